@@ -1,0 +1,20 @@
+"""Stochastic recurrent networks with Z-Forcing, as Pyro models and guides."""
+
+from zpyro import schedules
+from zpyro.elbo import ObjectiveTerms, ZForcingELBO
+from zpyro.errors import UserError
+from zpyro.models import SequenceModel, ZForcing
+from zpyro.terms import SequenceTerms, sequence_terms
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ObjectiveTerms",
+    "SequenceModel",
+    "SequenceTerms",
+    "UserError",
+    "ZForcing",
+    "ZForcingELBO",
+    "schedules",
+    "sequence_terms",
+]

@@ -1,0 +1,265 @@
+"""The Z-Forcing objective as a Pyro ELBO (Goyal et al., arXiv:1711.05411, equation 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.infer import ELBO
+from pyro.infer.elbo import ELBOModule
+from pyro.infer.util import is_validation_enabled, torch_item
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_model_guide_match, warn_if_nan
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+
+from zpyro.errors import UserError
+from zpyro.programs import AuxiliaryCosts
+from zpyro.schedules import Schedule, as_schedule
+
+Site = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectiveTerms:
+    """The named parts of the objective, nats, each a 0-dim tensor summed over sequences.
+
+    loss = -(log_likelihood - kl_weight kl + auxiliary_weight log_auxiliary
+             + reverse_weight log_reverse)
+
+    Attributes:
+        log_likelihood: sum_t E_q log p(x_t | h_t).
+        kl: sum_t KL(q(z_t | .) || p(z_t | .)), unweighted.
+        log_auxiliary: sum_t E_q log p(b_t | z_t, h_{t-1}), unweighted; 0 without backward states.
+        log_reverse: sum_t log p(x_{t-1} | b_t), unweighted; 0 without backward states.
+        loss: what is minimised.
+        kl_weight: weight of the KL in ``loss``.
+        auxiliary_weight: weight of ``log_auxiliary`` in ``loss`` (alpha).
+        reverse_weight: weight of ``log_reverse`` in ``loss`` (beta).
+    """
+
+    log_likelihood: Tensor
+    kl: Tensor
+    log_auxiliary: Tensor
+    log_reverse: Tensor
+    loss: Tensor
+    kl_weight: float
+    auxiliary_weight: float
+    reverse_weight: float
+
+    @property
+    def bound(self) -> Tensor:
+        """The evidence lower bound, log_likelihood - kl, whatever the weights."""
+        return self.log_likelihood - self.kl
+
+    def detach(self) -> ObjectiveTerms:
+        """The same numbers without their graph."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return ObjectiveTerms(
+            **{name: v.detach() if isinstance(v, Tensor) else v for name, v in values.items()}
+        )
+
+
+class ZForcingELBO(ELBO):
+    """The evidence lower bound with a weighted KL and Z-Forcing's two auxiliary terms.
+
+    Per sequence, maximised, with sums over the valid steps::
+
+        sum_t E_q[log p(x_t | h_t)] - kl_weight sum_t KL(q(z_t | h_{t-1}, b_t) || p(z_t | h_{t-1}))
+          + auxiliary_weight sum_t E_q[log p(stop_gradient(b_t) | z_t, h_{t-1})]
+          + reverse_weight sum_t log p(x_{t-1} | b_t)
+
+    It works as the loss of ``pyro.infer.SVI`` and, as ``ZForcingELBO(...)(model, guide)``, as a
+    torch module. With weights 1, 0, 0 it is ``TraceMeanField_ELBO`` (analytic KL) or
+    ``Trace_ELBO`` (Monte-Carlo KL). The sum over sequences is what is optimised, as in Pyro.
+
+    Args:
+        kl_weight: a number or a schedule of the training step.
+        auxiliary_weight: alpha, likewise.
+        reverse_weight: beta, likewise.
+        analytic_kl: the closed-form KL of every step along the sampled path (as published) or,
+            if False or where none is registered, the Monte-Carlo log q - log p.
+        **settings: those of ``pyro.infer.ELBO``: num_particles, vectorize_particles,
+            max_plate_nesting, retain_graph.
+
+    Attributes:
+        step: training steps taken so far, the argument of the schedules; set it to resume.
+    """
+
+    def __init__(
+        self,
+        kl_weight: float | Schedule = 1.0,
+        auxiliary_weight: float | Schedule = 0.0,
+        reverse_weight: float | Schedule = 0.0,
+        *,
+        analytic_kl: bool = True,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.kl_weight = as_schedule(kl_weight)
+        self.auxiliary_weight = as_schedule(auxiliary_weight)
+        self.reverse_weight = as_schedule(reverse_weight)
+        self.analytic_kl = analytic_kl
+        self.step = 0
+
+    def __call__(self, model: Callable[..., Any], guide: Callable[..., Any]) -> ObjectiveModule:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """A torch module of the loss for this pair, see :class:`ObjectiveModule`."""
+        return ObjectiveModule(model, guide, self)
+
+    def terms(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> ObjectiveTerms:
+        """The named parts of the objective at the present step, differentiable.
+
+        Raises:
+            UserError: if an auxiliary weight is not zero and the guide exposes no backward states.
+        """
+        weights = tuple(
+            schedule(self.step)
+            for schedule in (self.kl_weight, self.auxiliary_weight, self.reverse_weight)
+        )
+        parts: list[Tensor] = []
+        for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
+            bound = _bound_parts(model_trace, guide_trace, self.analytic_kl)
+            auxiliary = _auxiliary_parts(model_trace, guide_trace, weights)
+            parts.append(torch.stack([*bound, *auxiliary]))
+        log_likelihood, kl, auxiliary, reverse = torch.stack(parts).sum(0) / self.num_particles
+        loss = weights[0] * kl - log_likelihood
+        if weights[1]:
+            loss = loss - weights[1] * auxiliary
+        if weights[2]:
+            loss = loss - weights[2] * reverse
+        return ObjectiveTerms(log_likelihood, kl, auxiliary, reverse, loss, *weights)
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss as a tensor to differentiate."""
+        return self.terms(model, guide, *args, **kwargs).loss
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The loss at the present step's weights; for the pure bound see zpyro.evaluation."""
+        with torch.no_grad():
+            loss = torch_item(self.terms(model, guide, *args, **kwargs).loss)
+        warn_if_nan(loss, "loss")
+        return loss
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The loss; gradients are left on the parameters and the schedules move on a step."""
+        terms = self.terms(model, guide, *args, **kwargs)
+        terms.loss.backward(retain_graph=self.retain_graph)
+        self.step += 1
+        loss = torch_item(terms.loss)
+        warn_if_nan(loss, "loss")
+        return loss
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        # Stock Pyro would score every site here; the analytic KL needs no density of z.
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        replayed = poutine.replay(model, trace=guide_trace)
+        model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+        if is_validation_enabled():
+            check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
+        return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+
+
+class ObjectiveModule(ELBOModule):
+    """The loss of a (model, guide) pair as a torch module: ``forward(x, lengths, start)``.
+
+    ``forward`` returns the loss summed over sequences, nats. In training mode with gradients
+    enabled each call moves the schedules on a step. Where model and guide are bound methods, the
+    modules they belong to are submodules, so ``parameters()`` and DistributedDataParallel see them.
+
+    Attributes:
+        terms: the parts of the newest loss, detached; None before the first call.
+    """
+
+    def __init__(
+        self, model: Callable[..., Any], guide: Callable[..., Any], elbo: ZForcingELBO
+    ) -> None:
+        super().__init__(cast(nn.Module, model), cast(nn.Module, guide), elbo)
+        owners = [getattr(program, "__self__", None) for program in (model, guide)]
+        modules = {id(owner): owner for owner in owners if isinstance(owner, nn.Module)}
+        self.owners = nn.ModuleList(modules.values())
+        self.objective = elbo
+        self.terms: ObjectiveTerms | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        terms = self.objective.terms(self.model, self.guide, *args, **kwargs)
+        self.terms = terms.detach()
+        if self.training and torch.is_grad_enabled():
+            self.objective.step += 1
+        return terms.loss
+
+
+def _bound_parts(
+    model_trace: Trace, guide_trace: Trace, analytic_kl: bool
+) -> tuple[Tensor, Tensor]:
+    """(log_likelihood, kl) summed over everything in a pair of traces."""
+    model_trace.compute_log_prob(site_filter=lambda _name, site: site["is_observed"])
+    log_likelihood = torch.zeros(())
+    kl = torch.zeros(())
+    for name, site in _sample_sites(model_trace):
+        if site["is_observed"]:
+            log_likelihood = log_likelihood + site["log_prob_sum"]
+        else:
+            kl = kl + _site_kl(site, guide_trace.nodes[name], analytic_kl)
+    for name, site in _sample_sites(guide_trace):
+        if name not in model_trace.nodes and not site["is_observed"]:
+            kl = kl + _log_prob_sum(site)
+    return log_likelihood, kl
+
+
+def _site_kl(model_site: Site, guide_site: Site, analytic: bool) -> Tensor:
+    """KL of one latent site, closed form or Monte-Carlo, summed over the batch."""
+    if not guide_site["fn"].has_rsample:
+        raise UserError(
+            f"guide site {guide_site['name']!r} is not reparametrised; ZForcingELBO needs rsample"
+        )
+    if analytic:
+        # As in Pyro's TraceMeanField_ELBO: kinds without a closed form are scored by sampling.
+        try:
+            divergence = kl_divergence(guide_site["fn"], model_site["fn"])
+        except NotImplementedError:
+            pass
+        else:
+            masked = scale_and_mask(divergence, guide_site["scale"], guide_site["mask"])
+            return torch.as_tensor(masked).sum()
+    return _log_prob_sum(guide_site) - _log_prob_sum(model_site)
+
+
+def _log_prob_sum(site: Site) -> Tensor:
+    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    return scale_and_mask(log_prob, site["scale"], site["mask"]).sum()
+
+
+def _auxiliary_parts(
+    model_trace: Trace, guide_trace: Trace, weights: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
+    """(log_auxiliary, log_reverse) summed over the batch; graph only where a weight needs it."""
+    auxiliary, reverse = torch.zeros(()), torch.zeros(())
+    exposed = False
+    for _, site in _sample_sites(model_trace):
+        costs: AuxiliaryCosts | None = site["infer"].get("auxiliary_costs")
+        latent = guide_trace.nodes.get(costs.latent) if costs is not None else None
+        if costs is None or latent is None or "backward_states" not in latent["infer"]:
+            continue
+        exposed = True
+        with torch.set_grad_enabled(torch.is_grad_enabled() and any(weights[1:])):
+            terms = costs.evaluate(latent["infer"]["backward_states"], latent["value"])
+            auxiliary = auxiliary + scale_and_mask(terms[0], site["scale"], None).sum()
+            reverse = reverse + scale_and_mask(terms[1], site["scale"], None).sum()
+    if any(weights[1:]) and not exposed:
+        raise UserError(
+            "auxiliary_weight or reverse_weight is not 0, but the guide exposes no backward states;"
+            ' set both to 0, or sample z with infer={"backward_states": b}'
+        )
+    return auxiliary, reverse
+
+
+def _sample_sites(trace: Trace) -> Iterator[tuple[str, Site]]:
+    sites = cast(dict[str, Site], trace.nodes)
+    return ((name, site) for name, site in sites.items() if site["type"] == "sample")

@@ -1,0 +1,80 @@
+"""Running a model forward in time: the one loop behind prior samples and continuations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zpyro.networks import State
+
+if TYPE_CHECKING:
+    from zpyro.models.base import SequenceModel
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """What a forward run drew; N sequences, T steps.
+
+    Attributes:
+        z: latents, (N, T, Z).
+        frames: frames or tokens, (N, T) + event shape.
+        state: the state after the last step, for going on.
+    """
+
+    z: Tensor
+    frames: Tensor
+    state: State
+
+
+def simulate(
+    model: SequenceModel,
+    start: Tensor,
+    steps: int,
+    *,
+    state: State | None = None,
+    noise: Tensor | None = None,
+    z: Tensor | None = None,
+    frames: Tensor | None = None,
+    temperature: float = 1.0,
+) -> Simulation:
+    """Draw z_t from the prior and x_t from the likelihood, step by step.
+
+    Args:
+        model: the model to run.
+        start: x_0, (N,) + event shape.
+        steps: T.
+        state: where to go on from; zeros by default.
+        noise: standard normal draws behind the latents, (N, T, Z); fresh ones by default.
+        z: latents to keep instead of drawing them, (N, T, Z).
+        frames: frames to feed back instead of drawing them, (N, T) + event shape.
+        temperature: factor on the standard deviations (logits are divided by it).
+    """
+    state = model.initial_state(start.shape[0]) if state is None else state
+    previous = start
+    latents: list[Tensor] = []
+    drawn: list[Tensor] = []
+    for t in range(steps):
+        if z is None:
+            draws = None if noise is None else noise[:, t]
+            latent = _draw_latent(model, state, draws, temperature)
+        else:
+            latent = z[:, t]
+        state = model.transition(latent, model.embed(previous), state)
+        if frames is None:
+            previous = model.likelihood.distribution(model.emission(state[0]), temperature).sample()
+        else:
+            previous = frames[:, t]
+        latents.append(latent)
+        drawn.append(previous)
+    return Simulation(torch.stack(latents, dim=1), torch.stack(drawn, dim=1), state)
+
+
+def _draw_latent(
+    model: SequenceModel, state: State, noise: Tensor | None, temperature: float
+) -> Tensor:
+    mean, log_variance = model.prior(state[0])
+    noise = torch.randn_like(mean) if noise is None else noise
+    return mean + temperature * (0.5 * log_variance).exp() * noise

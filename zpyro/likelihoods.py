@@ -1,0 +1,215 @@
+"""Likelihoods of one frame or token given the output layer's numbers.
+
+A likelihood is a small frozen value: it knows the shape of a frame, how many numbers the output
+layer must give, and the density. Parameters have shape (..., parameter_size), values have shape
+(...,) + event_shape, log-probabilities are in nats with shape (...,).
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from zpyro.errors import UserError
+from zpyro.networks import gaussian_log_density
+
+
+@dataclass(frozen=True)
+class Likelihood(abc.ABC):
+    """What every likelihood offers.
+
+    Attributes:
+        size: D, the numbers in a frame; for tokens the size of the vocabulary.
+    """
+
+    size: int
+
+    name: ClassVar[str]
+    discrete_tokens: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UserError(f"likelihood size is {self.size}; give a positive number")
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one frame: (D,), or () for tokens."""
+        return torch.Size(() if self.discrete_tokens else (self.size,))
+
+    @property
+    @abc.abstractmethod
+    def parameter_size(self) -> int:
+        """How many numbers the output layer gives for one frame."""
+
+    @property
+    @abc.abstractmethod
+    def support(self) -> constraints.Constraint:
+        """Pyro constraint of one frame."""
+
+    @abc.abstractmethod
+    def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
+        """The Pyro distribution over one frame; temperature below 1 narrows it."""
+
+    @abc.abstractmethod
+    def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
+        """log p(value), nats, (...,)."""
+
+    @abc.abstractmethod
+    def mean(self, parameters: Tensor) -> Tensor:
+        """Expected frame, (..., D); for tokens the most probable token, (...,)."""
+
+    def embedding(self, embedding_size: int) -> nn.Module:
+        """A fresh e(x): frames (..., D) to (..., E) through one Linear."""
+        return nn.Linear(self.size, embedding_size)
+
+    def start(self, count: int, like: Tensor) -> Tensor:
+        """The default start frames x_0: zeros, (count, D)."""
+        return like.new_zeros(count, self.size)
+
+
+@dataclass(frozen=True)
+class Gaussian(Likelihood):
+    """A diagonal Gaussian over frames; the output layer gives mean and log variance.
+
+    Attributes:
+        log_variance_bounds: smooth lower and upper bound of the log variance, or None for the
+            published, unbounded choice (under which validation curves jump).
+    """
+
+    log_variance_bounds: tuple[float, float] | None = None
+
+    name: ClassVar[str] = "gaussian"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.log_variance_bounds is not None:
+            low, high = self.log_variance_bounds
+            if not low < high:
+                raise UserError(f"log_variance_bounds ({low}, {high}) must rise; swap them")
+
+    @property
+    def parameter_size(self) -> int:
+        return 2 * self.size
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.real_vector
+
+    def mean_and_log_variance(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and (bounded) log variance, each (..., D)."""
+        mean, log_variance = parameters.chunk(2, dim=-1)
+        if self.log_variance_bounds is not None:
+            low, high = self.log_variance_bounds
+            log_variance = high - nn.functional.softplus(high - log_variance)
+            log_variance = low + nn.functional.softplus(log_variance - low)
+        return mean, log_variance
+
+    def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
+        mean, log_variance = self.mean_and_log_variance(parameters)
+        scale = temperature * (0.5 * log_variance).exp()
+        return dist.Normal(mean, scale, validate_args=False).to_event(1)
+
+    def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
+        # Straight from the log variance: no exp, square and log of a scale for every sample.
+        return gaussian_log_density(value, *self.mean_and_log_variance(parameters)).sum(-1)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return self.mean_and_log_variance(parameters)[0]
+
+
+@dataclass(frozen=True)
+class Bernoulli(Likelihood):
+    """Independent bits; the output layer gives their logits."""
+
+    name: ClassVar[str] = "bernoulli"
+
+    @property
+    def parameter_size(self) -> int:
+        return self.size
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.boolean, 1)
+
+    def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
+        logits = parameters / temperature
+        return dist.Bernoulli(logits=logits, validate_args=False).to_event(1)
+
+    def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
+        return dist.Bernoulli(logits=parameters, validate_args=False).log_prob(value).sum(-1)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return parameters.sigmoid()
+
+
+@dataclass(frozen=True)
+class Categorical(Likelihood):
+    """One token out of ``size``; the output layer gives logits, e(x) is an embedding table.
+
+    Attributes:
+        start_token: the token that stands before the first when no start is given.
+    """
+
+    start_token: int = 0
+
+    name: ClassVar[str] = "categorical"
+    discrete_tokens: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.start_token < self.size:
+            raise UserError(
+                f"start_token {self.start_token} is not in the vocabulary of {self.size} tokens"
+            )
+
+    @property
+    def parameter_size(self) -> int:
+        return self.size
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.size - 1)
+
+    def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
+        return dist.Categorical(logits=parameters / temperature, validate_args=False)
+
+    def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
+        chosen = parameters.gather(-1, value.unsqueeze(-1)).squeeze(-1)
+        return chosen - parameters.logsumexp(-1)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return parameters.argmax(-1)
+
+    def embedding(self, embedding_size: int) -> nn.Module:
+        return nn.Embedding(self.size, embedding_size)
+
+    def start(self, count: int, like: Tensor) -> Tensor:
+        return torch.full((count,), self.start_token, dtype=torch.long, device=like.device)
+
+
+KINDS: dict[str, type[Likelihood]] = {
+    kind.name: kind for kind in (Gaussian, Bernoulli, Categorical)
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that :func:`build` knows."""
+    return tuple(KINDS)
+
+
+def build(name: str, size: int, **settings: Any) -> Likelihood:
+    """Make a likelihood by name.
+
+    Raises:
+        UserError: for a name that is none of :func:`names`.
+    """
+    if name not in KINDS:
+        raise UserError(f"likelihood {name!r} is unknown; choose one of {', '.join(KINDS)}")
+    return KINDS[name](size, **settings)

@@ -1,0 +1,214 @@
+"""The Pyro programs that every sequence model shares: model and guide in two granularities.
+
+A member of the family (see :mod:`zpyro.models.zforcing`) supplies the networks as the few methods
+at the end of :class:`SequenceModel`; the programs, padding, generation and parameter registration
+stand here once.
+"""
+
+from __future__ import annotations
+
+import abc
+import itertools
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from zpyro import programs
+from zpyro.conditions import conditions_of
+from zpyro.generation import simulate
+from zpyro.likelihoods import Likelihood
+from zpyro.networks import State
+from zpyro.process import Process, TrajectoryMemory
+from zpyro.recurrence import Path
+
+Program = Callable[..., Any]
+"""A Pyro model or guide called with (x, lengths, start)."""
+
+_serial_numbers = itertools.count(1)
+
+
+class AbstractModuleMeta(type(PyroModule), abc.ABCMeta):
+    """Lets a PyroModule, which has a metaclass of its own, declare abstract methods."""
+
+
+class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
+    """A latent variable at every time step, as a Pyro ``model`` and ``guide``.
+
+    Both are called with
+
+    - ``x``: frames (B, T, D) or tokens (B, T); None lets the model generate,
+    - ``lengths``: (B,), each at most T, by default T; with ``x=None`` the lengths to generate
+      (an int for one length),
+    - ``start``: x_0, (B, D) or (B,), by default zeros or the likelihood's start token,
+
+    and hold nothing but the generative process and the posterior, within the plate ``sequences``.
+    The sites are ``z`` and ``x`` in the granularity "sequence", ``z_1``.. and ``x_1``.. in "step".
+    """
+
+    def __init__(
+        self, likelihood: Likelihood, hidden_size: int, latent_size: int, granularity: str
+    ) -> None:
+        super().__init__()
+        check_granularity(granularity)
+        self.likelihood = likelihood
+        self.hidden_size = hidden_size
+        self.latent_size = latent_size
+        self.granularity = granularity
+        self.memory = TrajectoryMemory()
+        # Names in Pyro's global parameter store: two models in one process must not meet there.
+        self.store_name = f"{type(self).__name__.lower()}_{next(_serial_numbers)}"
+
+    def model(
+        self,
+        x: Tensor | None = None,
+        lengths: Tensor | int | None = None,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """The generative process; returns the frames, (..., B, T, D) or (..., B, T).
+
+        Raises:
+            ValueError: if shapes do not fit each other or the likelihood.
+        """
+        return self.program(self.granularity)[0](x, lengths, start)
+
+    def guide(
+        self,
+        x: Tensor | None = None,
+        lengths: Tensor | int | None = None,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """The posterior; returns the latents, (..., B, T, Z). Arguments as in :meth:`model`.
+
+        Raises:
+            ValueError: if shapes do not fit each other or the likelihood, or x is None.
+        """
+        return self.program(self.granularity)[1](x, lengths, start)
+
+    def program(self, granularity: str) -> tuple[Program, Program]:
+        """The (model, guide) pair of the given granularity, whatever this module's own is."""
+        check_granularity(granularity)
+        model, guide = programs.PROGRAMS[granularity]
+        return partial(model, self), partial(guide, self)
+
+    def bind(
+        self, x: Tensor | None, lengths: Tensor | int | None = None, start: Tensor | None = None
+    ) -> Process:
+        """This model tied to one batch; arguments as in :meth:`model`.
+
+        Raises:
+            ValueError: if shapes do not fit each other or the likelihood.
+        """
+        like = next(self.parameters())
+        return Process(self, conditions_of(self.likelihood, like, x, lengths, start))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        steps: int,
+        *,
+        num_sequences: int = 1,
+        start: Tensor | None = None,
+        prefix: Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Draw frames from the prior, or frames that continue a prefix.
+
+        Args:
+            steps: how many frames to draw.
+            num_sequences: how many sequences, where neither start nor prefix tells.
+            start: x_0, (N, D) or (N,).
+            prefix: frames x_1..x_P to continue, (N, P, D) or (N, P); its latents are drawn from
+                the posterior given the prefix.
+            temperature: factor on the standard deviations (logits are divided by it).
+
+        Returns:
+            The new frames, (N, steps, D) or (N, steps).
+        """
+        if prefix is None:
+            first = self._start(num_sequences if start is None else len(start), start)
+            return simulate(self, first, steps, temperature=temperature).frames
+        process = self.bind(prefix, None, start)
+        noise = self.noise(len(prefix), prefix.shape[1])
+        state = self.initial_state(len(prefix))
+        path = self.rollout(process.backward_states, process.inputs, noise, state)
+        last = prefix[:, -1]
+        return simulate(self, last, steps, state=path.state, temperature=temperature).frames
+
+    def noise(self, rows: int, steps: int) -> Tensor:
+        """Standard normal draws (rows, steps, Z) in this model's type and on its device."""
+        like = next(self.parameters())
+        return torch.randn(rows, steps, self.latent_size, dtype=like.dtype, device=like.device)
+
+    def register_parameters(self) -> None:
+        """Tell Pyro of every parameter, the auxiliary networks' too, so that SVI trains them."""
+        store = pyro.get_param_store()
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            site = f"{self.store_name}.{name}"
+            # A copied module carries its original's names: whoever runs takes them over.
+            if site in store and store._params[site] is not parameter:
+                del store[site]
+            pyro.param(site, parameter)
+
+    def _start(self, count: int, start: Tensor | None) -> Tensor:
+        like = next(self.parameters())
+        return self.likelihood.start(count, like) if start is None else start
+
+    # -- what a member supplies ---------------------------------------------------------------
+
+    @abc.abstractmethod
+    def initial_state(self, rows: int) -> State:
+        """The state before the first step, each (rows, H)."""
+
+    @abc.abstractmethod
+    def embed(self, frames: Tensor) -> Tensor:
+        """e(x), (..., E)."""
+
+    @abc.abstractmethod
+    def backward(self, embedded: Tensor, valid: Tensor | None) -> Tensor:
+        """b_1..b_T (B, T, H) from e(x_1)..e(x_T) (B, T, E), starting at each sequence's end."""
+
+    @abc.abstractmethod
+    def rollout(self, backward: Tensor, inputs: Tensor, noise: Tensor, state: State) -> Path:
+        """A path drawn from the posterior; see :func:`zpyro.recurrence.plain`."""
+
+    @abc.abstractmethod
+    def replay(self, z: Tensor, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """h_1..h_T (N, T, H) and the last state, for known latents (N, T, Z)."""
+
+    @abc.abstractmethod
+    def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
+        """One step: the state after z_t (N, Z) and e(x_{t-1}) (N, E)."""
+
+    @abc.abstractmethod
+    def prior(self, previous: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of z_t given h_{t-1} (..., H), each (..., Z)."""
+
+    @abc.abstractmethod
+    def posterior(self, previous: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of z_t given h_{t-1} and b_t, each (..., Z)."""
+
+    @abc.abstractmethod
+    def emission(self, hidden: Tensor) -> Tensor:
+        """The likelihood's parameters f(h_t), (..., parameter_size)."""
+
+    @abc.abstractmethod
+    def auxiliary(self, backward: Tensor, z: Tensor, previous: Tensor) -> Tensor:
+        """log p(stop_gradient(b_t) | z_t, h_{t-1}), nats, (...,)."""
+
+    @abc.abstractmethod
+    def reverse(self, backward: Tensor, frames: Tensor) -> Tensor:
+        """log p(x_{t-1} | b_t), nats, (...,)."""
+
+
+def check_granularity(granularity: str) -> None:
+    """Raise ValueError unless the granularity is one of :data:`zpyro.programs.PROGRAMS`."""
+    if granularity not in programs.PROGRAMS:
+        choices = ", ".join(programs.PROGRAMS)
+        raise ValueError(f"granularity is {granularity!r}; choose one of {choices}")

@@ -1,0 +1,152 @@
+"""Z-Forcing (Goyal, Sordoni, Côté, Ke, Bengio, NeurIPS 2017)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from zpyro.likelihoods import Likelihood
+from zpyro.models.base import SequenceModel
+from zpyro.networks import (
+    ConditionalLayerNormLSTM,
+    GaussianMLP,
+    LatentLSTM,
+    State,
+    gaussian_log_density,
+    orthogonal_recurrent_weights,
+)
+from zpyro.recurrence import Path, choose
+
+
+class ZForcing(SequenceModel):
+    """A stochastic recurrent network whose posterior listens to an RNN running backward.
+
+    With x_0 the start frame and h_0 = 0, for t = 1..T::
+
+        prior        z_t | h_{t-1}        ~ N(mu_p(h_{t-1}), diag sigma_p(h_{t-1})^2)
+        recurrence   h_t = LSTM([g(z_t), e(x_{t-1})], h_{t-1})
+        likelihood   x_t | h_t            ~ p(x | f(h_t))
+        backward     b_t = LSTM_back(e(x_t), b_{t+1})
+        posterior    z_t | h_{t-1}, b_t   ~ N(mu_q(h_{t-1}, b_t), diag sigma_q(h_{t-1}, b_t)^2)
+        auxiliary    b_t | z_t, h_{t-1}   ~ N(tanh mu_a, diag sigma_a^2)
+        reverse      x_{t-1} | b_t        ~ p(x | f_r(b_t))
+
+    Model and guide hold the first five lines; :class:`zpyro.ZForcingELBO` adds the last two.
+
+    Args:
+        likelihood: density of one frame, see :mod:`zpyro.likelihoods`.
+        hidden_size: H, of the forward and the backward LSTM.
+        latent_size: Z.
+        embedding_size: E, of e(x).
+        mlp_size: width of the prior, posterior and auxiliary MLPs, and of g(z).
+        backward_layers: layers of the backward LSTM.
+        conditional_layer_norm: let z set the layer norm of the forward cell instead of entering
+            as its input, see :class:`zpyro.networks.ConditionalLayerNormLSTM`.
+        forced_auxiliary: predict b_t from z_t alone (the h input is zeroed).
+        squared_error_auxiliary: -||b_t - tanh mu_a||^2 in place of the auxiliary log-density.
+        embedding_dropout: dropout on e(x) while training.
+        granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
+        recurrence: a name of :data:`zpyro.recurrence.RECURRENCES`, or "auto".
+
+    Raises:
+        ValueError: for an unknown granularity or recurrence.
+
+    Source: equations 3 to 9 of arXiv:1711.05411::
+
+        @inproceedings{goyal2017zforcing,
+          title={Z-Forcing: Training Stochastic Recurrent Networks},
+          author={Goyal, Anirudh and Sordoni, Alessandro and C{\\^o}t{\\'e}, Marc-Alexandre and
+                  Ke, Nan Rosemary and Bengio, Yoshua},
+          booktitle={Advances in Neural Information Processing Systems},
+          year={2017}
+        }
+    """
+
+    def __init__(
+        self,
+        likelihood: Likelihood,
+        hidden_size: int = 256,
+        latent_size: int = 64,
+        embedding_size: int = 128,
+        mlp_size: int = 128,
+        *,
+        backward_layers: int = 1,
+        conditional_layer_norm: bool = False,
+        forced_auxiliary: bool = False,
+        squared_error_auxiliary: bool = False,
+        embedding_dropout: float = 0.0,
+        granularity: str = "sequence",
+        recurrence: str = "auto",
+    ) -> None:
+        super().__init__(likelihood, hidden_size, latent_size, granularity)
+        self.forced_auxiliary = forced_auxiliary
+        self.squared_error_auxiliary = squared_error_auxiliary
+        self.recurrence = recurrence
+        choose(recurrence)
+        cell = ConditionalLayerNormLSTM if conditional_layer_norm else LatentLSTM
+        self.embedding = likelihood.embedding(embedding_size)
+        self.dropout = nn.Dropout(embedding_dropout)
+        self.cell = cell(latent_size, embedding_size, mlp_size, hidden_size)
+        self.backward_lstm = nn.LSTM(
+            embedding_size, hidden_size, num_layers=backward_layers, batch_first=True
+        )
+        orthogonal_recurrent_weights(self.backward_lstm)
+        self.prior_network = GaussianMLP(hidden_size, mlp_size, latent_size)
+        self.posterior_network = GaussianMLP(2 * hidden_size, mlp_size, latent_size)
+        self.auxiliary_network = GaussianMLP(hidden_size + latent_size, mlp_size, hidden_size)
+        self.output = nn.Linear(hidden_size, likelihood.parameter_size)
+        self.reverse_output = nn.Linear(hidden_size, likelihood.parameter_size)
+
+    def initial_state(self, rows: int) -> State:
+        zeros = self.output.weight.new_zeros(rows, self.hidden_size)
+        return zeros, zeros
+
+    def embed(self, frames: Tensor) -> Tensor:
+        return self.dropout(self.embedding(frames))
+
+    def backward(self, embedded: Tensor, valid: Tensor | None) -> Tensor:
+        if valid is None:
+            return self.backward_lstm(embedded.flip(1))[0].flip(1)
+        # Reversed within its own length, each sequence starts at its last frame.
+        order = _reversal(valid).unsqueeze(-1)
+        turned = embedded.gather(1, order.expand_as(embedded))
+        states, _ = self.backward_lstm(turned)
+        return states.gather(1, order.expand_as(states))
+
+    def rollout(self, backward: Tensor, inputs: Tensor, noise: Tensor, state: State) -> Path:
+        run = choose(self.recurrence)
+        return run(self.posterior_network, self.cell, backward, inputs, noise, state)
+
+    def replay(self, z: Tensor, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        return self.cell(z, inputs, state)
+
+    def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
+        return self.cell.step(z, inputs.expand(*z.shape[:-1], -1), state)
+
+    def prior(self, previous: Tensor) -> tuple[Tensor, Tensor]:
+        return self.prior_network(previous)
+
+    def posterior(self, previous: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
+        states = backward.expand(*previous.shape[:-1], -1)
+        return self.posterior_network(torch.cat([previous, states], dim=-1))
+
+    def emission(self, hidden: Tensor) -> Tensor:
+        return self.output(hidden)
+
+    def auxiliary(self, backward: Tensor, z: Tensor, previous: Tensor) -> Tensor:
+        given = torch.zeros_like(previous) if self.forced_auxiliary else previous
+        mean, log_variance = self.auxiliary_network(torch.cat([given, z], dim=-1))
+        target = backward.detach()
+        if self.squared_error_auxiliary:
+            return -(target - mean.tanh()).square().sum(-1)
+        return gaussian_log_density(target, mean.tanh(), log_variance).sum(-1)
+
+    def reverse(self, backward: Tensor, frames: Tensor) -> Tensor:
+        return self.likelihood.log_prob(self.reverse_output(backward), frames)
+
+
+def _reversal(valid: Tensor) -> Tensor:
+    """Indices (B, T) that reverse each sequence within its length and leave padding in place."""
+    positions = torch.arange(valid.shape[1], device=valid.device)
+    reversed_positions = valid.sum(1, keepdim=True) - 1 - positions
+    return reversed_positions.where(valid, positions)

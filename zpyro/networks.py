@@ -1,0 +1,186 @@
+"""Network blocks, in plain torch: the MLPs and the two recurrent cells.
+
+The choices (activation, clamps, gate order, orthogonal recurrent weights) are those of the code
+published with Z-Forcing (Goyal et al., NeurIPS 2017, arXiv:1711.05411).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+LEAKY_SLOPE = 1.0 / 3.0
+ACTIVATION_BOUND = 3.0
+GAUSSIAN_BOUND = 8.0
+LAYER_NORM_EPSILON = 1e-5
+
+State = tuple[Tensor, Tensor]
+"""The state (h, c) of a forward LSTM, each (N, H)."""
+
+
+def clamped_leaky_relu(values: Tensor) -> Tensor:
+    """Leaky ReLU of slope 1/3, clamped to [-3, 3]."""
+    activated = nn.functional.leaky_relu(values, LEAKY_SLOPE)
+    return activated.clamp(-ACTIVATION_BOUND, ACTIVATION_BOUND)
+
+
+class MLP(nn.Module):
+    """Linear, clamped leaky ReLU, Linear: (..., input_size) to (..., output_size)."""
+
+    def __init__(self, input_size: int, hidden_size: int, output_size: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(input_size, hidden_size)
+        self.output = nn.Linear(hidden_size, output_size)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.output(clamped_leaky_relu(self.hidden(inputs)))
+
+
+class GaussianMLP(MLP):
+    """An MLP that gives a diagonal Gaussian: mean and log variance, both clamped to [-8, 8]."""
+
+    def __init__(self, input_size: int, hidden_size: int, size: int) -> None:
+        super().__init__(input_size, hidden_size, 2 * size)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        outputs = super().forward(inputs).clamp(-GAUSSIAN_BOUND, GAUSSIAN_BOUND)
+        mean, log_variance = outputs.chunk(2, dim=-1)
+        return mean, log_variance
+
+
+class LatentLSTM(nn.Module):
+    """The recurrence h_t = LSTM([g(z_t), e(x_{t-1})], h_{t-1}) with g one Linear.
+
+    Args:
+        latent_size: Z.
+        embedding_size: size E of e(x).
+        projection_size: size M of g(z).
+        hidden_size: H.
+
+    The weights stand in ``lstm``, an ``nn.LSTM`` with gates ordered i, f, g, o, so that a whole
+    sequence is one call once z is known.
+    """
+
+    def __init__(
+        self, latent_size: int, embedding_size: int, projection_size: int, hidden_size: int
+    ) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.projection = nn.Linear(latent_size, projection_size)
+        self.lstm = nn.LSTM(projection_size + embedding_size, hidden_size, batch_first=True)
+        orthogonal_recurrent_weights(self.lstm)
+
+    def step(self, z: Tensor, embedded: Tensor, state: State) -> State:
+        """One step: z (N, Z) and e(x_{t-1}) (N, E) move the state on."""
+        inputs = torch.cat([self.projection(z), embedded], dim=-1)
+        lstm, linear = self.lstm, nn.functional.linear
+        gates = linear(inputs, lstm.weight_ih_l0, lstm.bias_ih_l0)
+        gates = gates + linear(state[0], lstm.weight_hh_l0, lstm.bias_hh_l0)
+        return lstm_update(gates, state[1])
+
+    def forward(self, z: Tensor, embedded: Tensor, state: State) -> tuple[Tensor, State]:
+        """Every step for known z (N, T, Z): h_1..h_T (N, T, H) and the last state."""
+        inputs = torch.cat([self.projection(z), embedded], dim=-1)
+        dtype = inputs.dtype
+        hidden, last = self.lstm(inputs, (state[0].to(dtype)[None], state[1].to(dtype)[None]))
+        return hidden, (last[0][0], last[1][0])
+
+
+class ConditionalLayerNormLSTM(nn.Module):
+    """An LSTM on e(x_{t-1}) whose hidden-to-gate layer norm is set by z_t.
+
+    gates = norm(W_ih e(x_{t-1})) * gain_ih + bias_ih
+          + norm(W_hh h_{t-1}) * (1 + gain(z_t)) + bias(z_t)
+
+    where (gain, bias)(z) is an MLP clamped to [-3, 3] and norm is :func:`layer_norm`. Arguments as
+    in :class:`LatentLSTM`.
+    """
+
+    def __init__(
+        self, latent_size: int, embedding_size: int, projection_size: int, hidden_size: int
+    ) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        gates = 4 * hidden_size
+        self.projection = MLP(latent_size, projection_size, 2 * gates)
+        self.input_weight = nn.Parameter(torch.empty(gates, embedding_size))
+        self.hidden_weight = nn.Parameter(torch.empty(gates, hidden_size))
+        self.input_gain = nn.Parameter(torch.ones(gates))
+        self.input_bias = nn.Parameter(torch.zeros(gates))
+        nn.init.xavier_uniform_(self.input_weight)
+        orthogonal_gates(self.hidden_weight)
+
+    def modulation(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Gain and bias (..., 4H) that z gives to the hidden-to-gate term."""
+        outputs = self.projection(z).clamp(-ACTIVATION_BOUND, ACTIVATION_BOUND)
+        gain, bias = outputs.chunk(2, dim=-1)
+        return 1.0 + gain, bias
+
+    def input_gates(self, embedded: Tensor) -> Tensor:
+        """The part of the gates (..., 4H) that e(x_{t-1}) gives."""
+        normalised = layer_norm(nn.functional.linear(embedded, self.input_weight))
+        return normalised * self.input_gain + self.input_bias
+
+    def step(self, z: Tensor, embedded: Tensor, state: State) -> State:
+        """One step: z (N, Z) and e(x_{t-1}) (N, E) move the state on."""
+        return self._advance(self.input_gates(embedded), *self.modulation(z), state)
+
+    def forward(self, z: Tensor, embedded: Tensor, state: State) -> tuple[Tensor, State]:
+        """Every step for known z (N, T, Z): h_1..h_T (N, T, H) and the last state."""
+        inputs = self.input_gates(embedded)
+        gain, bias = self.modulation(z)
+        hidden: list[Tensor] = []
+        for t in range(z.shape[1]):
+            state = self._advance(inputs[:, t], gain[:, t], bias[:, t], state)
+            hidden.append(state[0])
+        return torch.stack(hidden, dim=1), state
+
+    def _advance(self, inputs: Tensor, gain: Tensor, bias: Tensor, state: State) -> State:
+        recurrent = layer_norm(nn.functional.linear(state[0], self.hidden_weight))
+        return lstm_update(inputs + recurrent * gain + bias, state[1])
+
+
+Cell = LatentLSTM | ConditionalLayerNormLSTM
+
+
+def layer_norm(values: Tensor) -> Tensor:
+    """Centre and scale the last dimension, with the unbiased variance of the published code."""
+    variance, mean = torch.var_mean(values, dim=-1, keepdim=True)
+    return (values - mean) * (variance + LAYER_NORM_EPSILON).rsqrt()
+
+
+def lstm_update(gates: Tensor, cell: Tensor) -> State:
+    """The LSTM's new (h, c) from its gates (N, 4H), ordered i, f, g, o, and c (N, H)."""
+    entered, kept, candidate, shown = gates.chunk(4, dim=-1)
+    cell = kept.sigmoid() * cell + entered.sigmoid() * candidate.tanh()
+    return shown.sigmoid() * cell.tanh(), cell
+
+
+def orthogonal_gates(weight: Tensor) -> None:
+    """Make each of the four square blocks of a recurrent weight (4H, H) orthogonal, in place."""
+    for block in weight.chunk(4, dim=0):
+        nn.init.orthogonal_(block)
+
+
+def orthogonal_recurrent_weights(lstm: nn.LSTM) -> None:
+    """Orthogonal hidden-to-gate weights for every layer of an LSTM, in place."""
+    for name, weight in lstm.named_parameters():
+        if name.startswith("weight_hh"):
+            orthogonal_gates(weight.data)
+
+
+def gaussian_log_density(values: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Elementwise log N(values; mean, exp(log_variance)), nats."""
+    squared = (values - mean).square() * (-log_variance).exp()
+    return -0.5 * (squared + log_variance + math.log(2.0 * math.pi))
+
+
+def gaussian_kl(
+    mean: Tensor, log_variance: Tensor, prior_mean: Tensor, prior_log_variance: Tensor
+) -> Tensor:
+    """Elementwise KL of two Gaussians given by means and log variances, nats."""
+    difference = log_variance - prior_log_variance
+    scaled = (mean - prior_mean).square() * (-prior_log_variance).exp()
+    return 0.5 * (difference.exp() + scaled - 1.0 - difference)

@@ -1,0 +1,181 @@
+"""Every term of the objective, sequence by sequence and step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from zpyro.distributions import TrajectoryNormal, step_kl
+from zpyro.models.base import SequenceModel
+
+Site = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceTerms:
+    """The terms of each step, nats, zero beyond the lengths; sums of them are the objective.
+
+    Attributes:
+        log_likelihood: log p(x_t | h_t), (B, T).
+        kl: KL(q(z_t | h_{t-1}, b_t) || p(z_t | h_{t-1})), closed form, (B, T).
+        log_prior: log p(z_t | h_{t-1}) at the sampled z_t, (B, T).
+        log_posterior: log q(z_t | h_{t-1}, b_t) at the sampled z_t, (B, T).
+        log_auxiliary: log p(b_t | z_t, h_{t-1}), (B, T).
+        log_reverse: log p(x_{t-1} | b_t), (B, T).
+        z: the sampled latents, (B, T, Z).
+        posterior_mean: mean of q(z_t | h_{t-1}, b_t), (B, T, Z).
+        posterior_log_variance: its log variance, (B, T, Z).
+    """
+
+    log_likelihood: Tensor
+    kl: Tensor
+    log_prior: Tensor
+    log_posterior: Tensor
+    log_auxiliary: Tensor
+    log_reverse: Tensor
+    z: Tensor
+    posterior_mean: Tensor
+    posterior_log_variance: Tensor
+
+
+def sequence_terms(
+    module: SequenceModel,
+    x: Tensor,
+    lengths: Tensor | None = None,
+    start: Tensor | None = None,
+    noise: Tensor | None = None,
+    granularity: str | None = None,
+) -> SequenceTerms:
+    """Run guide and model once and read the terms of every step off their traces.
+
+    Args:
+        module: a sequence model such as :class:`zpyro.ZForcing`.
+        x: frames (B, T, D) or tokens (B, T).
+        lengths: (B,), by default T.
+        start: x_0, (B, D) or (B,).
+        noise: the standard normal draws behind z, (B, T, Z); fresh ones by default.
+        granularity: "sequence" or "step", by default the module's; the terms are the same.
+
+    Raises:
+        ValueError: if shapes do not fit each other or the likelihood.
+    """
+    model, guide = module.program(granularity or module.granularity)
+    noise = module.noise(x.shape[0], x.shape[1]) if noise is None else noise
+    with FixedNoise(noise):
+        guide_trace = poutine.trace(guide).get_trace(x, lengths, start)
+    replayed = poutine.replay(model, trace=guide_trace)
+    model_trace = poutine.trace(replayed).get_trace(x, lengths, start)
+    if "z" in guide_trace.nodes:
+        return _of_sequence(model_trace, guide_trace)
+    return _of_steps(model_trace, guide_trace, x.shape[1])
+
+
+class FixedNoise(Messenger):
+    """Gives the latent sites ``z`` or ``z_t`` of a guide the standard normal draws behind them.
+
+    Args:
+        noise: (B, T, Z).
+    """
+
+    def __init__(self, noise: Tensor) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["done"]:
+            return
+        site, distribution = msg["name"], msg["fn"]
+        if isinstance(distribution, TrajectoryNormal):
+            msg["value"] = distribution.draw(self.noise)
+        elif site.startswith("z_"):
+            draws = self.noise[..., int(site[2:]) - 1, :]
+            base = distribution.base_dist
+            msg["value"] = base.loc + base.scale * draws
+        else:
+            return
+        msg["done"] = True
+
+
+def _of_sequence(model_trace: Trace, guide_trace: Trace) -> SequenceTerms:
+    latent, observed = _sites(guide_trace)["z"], _sites(model_trace)["x"]
+    posterior, prior = latent["fn"], _sites(model_trace)["z"]["fn"]
+    z = latent["value"]
+    costs = observed["infer"]["auxiliary_costs"]
+    backward = latent["infer"]["backward_states"]
+    auxiliary, reverse = costs.evaluate(backward, z)
+    mean, log_variance = posterior.parameters(z)
+    return SequenceTerms(
+        log_likelihood=observed["fn"].step_log_prob(observed["value"]),
+        kl=step_kl(posterior, prior, z),
+        log_prior=prior.step_log_prob(z),
+        log_posterior=posterior.step_log_prob(z),
+        log_auxiliary=auxiliary,
+        log_reverse=reverse,
+        z=z,
+        posterior_mean=posterior.process.batch_major(mean),
+        posterior_log_variance=posterior.process.batch_major(log_variance),
+    )
+
+
+def _of_steps(model_trace: Trace, guide_trace: Trace, steps: int) -> SequenceTerms:
+    numbers = range(1, steps + 1)
+    guide_sites = [_sites(guide_trace)[f"z_{t}"] for t in numbers]
+    prior_sites = [_sites(model_trace)[f"z_{t}"] for t in numbers]
+    observed = [_sites(model_trace)[f"x_{t}"] for t in numbers]
+    costs = [
+        site["infer"]["auxiliary_costs"].evaluate(q["infer"]["backward_states"], q["value"])
+        for site, q in zip(observed, guide_sites, strict=True)
+    ]
+    divergences = [
+        _masked(q, kl_divergence(q["fn"], p["fn"]))
+        for q, p in zip(guide_sites, prior_sites, strict=True)
+    ]
+    return SequenceTerms(
+        log_likelihood=_stack(_log_prob(site) for site in observed),
+        kl=_stack(divergences),
+        log_prior=_stack(_log_prob(site) for site in prior_sites),
+        log_posterior=_stack(_log_prob(site) for site in guide_sites),
+        log_auxiliary=_stack(auxiliary for auxiliary, _ in costs),
+        log_reverse=_stack(reverse for _, reverse in costs),
+        z=_stack_latents(guide_sites, lambda site: site["value"]),
+        posterior_mean=_stack_latents(guide_sites, lambda site: site["fn"].base_dist.loc),
+        posterior_log_variance=_stack_latents(
+            guide_sites, lambda site: 2.0 * site["fn"].base_dist.scale.log()
+        ),
+    )
+
+
+def _sites(trace: Trace) -> dict[str, Site]:
+    return cast(dict[str, Site], trace.nodes)
+
+
+def _log_prob(site: Site) -> Tensor:
+    return _masked(site, site["fn"].log_prob(site["value"]))
+
+
+def _masked(site: Site, values: Tensor) -> Tensor:
+    mask = site["mask"]
+    return values if mask is None else values.where(mask, values.new_zeros(()))
+
+
+def _stack(values: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(values), dim=-1)
+
+
+def _stack_latents(sites: list[Site], read: Callable[[Site], Tensor]) -> Tensor:
+    """One number per latent and step, (B, T, Z), zero beyond the lengths."""
+    masks = [site["mask"] for site in sites]
+    values = [read(site) for site in sites]
+    zeroed = [
+        value if mask is None else value.where(mask.unsqueeze(-1), value.new_zeros(()))
+        for value, mask in zip(values, masks, strict=True)
+    ]
+    return torch.stack(zeroed, dim=1)
