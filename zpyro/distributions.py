@@ -29,7 +29,9 @@ class TrajectoryDistribution(TorchDistribution):
         batch_shape: (..., B); (B,) by default.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 torch's own interface
+    @property
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
+        return {}
 
     def __init__(
         self, process: Process, event_shape: torch.Size, batch_shape: torch.Size | None = None

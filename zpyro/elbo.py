@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import torch
@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
 from pyro.infer.elbo import ELBOModule
-from pyro.infer.util import is_validation_enabled, torch_item
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, warn_if_nan
@@ -21,8 +21,7 @@ from torch.distributions import kl_divergence
 from zpyro.errors import UserError
 from zpyro.programs import AuxiliaryCosts
 from zpyro.schedules import Schedule, as_schedule
-
-Site = dict[str, Any]
+from zpyro.sites import Site, sample_sites
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +59,8 @@ class ObjectiveTerms:
     def detach(self) -> ObjectiveTerms:
         """The same numbers without their graph."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return ObjectiveTerms(
-            **{name: v.detach() if isinstance(v, Tensor) else v for name, v in values.items()}
-        )
+        tensors = {name: v.detach() for name, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
 
 
 class ZForcingELBO(ELBO):
@@ -143,18 +141,17 @@ class ZForcingELBO(ELBO):
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """The loss at the present step's weights; for the pure bound see zpyro.evaluation."""
         with torch.no_grad():
-            loss = torch_item(self.terms(model, guide, *args, **kwargs).loss)
+            loss = self.terms(model, guide, *args, **kwargs).loss
         warn_if_nan(loss, "loss")
-        return loss
+        return loss.item()
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """The loss; gradients are left on the parameters and the schedules move on a step."""
         terms = self.terms(model, guide, *args, **kwargs)
         terms.loss.backward(retain_graph=self.retain_graph)
         self.step += 1
-        loss = torch_item(terms.loss)
-        warn_if_nan(loss, "loss")
-        return loss
+        warn_if_nan(terms.loss, "loss")
+        return terms.loss.item()
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         # Stock Pyro would score every site here; the analytic KL needs no density of z.
@@ -199,16 +196,17 @@ def _bound_parts(
     model_trace: Trace, guide_trace: Trace, analytic_kl: bool
 ) -> tuple[Tensor, Tensor]:
     """(log_likelihood, kl) summed over everything in a pair of traces."""
-    model_trace.compute_log_prob(site_filter=lambda _name, site: site["is_observed"])
+    model_trace.compute_log_prob(site_filter=lambda _name, site: bool(site.get("is_observed")))
     log_likelihood = torch.zeros(())
     kl = torch.zeros(())
-    for name, site in _sample_sites(model_trace):
+    guide_sites, model_sites = sample_sites(guide_trace), sample_sites(model_trace)
+    for name, site in model_sites.items():
         if site["is_observed"]:
             log_likelihood = log_likelihood + site["log_prob_sum"]
         else:
-            kl = kl + _site_kl(site, guide_trace.nodes[name], analytic_kl)
-    for name, site in _sample_sites(guide_trace):
-        if name not in model_trace.nodes and not site["is_observed"]:
+            kl = kl + _site_kl(site, guide_sites[name], analytic_kl)
+    for name, site in guide_sites.items():
+        if name not in model_sites and not site["is_observed"]:
             kl = kl + _log_prob_sum(site)
     return log_likelihood, kl
 
@@ -242,9 +240,10 @@ def _auxiliary_parts(
     """(log_auxiliary, log_reverse) summed over the batch; graph only where a weight needs it."""
     auxiliary, reverse = torch.zeros(()), torch.zeros(())
     exposed = False
-    for _, site in _sample_sites(model_trace):
+    guide_sites = sample_sites(guide_trace)
+    for site in sample_sites(model_trace).values():
         costs: AuxiliaryCosts | None = site["infer"].get("auxiliary_costs")
-        latent = guide_trace.nodes.get(costs.latent) if costs is not None else None
+        latent = guide_sites.get(costs.latent) if costs is not None else None
         if costs is None or latent is None or "backward_states" not in latent["infer"]:
             continue
         exposed = True
@@ -258,8 +257,3 @@ def _auxiliary_parts(
             ' set both to 0, or sample z with infer={"backward_states": b}'
         )
     return auxiliary, reverse
-
-
-def _sample_sites(trace: Trace) -> Iterator[tuple[str, Site]]:
-    sites = cast(dict[str, Site], trace.nodes)
-    return ((name, site) for name, site in sites.items() if site["type"] == "sample")

@@ -181,7 +181,10 @@ class Categorical(Likelihood):
         return dist.Categorical(logits=parameters / temperature, validate_args=False)
 
     def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
-        chosen = parameters.gather(-1, value.unsqueeze(-1)).squeeze(-1)
+        # gather does not broadcast: a particle dimension of size one must be written out.
+        shape = torch.broadcast_shapes(parameters.shape[:-1], value.shape)
+        logits = parameters.expand(*shape, self.size)
+        chosen = logits.gather(-1, value.expand(shape).unsqueeze(-1)).squeeze(-1)
         return chosen - parameters.logsumexp(-1)
 
     def mean(self, parameters: Tensor) -> Tensor:

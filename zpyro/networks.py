@@ -75,9 +75,9 @@ class LatentLSTM(nn.Module):
     def step(self, z: Tensor, embedded: Tensor, state: State) -> State:
         """One step: z (N, Z) and e(x_{t-1}) (N, E) move the state on."""
         inputs = torch.cat([self.projection(z), embedded], dim=-1)
-        lstm, linear = self.lstm, nn.functional.linear
-        gates = linear(inputs, lstm.weight_ih_l0, lstm.bias_ih_l0)
-        gates = gates + linear(state[0], lstm.weight_hh_l0, lstm.bias_hh_l0)
+        input_weight, hidden_weight, input_bias, hidden_bias = self.lstm.all_weights[0]
+        gates = nn.functional.linear(inputs, input_weight, input_bias)
+        gates = gates + nn.functional.linear(state[0], hidden_weight, hidden_bias)
         return lstm_update(gates, state[1])
 
     def forward(self, z: Tensor, embedded: Tensor, state: State) -> tuple[Tensor, State]:

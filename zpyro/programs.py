@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -47,7 +47,10 @@ class AuxiliaryCosts:
 
 
 def sequence_model(
-    module: SequenceModel, x: Tensor | None, lengths: Tensor | int | None, start: Tensor | None
+    module: SequenceModel,
+    x: Tensor | None = None,
+    lengths: Tensor | int | None = None,
+    start: Tensor | None = None,
 ) -> Tensor:
     """The generative process with one latent and one observed site."""
     module.register_parameters()
@@ -57,22 +60,28 @@ def sequence_model(
         z = pyro.sample("z", TrajectoryPrior(process))
         likelihood = TrajectoryLikelihood(process, z)
         observed = process.conditions.x
-        return pyro.sample("x", likelihood, obs=observed, infer={"auxiliary_costs": costs})
+        return pyro.sample("x", likelihood, obs=observed, infer=_infer(auxiliary_costs=costs))
 
 
 def sequence_guide(
-    module: SequenceModel, x: Tensor | None, lengths: Tensor | int | None, start: Tensor | None
+    module: SequenceModel,
+    x: Tensor | None = None,
+    lengths: Tensor | int | None = None,
+    start: Tensor | None = None,
 ) -> Tensor:
     """The posterior with one latent site."""
     module.register_parameters()
     process = module.bind(x, lengths, start)
     with pyro.plate(PLATE, process.sequences):
         posterior = TrajectoryPosterior(process)
-        return pyro.sample("z", posterior, infer={"backward_states": process.backward_states})
+        return pyro.sample("z", posterior, infer=_infer(backward_states=process.backward_states))
 
 
 def step_model(
-    module: SequenceModel, x: Tensor | None, lengths: Tensor | int | None, start: Tensor | None
+    module: SequenceModel,
+    x: Tensor | None = None,
+    lengths: Tensor | int | None = None,
+    start: Tensor | None = None,
 ) -> Tensor:
     """The generative process with sites z_t and x_t for every step."""
     module.register_parameters()
@@ -90,7 +99,7 @@ def step_model(
                     f"x_{t + 1}",
                     module.likelihood.distribution(module.emission(state[0])),
                     obs=None if observed is None else observed[:, t],
-                    infer={"auxiliary_costs": AuxiliaryCosts(f"z_{t + 1}", costs)},
+                    infer=_infer(auxiliary_costs=AuxiliaryCosts(f"z_{t + 1}", costs)),
                 )
             frames.append(frame)
             previous = frame
@@ -98,7 +107,10 @@ def step_model(
 
 
 def step_guide(
-    module: SequenceModel, x: Tensor | None, lengths: Tensor | int | None, start: Tensor | None
+    module: SequenceModel,
+    x: Tensor | None = None,
+    lengths: Tensor | int | None = None,
+    start: Tensor | None = None,
 ) -> Tensor:
     """The posterior with a site z_t for every step."""
     module.register_parameters()
@@ -110,7 +122,7 @@ def step_guide(
         for t in range(process.steps):
             with _only_valid(process, t):
                 posterior = _normal(*module.posterior(state[0], backward[:, t]))
-                infer = {"backward_states": backward[:, t]}
+                infer = _infer(backward_states=backward[:, t])
                 z = pyro.sample(f"z_{t + 1}", posterior, infer=infer)
             state = module.transition(z, inputs[:, t], _like(state, z))
             latents.append(z)
@@ -144,6 +156,11 @@ def _step_costs(
     return auxiliary.where(valid, zero), reverse.where(valid, zero)
 
 
+def _infer(**entries: object) -> Any:
+    """Pyro passes any keys on; its own type lists only those that Pyro itself reads."""
+    return entries
+
+
 def _normal(mean: Tensor, log_variance: Tensor) -> dist.TorchDistribution:
     return dist.Normal(mean, (0.5 * log_variance).exp(), validate_args=False).to_event(1)
 
@@ -151,7 +168,7 @@ def _normal(mean: Tensor, log_variance: Tensor) -> dist.TorchDistribution:
 def _only_valid(process: Process, t: int) -> AbstractContextManager[object]:
     if process.conditions.valid is None:
         return nullcontext()
-    return poutine.mask(mask=process.conditions.valid[:, t])
+    return poutine.mask(mask=cast(Any, process.conditions.valid[:, t]))
 
 
 def _like(state: tuple[Tensor, Tensor], z: Tensor) -> tuple[Tensor, Tensor]:

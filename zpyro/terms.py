@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from zpyro.distributions import TrajectoryNormal, step_kl
 from zpyro.models.base import SequenceModel
+from zpyro.sites import Site, sample_sites
 
-Site = dict[str, Any]
+Sites = dict[str, Site]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +73,10 @@ def sequence_terms(
         guide_trace = poutine.trace(guide).get_trace(x, lengths, start)
     replayed = poutine.replay(model, trace=guide_trace)
     model_trace = poutine.trace(replayed).get_trace(x, lengths, start)
-    if "z" in guide_trace.nodes:
-        return _of_sequence(model_trace, guide_trace)
-    return _of_steps(model_trace, guide_trace, x.shape[1])
+    model_sites, guide_sites = sample_sites(model_trace), sample_sites(guide_trace)
+    if "z" in guide_sites:
+        return _of_sequence(model_sites, guide_sites)
+    return _of_steps(model_sites, guide_sites, x.shape[1])
 
 
 class FixedNoise(Messenger):
@@ -104,9 +105,9 @@ class FixedNoise(Messenger):
         msg["done"] = True
 
 
-def _of_sequence(model_trace: Trace, guide_trace: Trace) -> SequenceTerms:
-    latent, observed = _sites(guide_trace)["z"], _sites(model_trace)["x"]
-    posterior, prior = latent["fn"], _sites(model_trace)["z"]["fn"]
+def _of_sequence(model_sites: Sites, guide_sites: Sites) -> SequenceTerms:
+    latent, observed = guide_sites["z"], model_sites["x"]
+    posterior, prior = latent["fn"], model_sites["z"]["fn"]
     z = latent["value"]
     costs = observed["infer"]["auxiliary_costs"]
     backward = latent["infer"]["backward_states"]
@@ -125,36 +126,31 @@ def _of_sequence(model_trace: Trace, guide_trace: Trace) -> SequenceTerms:
     )
 
 
-def _of_steps(model_trace: Trace, guide_trace: Trace, steps: int) -> SequenceTerms:
+def _of_steps(model_sites: Sites, guide_sites: Sites, steps: int) -> SequenceTerms:
     numbers = range(1, steps + 1)
-    guide_sites = [_sites(guide_trace)[f"z_{t}"] for t in numbers]
-    prior_sites = [_sites(model_trace)[f"z_{t}"] for t in numbers]
-    observed = [_sites(model_trace)[f"x_{t}"] for t in numbers]
+    posterior = [guide_sites[f"z_{t}"] for t in numbers]
+    prior = [model_sites[f"z_{t}"] for t in numbers]
+    observed = [model_sites[f"x_{t}"] for t in numbers]
     costs = [
         site["infer"]["auxiliary_costs"].evaluate(q["infer"]["backward_states"], q["value"])
-        for site, q in zip(observed, guide_sites, strict=True)
+        for site, q in zip(observed, posterior, strict=True)
     ]
     divergences = [
-        _masked(q, kl_divergence(q["fn"], p["fn"]))
-        for q, p in zip(guide_sites, prior_sites, strict=True)
+        _masked(q, kl_divergence(q["fn"], p["fn"])) for q, p in zip(posterior, prior, strict=True)
     ]
     return SequenceTerms(
         log_likelihood=_stack(_log_prob(site) for site in observed),
         kl=_stack(divergences),
-        log_prior=_stack(_log_prob(site) for site in prior_sites),
-        log_posterior=_stack(_log_prob(site) for site in guide_sites),
+        log_prior=_stack(_log_prob(site) for site in prior),
+        log_posterior=_stack(_log_prob(site) for site in posterior),
         log_auxiliary=_stack(auxiliary for auxiliary, _ in costs),
         log_reverse=_stack(reverse for _, reverse in costs),
-        z=_stack_latents(guide_sites, lambda site: site["value"]),
-        posterior_mean=_stack_latents(guide_sites, lambda site: site["fn"].base_dist.loc),
+        z=_stack_latents(posterior, lambda site: site["value"]),
+        posterior_mean=_stack_latents(posterior, lambda site: site["fn"].base_dist.loc),
         posterior_log_variance=_stack_latents(
-            guide_sites, lambda site: 2.0 * site["fn"].base_dist.scale.log()
+            posterior, lambda site: 2.0 * site["fn"].base_dist.scale.log()
         ),
     )
-
-
-def _sites(trace: Trace) -> dict[str, Site]:
-    return cast(dict[str, Site], trace.nodes)
 
 
 def _log_prob(site: Site) -> Tensor:

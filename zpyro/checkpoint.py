@@ -1,0 +1,308 @@
+"""Checkpoints: a folder with the weights, what they belong to, and the state of the training.
+
+    model.safetensors   the weights
+    start.safetensors   a few start frames of the training data, to sample from; may be missing
+    state.pt            optimiser, position and random states; plain, loaded with weights_only=True
+    meta.json           versions, model and likelihood settings, data, metrics, sha256 of the others
+
+Nothing in it is unpickled, and everything is checked against what ``meta.json`` declares before
+memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import zpyro
+from zpyro import files, likelihoods, settings
+from zpyro.building import build_model
+from zpyro.config import ModelConfig
+from zpyro.errors import UserError
+from zpyro.likelihoods import Likelihood
+from zpyro.models import SequenceModel
+
+FORMAT = 1
+MODEL, START, STATE, META = "model.safetensors", "start.safetensors", "state.pt", "meta.json"
+START_FRAMES = 64
+
+_LARGEST_META = 1 << 20
+_TYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a model must know of the data it was trained on.
+
+    Attributes:
+        name: of the data set.
+        kind: "audio", "frames", "binary" or "tokens".
+        sample_rate: samples a second of audio, else None.
+        mean: frames are (raw - mean) / scale.
+        scale: see ``mean``.
+    """
+
+    name: str
+    kind: str
+    sample_rate: int | None
+    mean: float
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model and what belongs to it.
+
+    Attributes:
+        module: the model.
+        model: its settings.
+        data: of the training data.
+        start: up to 64 start frames of the training data, (N, D) or (N,), or None.
+        step: training steps behind these weights.
+        epoch: passes over the data completed.
+        metrics: the validation that these weights were kept for; empty before the first.
+        averaged: whether the weights are a moving average.
+    """
+
+    module: SequenceModel
+    model: ModelConfig
+    data: DataFacts
+    start: Tensor | None = None
+    step: int = 0
+    epoch: int = 0
+    metrics: Mapping[str, float | int | None] | None = None
+    averaged: bool = False
+
+
+def save(
+    folder: Path,
+    checkpoint: Checkpoint,
+    state: Mapping[str, Any] | None = None,
+    *,
+    keep_previous: bool = False,
+) -> None:
+    """Write a checkpoint; a kill at any instant leaves this one or the one before it.
+
+    Args:
+        folder: where to write it.
+        checkpoint: the model and what belongs to it.
+        state: of the training; plain numbers, texts, lists, dictionaries and tensors.
+        keep_previous: leave the checkpoint that was there beside it, as ``FOLDER.previous``.
+
+    Raises:
+        UserError: if the disk is full or the folder cannot be written.
+    """
+
+    def fill(place: Path) -> None:
+        _write_tensors(place / MODEL, checkpoint.module.state_dict())
+        if checkpoint.start is not None:
+            _write_tensors(place / START, {"start": checkpoint.start[:START_FRAMES]})
+        with (place / STATE).open("wb") as file:
+            torch.save(dict(state or {}), file)
+        sums = {file.name: files.checksum(file) for file in sorted(place.iterdir())}
+        text = json.dumps(_meta(checkpoint, sums), indent=2, allow_nan=False)
+        (place / META).write_text(text + "\n", encoding="utf-8")
+
+    files.replace_folder(folder, fill, keep_previous=keep_previous)
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Read a checkpoint's model, on the given device and in evaluation mode.
+
+    Raises:
+        UserError: if it is missing, of another format version, corrupt, or its tensors are not
+            those that its settings ask for; the message names the first bad file or tensor.
+    """
+    folder = files.complete_folder(folder)
+    meta = _read_meta(folder)
+    source = str(folder / META)
+    model = settings.build(ModelConfig, _table(meta, "model", source), source)
+    data = settings.build(DataFacts, _table(meta, "data", source), source)
+    likelihood = _likelihood(_table(meta, "likelihood", source), source)
+    kind = meta.get("dtype")
+    if kind not in _TYPES:
+        raise UserError(f"{source}: dtype is {kind!r}; it must be one of {', '.join(_TYPES)}")
+    with torch.device("meta"):
+        module = build_model(model, likelihood).to(_TYPES[kind])
+    tensors = _read_tensors(folder / MODEL, module.state_dict())
+    start = _read_start(folder / START, likelihood)
+    for name in (MODEL, START):
+        _check_sum(folder / name, meta)
+    module.load_state_dict(tensors, assign=True)
+    return Checkpoint(
+        module=module.to(device).eval().requires_grad_(True),
+        model=model,
+        data=data,
+        start=start,
+        step=_count(meta, "step", source),
+        epoch=_count(meta, "epoch", source),
+        metrics=_table(meta, "metrics", source),
+        averaged=meta.get("averaged") is True,
+    )
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """Read the state of the training that a checkpoint holds.
+
+    Raises:
+        UserError: if it is missing or corrupt.
+    """
+    folder = files.complete_folder(folder)
+    path = folder / STATE
+    _check_sum(path, _read_meta(folder))
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: is missing; take another checkpoint") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: is corrupt; take another checkpoint") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds no state of a training; take another checkpoint")
+    return state
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    # Own memory for each: safetensors refuses tensors that share storage.
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    save_file(copies, path, metadata={"format": "pt", "zpyro": zpyro.__version__})
+
+
+def _meta(checkpoint: Checkpoint, sums: Mapping[str, str]) -> dict[str, Any]:
+    likelihood = checkpoint.module.likelihood
+    kind = next(checkpoint.module.parameters()).dtype
+    return {
+        "format": FORMAT,
+        "zpyro": zpyro.__version__,
+        "step": checkpoint.step,
+        "epoch": checkpoint.epoch,
+        "averaged": checkpoint.averaged,
+        "metrics": dict(checkpoint.metrics or {}),
+        "dtype": str(kind).removeprefix("torch."),
+        "model": _plain(asdict(checkpoint.model)),
+        "likelihood": _plain({"name": likelihood.name, **asdict(likelihood)}),
+        "data": _plain(asdict(checkpoint.data)),
+        "sha256": dict(sums),
+    }
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON and TOML readers take them back."""
+    return {name: settings.NONE if value is None else value for name, value in values.items()}
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    path = folder / META
+    if not path.is_file():
+        raise UserError(f"{folder}: is no checkpoint ({META} is missing); name another")
+    if path.stat().st_size > _LARGEST_META:
+        raise UserError(f"{path}: is larger than a checkpoint's can be; take another checkpoint")
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: is corrupt ({error}); take another checkpoint") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = meta.get("format") if isinstance(meta, dict) else None
+        writer = meta.get("zpyro") if isinstance(meta, dict) else None
+        raise UserError(
+            f"{path}: has format version {found!r}, but zpyro {zpyro.__version__} reads {FORMAT}; "
+            f"use the zpyro that wrote it ({writer})"
+        )
+    return meta
+
+
+def _table(meta: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
+    table = meta.get(name)
+    if not isinstance(table, dict):
+        raise UserError(f"{source}: entry {name!r} is missing or no table; take another checkpoint")
+    return table
+
+
+def _count(meta: Mapping[str, Any], name: str, source: str) -> int:
+    value = meta.get(name)
+    if type(value) is not int or value < 0:
+        raise UserError(f"{source}: {name} is {value!r}, not a count; take another checkpoint")
+    return value
+
+
+def _likelihood(table: dict[str, Any], source: str) -> Likelihood:
+    name = table.pop("name", None)
+    if name not in likelihoods.names():
+        raise UserError(f"{source}: likelihood {name!r} is unknown; take another checkpoint")
+    return settings.build(likelihoods.KINDS[name], table, source)
+
+
+def _read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file, after their names, shapes and types proved to be the expected ones."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            for name in sorted(expected.keys() | names):
+                if name not in names:
+                    raise UserError(f"{path}: tensor {name} is missing; take another checkpoint")
+                if name not in expected:
+                    raise UserError(
+                        f"{path}: tensor {name} is none of this model's; take another checkpoint"
+                    )
+                _check_shape(path, name, file.get_slice(name), expected[name])
+            return {name: file.get_tensor(name) for name in expected}
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: is missing; take another checkpoint") from error
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path}: is corrupt ({error}); take another checkpoint") from error
+
+
+_SAFETENSORS_TYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
+
+
+def _check_shape(path: Path, name: str, header: Any, expected: Tensor) -> None:
+    shape, kind = tuple(header.get_shape()), header.get_dtype()
+    if shape != tuple(expected.shape):
+        raise UserError(
+            f"{path}: tensor {name} has shape {shape}, its settings ask for "
+            f"{tuple(expected.shape)}; take another checkpoint"
+        )
+    if _SAFETENSORS_TYPES.get(kind) != expected.dtype:
+        wanted = str(expected.dtype).removeprefix("torch.")
+        raise UserError(
+            f"{path}: tensor {name} has type {kind}, its settings ask for {wanted}; "
+            "take another checkpoint"
+        )
+
+
+def _read_start(path: Path, likelihood: Likelihood) -> Tensor | None:
+    if not path.exists():
+        return None
+    kind = torch.int64 if likelihood.discrete_tokens else torch.float32
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            count = file.get_slice("start").get_shape()[0]
+    except (safetensors.SafetensorError, OSError, IndexError) as error:
+        raise UserError(f"{path}: is corrupt ({error}); take another checkpoint") from error
+    shape = (min(count, START_FRAMES), *likelihood.event_shape)
+    return _read_tensors(path, {"start": torch.empty(shape, dtype=kind, device="meta")})["start"]
+
+
+def _check_sum(path: Path, meta: Mapping[str, Any]) -> None:
+    sums = meta.get("sha256")
+    declared = sums.get(path.name) if isinstance(sums, dict) else None
+    if declared is None and not path.exists():
+        return
+    if not path.exists():
+        raise UserError(f"{path}: is missing; take another checkpoint")
+    if files.checksum(path) != declared:
+        raise UserError(f"{path}: does not match its checksum, it is corrupt; take another one")

@@ -1,0 +1,210 @@
+"""How good a model is on held-out sequences: the pure evidence lower bound and its parts.
+
+No weight of the training objective enters here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zpyro.errors import UserError
+from zpyro.models import SequenceModel
+from zpyro.seeding import named_noise
+from zpyro.terms import SequenceTerms, sequence_terms
+
+if TYPE_CHECKING:
+    from zpyro.datasets.sequences import Batch, Sequences
+
+ACTIVE_VARIANCE = 0.01
+
+OnBatch = Callable[[int, int], None]
+"""Told after each batch how many sequences are done, and how many there are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The bound on a set of N sequences with F scored frames in all; nats.
+
+    Attributes:
+        elbo: mean over sequences of sum_t E_q log p(x_t | h_t) - KL(q_t || p_t).
+        elbo_stderr: standard error of that mean over sequences, s / sqrt(N).
+        elbo_per_frame: elbo N / F.
+        kl: mean over sequences of sum_t KL(q_t || p_t).
+        log_likelihood: mean over sequences of sum_t E_q log p(x_t | h_t).
+        active_units: latents whose posterior mean has a variance above 0.01 over all frames
+            (Burda et al., arXiv:1509.00519, section 5.2).
+        sequences: N.
+        frames: F.
+        names: of the sequences, in the order of ``elbo_by_sequence``.
+        elbo_by_sequence: (N,).
+    """
+
+    elbo: float
+    elbo_stderr: float
+    elbo_per_frame: float
+    kl: float
+    log_likelihood: float
+    active_units: int
+    sequences: int
+    frames: int
+    names: tuple[str, ...]
+    elbo_by_sequence: np.ndarray
+
+
+def evaluate(
+    module: SequenceModel,
+    sequences: Sequences,
+    *,
+    batch_size: int = 64,
+    particles: int = 1,
+    seed: int = 0,
+    on_batch: OnBatch | None = None,
+) -> Evaluation:
+    """The pure evidence lower bound of a model on a set of sequences.
+
+    The noise behind the latents depends on ``seed`` and each sequence's name alone, so numbers of
+    one model at different times, batch sizes and devices can be compared.
+
+    Args:
+        module: the model; it is evaluated without dropout and left in the mode it was in.
+        sequences: what to score.
+        batch_size: sequences scored together.
+        particles: paths drawn for each sequence; the bound is their mean.
+        seed: of the noise.
+        on_batch: told about progress.
+
+    Raises:
+        UserError: if there are no sequences.
+    """
+    if len(sequences) == 0:
+        raise UserError("there are no sequences to evaluate; choose another split")
+    scores: list[_Score] = []
+    names: list[str] = []
+    units = _Variance(module.latent_size)
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            for batch in sequences.batches(batch_size):
+                score = _score(module, batch, particles, seed)
+                scores.append(score)
+                names += batch.names
+                units.add(score.posterior_means)
+                if on_batch is not None:
+                    on_batch(len(names), len(sequences))
+    finally:
+        module.train(was_training)
+    return _summary(names, scores, int((units.value() > ACTIVE_VARIANCE).sum()))
+
+
+def check_finite(evaluation: Evaluation) -> None:
+    """Make sure that every bound is a number.
+
+    Raises:
+        UserError: naming the first sequence whose bound is not finite.
+    """
+    finite = np.isfinite(evaluation.elbo_by_sequence)
+    bad = [name for name, good in zip(evaluation.names, finite, strict=True) if not good]
+    if bad:
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise UserError(
+            f"the bound of sequence {bad[0]}{more} is not finite; look for extreme values in the "
+            "data, or train with a lower train.learning_rate"
+        )
+
+
+def in_type_of(values: Tensor, like: Tensor) -> Tensor:
+    """Frames in the type of the parameters; tokens stay as they are."""
+    return values.to(like.dtype) if values.is_floating_point() else values
+
+
+@dataclass(frozen=True, eq=False)
+class _Score:
+    """What one batch gives, in double precision on the host.
+
+    Attributes:
+        log_likelihood: summed over steps, (B,).
+        kl: likewise, (B,).
+        frames: scored frames.
+        posterior_means: of every scored frame, (frames, Z).
+    """
+
+    log_likelihood: np.ndarray
+    kl: np.ndarray
+    frames: int
+    posterior_means: np.ndarray
+
+
+def _score(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _Score:
+    draws = [_terms(module, batch, seed, draw) for draw in range(particles)]
+    log_likelihood = torch.stack([terms.log_likelihood.double().sum(1) for terms in draws]).mean(0)
+    kl = torch.stack([terms.kl.double().sum(1) for terms in draws]).mean(0)
+    means = torch.stack([terms.posterior_mean.double() for terms in draws]).mean(0)
+    steps = torch.arange(means.shape[1])
+    valid = steps < batch.lengths.cpu().unsqueeze(-1)
+    return _Score(
+        log_likelihood.cpu().numpy(),
+        kl.cpu().numpy(),
+        int(batch.lengths.sum()),
+        means.cpu()[valid].numpy(),
+    )
+
+
+def _terms(module: SequenceModel, batch: Batch, seed: int, draw: int) -> SequenceTerms:
+    like = next(module.parameters())
+    batch = batch.to(like.device)
+    noise = named_noise(batch.names, batch.x.shape[1], module.latent_size, seed, draw)
+    return sequence_terms(
+        module,
+        in_type_of(batch.x, like),
+        batch.lengths,
+        None if batch.start is None else in_type_of(batch.start, like),
+        noise=noise.to(like),
+    )
+
+
+def _summary(names: list[str], scores: list[_Score], active_units: int) -> Evaluation:
+    log_likelihood = np.concatenate([score.log_likelihood for score in scores])
+    kl = np.concatenate([score.kl for score in scores])
+    elbo = log_likelihood - kl
+    count, frames = len(elbo), sum(score.frames for score in scores)
+    return Evaluation(
+        elbo=float(elbo.mean()),
+        elbo_stderr=float(elbo.std(ddof=1)) / count**0.5 if count > 1 else 0.0,
+        elbo_per_frame=float(elbo.sum()) / max(frames, 1),
+        kl=float(kl.mean()),
+        log_likelihood=float(log_likelihood.mean()),
+        active_units=active_units,
+        sequences=count,
+        frames=frames,
+        names=tuple(names),
+        elbo_by_sequence=elbo,
+    )
+
+
+class _Variance:
+    """Variance of each column over rows that come in parts (Chan, Golub, LeVeque 1979)."""
+
+    def __init__(self, size: int) -> None:
+        self.count = 0
+        self.mean = np.zeros(size)
+        self.squares = np.zeros(size)
+
+    def add(self, rows: np.ndarray) -> None:
+        if not len(rows):
+            return
+        mean = rows.mean(0)
+        total = self.count + len(rows)
+        shift = mean - self.mean
+        self.squares += ((rows - mean) ** 2).sum(0) + shift**2 * self.count * len(rows) / total
+        self.mean += shift * len(rows) / total
+        self.count = total
+
+    def value(self) -> np.ndarray:
+        return self.squares / max(self.count, 1)

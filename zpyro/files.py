@@ -1,0 +1,92 @@
+"""Files that a kill or a full disk leaves whole: written aside, flushed, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from zpyro.errors import UserError
+
+WRITING = ".writing"
+PREVIOUS = ".previous"
+
+
+def replace_folder(folder: Path, fill: Callable[[Path], None], *, keep_previous: bool) -> None:
+    """Write a folder so that at every instant a complete one is there.
+
+    The new one is filled beside the old, flushed, and renamed; in between the old one bears the
+    name with ``.previous`` after it, see :func:`complete_folder`.
+
+    Args:
+        folder: the folder to replace or make.
+        fill: writes the files into the folder it is given.
+        keep_previous: leave the old one there in the end.
+
+    Raises:
+        UserError: if the disk is full or the place cannot be written.
+    """
+    writing = folder.with_name(folder.name + WRITING)
+    previous = folder.with_name(folder.name + PREVIOUS)
+    with saying(folder):
+        shutil.rmtree(writing, ignore_errors=True)
+        writing.mkdir(parents=True)
+        fill(writing)
+        for file in sorted(writing.iterdir()):
+            flush(file)
+        flush(writing)
+        if folder.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            folder.rename(previous)
+        writing.rename(folder)
+        flush(folder.parent)
+        if not keep_previous:
+            shutil.rmtree(previous, ignore_errors=True)
+
+
+def complete_folder(folder: Path) -> Path:
+    """The folder, or the one before it if a kill came just between the two renames."""
+    previous = folder.with_name(folder.name + PREVIOUS)
+    return previous if not folder.exists() and previous.exists() else folder
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file so that at every instant the old or the new one is there.
+
+    Raises:
+        UserError: if the disk is full or the place cannot be written.
+    """
+    writing = path.with_name(path.name + WRITING)
+    with saying(path):
+        writing.write_text(text, encoding="utf-8", errors="surrogateescape")
+        flush(writing)
+        os.replace(writing, path)
+        flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checksum(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def saying(path: Path) -> Iterator[None]:
+    """Turn a failure to write within into a UserError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{path}: cannot be written ({reason}); choose another place") from error

@@ -1,0 +1,144 @@
+"""Pictures of samples and of training curves; needs matplotlib (``pip install "zpyro[plots]"``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zpyro import files
+from zpyro.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CURVES = (
+    ("bound", "elbo", "bound, nats/sequence"),
+    ("kl", "kl", "KL, nats/sequence"),
+    ("log_likelihood", "log_likelihood", "log-likelihood, nats/sequence"),
+    ("gradient_norm", None, "gradient norm, nats/sequence"),
+)
+"""(name in training records, name in validation records, label) of each curve."""
+
+QUIETEST_DECIBEL = -80.0
+
+
+def audio_picture(waveforms: Sequence[np.ndarray], sample_rate: int, path: Path) -> None:
+    """Draw each sound's waveform above its spectrogram.
+
+    Args:
+        waveforms: samples, (N_i,) each, full scale 1.
+        sample_rate: samples a second.
+        path: the picture file; its ending tells the format.
+
+    Raises:
+        UserError: if matplotlib is missing or the file cannot be written.
+    """
+    figure = _figure(len(waveforms), height=2.6)
+    for number, (panel, waveform) in enumerate(zip(_rows(figure, waveforms), waveforms, strict=True)):
+        upper, lower = panel.subplots(2, 1, sharex=True)
+        seconds = np.arange(len(waveform)) / sample_rate
+        upper.plot(seconds, waveform, linewidth=0.4)
+        upper.set(ylabel="amplitude", title=f"sample {number + 1}")
+        _spectrogram(lower, waveform, sample_rate)
+        lower.set(xlabel="time, s", ylabel="frequency, kHz", xlim=(0, len(waveform) / sample_rate))
+    _write(figure, path)
+
+
+def frames_picture(frames: Sequence[np.ndarray], path: Path, kind: str = "frames") -> None:
+    """Draw each sequence as an image, time to the right and the parts of a frame upward.
+
+    Args:
+        frames: (T, D) each, or (T,) tokens.
+        path: the picture file; its ending tells the format.
+        kind: "binary" draws black and white, "tokens" draws a line of token numbers.
+
+    Raises:
+        UserError: if matplotlib is missing or the file cannot be written.
+    """
+    figure = _figure(len(frames), height=1.8)
+    for number, (panel, sequence) in enumerate(zip(_rows(figure, frames), frames, strict=True)):
+        axes = panel.subplots()
+        steps = np.arange(1, len(sequence) + 1)
+        if kind == "tokens":
+            axes.plot(steps, sequence, ".", markersize=2)
+            axes.set(ylabel="token")
+        else:
+            image = axes.imshow(
+                np.asarray(sequence).T,
+                aspect="auto",
+                origin="lower",
+                interpolation="nearest",
+                cmap="gray_r" if kind == "binary" else "viridis",
+                extent=(0.5, len(sequence) + 0.5, 0.5, sequence.shape[1] + 0.5),
+            )
+            if kind != "binary":
+                figure.colorbar(image, ax=axes, label="value")
+            axes.set(ylabel="dimension")
+        axes.set(xlabel="step", title=f"sample {number + 1}")
+    _write(figure, path)
+
+
+def training_picture(records: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Draw the curves of a training.
+
+    Args:
+        records: what metrics.jsonl holds.
+        path: the picture file; its ending tells the format.
+
+    Raises:
+        UserError: if matplotlib is missing or the file cannot be written.
+    """
+    records = list(records)
+    figure = _figure(2, height=3.0)
+    for axes, (train, valid, label) in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
+        for kind, name in (("train", train), ("valid", valid)):
+            points = [
+                (record["step"], record[name])
+                for record in records
+                if record.get("kind") == kind and name and record.get(name) is not None
+            ]
+            if points:
+                axes.plot(*zip(*points, strict=True), label="training" if kind == "train" else "held out")
+        axes.set(xlabel="training step", ylabel=label)
+        if axes.has_data():
+            axes.legend()
+    _write(figure, path)
+
+
+def _spectrogram(axes: Axes, waveform: np.ndarray, sample_rate: int) -> None:
+    """Power in decibel below the loudest point, windows of 25 ms every 5 ms."""
+    window = min(len(waveform), max(32, sample_rate // 40))
+    hop = max(1, sample_rate // 200)
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, window)[::hop]
+    power = np.abs(np.fft.rfft(frames * np.hanning(window), axis=1)) ** 2
+    power = np.maximum(power / max(float(power.max()), 1e-20), 10 ** (QUIETEST_DECIBEL / 10))
+    axes.imshow(
+        10 * np.log10(power).T,
+        aspect="auto",
+        origin="lower",
+        cmap="magma",
+        extent=(0, len(waveform) / sample_rate, 0, sample_rate / 2000),
+    )
+
+
+def _figure(rows: int, height: float) -> Figure:
+    # The figure class itself, not pyplot: no window system, no state between pictures.
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError('pictures need matplotlib; pip install "zpyro[plots]"') from error
+    return Figure(figsize=(8, height * rows), layout="constrained")
+
+
+def _rows(figure: Figure, items: Sequence[object]) -> list[Any]:
+    return list(np.atleast_1d(np.asarray(figure.subfigures(len(items), 1), dtype=object)))
+
+
+def _write(figure: Figure, path: Path) -> None:
+    with files.saying(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)

@@ -1,0 +1,359 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zpyro import checkpoint
+from zpyro.building import build_objective
+from zpyro.checkpoint import START_FRAMES, Checkpoint, DataFacts
+from zpyro.config import Config
+from zpyro.errors import UserError
+from zpyro.evaluation import Evaluation, evaluate, in_type_of
+from zpyro.interruption import Interruption
+from zpyro.models import SequenceModel
+from zpyro.optimizer import Optimizer
+from zpyro.progress import Budget, Interval, Position, due, sums
+from zpyro.reporting import Reporter, Silent
+from zpyro.runs import MetricsLog, Run
+from zpyro.seeding import random_states, restore_random_states
+
+if TYPE_CHECKING:
+    from zpyro.datasets.sequences import Batch, Dataset, Sequences
+
+VALIDATION_SEED = 1
+"""Of the noise in every validation, whatever the training's seed, so that curves compare."""
+
+
+def fit(
+    module: SequenceModel,
+    dataset: Dataset,
+    config: Config,
+    *,
+    run: Run | None = None,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> Outcome:
+    """Train a model on a data set.
+
+    Args:
+        module: the model, on the device to train on; it is left with the last weights.
+        dataset: gives the batches and, held out, the validation.
+        config: objective, optimiser and budget.
+        run: the run directory for metrics and checkpoints; nothing is written without one.
+        resume: go on from the run's last checkpoint, which the module's weights came from.
+        reporter: told about progress.
+
+    Raises:
+        UserError: if many steps in a row are not finite, there is nothing to train or validate
+            on, or the run directory cannot be written.
+    """
+    training = _Training(module, dataset, config, run, reporter or Silent())
+    if resume:
+        training.restore()
+    with Interruption() as interruption, training.reporter, training.open_log():
+        batches = training.batches()
+        while not training.finished() and not interruption.signal:
+            training.step(next(batches))
+            if training.due(config.train.validate_every):
+                training.validate()
+            if training.due(config.train.checkpoint_every):
+                training.save()
+        if not interruption.signal:
+            training.validate()
+        training.save()
+    return training.outcome(interruption.signal)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        step: training steps in all.
+        epoch: passes over the data completed.
+        seconds: spent training.
+        best: the best validation bound, nats per sequence; None before the first.
+        skipped: steps skipped because they were not finite.
+        interrupted: the signal that ended it early, or None.
+    """
+
+    step: int
+    epoch: int
+    seconds: float
+    best: float | None
+    skipped: int
+    interrupted: signal.Signals | None
+
+
+class _Training:
+    """One training: where it stands, and what happens at each turn of the loop."""
+
+    def __init__(
+        self,
+        module: SequenceModel,
+        dataset: Dataset,
+        config: Config,
+        run: Run | None,
+        reporter: Reporter,
+    ) -> None:
+        if len(dataset.valid) == 0 or len(dataset.train) == 0:
+            raise UserError(
+                f"data set {dataset.name}: training and validation both need sequences; "
+                "give more data or set other fractions"
+            )
+        self.module = module.train()
+        self.dataset = dataset
+        self.train = config.train
+        self.config = config
+        self.run = run
+        self.reporter = reporter
+        self.steps_per_epoch = dataset.train.num_batches(config.train.batch_size)
+        self.budget = Budget(config.train, self.steps_per_epoch)
+        self.elbo = build_objective(config.objective, self.steps_per_epoch)
+        self.objective = self.elbo(module.model, module.guide)
+        self.optimizer = Optimizer(module, config.train)
+        self.position = Position()
+        self.saved: int | None = None
+        self.clock = _Clock(0.0)
+        self.log: MetricsLog | None = None
+
+    def restore(self) -> None:
+        """Take up the position, the optimiser and the random states of the last checkpoint."""
+        assert self.run is not None
+        state = checkpoint.load_state(self.run.last)
+        try:
+            self.position = Position.from_state(state["position"])
+            self.optimizer.restore(state["optimizer"])
+            restore_random_states(state["random"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise UserError(
+                f"{self.run.last}: its state does not fit this run ({error}); start a new one"
+            ) from error
+        self.saved = self.position.step
+        self.clock = _Clock(self.position.seconds)
+
+    def open_log(self) -> AbstractContextManager[object]:
+        """Go on with the metrics from the present step."""
+        if self.run is None:
+            return nullcontext()
+        self.log = MetricsLog(self.run, self.position.step)
+        return contextlib.closing(self.log)
+
+    def batches(self) -> Iterator[Batch]:
+        """Batches without end, from the present position on."""
+        first = self.position.batch
+        for epoch in itertools.count(self.position.epoch):
+            batches = self.dataset.train.batches(
+                self.train.batch_size,
+                shuffle=True,
+                seed=self.train.seed,
+                epoch=epoch,
+                bucketed=self.train.bucketed,
+            )
+            yield from itertools.islice(batches, first, None)
+            first = 0
+
+    def step(self, batch: Batch) -> None:
+        """One step of the optimiser, or none if its loss or gradient is not finite."""
+        started = time.monotonic()
+        self.elbo.step = self.position.step
+        fraction = self.budget.fraction(self.position)
+        like = next(self.module.parameters())
+        batch = batch.to(like.device)
+        start = None if batch.start is None else in_type_of(batch.start, like)
+        loss = self.objective(in_type_of(batch.x, like), batch.lengths, start) / len(batch)
+        norm = self.optimizer.gradients(loss)
+        assert self.objective.terms is not None
+        # One transfer for all numbers of the step: an accelerator waits once.
+        *terms, norm_value = torch.stack([*sums(self.objective.terms), norm]).tolist()
+        if np.isfinite([*terms, norm_value]).all():
+            self.optimizer.step(fraction)
+            self.position.interval.add(len(batch), batch.num_frames, terms, norm_value)
+            self.position.skipped_in_a_row = 0
+        else:
+            self._skip(batch)
+        self.position.advance(self.steps_per_epoch)
+        self.position.interval.seconds += time.monotonic() - started
+        self.position.seconds = self.clock.seconds()
+        if self.position.step % self.train.log_every == 0:
+            self._record()
+        done, left = self.budget.fraction(self.position), self.budget.seconds_left(self.position)
+        self.reporter.step(self.position, done, left)
+
+    def validate(self) -> None:
+        """Score the held-out sequences, and keep the weights if they are the best so far."""
+        position = self.position
+        if position.validated == position.step:
+            return
+        average = self.optimizer.average
+        with nullcontext() if average is None else average.applied():
+            result = evaluate(
+                self.module,
+                self.dataset.valid,
+                batch_size=self.train.batch_size,
+                seed=VALIDATION_SEED,
+                on_batch=self.reporter.validating,
+            )
+            numbers = _numbers(result)
+            better = numbers["elbo"] is not None and (
+                position.best is None or result.elbo > position.best
+            )
+            if better and self.run is not None:
+                best = self._checkpoint(numbers, averaged=average is not None)
+                checkpoint.save(self.run.best, best)
+        position.validated = position.step
+        position.seconds = self.clock.seconds()
+        if better:
+            position.best, position.without_better = result.elbo, 0
+        else:
+            position.without_better += 1
+            self._follow_plateau()
+        record = {**self._stamp("valid"), **numbers, "best": better}
+        self._write(record)
+        self.reporter.valid(record)
+
+    def save(self) -> None:
+        """Write the last checkpoint."""
+        if self.run is None or self.log is None or self.saved == self.position.step:
+            return
+        self.log.flush()
+        self.position.seconds = self.clock.seconds()
+        state = {
+            "position": self.position.state(),
+            "optimizer": self.optimizer.state(),
+            "random": random_states(),
+        }
+        last = self._checkpoint({}, averaged=False)
+        checkpoint.save(self.run.last, last, state, keep_previous=True)
+        self.saved = self.position.step
+
+    def due(self, every: int | None) -> bool:
+        """Whether what happens every so many steps happens now."""
+        return due(self.position, every, self.steps_per_epoch)
+
+    def finished(self) -> bool:
+        """Whether the budget is spent, or patience is."""
+        patience = self.train.patience
+        tired = patience is not None and self.position.without_better >= patience
+        return tired or self.budget.fraction(self.position) >= 1.0
+
+    def outcome(self, interrupted: signal.Signals | None) -> Outcome:
+        """How it ended."""
+        position = self.position
+        return Outcome(
+            position.step,
+            position.epoch,
+            position.seconds,
+            position.best,
+            position.skipped,
+            interrupted,
+        )
+
+    # -- parts of a turn --------------------------------------------------------------------------
+
+    def _skip(self, batch: Batch) -> None:
+        self.position.skipped += 1
+        self.position.skipped_in_a_row += 1
+        if self.position.skipped_in_a_row < self.train.skip_limit:
+            return
+        shown = ", ".join(batch.names[:5])
+        more = f" and {len(batch) - 5} more" if len(batch) > 5 else ""
+        raise UserError(
+            f"{self.train.skip_limit} steps in a row had a loss or gradient that is not finite, "
+            f"the last one on {shown}{more}; look at these or lower train.learning_rate"
+        )
+
+    def _record(self) -> None:
+        terms = self.objective.terms
+        assert terms is not None
+        record = {
+            **self._stamp("train"),
+            **self.position.interval.means(),
+            "kl_weight": terms.kl_weight,
+            "auxiliary_weight": terms.auxiliary_weight,
+            "reverse_weight": terms.reverse_weight,
+            "learning_rate": self.optimizer.learning_rate(self.budget.fraction(self.position)),
+            "skipped": self.position.skipped,
+        }
+        self.position.interval = Interval()
+        self._write(record)
+        self.reporter.train(record)
+
+    def _stamp(self, kind: str) -> dict[str, Any]:
+        position = self.position
+        return {
+            "kind": kind,
+            "step": position.step,
+            "epoch": position.epoch + position.batch / self.steps_per_epoch,
+            "seconds": round(position.seconds, 3),
+        }
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.log is not None:
+            self.log.append(record)
+
+    def _follow_plateau(self) -> None:
+        plateau = self.train.learning_rate_schedule == "plateau"
+        if plateau and self.position.without_better % self.train.plateau_patience == 0:
+            self.optimizer.reduce()
+
+    def _checkpoint(self, metrics: dict[str, float | int | None], *, averaged: bool) -> Checkpoint:
+        return Checkpoint(
+            module=self.module,
+            model=replace(self.config.model, likelihood=self.module.likelihood.name),
+            data=data_facts(self.dataset),
+            start=some_start_frames(self.dataset.train, self.train.seed),
+            step=self.position.step,
+            epoch=self.position.epoch,
+            metrics=metrics,
+            averaged=averaged,
+        )
+
+
+def data_facts(dataset: Dataset) -> DataFacts:
+    """What a checkpoint remembers of a data set."""
+    train = dataset.train
+    return DataFacts(
+        name=dataset.name,
+        kind=train.kind,
+        sample_rate=train.sample_rate,
+        mean=float(train.normalization.mean),
+        scale=float(train.normalization.scale),
+    )
+
+
+def some_start_frames(sequences: Sequences, seed: int) -> Tensor | None:
+    """Up to 64 start frames, chosen at random; None where sequences have none."""
+    if sequences.start is None:
+        return None
+    count = min(len(sequences), START_FRAMES)
+    chosen = np.random.default_rng(seed).choice(len(sequences), size=count, replace=False)
+    return torch.from_numpy(np.ascontiguousarray(sequences.start[np.sort(chosen)]))
+
+
+class _Clock:
+    """Seconds spent training, of earlier sessions too; immune to changes of the time of day."""
+
+    def __init__(self, before: float) -> None:
+        self._started = time.monotonic() - before
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+
+def _numbers(result: Evaluation) -> dict[str, float | int | None]:
+    """The scalars of an evaluation; those that are not finite as None."""
+    values = {name: value for name, value in vars(result).items() if isinstance(value, int | float)}
+    return {name: value if np.isfinite(value) else None for name, value in values.items()}
