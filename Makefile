@@ -1,0 +1,45 @@
+# Two commands from a bare machine: `make demo` and `make test`. A second run installs nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+RUN ?= runs/demo
+# As many test workers as cores, one thread each: small tensors gain nothing from more.
+WORKERS ?= auto
+
+.PHONY: demo test lint types install install-dev clean
+
+demo: install
+	$(BIN)/zpyro train --dataset vowels --out $(RUN) --max-minutes 3
+	$(BIN)/zpyro evaluate $(RUN) --split test
+	$(BIN)/zpyro sample $(RUN) -n 8 --seconds 3 --out $(RUN)/samples
+	@echo "The run is in $(RUN); recordings and a picture are in $(RUN)/samples."
+
+test: lint types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+lint: install-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install-dev
+	$(BIN)/pyright
+
+install: $(VENV)/.installed
+
+install-dev: $(VENV)/.installed-dev
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@echo "Creating $(VENV) and installing the locked requirements (a few minutes, once)..."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --requirement requirements.lock
+	$(PIP) --no-deps --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	@echo "Installing the development requirements (once)..."
+	$(PIP) --requirement requirements-dev.lock
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
