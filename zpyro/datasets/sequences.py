@@ -1,0 +1,254 @@
+"""Sequences, batches, and the one rule by which sequences become batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zpyro.errors import UserError
+
+Array = NDArray[Any]
+
+BUCKET_BATCHES = 16
+"""Sequences are sorted by length within windows of this many batches."""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """frames = (raw - mean) / scale, the same two numbers for every sample."""
+
+    mean: float = 0.0
+    scale: float = 1.0
+
+    def apply(self, raw: Array) -> Array:
+        """Raw samples as normalised float32 frames."""
+        return ((raw - self.mean) / self.scale).astype(np.float32)
+
+    def invert(self, frames: Array) -> Array:
+        """Normalised frames as raw samples."""
+        return frames * self.scale + self.mean
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Padded sequences.
+
+    Attributes:
+        x: frames (B, T, D) float32 or tokens (B, T) int64, zeros beyond the lengths.
+        lengths: (B,) int64, on the CPU so that reading them never stalls an accelerator.
+        start: x_0, (B, D) or (B,), or None for the likelihood's default.
+        names: one a sequence.
+    """
+
+    x: Tensor
+    lengths: Tensor
+    start: Tensor | None
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that count, padding left out."""
+        return int(self.lengths.sum())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with x and start on a device."""
+        start = None if self.start is None else self.start.to(device)
+        return replace(self, x=self.x.to(device), start=start)
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """One split of a data set.
+
+    Attributes:
+        values: one array a sequence, (T_i, D) float32 frames or (T_i,) int64 tokens.
+        names: one a sequence.
+        start: x_0 of each sequence, (N, D) or (N,), or None for the likelihood's default.
+        normalization: what turned raw samples into these frames.
+        sample_rate: samples a second where the frames are audio, else None.
+        kind: "audio", "frames", "binary" or "tokens".
+
+    Raises:
+        UserError: if a sequence is empty, has values that are not finite, or another frame size.
+    """
+
+    values: tuple[Array, ...]
+    names: tuple[str, ...]
+    start: Array | None = None
+    normalization: Normalization = Normalization()
+    sample_rate: int | None = None
+    kind: str = "frames"
+
+    def __post_init__(self) -> None:
+        counts = {len(self.values), len(self.names)}
+        if self.start is not None:
+            counts.add(len(self.start))
+        if len(counts) != 1:
+            raise ValueError(f"values, names and start differ in number: {sorted(counts)}")
+        for name, value in zip(self.names, self.values, strict=True):
+            if len(value) == 0:
+                raise UserError(f"sequence {name} is empty; leave it out")
+            if value.shape[1:] != self.values[0].shape[1:]:
+                raise UserError(
+                    f"sequence {name} has frames of shape {value.shape[1:]},"
+                    f" others of {self.values[0].shape[1:]}; all must agree"
+                )
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise UserError(f"sequence {name} holds NaN or infinity; mend or remove it")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequences: ...
+    @overload
+    def __getitem__(self, index: Sequence[int]) -> Sequences: ...
+    def __getitem__(self, index: slice | Sequence[int]) -> Sequences:
+        chosen = range(len(self))[index] if isinstance(index, slice) else index
+        return replace(
+            self,
+            values=tuple(self.values[i] for i in chosen),
+            names=tuple(self.names[i] for i in chosen),
+            start=None if self.start is None else self.start[list(chosen)],
+        )
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """T_i, (N,)."""
+        return np.array([len(value) for value in self.values], dtype=np.int64)
+
+    @property
+    def frame_size(self) -> int:
+        """D, or 1 for tokens."""
+        return self.values[0].shape[1] if self.values and self.values[0].ndim > 1 else 1
+
+    @property
+    def num_frames(self) -> int:
+        """Scored frames in all."""
+        return int(self.lengths.sum())
+
+    @property
+    def seconds(self) -> float | None:
+        """Scored sound in seconds, or None where the frames are not audio."""
+        if self.sample_rate is None:
+            return None
+        return self.num_frames * self.frame_size / self.sample_rate
+
+    def num_batches(self, batch_size: int, *, drop_last: bool = False) -> int:
+        """How many batches one pass gives."""
+        whole, rest = divmod(len(self), batch_size)
+        return whole + (rest > 0 and not drop_last)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        bucketed: bool = True,
+        drop_last: bool = False,
+    ) -> Iterator[Batch]:
+        """One pass in padded batches, in an order that (seed, epoch) fixes.
+
+        Args:
+            batch_size: B.
+            shuffle: mix the sequences; else they keep their order.
+            seed: first half of what fixes the order.
+            epoch: second half.
+            bucketed: where shuffled, sort by length within windows of some batches, so that
+                little is padded, and mix the batches afterwards.
+            drop_last: leave out a last batch that is not full.
+
+        Raises:
+            UserError: if batch_size is not positive.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch size is {batch_size}; give a positive number")
+        order = np.arange(len(self))
+        random = np.random.default_rng(np.random.SeedSequence((seed, epoch)))
+        if shuffle:
+            order = random.permutation(order)
+        groups = _groups(order, self.lengths, batch_size, sort=shuffle and bucketed)
+        if drop_last:
+            groups = [group for group in groups if len(group) == batch_size]
+        if shuffle:
+            groups = [groups[i] for i in random.permutation(len(groups))]
+        for group in groups:
+            yield self[group.tolist()].batch()
+
+    def batch(self) -> Batch:
+        """All sequences as one batch."""
+        x = torch.nn.utils.rnn.pad_sequence(
+            [torch.from_numpy(np.ascontiguousarray(value)) for value in self.values],
+            batch_first=True,
+        )
+        start = None if self.start is None else torch.from_numpy(np.ascontiguousarray(self.start))
+        return Batch(x, torch.from_numpy(self.lengths), start, self.names)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set in three splits.
+
+    Attributes:
+        name: as on the command line.
+        train: what models and normalisation are fitted to.
+        valid: what models are chosen by.
+        test: what is reported.
+        likelihood: the natural likelihood's name, see :mod:`zpyro.likelihoods`.
+        frame_size: D, or the size of the vocabulary for tokens.
+        notes: what a user should know of how it was read.
+    """
+
+    name: str
+    train: Sequences
+    valid: Sequences
+    test: Sequences
+    likelihood: str
+    frame_size: int
+    notes: tuple[str, ...] = ()
+
+    def split(self, name: str) -> Sequences:
+        """The split of that name, or every sequence for "all".
+
+        Raises:
+            UserError: for another name.
+        """
+        if name == "all":
+            return concatenate((self.train, self.valid, self.test))
+        if name not in ("train", "valid", "test"):
+            raise UserError(f"split {name!r} is unknown; choose train, valid, test or all")
+        return getattr(self, name)
+
+
+def concatenate(parts: Sequence[Sequences]) -> Sequences:
+    """Sequences one after another; they must share normalisation and kind."""
+    first = parts[0]
+    starts = [part.start for part in parts if part.start is not None]
+    return replace(
+        first,
+        values=tuple(value for part in parts for value in part.values),
+        names=tuple(name for part in parts for name in part.names),
+        start=np.concatenate(starts) if starts else None,
+    )
+
+
+def _groups(
+    order: NDArray[np.int64], lengths: NDArray[np.int64], batch_size: int, *, sort: bool
+) -> list[NDArray[np.int64]]:
+    """Cut an order into batches, after sorting windows of it by length."""
+    if sort:
+        window = batch_size * BUCKET_BATCHES
+        windows = [order[i : i + window] for i in range(0, len(order), window)]
+        order = np.concatenate([w[np.argsort(lengths[w], kind="stable")] for w in windows])
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -1,0 +1,54 @@
+"""One rule for splitting what comes without splits: by a stable hash of each name."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Sequence
+
+from zpyro.errors import UserError
+
+Splits = tuple[list[int], list[int], list[int]]
+"""Indices of train, valid and test."""
+
+
+def split_by_name(
+    names: Sequence[str],
+    valid_fraction: float,
+    test_fraction: float,
+    *,
+    valid_files: str = "",
+    test_files: str = "",
+    seed: int = 0,
+) -> Splits:
+    """Split names into train, valid and test, each in the given order.
+
+    A pattern (as of a shell, matched against the last part of the name) decides where one is
+    given. Elsewhere names are ranked by a hash of (seed, name), and the first ones are test, the
+    next ones valid: adding a recording moves few others.
+
+    Raises:
+        UserError: if a split would be empty.
+    """
+    rest = list(range(len(names)))
+    test, rest = _take(rest, names, test_files, test_fraction, len(names), seed)
+    valid, train = _take(rest, names, valid_files, valid_fraction, len(names), seed)
+    for what, chosen in (("train", train), ("valid", valid), ("test", test)):
+        if not chosen:
+            raise UserError(
+                f"the {what} split would be empty with {len(names)} sequences; give more, or set"
+                " data.valid_fraction, data.test_fraction, data.valid_files or data.test_files"
+            )
+    return train, valid, test
+
+
+def _take(
+    rest: list[int], names: Sequence[str], pattern: str, fraction: float, total: int, seed: int
+) -> tuple[list[int], list[int]]:
+    if pattern:
+        chosen = {i for i in rest if fnmatch.fnmatch(names[i].rpartition("/")[2], pattern)}
+    else:
+        ranked = sorted(rest, key=lambda i: hashlib.sha256(f"{seed}/{names[i]}".encode()).digest())
+        count = max(1, round(fraction * total)) if fraction > 0 else 0
+        chosen = set(ranked[:count])
+    return sorted(chosen), [i for i in rest if i not in chosen]

@@ -1,0 +1,119 @@
+"""``vowels``: the built-in data set, a seeded synthetic voice (see :mod:`zpyro.datasets.voice`)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from zpyro.datasets import voice
+from zpyro.datasets.audio import Waveform
+from zpyro.datasets.sequences import Dataset
+from zpyro.datasets.splitting import split_by_name
+from zpyro.datasets.wav import WavSettings, assemble
+from zpyro.errors import UserError
+
+VERSION = 1
+"""Part of the cache's name: raise it whenever the voice changes."""
+
+SIDE_BY_SIDE = 60
+"""Utterances synthesised together; more would only take more memory."""
+
+
+@dataclass(frozen=True)
+class VowelsSettings:
+    """What the voice says.
+
+    Attributes:
+        utterances: how many.
+        shortest: length of the shortest utterance, seconds.
+        longest: length of the longest, seconds.
+        frame_size: samples in a frame.
+        row_frames: cut utterances into rows of at most so many scored frames; None keeps them.
+        valid_fraction: share held out for validation.
+        test_fraction: share held out for the test.
+        seed: fixes every sound.
+    """
+
+    utterances: int = 600
+    shortest: float = 0.5
+    longest: float = 1.0
+    frame_size: int = 200
+    row_frames: int | None = 40
+    valid_fraction: float = 0.1
+    test_fraction: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("utterances", "frame_size", "row_frames"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"data.{name} is {value}; give a positive number")
+        if not 0.1 <= self.shortest <= self.longest <= 60.0:
+            raise UserError("data.shortest and data.longest must rise and lie within 0.1 and 60 s")
+
+
+def load(settings: VowelsSettings) -> Dataset:
+    """The utterances, synthesised once and cached (under $ZPYRO_CACHE or the user's cache folder).
+
+    Raises:
+        UserError: if a split would be empty.
+    """
+    waveforms = _cached(settings)
+    names = [f"utterance_{i:04d}" for i in range(len(waveforms))]
+    splits = split_by_name(
+        names, settings.valid_fraction, settings.test_fraction, seed=settings.seed
+    )
+    framing = WavSettings(frame_size=settings.frame_size, row_frames=settings.row_frames)
+    return assemble("vowels", names, waveforms, splits, voice.RATE, framing)
+
+
+def synthesise(settings: VowelsSettings) -> list[Waveform]:
+    """Every utterance at 16 kHz; the same settings give the same sounds (but for rounding)."""
+    random = np.random.default_rng(settings.seed)
+    seconds = random.uniform(settings.shortest, settings.longest, settings.utterances)
+    waveforms: list[Waveform] = []
+    for begin in range(0, settings.utterances, SIDE_BY_SIDE):
+        chosen = seconds[begin : begin + SIDE_BY_SIDE]
+        scores = [voice.compose(random, duration) for duration in chosen]
+        waveforms.extend(voice.synthesise(scores, random))
+    return waveforms
+
+
+def cache_folder() -> Path:
+    """Where synthesised data is kept: $ZPYRO_CACHE, else zpyro under the user's cache folder."""
+    given = os.environ.get("ZPYRO_CACHE")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "zpyro"
+
+
+def _cached(settings: VowelsSettings) -> list[Waveform]:
+    facts = (VERSION, settings.utterances, settings.shortest, settings.longest, settings.seed)
+    key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    path = cache_folder() / f"vowels-{key}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return list(np.split(kept["samples"], np.cumsum(kept["lengths"])[:-1]))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        # Absent or damaged: it can always be made again.
+        waveforms = synthesise(settings)
+    _keep(path, waveforms)
+    return waveforms
+
+
+def _keep(path: Path, waveforms: list[Waveform]) -> None:
+    lengths = np.array([len(waveform) for waveform in waveforms])
+    writing = path.with_name(f"{path.stem}.{os.getpid()}.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(writing, samples=np.concatenate(waveforms), lengths=lengths)
+        writing.replace(path)
+    except OSError:
+        # Without a place to keep it, it is made anew next time; nothing is lost but seconds.
+        writing.unlink(missing_ok=True)

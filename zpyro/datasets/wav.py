@@ -1,0 +1,190 @@
+"""``wav``: a folder of the user's own recordings, split by file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zpyro.datasets import audio
+from zpyro.datasets.audio import Waveform
+from zpyro.datasets.sequences import Dataset, Normalization, Sequences
+from zpyro.datasets.splitting import Splits, split_by_name
+from zpyro.errors import UserError
+
+
+@dataclass(frozen=True)
+class WavSettings:
+    """How a folder of recordings becomes sequences.
+
+    Attributes:
+        sample_rate: samples a second to resample to; None keeps the recordings' own.
+        frame_size: samples in a frame.
+        row_frames: cut recordings into rows of at most so many scored frames; None keeps them
+            whole.
+        valid_fraction: share of the files held out for validation.
+        test_fraction: share of the files held out for the test.
+        valid_files: pattern of the validation files' names, in place of the fraction.
+        test_files: pattern of the test files' names, in place of the fraction.
+        seed: fixes which files are held out.
+    """
+
+    sample_rate: int | None = None
+    frame_size: int = 200
+    row_frames: int | None = None
+    valid_fraction: float = 0.1
+    test_fraction: float = 0.1
+    valid_files: str = ""
+    test_files: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "frame_size", "row_frames"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"data.{name} is {value}; give a positive number")
+        for name in ("valid_fraction", "test_fraction"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise UserError(f"data.{name} is {getattr(self, name)}; it lies in [0, 1)")
+
+
+def load(folder: Path, settings: WavSettings) -> Dataset:
+    """Read a folder of wav, flac, mp3 or SPHERE recordings.
+
+    The samples are normalised by the mean and standard deviation of the training waveform. The
+    first frame of each recording or row is its start frame: conditioned on, not scored.
+
+    Raises:
+        UserError: if the folder or a file cannot be used, or a split would be empty.
+    """
+    names, waveforms, rate = read_folder(folder, settings)
+    splits = split_by_name(
+        names,
+        settings.valid_fraction,
+        settings.test_fraction,
+        valid_files=settings.valid_files,
+        test_files=settings.test_files,
+        seed=settings.seed,
+    )
+    return assemble("wav", names, waveforms, splits, rate, settings)
+
+
+def load_all(folder: Path, settings: WavSettings, normalization: Normalization) -> Sequences:
+    """Every recording of a folder as one split, normalised as a trained model needs it.
+
+    Raises:
+        UserError: if the folder or a file cannot be used.
+    """
+    names, waveforms, rate = read_folder(folder, settings)
+    return to_sequences(names, waveforms, rate, settings, normalization)
+
+
+def assemble(
+    name: str,
+    names: Sequence[str],
+    waveforms: Sequence[Waveform],
+    splits: Splits,
+    rate: int,
+    settings: WavSettings,
+) -> Dataset:
+    """A data set of recordings from their splits, normalised by the training waveform."""
+    normalization = waveform_normalization(waveforms[i] for i in splits[0])
+    parts = [
+        to_sequences(
+            [names[i] for i in part], [waveforms[i] for i in part], rate, settings, normalization
+        )
+        for part in splits
+    ]
+    return Dataset(name, parts[0], parts[1], parts[2], "gaussian", settings.frame_size)
+
+
+def read_folder(folder: Path, settings: WavSettings) -> tuple[list[str], list[Waveform], int]:
+    """Names (relative paths), waveforms and the one sample rate of a folder's recordings.
+
+    Raises:
+        UserError: naming the first file that cannot be used, and how many more there are.
+    """
+    paths = audio.find(folder)
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    waveforms: list[Waveform] = []
+    rates: dict[int, str] = {}
+    problems: list[UserError] = []
+    for name, path in zip(names, paths, strict=True):
+        try:
+            waveform, rate = audio.read(path)
+            rates.setdefault(rate if settings.sample_rate is None else settings.sample_rate, name)
+            waveform = audio.resample(waveform, rate, settings.sample_rate or rate)
+            _check_length(path, waveform, settings.frame_size)
+            waveforms.append(waveform)
+        except UserError as problem:
+            problems.append(problem)
+    if problems:
+        more = f" (and {len(problems) - 1} more files like it)" if len(problems) > 1 else ""
+        raise UserError(f"{problems[0]}{more}")
+    if len(rates) > 1:
+        found = ", ".join(f"{rate} ({name})" for rate, name in sorted(rates.items()))
+        raise UserError(f"{folder}: sample rates differ: {found}; choose with data.sample_rate")
+    return names, waveforms, next(iter(rates))
+
+
+def waveform_normalization(waveforms: Iterable[Waveform]) -> Normalization:
+    """Mean and standard deviation over every sample, in double precision."""
+    count, total, squares = 0, 0.0, 0.0
+    for waveform in waveforms:
+        samples = waveform.astype(np.float64)
+        count += len(samples)
+        total += float(samples.sum())
+        squares += float(np.square(samples).sum())
+    mean = total / count
+    variance = squares / count - mean**2
+    if variance <= 1e-20:
+        raise UserError("the training recordings are silent throughout; nothing can be learned")
+    return Normalization(mean, float(np.sqrt(variance)))
+
+
+def to_sequences(
+    names: Sequence[str],
+    waveforms: Sequence[Waveform],
+    rate: int,
+    settings: WavSettings,
+    normalization: Normalization,
+) -> Sequences:
+    """Frames of recordings: the first of each recording or row is the start, the rest is scored."""
+    labels: list[str] = []
+    rows: list[NDArray[np.float32]] = []
+    for name, waveform in zip(names, waveforms, strict=True):
+        frames = normalization.apply(audio.frame(waveform, settings.frame_size))
+        for number, row in enumerate(cut_rows(frames, settings.row_frames)):
+            rows.append(row)
+            labels.append(name if settings.row_frames is None else f"{name}#{number}")
+    return Sequences(
+        values=tuple(row[1:] for row in rows),
+        names=tuple(labels),
+        start=np.stack([row[0] for row in rows]),
+        normalization=normalization,
+        sample_rate=rate,
+        kind="audio",
+    )
+
+
+def cut_rows(frames: NDArray[np.float32], row_frames: int | None) -> list[NDArray[np.float32]]:
+    """Contiguous rows of a start frame and at most ``row_frames`` scored ones.
+
+    The start frame of a row is the last scored frame of the row before, so that every frame but
+    the first is scored once.
+    """
+    if row_frames is None:
+        return [frames]
+    starts = range(0, len(frames) - 1, row_frames)
+    return [frames[start : start + row_frames + 1] for start in starts]
+
+
+def _check_length(path: Path, waveform: Waveform, frame_size: int) -> None:
+    if len(waveform) < 2 * frame_size:
+        raise UserError(
+            f"{path}: has {len(waveform)} samples; two frames of {frame_size} are needed"
+            " (remove it, or set data.frame_size lower)"
+        )
