@@ -122,8 +122,10 @@ def read(path: Path) -> dict[str, list[tuple[str, Array]]]:
 
 def _load(path: Path) -> Any:
     try:
-        found = np.load(path, allow_pickle=False)
-        return found if isinstance(found, np.ndarray) else dict(found.items())
+        # Opened here, so that a file which is no archive is closed all the same.
+        with path.open("rb") as stream:
+            found = np.load(stream, allow_pickle=False)
+            return found if isinstance(found, np.ndarray) else dict(found.items())
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path}: cannot be read as plain arrays ({error}); save it with numpy.savez, without"

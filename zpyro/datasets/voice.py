@@ -251,9 +251,9 @@ def _finish(sound: Track, random: np.random.Generator) -> NDArray[np.float32]:
 def _smooth(track: Track, seconds: float) -> Track:
     """Average over a Hann window of that length, ends held."""
     width = max(3, round(seconds * CONTROL_RATE) | 1)
-    window = np.hanning(width + 2)[1:-1]
+    window: Track = np.hanning(width + 2)[1:-1]
     padded = np.pad(track, width // 2, mode="edge")
-    return np.convolve(padded, window / window.sum(), "valid")
+    return np.asarray(np.convolve(padded, window / window.sum(), "valid"), dtype=np.float64)
 
 
 def _edges(count: int) -> Track:

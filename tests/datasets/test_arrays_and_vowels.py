@@ -1,0 +1,238 @@
+"""The user's arrays, the built-in voice, and the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zpyro import UserError, datasets
+from zpyro.datasets import voice, vowels
+from zpyro.datasets.npz import NpzSettings
+from zpyro.datasets.sequences import Normalization
+from zpyro.datasets.vowels import VowelsSettings
+
+pytestmark = pytest.mark.fast
+
+RANDOM = np.random.default_rng(0)
+FRAMES = 3.0 + 2.0 * RANDOM.standard_normal((30, 5, 4))
+TOKENS = RANDOM.integers(0, 7, (30, 5))
+
+
+def save(path: Path, **arrays: Any) -> Path:
+    np.savez(path / "data.npz", **arrays)
+    return path / "data.npz"
+
+
+def test_frames(tmp_path: Path) -> None:
+    data = datasets.load("npz", save(tmp_path, x=FRAMES))
+    assert (data.likelihood, data.frame_size, len(data.train)) == ("gaussian", 4, 24)
+    chosen = [int(name) for name in data.train.names]
+    assert data.train.normalization.mean == pytest.approx(FRAMES[chosen].mean())
+    frames = data.train.normalization.invert(np.stack(data.train.values))
+    np.testing.assert_allclose(frames, FRAMES[chosen], atol=1e-5)
+    assert data.train.start is None
+
+
+def test_tokens_bits_and_unequal_lengths(tmp_path: Path) -> None:
+    data = datasets.load("npz", save(tmp_path, x=TOKENS))
+    assert (data.likelihood, data.frame_size, data.train.kind) == ("categorical", 7, "tokens")
+    assert data.train.values[0].dtype == np.int64
+    bits = (FRAMES > 3).astype(np.float32)
+    data = datasets.load("npz", save(tmp_path, x=bits), likelihood="bernoulli")
+    assert (data.likelihood, data.train.kind) == ("bernoulli", "binary")
+    assert set(np.unique(data.train.values[0])) <= {0.0, 1.0}
+    lengths = np.array([3, 1, 5, 2, 4] * 4)
+    ragged = save(tmp_path, values=RANDOM.standard_normal((60, 2)), lengths=lengths)
+    data = datasets.load("npz", ragged)
+    assert sorted(data.split("all").lengths) == sorted(lengths)
+
+
+def test_given_splits_and_folders(tmp_path: Path) -> None:
+    path = save(tmp_path, train=FRAMES[:20], valid=FRAMES[20:25], test=FRAMES[25:])
+    data = datasets.load("npz", path)
+    assert (len(data.train), len(data.valid), len(data.test)) == (20, 5, 5)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for i, value in enumerate(FRAMES):
+        np.save(folder / f"walk_{i:02d}.npy", value[: 2 + i % 3])
+    data = datasets.load("npz", folder, condition_on_first=True, normalize=False)
+    assert data.split("all").lengths.max() == 3
+    assert data.train.start is not None
+    index = int(data.train.names[0][-2:])
+    np.testing.assert_allclose(data.train.start[0], FRAMES[index][0], rtol=1e-6)
+
+
+def test_other_arrays_take_the_training_scale(tmp_path: Path) -> None:
+    found = datasets.load_all(
+        "npz", save(tmp_path, x=FRAMES), NpzSettings(), Normalization(1.0, 2.0)
+    )
+    np.testing.assert_allclose(found.values[3], (FRAMES[3] - 1.0) / 2.0, rtol=1e-5)
+
+
+NAN = FRAMES.copy()
+NAN[7, 2, 1] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": NAN}, "x, sequence 7 holds NaN"),
+        ({"x": FRAMES[0]}, r"x has shape \(5, 4\); it must be \(N, T, D\)"),
+        ({"x": FRAMES[:, :, :0]}, "x has shape"),
+        ({"x": np.array([[1, 2], [3]], dtype=object)}, "without Python objects"),
+        ({"x": FRAMES.astype("U8")}, "must hold numbers"),
+        ({"y": FRAMES}, "has arrays y; it needs x"),
+        ({"values": FRAMES[0], "lengths": np.array([2, 2])}, "lengths add up to 4"),
+        ({"values": FRAMES[0], "lengths": np.array([0, 5])}, "whole numbers of at least 1"),
+        ({"x": TOKENS - 1}, "tokens must not be negative"),
+        ({"x": np.ones((30, 5, 4))}, "constant throughout"),
+        ({"x": FRAMES[:2]}, "split would be empty"),
+    ],
+)
+def test_unusable_arrays_are_told(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        datasets.load("npz", save(tmp_path, **arrays))
+    assert "\n" not in str(caught.value)
+
+
+def test_unusable_files_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    with pytest.raises(UserError, match="does not exist"):
+        datasets.load("npz", path)
+    path.write_bytes(b"PK\x03\x04 broken")
+    with pytest.raises(UserError, match="cannot be read as plain arrays"):
+        datasets.load("npz", path)
+    with pytest.raises(UserError, match=r"holds no \.npy files"):
+        datasets.load("npz", tmp_path)
+    with pytest.raises(UserError, match="does not fit"):
+        datasets.load("npz", save(tmp_path, x=FRAMES), likelihood="categorical")
+    with pytest.raises(UserError, match="zeros and ones"):
+        datasets.load("npz", save(tmp_path, x=FRAMES), likelihood="bernoulli")
+    with pytest.raises(UserError, match="likelihood is 'poisson'"):
+        datasets.load("npz", path, likelihood="poisson")
+
+
+FEW = VowelsSettings(utterances=24, seed=3)
+
+
+@pytest.fixture(scope="module")
+def sounds() -> list[np.ndarray]:
+    return vowels.synthesise(FEW)
+
+
+def test_the_voice_is_seeded(sounds: list[np.ndarray]) -> None:
+    again = vowels.synthesise(FEW)
+    assert all((a == b).all() for a, b in zip(sounds, again, strict=True))
+    other = vowels.synthesise(VowelsSettings(utterances=24, seed=4))
+    assert any(len(a) != len(b) for a, b in zip(sounds, other, strict=True))
+
+
+def test_the_voice_is_a_voice(sounds: list[np.ndarray]) -> None:
+    """Levels, a falling spectrum, and pitch within a human range."""
+    for waveform in sounds:
+        assert 0.5 * voice.RATE <= len(waveform) <= 1.01 * voice.RATE
+        assert 0.05 < waveform.std() < 0.12
+        assert np.abs(waveform).max() < 1.0
+        assert np.abs(np.diff(waveform)).min() >= 0
+        quiet = waveform[:200].std()
+        assert 1e-5 < quiet < 0.05, "a room, never digital silence"
+    whole = np.concatenate(sounds)
+    spectrum = np.abs(np.fft.rfft(whole)) ** 2
+    hertz = np.fft.rfftfreq(len(whole), 1 / voice.RATE)
+
+    def level(low: float, high: float) -> float:
+        return float(10 * np.log10(spectrum[(hertz >= low) & (hertz < high)].mean()))
+
+    assert 8 < level(200, 1000) - level(2000, 4000) < 40
+    pitches = [_pitch(waveform) for waveform in sounds]
+    assert 70 < np.median(pitches) < 350
+
+
+def _pitch(waveform: np.ndarray) -> float:
+    """Pitch of the loudest 40 ms, by autocorrelation."""
+    count = int(0.04 * voice.RATE)
+    starts = range(0, len(waveform) - count, count // 2)
+    loudest = max(starts, key=lambda i: float(np.square(waveform[i : i + count]).sum()))
+    piece = waveform[loudest : loudest + count].astype(np.float64)
+    correlation = np.correlate(piece, piece, "full")[count - 1 :]
+    lags = np.arange(voice.RATE // 400, voice.RATE // 60)
+    return voice.RATE / lags[correlation[lags].argmax()]
+
+
+def test_formants_stand_where_they_should() -> None:
+    """A steady vowel's spectrum peaks near its first two formants."""
+    count = voice.CONTROL_RATE
+    first, second, third = voice.VOWELS["a"]
+    steady = voice.Score(
+        pitch=np.full(count, 100.0),
+        voice=np.ones(count),
+        breath=np.zeros(count),
+        hiss=np.zeros(count),
+        hiss_centre=np.full(count, 4000.0),
+        formants=np.tile((first, second, third, *voice.HIGHER_FORMANTS), (count, 1)),
+    )
+    (waveform,) = voice.synthesise([steady], np.random.default_rng(0))
+    window = waveform[4000:12000] * np.hanning(8000)
+    levels = np.log(np.abs(np.fft.rfft(window)) ** 2 + 1e-12)
+    smooth = np.convolve(levels, np.hanning(121) / np.hanning(121).sum(), "same")
+    hertz = np.fft.rfftfreq(8000, 1 / voice.RATE)
+    between = smooth[(hertz > 1500) & (hertz < 2000)].mean()
+    for formant in (first, second):
+        near = smooth[np.abs(hertz - formant) < 120].max()
+        assert near > between + 2.0
+
+
+def test_vowels_are_cached_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZPYRO_CACHE", str(tmp_path / "cache"))
+    made = datasets.load("vowels", utterances=24, seed=3)
+    (kept,) = (tmp_path / "cache").iterdir()
+    monkeypatch.setattr(vowels, "synthesise", lambda _: pytest.fail("must come from the cache"))
+    again = datasets.load("vowels", utterances=24, seed=3)
+    np.testing.assert_array_equal(made.test.values[0], again.test.values[0])
+    monkeypatch.undo()
+    monkeypatch.setenv("ZPYRO_CACHE", str(tmp_path / "cache"))
+    kept.write_bytes(b"damaged")
+    mended = datasets.load("vowels", utterances=24, seed=3)
+    np.testing.assert_array_equal(made.test.values[0], mended.test.values[0])
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZPYRO_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert vowels.cache_folder() == Path("/somewhere/zpyro")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert vowels.cache_folder().name == "zpyro"
+
+
+def test_vowel_settings_are_checked() -> None:
+    with pytest.raises(UserError, match="utterances is 0"):
+        VowelsSettings(utterances=0)
+    with pytest.raises(UserError, match="must rise"):
+        VowelsSettings(shortest=2.0, longest=1.0)
+
+
+def test_the_registry() -> None:
+    assert set(datasets.names()) >= {"vowels", "wav", "npz", "blizzard"}
+    with pytest.raises(UserError, match="did you mean vowels"):
+        datasets.entry("vowel")
+    with pytest.raises(UserError, match="choose one of vowels"):
+        datasets.entry("qqq")
+    with pytest.raises(UserError, match="--data DIR"):
+        datasets.load("wav")
+    with pytest.raises(UserError, match="reads no --data"):
+        datasets.load("vowels", "somewhere")
+    assert datasets.entry("wav").needs_data
+    assert not datasets.entry("vowels").needs_data
+
+
+def test_descriptions(tmp_path: Path) -> None:
+    rows = dict(datasets.describe(datasets.load("npz", save(tmp_path, x=FRAMES))))
+    assert rows["train"].startswith("24 sequences, 120 frames (5 to 5 frames, median 5)")
+    assert rows["frame size"] == "4"
+    assert "from train" in rows["normalisation"]
+    tokens = dict(datasets.describe(datasets.load("npz", save(tmp_path, x=TOKENS))))
+    assert tokens["vocabulary"] == "7"
