@@ -1,0 +1,1 @@
+"""The command line: ``zpyro train`` and its companions, one file a command."""

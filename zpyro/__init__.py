@@ -1,6 +1,6 @@
 """Stochastic recurrent networks with Z-Forcing, as Pyro models and guides."""
 
-from zpyro import schedules
+from zpyro import datasets, likelihoods, schedules
 from zpyro.elbo import ObjectiveTerms, ZForcingELBO
 from zpyro.errors import UserError
 from zpyro.models import SequenceModel, ZForcing
@@ -15,6 +15,8 @@ __all__ = [
     "UserError",
     "ZForcing",
     "ZForcingELBO",
+    "datasets",
+    "likelihoods",
     "schedules",
     "sequence_terms",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 
+import torch
+
 from zpyro import likelihoods, schedules
 from zpyro.config import ModelConfig, ObjectiveConfig
 from zpyro.elbo import ZForcingELBO
@@ -66,6 +68,23 @@ def build_objective(objective: ObjectiveConfig, steps_per_epoch: int) -> ZForcin
         vectorize_particles=objective.particles > 1,
         max_plate_nesting=1,
     )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" takes CUDA where there is one.
+
+    Raises:
+        UserError: for CUDA where there is none.
+    """
+    available = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if available else "cpu")
+    if name == "cuda" and not available:
+        raise UserError(
+            "device is cuda, but torch finds no CUDA device here; take cpu or auto, "
+            "or install a torch built for CUDA"
+        )
+    return torch.device(name)
 
 
 def _zforcing(model: ModelConfig, likelihood: Likelihood) -> SequenceModel:

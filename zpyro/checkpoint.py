@@ -16,20 +16,22 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors
+import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 import zpyro
-from zpyro import files, likelihoods, settings
+from zpyro import files, likelihoods, settings, tensor_files
 from zpyro.building import build_model
 from zpyro.config import ModelConfig
 from zpyro.errors import UserError
 from zpyro.likelihoods import Likelihood
 from zpyro.models import SequenceModel
+
+if TYPE_CHECKING:
+    from zpyro.datasets.sequences import Dataset, Sequences
 
 FORMAT = 1
 MODEL, START, STATE, META = "model.safetensors", "start.safetensors", "state.pt", "meta.json"
@@ -83,6 +85,27 @@ class Checkpoint:
     averaged: bool = False
 
 
+def data_facts(dataset: Dataset) -> DataFacts:
+    """What a checkpoint remembers of a data set."""
+    train = dataset.train
+    return DataFacts(
+        name=dataset.name,
+        kind=train.kind,
+        sample_rate=train.sample_rate,
+        mean=float(train.normalization.mean),
+        scale=float(train.normalization.scale),
+    )
+
+
+def some_start_frames(sequences: Sequences, seed: int) -> Tensor | None:
+    """Up to 64 start frames, chosen at random; None where sequences have none."""
+    if sequences.start is None:
+        return None
+    count = min(len(sequences), START_FRAMES)
+    chosen = np.random.default_rng(seed).choice(len(sequences), size=count, replace=False)
+    return torch.from_numpy(np.ascontiguousarray(sequences.start[np.sort(chosen)]))
+
+
 def save(
     folder: Path,
     checkpoint: Checkpoint,
@@ -103,9 +126,9 @@ def save(
     """
 
     def fill(place: Path) -> None:
-        _write_tensors(place / MODEL, checkpoint.module.state_dict())
+        tensor_files.write(place / MODEL, checkpoint.module.state_dict())
         if checkpoint.start is not None:
-            _write_tensors(place / START, {"start": checkpoint.start[:START_FRAMES]})
+            tensor_files.write(place / START, {"start": checkpoint.start[:START_FRAMES]})
         with (place / STATE).open("wb") as file:
             torch.save(dict(state or {}), file)
         sums = {file.name: files.checksum(file) for file in sorted(place.iterdir())}
@@ -133,7 +156,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
         raise UserError(f"{source}: dtype is {kind!r}; it must be one of {', '.join(_TYPES)}")
     with torch.device("meta"):
         module = build_model(model, likelihood).to(_TYPES[kind])
-    tensors = _read_tensors(folder / MODEL, module.state_dict())
+    tensors = tensor_files.read(folder / MODEL, module.state_dict())
     start = _read_start(folder / START, likelihood)
     for name in (MODEL, START):
         _check_sum(folder / name, meta)
@@ -171,12 +194,6 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 
 # -- writing --------------------------------------------------------------------------------------
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    # Own memory for each: safetensors refuses tensors that share storage.
-    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    save_file(copies, path, metadata={"format": "pt", "zpyro": zpyro.__version__})
 
 
 def _meta(checkpoint: Checkpoint, sums: Mapping[str, str]) -> dict[str, Any]:
@@ -246,55 +263,13 @@ def _likelihood(table: dict[str, Any], source: str) -> Likelihood:
     return settings.build(likelihoods.KINDS[name], table, source)
 
 
-def _read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file, after their names, shapes and types proved to be the expected ones."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            for name in sorted(expected.keys() | names):
-                if name not in names:
-                    raise UserError(f"{path}: tensor {name} is missing; take another checkpoint")
-                if name not in expected:
-                    raise UserError(
-                        f"{path}: tensor {name} is none of this model's; take another checkpoint"
-                    )
-                _check_shape(path, name, file.get_slice(name), expected[name])
-            return {name: file.get_tensor(name) for name in expected}
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: is missing; take another checkpoint") from error
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path}: is corrupt ({error}); take another checkpoint") from error
-
-
-_SAFETENSORS_TYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
-
-
-def _check_shape(path: Path, name: str, header: Any, expected: Tensor) -> None:
-    shape, kind = tuple(header.get_shape()), header.get_dtype()
-    if shape != tuple(expected.shape):
-        raise UserError(
-            f"{path}: tensor {name} has shape {shape}, its settings ask for "
-            f"{tuple(expected.shape)}; take another checkpoint"
-        )
-    if _SAFETENSORS_TYPES.get(kind) != expected.dtype:
-        wanted = str(expected.dtype).removeprefix("torch.")
-        raise UserError(
-            f"{path}: tensor {name} has type {kind}, its settings ask for {wanted}; "
-            "take another checkpoint"
-        )
-
-
 def _read_start(path: Path, likelihood: Likelihood) -> Tensor | None:
     if not path.exists():
         return None
     kind = torch.int64 if likelihood.discrete_tokens else torch.float32
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            count = file.get_slice("start").get_shape()[0]
-    except (safetensors.SafetensorError, OSError, IndexError) as error:
-        raise UserError(f"{path}: is corrupt ({error}); take another checkpoint") from error
-    shape = (min(count, START_FRAMES), *likelihood.event_shape)
-    return _read_tensors(path, {"start": torch.empty(shape, dtype=kind, device="meta")})["start"]
+    shape = (min(tensor_files.rows(path, "start"), START_FRAMES), *likelihood.event_shape)
+    wanted = torch.empty(shape, dtype=kind, device="meta")
+    return tensor_files.read(path, {"start": wanted})["start"]
 
 
 def _check_sum(path: Path, meta: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ options.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -184,10 +184,23 @@ def resolve(
             raise UserError(f"--set {assignment}: has no =; write --set section.name=value")
         key = key.strip()
         values[key] = _field(fields, key, "--set").parse(text.strip(), "--set")
-    for key, value in (options or {}).items():
-        option = "--" + key.rpartition(".")[2].replace("_", "-")
-        values[key] = _field(fields, key, option).convert(value, option)
+    values.update(_from_options(fields, options or {}))
     return Config(dataset, data_folder, **_sections(data_settings, values))
+
+
+def with_options(config: Config, options: Mapping[str, object]) -> Config:
+    """The configuration with other values for some training settings.
+
+    Args:
+        config: what to start from.
+        options: values by dotted key, all in the section ``train``.
+
+    Raises:
+        UserError: for a wrong type or a value outside its limits.
+    """
+    values = _from_options(settings.fields_of(TrainConfig, "train"), options)
+    changes = {key.removeprefix("train."): value for key, value in values.items()}
+    return replace(config, train=replace(config.train, **changes))
 
 
 def known_fields(data_settings: type[Any]) -> dict[str, Field]:
@@ -245,6 +258,15 @@ def preset_names() -> tuple[str, ...]:
 def default_preset(dataset: str) -> Preset | None:
     """The preset named like the data set, if there is one."""
     return read_preset(dataset) if dataset in preset_names() else None
+
+
+def _from_options(fields: Mapping[str, Field], options: Mapping[str, object]) -> dict[str, Any]:
+    """Checked values of command line options such as ``--max-steps``."""
+    values: dict[str, Any] = {}
+    for key, value in options.items():
+        option = "--" + key.rpartition(".")[2].replace("_", "-")
+        values[key] = _field(fields, key, option).convert(value, option)
+    return values
 
 
 def _kinds(data_settings: type[Any]) -> dict[str, type[Any]]:

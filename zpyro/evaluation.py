@@ -6,7 +6,7 @@ No weight of the training objective enters here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from zpyro.seeding import named_noise
 from zpyro.terms import SequenceTerms, sequence_terms
 
 if TYPE_CHECKING:
-    from zpyro.datasets.sequences import Batch, Sequences
+    from zpyro.datasets.sequences import Batch, Normalization, Sequences
 
 ACTIVE_VARIANCE = 0.01
 
@@ -84,23 +84,32 @@ def evaluate(
     """
     if len(sequences) == 0:
         raise UserError("there are no sequences to evaluate; choose another split")
+    # Sequences of like length together, so that little is padded; the result is put back in order.
+    order = np.argsort(sequences.lengths, kind="stable")
     scores: list[_Score] = []
-    names: list[str] = []
+    done = 0
     units = _Variance(module.latent_size)
     was_training = module.training
     module.eval()
     try:
         with torch.no_grad():
-            for batch in sequences.batches(batch_size):
+            for batch in sequences[order.tolist()].batches(batch_size):
                 score = _score(module, batch, particles, seed)
                 scores.append(score)
-                names += batch.names
                 units.add(score.posterior_means)
+                done += len(batch)
                 if on_batch is not None:
-                    on_batch(len(names), len(sequences))
+                    on_batch(done, len(sequences))
     finally:
         module.train(was_training)
-    return _summary(names, scores, int((units.value() > ACTIVE_VARIANCE).sum()))
+    back = np.argsort(order)
+    return _summary(
+        sequences.names,
+        np.concatenate([score.log_likelihood for score in scores])[back],
+        np.concatenate([score.kl for score in scores])[back],
+        sequences.num_frames,
+        int((units.value() > ACTIVE_VARIANCE).sum()),
+    )
 
 
 def check_finite(evaluation: Evaluation) -> None:
@@ -119,6 +128,21 @@ def check_finite(evaluation: Evaluation) -> None:
         )
 
 
+def renormalized(sequences: Sequences, normalization: Normalization) -> Sequences:
+    """The same sequences on another scale, such as that of the data a model was trained on."""
+    old = sequences.normalization
+    if old == normalization or sequences.kind not in ("audio", "frames"):
+        return sequences
+    values = tuple(normalization.apply(old.invert(value)) for value in sequences.values)
+    start = sequences.start
+    return replace(
+        sequences,
+        values=values,
+        start=None if start is None else normalization.apply(old.invert(start)),
+        normalization=normalization,
+    )
+
+
 def in_type_of(values: Tensor, like: Tensor) -> Tensor:
     """Frames in the type of the parameters; tokens stay as they are."""
     return values.to(like.dtype) if values.is_floating_point() else values
@@ -131,13 +155,11 @@ class _Score:
     Attributes:
         log_likelihood: summed over steps, (B,).
         kl: likewise, (B,).
-        frames: scored frames.
         posterior_means: of every scored frame, (frames, Z).
     """
 
     log_likelihood: np.ndarray
     kl: np.ndarray
-    frames: int
     posterior_means: np.ndarray
 
 
@@ -151,7 +173,6 @@ def _score(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _S
     return _Score(
         log_likelihood.cpu().numpy(),
         kl.cpu().numpy(),
-        int(batch.lengths.sum()),
         means.cpu()[valid].numpy(),
     )
 
@@ -169,21 +190,27 @@ def _terms(module: SequenceModel, batch: Batch, seed: int, draw: int) -> Sequenc
     )
 
 
-def _summary(names: list[str], scores: list[_Score], active_units: int) -> Evaluation:
-    log_likelihood = np.concatenate([score.log_likelihood for score in scores])
-    kl = np.concatenate([score.kl for score in scores])
+def _summary(
+    names: tuple[str, ...],
+    log_likelihood: np.ndarray,
+    kl: np.ndarray,
+    frames: int,
+    active_units: int,
+) -> Evaluation:
     elbo = log_likelihood - kl
-    count, frames = len(elbo), sum(score.frames for score in scores)
+    count = len(elbo)
+    with np.errstate(invalid="ignore", over="ignore"):
+        spread = float(elbo.std(ddof=1)) if count > 1 else 0.0
     return Evaluation(
         elbo=float(elbo.mean()),
-        elbo_stderr=float(elbo.std(ddof=1)) / count**0.5 if count > 1 else 0.0,
-        elbo_per_frame=float(elbo.sum()) / max(frames, 1),
+        elbo_stderr=spread / count**0.5,
+        elbo_per_frame=float(elbo.sum()) / frames,
         kl=float(kl.mean()),
         log_likelihood=float(log_likelihood.mean()),
         active_units=active_units,
         sequences=count,
         frames=frames,
-        names=tuple(names),
+        names=names,
         elbo_by_sequence=elbo,
     )
 

@@ -53,15 +53,22 @@ def complete_folder(folder: Path) -> Path:
     return previous if not folder.exists() and previous.exists() else folder
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that at every instant the old or the new one is there.
+def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
+    """Write a file so that at every instant the old or the new one is there.
+
+    Args:
+        path: the file to replace or make.
+        content: its text, or what writes it to the path it is given.
 
     Raises:
         UserError: if the disk is full or the place cannot be written.
     """
     writing = path.with_name(path.name + WRITING)
     with saying(path):
-        writing.write_text(text, encoding="utf-8", errors="surrogateescape")
+        if isinstance(content, str):
+            writing.write_text(content, encoding="utf-8", errors="surrogateescape")
+        else:
+            content(writing)
         flush(writing)
         os.replace(writing, path)
         flush(path.parent)

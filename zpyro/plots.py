@@ -37,14 +37,14 @@ def audio_picture(waveforms: Sequence[np.ndarray], sample_rate: int, path: Path)
     Raises:
         UserError: if matplotlib is missing or the file cannot be written.
     """
-    figure = _figure(len(waveforms), height=2.6)
-    for number, (panel, waveform) in enumerate(zip(_rows(figure, waveforms), waveforms, strict=True)):
-        upper, lower = panel.subplots(2, 1, sharex=True)
+    figure = _figure(len(waveforms), height=2.8)
+    for number, waveform in enumerate(waveforms):
+        upper, lower = _row(figure, number, len(waveforms)).subplots(2, 1, sharex=True)
         seconds = np.arange(len(waveform)) / sample_rate
         upper.plot(seconds, waveform, linewidth=0.4)
         upper.set(ylabel="amplitude", title=f"sample {number + 1}")
         _spectrogram(lower, waveform, sample_rate)
-        lower.set(xlabel="time, s", ylabel="frequency, kHz", xlim=(0, len(waveform) / sample_rate))
+        lower.set(xlabel="time, s", ylabel="kHz", xlim=(0, len(waveform) / sample_rate))
     _write(figure, path)
 
 
@@ -60,8 +60,8 @@ def frames_picture(frames: Sequence[np.ndarray], path: Path, kind: str = "frames
         UserError: if matplotlib is missing or the file cannot be written.
     """
     figure = _figure(len(frames), height=1.8)
-    for number, (panel, sequence) in enumerate(zip(_rows(figure, frames), frames, strict=True)):
-        axes = panel.subplots()
+    for number, sequence in enumerate(frames):
+        axes = _row(figure, number, len(frames)).subplots()
         steps = np.arange(1, len(sequence) + 1)
         if kind == "tokens":
             axes.plot(steps, sequence, ".", markersize=2)
@@ -78,6 +78,8 @@ def frames_picture(frames: Sequence[np.ndarray], path: Path, kind: str = "frames
             if kind != "binary":
                 figure.colorbar(image, ax=axes, label="value")
             axes.set(ylabel="dimension")
+            axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set(xlabel="step", title=f"sample {number + 1}")
     _write(figure, path)
 
@@ -95,14 +97,14 @@ def training_picture(records: Iterable[Mapping[str, Any]], path: Path) -> None:
     records = list(records)
     figure = _figure(2, height=3.0)
     for axes, (train, valid, label) in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
-        for kind, name in (("train", train), ("valid", valid)):
+        for kind, name, legend in (("train", train, "training"), ("valid", valid, "held out")):
             points = [
                 (record["step"], record[name])
                 for record in records
                 if record.get("kind") == kind and name and record.get(name) is not None
             ]
             if points:
-                axes.plot(*zip(*points, strict=True), label="training" if kind == "train" else "held out")
+                axes.plot(*zip(*points, strict=True), label=legend)
         axes.set(xlabel="training step", ylabel=label)
         if axes.has_data():
             axes.legend()
@@ -134,8 +136,10 @@ def _figure(rows: int, height: float) -> Figure:
     return Figure(figsize=(8, height * rows), layout="constrained")
 
 
-def _rows(figure: Figure, items: Sequence[object]) -> list[Any]:
-    return list(np.atleast_1d(np.asarray(figure.subfigures(len(items), 1), dtype=object)))
+def _row(figure: Figure, number: int, count: int) -> Any:
+    """The panel of one sample; matplotlib gives a bare one where there is a single sample."""
+    panels = figure.subfigs or figure.subfigures(count, 1, squeeze=False).flat
+    return list(panels)[number]
 
 
 def _write(figure: Figure, path: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zpyro.fused import fused_path
 from zpyro.networks import Cell, GaussianMLP, State
 
 
@@ -69,7 +70,19 @@ def plain(
     return Path(z, hidden, mean, log_variance, state)
 
 
-RECURRENCES: dict[str, Recurrence] = {"plain": plain}
+def fused(
+    posterior: GaussianMLP,
+    cell: Cell,
+    backward: Tensor,
+    embedded: Tensor,
+    noise: Tensor,
+    state: State,
+) -> Path:
+    """The same path as one autograd function; see :mod:`zpyro.fused`. Arguments as in `plain`."""
+    return Path(*fused_path(posterior, cell, backward, embedded, noise, state))
+
+
+RECURRENCES: dict[str, Recurrence] = {"plain": plain, "fused": fused}
 
 
 def choose(name: str) -> Recurrence:
@@ -79,7 +92,7 @@ def choose(name: str) -> Recurrence:
         ValueError: if there is none of that name.
     """
     if name == "auto":
-        return plain
+        return fused
     if name not in RECURRENCES:
         raise ValueError(f"recurrence is {name!r}; choose auto or one of {tuple(RECURRENCES)}")
     return RECURRENCES[name]

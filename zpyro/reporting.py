@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from zpyro.progress import Position
+from zpyro.position import Position
 
 Record = Mapping[str, Any]
 

@@ -14,12 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zpyro import checkpoint, config, datasets, files, settings
+import numpy as np
+import torch
+
+from zpyro import checkpoint, config, datasets, files, settings, tensor_files
 from zpyro.checkpoint import Checkpoint
 from zpyro.config import Config
+from zpyro.datasets.baselines import FrameDensity, diagonal_gaussian, linear_predictor
+from zpyro.datasets.sequences import Sequences
 from zpyro.errors import UserError
 
-CONFIG, METRICS = "config.toml", "metrics.jsonl"
+CONFIG, METRICS, BASELINE_FILE = "config.toml", "metrics.jsonl", "baselines.safetensors"
+BASELINES = {"gaussian": diagonal_gaussian, "linear": linear_predictor}
+BASELINE_FRAMES = 2_000_000
+
+_DENSITY = ("weight", "offset", "variance")
 
 
 @dataclass(frozen=True)
@@ -67,13 +76,16 @@ class Run:
         Raises:
             UserError: if there is none yet, or it is corrupt.
         """
-        folder = self.best if which == "best" else self.last
-        if not files.complete_folder(folder).exists():
+        if not self.has(which):
             raise UserError(
                 f"{self.folder}: has no {which} checkpoint yet; "
                 f"train on with zpyro train --resume {self.folder}"
             )
-        return checkpoint.load(folder, device)
+        return checkpoint.load(self.best if which == "best" else self.last, device)
+
+    def has(self, which: str) -> bool:
+        """Whether there is a checkpoint of that name, "best" or "last"."""
+        return files.complete_folder(self.folder / which).exists()
 
     def records(self) -> list[dict[str, Any]]:
         """What metrics.jsonl holds; a line cut short by a kill is left out."""
@@ -82,6 +94,51 @@ class Run:
             return []
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         return [record for record in map(_record, lines) if record is not None]
+
+    def write_baselines(self, train: Sequences) -> None:
+        """Fit the baselines of :mod:`zpyro.datasets.baselines` to the training frames.
+
+        Very large data sets are fitted on as many sequences as hold two million frames. Frames
+        that are not continuous have no baselines.
+
+        Raises:
+            UserError: if the run directory cannot be written.
+        """
+        if train.kind not in ("audio", "frames"):
+            return
+        enough = int(np.searchsorted(np.cumsum(train.lengths), BASELINE_FRAMES)) + 1
+        fitted = {name: fit(train[:enough]) for name, fit in BASELINES.items()}
+        tensors = {
+            f"{name}.{key}": torch.from_numpy(np.ascontiguousarray(getattr(density, key)))
+            for name, density in fitted.items()
+            for key in _DENSITY
+        }
+        path = self.folder / BASELINE_FILE
+        files.replace_file(path, lambda place: tensor_files.write(place, tensors))
+
+    def baselines(self, size: int) -> dict[str, FrameDensity]:
+        """The fitted baselines by name; none where the run has none.
+
+        Args:
+            size: D.
+
+        Raises:
+            UserError: if their file is corrupt.
+        """
+        path = self.folder / BASELINE_FILE
+        if not path.exists():
+            return {}
+        shapes = dict(zip(_DENSITY, ((size, size), (size,), (size,)), strict=True))
+        wanted = {
+            f"{name}.{key}": torch.empty(shape, dtype=torch.float64, device="meta")
+            for name in BASELINES
+            for key, shape in shapes.items()
+        }
+        found = tensor_files.read(path, wanted)
+        return {
+            name: FrameDensity(*(found[f"{name}.{key}"].numpy() for key in _DENSITY))
+            for name in BASELINES
+        }
 
 
 def check_free(folder: Path) -> None:
@@ -122,7 +179,7 @@ def create(folder: Path, settled: Config) -> Run:
     with files.saying(folder):
         folder.mkdir(parents=True, exist_ok=True)
     run = Run(folder)
-    files.replace_text(folder / CONFIG, config.write_config(settled))
+    files.replace_file(folder / CONFIG, config.write_config(settled))
     return run
 
 
@@ -149,7 +206,7 @@ class MetricsLog:
     def __init__(self, run: Run, step: int) -> None:
         self._path = run.folder / METRICS
         kept = [record for record in run.records() if record["step"] <= step]
-        files.replace_text(self._path, "".join(map(_line, kept)))
+        files.replace_file(self._path, "".join(map(_line, kept)))
         with files.saying(self._path):
             self._file = self._path.open("a", encoding="utf-8")
 

@@ -59,7 +59,7 @@ class Limits:
             "at most": self.at_most,
         }
         given = {word: bound for word, bound in words.items() if bound is not None}
-        return " and ".join(f"{word} {bound:g}" for word, bound in given.items())
+        return " and ".join(f"{word} {bound:.12g}" for word, bound in given.items())
 
     def _holds(self, number: float) -> bool:
         return (

@@ -8,29 +8,28 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from zpyro import checkpoint
 from zpyro.building import build_objective
-from zpyro.checkpoint import START_FRAMES, Checkpoint, DataFacts
+from zpyro.checkpoint import Checkpoint, data_facts, some_start_frames
 from zpyro.config import Config
 from zpyro.errors import UserError
 from zpyro.evaluation import Evaluation, evaluate, in_type_of
 from zpyro.interruption import Interruption
 from zpyro.models import SequenceModel
 from zpyro.optimizer import Optimizer
-from zpyro.progress import Budget, Interval, Position, due, sums
+from zpyro.position import Budget, Clock, Interval, Position, due, sums
 from zpyro.reporting import Reporter, Silent
 from zpyro.runs import MetricsLog, Run
 from zpyro.seeding import random_states, restore_random_states
 
 if TYPE_CHECKING:
-    from zpyro.datasets.sequences import Batch, Dataset, Sequences
+    from zpyro.datasets.sequences import Batch, Dataset
 
 VALIDATION_SEED = 1
 """Of the noise in every validation, whatever the training's seed, so that curves compare."""
@@ -126,13 +125,24 @@ class _Training:
         self.optimizer = Optimizer(module, config.train)
         self.position = Position()
         self.saved: int | None = None
-        self.clock = _Clock(0.0)
+        self.clock = Clock(0.0)
         self.log: MetricsLog | None = None
 
     def restore(self) -> None:
         """Take up the position, the optimiser and the random states of the last checkpoint."""
         assert self.run is not None
-        state = checkpoint.load_state(self.run.last)
+        folder = self.run.last
+        state = checkpoint.load_state(folder)
+        if "position" not in state:
+            raise UserError(
+                f"{self.run.folder}: holds a model without a training to go on with; "
+                "start a new one"
+            )
+        if checkpoint.load(folder).data != data_facts(self.dataset):
+            raise UserError(
+                f"{self.run.folder}: the data are not those it was trained on; "
+                "point --data at those, unchanged"
+            )
         try:
             self.position = Position.from_state(state["position"])
             self.optimizer.restore(state["optimizer"])
@@ -142,7 +152,7 @@ class _Training:
                 f"{self.run.last}: its state does not fit this run ({error}); start a new one"
             ) from error
         self.saved = self.position.step
-        self.clock = _Clock(self.position.seconds)
+        self.clock = Clock(self.position.seconds)
 
     def open_log(self) -> AbstractContextManager[object]:
         """Go on with the metrics from the present step."""
@@ -312,7 +322,7 @@ class _Training:
     def _checkpoint(self, metrics: dict[str, float | int | None], *, averaged: bool) -> Checkpoint:
         return Checkpoint(
             module=self.module,
-            model=replace(self.config.model, likelihood=self.module.likelihood.name),
+            model=self.config.model,
             data=data_facts(self.dataset),
             start=some_start_frames(self.dataset.train, self.train.seed),
             step=self.position.step,
@@ -320,37 +330,6 @@ class _Training:
             metrics=metrics,
             averaged=averaged,
         )
-
-
-def data_facts(dataset: Dataset) -> DataFacts:
-    """What a checkpoint remembers of a data set."""
-    train = dataset.train
-    return DataFacts(
-        name=dataset.name,
-        kind=train.kind,
-        sample_rate=train.sample_rate,
-        mean=float(train.normalization.mean),
-        scale=float(train.normalization.scale),
-    )
-
-
-def some_start_frames(sequences: Sequences, seed: int) -> Tensor | None:
-    """Up to 64 start frames, chosen at random; None where sequences have none."""
-    if sequences.start is None:
-        return None
-    count = min(len(sequences), START_FRAMES)
-    chosen = np.random.default_rng(seed).choice(len(sequences), size=count, replace=False)
-    return torch.from_numpy(np.ascontiguousarray(sequences.start[np.sort(chosen)]))
-
-
-class _Clock:
-    """Seconds spent training, of earlier sessions too; immune to changes of the time of day."""
-
-    def __init__(self, before: float) -> None:
-        self._started = time.monotonic() - before
-
-    def seconds(self) -> float:
-        return time.monotonic() - self._started
 
 
 def _numbers(result: Evaluation) -> dict[str, float | int | None]:

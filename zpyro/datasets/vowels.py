@@ -20,7 +20,7 @@ from zpyro.errors import UserError
 VERSION = 1
 """Part of the cache's name: raise it whenever the voice changes."""
 
-SIDE_BY_SIDE = 60
+SIDE_BY_SIDE = 150
 """Utterances synthesised together; more would only take more memory."""
 
 

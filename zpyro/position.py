@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,7 +37,7 @@ class Interval:
 
     def means(self) -> dict[str, float | None]:
         """Each term per sequence and per frame, the gradient's norm per step, and the speed."""
-        named = dict(zip(TERMS, self.terms, strict=True))
+        named: dict[str, float] = dict(zip(TERMS, self.terms, strict=True))
         named["bound"] = named["log_likelihood"] - named["kl"]
         per_sequence = {name: _ratio(total, self.sequences) for name, total in named.items()}
         per_frame = {
@@ -121,6 +122,21 @@ class Budget:
         """A guess from the speed so far; None where there is nothing to guess from."""
         fraction = self.fraction(position)
         return None if fraction == 0 else position.seconds * (1 - fraction) / fraction
+
+
+class Clock:
+    """Seconds spent training, of earlier sessions too; changes of the time of day do not matter.
+
+    Args:
+        before: seconds of earlier sessions.
+    """
+
+    def __init__(self, before: float = 0.0) -> None:
+        self._started = time.monotonic() - before
+
+    def seconds(self) -> float:
+        """Seconds up to now."""
+        return time.monotonic() - self._started
 
 
 def due(position: Position, every: int | None, steps_per_epoch: int) -> bool:

@@ -1,0 +1,1 @@
+"""Benchmarks: every number is a ratio of contenders that are timed in turn in one process."""

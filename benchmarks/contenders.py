@@ -1,0 +1,103 @@
+"""The contenders: one training step each, of the same work.
+
+Forward, all terms of the objective, backward, the gradient clipped at 100, Adam.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import SVI
+from torch import Tensor, nn
+
+import zpyro
+from benchmarks.floor import Floor
+from benchmarks.published import PublishedZForcing, Terms
+from benchmarks.sizes import Size
+from zpyro.networks import gaussian_kl
+
+Step = Callable[[], object]
+
+KL_WEIGHT, AUXILIARY_WEIGHT, REVERSE_WEIGHT = 0.5, 0.005, 0.005
+CLIP_NORM = 100.0
+ADAM: dict[str, Any] = {"lr": 1e-3, "eps": 1e-5, "fused": True}
+
+
+def make(name: str, size: Size, device: str = "cpu", seed: int = 0) -> Step:
+    """A function that takes one training step of the named contender on fixed data."""
+    torch.manual_seed(seed)
+    frames = torch.randn(size.steps + 1, size.sequences, size.frame, device=device)
+    return MAKERS[name](size, frames)
+
+
+def _plain_torch(module: type[PublishedZForcing | Floor], size: Size, frames: Tensor) -> Step:
+    model = module(size.frame, size.hidden, size.latent, size.embedding, size.mlp)
+    model = model.to(frames.device)
+    optimizer = torch.optim.Adam(model.parameters(), **ADAM)
+    noise_shape = size.steps, size.sequences, size.latent
+
+    def step() -> Tensor:
+        noise = torch.randn(noise_shape, device=frames.device)
+        return _update(model, optimizer, model(frames[:-1], frames[1:], noise))
+
+    return step
+
+
+def zforcing(size: Size, like: Tensor, **settings: Any) -> zpyro.ZForcing:
+    """zpyro's model of this size."""
+    likelihood = zpyro.likelihoods.Gaussian(size.frame)
+    sizes = size.hidden, size.latent, size.embedding, size.mlp
+    return zpyro.ZForcing(likelihood, *sizes, **settings).to(like.device)
+
+
+def _fast(size: Size, frames: Tensor, **settings: Any) -> Step:
+    model = zforcing(size, frames, **settings)
+    optimizer = torch.optim.Adam(model.parameters(), **ADAM)
+    x, start = frames[1:].transpose(0, 1).contiguous(), frames[0]
+    return lambda: _update(model, optimizer, bare_terms(model, x, start))
+
+
+def bare_terms(model: zpyro.ZForcing, x: Tensor, start: Tensor) -> Terms:
+    """The terms of each sequence straight from the networks, with no Pyro around them, (B,)."""
+    process = model.bind(x, None, start)
+    z = process.draw_posterior(model.noise(*x.shape[:2]))
+    path, backward = process.trajectory(z), process.backward_states
+    kl = gaussian_kl(*process.posterior(path), *process.prior(path)).sum(-1)
+    log_auxiliary = process.auxiliary(backward, path)
+    terms = (process.log_likelihood(path, x), kl, log_auxiliary, process.reverse(backward))
+    return Terms(*(term.sum(0) for term in terms))
+
+
+def _svi(size: Size, frames: Tensor, **settings: Any) -> Step:
+    pyro.clear_param_store()
+    model = zforcing(size, frames, **settings)
+    x, start = frames[1:].transpose(0, 1).contiguous(), frames[0]
+    objective = zpyro.ZForcingELBO(KL_WEIGHT, AUXILIARY_WEIGHT, REVERSE_WEIGHT)
+    optimizer = pyro.optim.Adam(ADAM, {"clip_norm": CLIP_NORM})  # pyright: ignore[reportAttributeAccessIssue]
+    svi = SVI(model.model, model.guide, optimizer, loss=objective)
+    return partial(svi.step, x, None, start)
+
+
+def _update(model: nn.Module, optimizer: torch.optim.Optimizer, terms: Terms) -> Tensor:
+    optimizer.zero_grad(set_to_none=True)
+    loss = KL_WEIGHT * terms.kl - terms.log_likelihood
+    loss = loss - AUXILIARY_WEIGHT * terms.log_auxiliary - REVERSE_WEIGHT * terms.log_reverse
+    loss.mean().backward()
+    nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+    optimizer.step()
+    return loss.detach()
+
+
+MAKERS: dict[str, Callable[[Size, Tensor], Step]] = {
+    "published": partial(_plain_torch, PublishedZForcing),
+    "floor": partial(_plain_torch, Floor),
+    "fast": _fast,
+    "svi": _svi,
+    "step_sites": partial(_svi, granularity="step"),
+    "plain": partial(_fast, recurrence="plain"),
+}
+"""What can be timed: (a) to (e) of docs/performance.md, and zpyro's own plain loop."""

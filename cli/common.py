@@ -1,0 +1,53 @@
+"""What several commands share: the console, waiting visibly, and loading data.
+
+Progress goes to standard error, results to standard output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from zpyro.config import Config
+    from zpyro.datasets.sequences import Dataset
+
+
+def console() -> Console:
+    """Where progress goes."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def say(line: str) -> None:
+    """A line of progress."""
+    click.echo(line, err=True)
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show what is being waited for: a spinner in a terminal, else a line."""
+    screen = console()
+    if screen.is_terminal:
+        with screen.status(what):
+            yield
+    else:
+        say(what)
+        yield
+
+
+def load_data(config: Config) -> Dataset:
+    """The data set that a configuration names."""
+    from zpyro import datasets
+
+    folder = None if config.data_folder is None else Path(config.data_folder)
+    where = "" if folder is None else f" from {folder}"
+    with waiting(f"loading {config.dataset}{where}"):
+        return datasets.load(config.dataset, folder, config.data)

@@ -1,0 +1,197 @@
+"""``zpyro evaluate``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .common import console, load_data, say, waiting
+
+if TYPE_CHECKING:
+    from zpyro.checkpoint import Checkpoint
+    from zpyro.datasets.sequences import Sequences
+    from zpyro.evaluation import Evaluation, OnBatch
+    from zpyro.runs import Run
+
+CONTINUOUS = ("audio", "frames")
+LABELS = {
+    "elbo": ("evidence lower bound", "nats/sequence"),
+    "elbo_stderr": ("  its standard error", "nats/sequence"),
+    "elbo_per_frame": ("  per frame", "nats/frame"),
+    "log_likelihood": ("log-likelihood", "nats/sequence"),
+    "kl": ("KL", "nats/sequence"),
+    "active_units": ("latents in use", ""),
+    "sequences": ("sequences", ""),
+    "frames": ("frames", ""),
+    "baseline_gaussian": ("baseline: diagonal Gaussian", "nats/sequence"),
+    "baseline_linear": ("baseline: linear predictor", "nats/sequence"),
+}
+
+
+@click.command("evaluate")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Other data of the same kind; they are normalised as the training data were.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "valid", "test", "all"]),
+    help="Which sequences.  [default: test; with --data all]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1, 1 << 20))
+@click.option(
+    "--checkpoint",
+    "which",
+    default="best",
+    show_default=True,
+    type=click.Choice(["best", "last"]),
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 63) - 1))
+@click.option(
+    "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])
+)
+def command(
+    run: Path,
+    data: Path | None,
+    split: str | None,
+    as_json: bool,
+    batch_size: int,
+    which: str,
+    seed: int,
+    device: str,
+) -> None:
+    """Print the pure evidence lower bound of a run, nats per sequence, and what it is made of.
+
+    No weight of the training objective enters. For continuous data two baselines are fitted to the
+    training frames: a diagonal Gaussian, and a linear predictor of the next frame.
+
+    \b
+    Example:
+      zpyro evaluate runs/digits --split test --json
+    """
+    from zpyro import evaluation, runs
+    from zpyro.building import choose_device
+
+    opened = runs.open_run(run)
+    checkpoint = opened.load(which, choose_device(device))
+    sequences = _sequences(opened, checkpoint, data, split)
+    with _progress() as on_batch:
+        result = evaluation.evaluate(
+            checkpoint.module, sequences, batch_size=batch_size, seed=seed, on_batch=on_batch
+        )
+    evaluation.check_finite(result)
+    values = {**_values(result), **_baselines(opened, sequences)}
+    if as_json:
+        click.echo(json.dumps(values))
+    else:
+        _print(values, f"{run}, {which} checkpoint, {split or ('all' if data else 'test')}")
+
+
+def _sequences(run: Run, checkpoint: Checkpoint, data: Path | None, split: str | None) -> Sequences:
+    """The sequences to score, on the scale that the model was trained on."""
+    from zpyro import datasets
+    from zpyro.datasets.sequences import Normalization
+    from zpyro.evaluation import renormalized
+
+    config = run.config()
+    scale = Normalization(checkpoint.data.mean, checkpoint.data.scale)
+    if data is not None and split in (None, "all"):
+        with waiting(f"loading {data}"):
+            found = datasets.load_all(config.dataset, data, config.data, scale)
+    else:
+        if data is not None:
+            config = replace(config, data_folder=str(data))
+        found = renormalized(load_data(config).split(split or "test"), scale)
+    _check_fits(checkpoint, found)
+    return found
+
+
+def _check_fits(checkpoint: Checkpoint, sequences: Sequences) -> None:
+    """Make sure that the model can read these frames."""
+    import numpy as np
+
+    from zpyro.errors import UserError
+
+    likelihood = checkpoint.module.likelihood
+    rate = checkpoint.data.sample_rate
+    if likelihood.discrete_tokens != (sequences.kind == "tokens"):
+        raise UserError(f"the data are {sequences.kind}, this run needs others; give its own kind")
+    if likelihood.discrete_tokens:
+        largest = max(int(np.max(value)) for value in sequences.values)
+        if largest >= likelihood.size:
+            raise UserError(
+                f"the data hold token {largest}, this run knows {likelihood.size}; "
+                "give data with the same vocabulary"
+            )
+    elif sequences.frame_size != likelihood.size:
+        raise UserError(
+            f"the data have frames of {sequences.frame_size}, this run needs {likelihood.size}; "
+            "give data of the same kind"
+        )
+    if rate is not None and sequences.sample_rate != rate:
+        raise UserError(
+            f"the data have {sequences.sample_rate} samples a second, this run was trained on "
+            f"{rate}; resample them"
+        )
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[OnBatch | None]:
+    """A bar in a terminal; elsewhere one line that says what is awaited."""
+    from rich.progress import Progress
+
+    screen = console()
+    if not screen.is_terminal:
+        say("evaluating")
+        yield None
+        return
+    with Progress(console=screen, transient=True) as bar:
+        task = bar.add_task("evaluating", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _values(result: Evaluation) -> dict[str, float | int | None]:
+    """What is printed, by the keys of the JSON object."""
+    keys = (
+        "elbo",
+        "elbo_stderr",
+        "elbo_per_frame",
+        "kl",
+        "log_likelihood",
+        "active_units",
+        "sequences",
+        "frames",
+    )
+    return {key: getattr(result, key) for key in keys}
+
+
+def _baselines(run: Run, sequences: Sequences) -> dict[str, float | int | None]:
+    """What two simple densities, fitted to the training frames, give the same sequences."""
+    fitted = run.baselines(sequences.frame_size) if sequences.kind in CONTINUOUS else {}
+    return {
+        f"baseline_{name}": float(fitted[name].score(sequences).mean()) if name in fitted else None
+        for name in ("gaussian", "linear")
+    }
+
+
+def _print(values: dict[str, float | int | None], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False)
+    for key, (label, unit) in LABELS.items():
+        value = values[key]
+        shown = (
+            "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+        )
+        table.add_row(label, shown, unit)
+    Console().print(table)

@@ -1,0 +1,98 @@
+"""``zpyro import-reference``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .common import say
+
+
+@click.command("import-reference")
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--dataset",
+    default="npz",
+    show_default=True,
+    help="The data set it will be used on; npz takes arrays as they are.",
+)
+@click.option("--mean", default=0.0, show_default=True, help="Frames are (raw - mean) / scale.")
+@click.option("--scale", default=1.0, show_default=True, help="See --mean.")
+@click.option("--sample-rate", type=click.IntRange(min=1), help="For sound: samples a second.")
+def command(
+    old: Path, run: Path, dataset: str, mean: float, scale: float, sample_rate: int | None
+) -> None:
+    """Make a run directory RUN from OLD, a file saved by the published PyTorch code.
+
+    The file does not say what its frames were divided by; --mean and --scale do.
+
+    \b
+    Example:
+      zpyro import-reference model_best.pt runs/published --dataset wav --sample-rate 16000
+    """
+    from zpyro import checkpoint, config, datasets, interop, runs
+    from zpyro.checkpoint import Checkpoint, DataFacts
+    from zpyro.errors import UserError
+
+    if not scale > 0:
+        raise UserError(f"--scale is {scale}; give a number above 0")
+    entry = datasets.entry(dataset)
+    runs.check_free(run)
+    state = _read(old)
+    module = interop.from_reference(state).eval()
+    model = _model_config(state, module.likelihood.name)
+    tokens = module.likelihood.discrete_tokens
+    kind = "tokens" if tokens else "audio" if sample_rate else "frames"
+    kept = Checkpoint(module, model, DataFacts(dataset, kind, sample_rate, mean, scale))
+    facts = {"data.sample_rate": sample_rate, "data.frame_size": module.likelihood.size}
+    known = config.known_fields(entry.settings)
+    options = {key: value for key, value in facts.items() if key in known and value is not None}
+    settled = replace(config.resolve(dataset, entry.settings, options=options), model=model)
+    made = runs.create(run, settled)
+    checkpoint.save(made.best, kept)
+    checkpoint.save(made.last, kept)
+    say(f"{run}: {sum(p.numel() for p in module.parameters()):,} weights imported")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The dictionary of a file of the published code; nothing but tensors and plain values."""
+    import pickle
+
+    import torch
+
+    from zpyro.errors import UserError
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: is no file of plain tensors with weights_only=True; "
+            "take the dictionary that the published code saves"
+        ) from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds no dictionary, as the published code saves it")
+    return state
+
+
+def _model_config(state: dict[str, Any], likelihood: str) -> Any:
+    from zpyro.config import ModelConfig
+
+    return ModelConfig(
+        likelihood=likelihood,
+        hidden_size=state["rnn_dim"],
+        latent_size=state["z_dim"],
+        embedding_size=state["emb_dim"],
+        mlp_size=state["mlp_dim"],
+        backward_layers=state["nlayers"],
+        conditional_layer_norm=bool(state["cond_ln"]),
+        forced_auxiliary=bool(state["z_force"]),
+        squared_error_auxiliary=bool(state.get("use_l2", False)),
+        embedding_dropout=float(state.get("emb_dropout", 0.0)),
+        log_variance_bounds=None,
+    )

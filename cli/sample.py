@@ -1,0 +1,182 @@
+"""``zpyro sample``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .common import say, waiting
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from zpyro.checkpoint import Checkpoint
+
+PICTURED = 8
+
+
+@click.command("sample")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("-n", "--count", default=8, show_default=True, type=click.IntRange(1, 10_000))
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, 3600, min_open=True),
+    help="Length of sound.  [default: 3]",
+)
+@click.option(
+    "--frames", type=click.IntRange(1, 10_000_000), help="Length in frames.  [default: 100]"
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: RUN/samples]")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 63) - 1))
+@click.option(
+    "--temperature",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 100, min_open=True),
+    help="Below 1 for less variety.",
+)
+@click.option(
+    "--prefix",
+    type=click.Path(path_type=Path),
+    help="A recording, or a .npy array (P, D) or (P,), to go on from.",
+)
+@click.option(
+    "--checkpoint",
+    "which",
+    default="best",
+    show_default=True,
+    type=click.Choice(["best", "last"]),
+)
+@click.option(
+    "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])
+)
+def command(
+    run: Path,
+    count: int,
+    seconds: float | None,
+    frames: int | None,
+    out: Path | None,
+    seed: int,
+    temperature: float,
+    prefix: Path | None,
+    which: str,
+    device: str,
+) -> None:
+    """Draw new sequences from a run, and a picture of them.
+
+    Sound is written as wav files, anything else as one array.
+
+    \b
+    Example:
+      zpyro sample runs/vowels -n 8 --seconds 3 --out samples
+    """
+    from zpyro import files, runs, sampling
+    from zpyro.building import choose_device
+
+    checkpoint = runs.open_run(run).load(which, choose_device(device))
+    out = out or run / "samples"
+    with files.saying(out):
+        out.mkdir(parents=True, exist_ok=True)
+    given = None if prefix is None else _read_prefix(prefix, checkpoint)
+    steps = _steps(checkpoint, seconds, frames)
+    with waiting(f"drawing {count} samples of {steps} frames"):
+        drawn = sampling.draw(
+            checkpoint, count, steps, seed=seed, temperature=temperature, prefix=given
+        )
+    if checkpoint.data.kind == "audio":
+        _write_sound(checkpoint, drawn, given, seconds, out)
+    else:
+        _write_array(checkpoint, drawn, out)
+
+
+def _steps(checkpoint: Checkpoint, seconds: float | None, frames: int | None) -> int:
+    from zpyro.errors import UserError
+
+    rate = checkpoint.data.sample_rate
+    if seconds is not None and frames is not None:
+        raise UserError("--seconds and --frames are both given; give one")
+    if rate is None:
+        if seconds is not None:
+            raise UserError("--seconds is for sound, which this run is not; give --frames")
+        return frames or 100
+    if frames is not None:
+        return frames
+    return max(1, -(-round((seconds or 3.0) * rate) // checkpoint.module.likelihood.size))
+
+
+def _read_prefix(path: Path, checkpoint: Checkpoint) -> np.ndarray:
+    """Raw frames (P, D) or tokens (P,) of a file."""
+    import numpy as np
+
+    from zpyro.datasets import audio
+    from zpyro.errors import UserError
+
+    rate = checkpoint.data.sample_rate
+    if rate is not None:
+        samples, found = audio.read(path)
+        return audio.frame(audio.resample(samples, found, rate), checkpoint.module.likelihood.size)
+    try:
+        values = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path}: is no .npy array; save one with numpy.save") from error
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
+        raise UserError(f"{path}: is no .npy array of numbers; save one with numpy.save")
+    if not np.isfinite(values).all():
+        raise UserError(f"{path}: has values that are not finite; mend them")
+    return values
+
+
+def _write_sound(
+    checkpoint: Checkpoint,
+    drawn: np.ndarray,
+    prefix: np.ndarray | None,
+    seconds: float | None,
+    out: Path,
+) -> None:
+    import numpy as np
+
+    from zpyro import files, plots
+    from zpyro.datasets import audio
+
+    rate = checkpoint.data.sample_rate
+    assert rate is not None
+    length = drawn[0].size if seconds is None else round(seconds * rate)
+    before = np.zeros(0, np.float32) if prefix is None else prefix.reshape(-1)
+    sounds = [np.concatenate([before, one.reshape(-1)[:length]]) for one in drawn]
+    for number, sound in enumerate(sounds, start=1):
+        path = out / f"sample_{number}.wav"
+        with files.saying(path):
+            path.touch()
+        audio.write_wav(path, sound, rate)
+    click.echo(f"{len(sounds)} wav files in {out}")
+    _picture(lambda path: plots.audio_picture(sounds[:PICTURED], rate, path), out)
+
+
+def _write_array(checkpoint: Checkpoint, drawn: np.ndarray, out: Path) -> None:
+    import numpy as np
+
+    from zpyro import files, plots
+
+    path = out / "samples.npz"
+    with files.saying(path):
+        np.savez(path, x=drawn)
+    click.echo(f"array x {drawn.shape} in {path}")
+    kind = checkpoint.data.kind
+    _picture(lambda path: plots.frames_picture(list(drawn[:PICTURED]), path, kind), out)
+
+
+def _picture(draw: object, out: Path) -> None:
+    """Draw the picture, or say what is missing for it: the samples are there all the same."""
+    import importlib.util
+
+    if importlib.util.find_spec("matplotlib") is None:
+        say('no picture without matplotlib; pip install "zpyro[plots]"')
+        return
+    path = out / "samples.png"
+    assert callable(draw)
+    draw(path)
+    click.echo(f"picture in {path}")

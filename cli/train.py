@@ -1,0 +1,173 @@
+"""``zpyro train``."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .common import console, load_data, say
+
+if TYPE_CHECKING:
+    from zpyro.config import Config
+    from zpyro.datasets.sequences import Dataset
+    from zpyro.models import SequenceModel
+    from zpyro.runs import Run
+    from zpyro.training import Outcome
+
+
+@click.command("train")
+@click.option("--dataset", help="Name of the data set; zpyro data list shows them.")
+@click.option("--data", type=click.Path(path_type=Path), help="Where it is: a folder or a file.")
+@click.option(
+    "--preset", help="Settings by name, or a TOML file; the data set's own where it has them."
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="SECTION.NAME=VALUE",
+    help="One setting, e.g. model.latent_size=32; again for another.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The run directory to make.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
+@click.option("--seed", type=int, help="Of weights, noise and data order.")
+@click.option("--max-steps", type=int, help="Stop after so many steps in all.")
+@click.option("--epochs", type=int, help="Stop after so many passes over the data in all.")
+@click.option("--max-minutes", type=float, help="Stop after so many minutes in all.")
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run directory.")
+def command(
+    dataset: str | None,
+    data: Path | None,
+    preset: str | None,
+    assignments: tuple[str, ...],
+    out: Path | None,
+    resume: Path | None,
+    **options: Any,
+) -> None:
+    """Train a model and leave a run directory.
+
+    Ctrl-C finishes the step and saves; --resume goes on from there.
+
+    \b
+    Example:
+      zpyro train --dataset wav --data recordings --set model.hidden_size=512 --max-minutes 30
+    """
+    given = {f"train.{name}": value for name, value in options.items() if value is not None}
+    if resume is None:
+        outcome, run = _start(dataset, data, preset, assignments, out, given)
+    else:
+        from zpyro.errors import UserError
+
+        if dataset or preset or assignments or out or "train.seed" in given:
+            raise UserError(
+                "--resume takes the run's own settings; leave out --dataset, --preset, --set, "
+                "--out and --seed"
+            )
+        outcome, run = _resume(resume, data, given)
+    _say_how_it_ended(outcome, run)
+
+
+def _start(
+    dataset: str | None,
+    data: Path | None,
+    preset: str | None,
+    assignments: tuple[str, ...],
+    out: Path | None,
+    given: dict[str, object],
+) -> tuple[Outcome, Run]:
+    from zpyro import config, datasets, runs
+    from zpyro.building import build_likelihood, choose_device
+    from zpyro.errors import UserError
+
+    chosen = None if preset is None else config.read_preset(preset)
+    dataset = dataset or (chosen.dataset if chosen else None)
+    if dataset is None:
+        raise UserError(f"--dataset is missing; choose one of {', '.join(datasets.names())}")
+    settled = config.resolve(
+        dataset,
+        datasets.entry(dataset).settings,
+        preset=chosen or config.default_preset(dataset),
+        assignments=assignments,
+        options=_with_limits(given),
+        data_folder=None if data is None else str(data.absolute()),
+    )
+    choose_device(settled.train.device)
+    out = out or Path("runs") / f"{dataset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    runs.check_free(out)
+    loaded = load_data(settled)
+    likelihood = build_likelihood(settled.model, loaded.likelihood, loaded.frame_size)
+    settled = replace(settled, model=replace(settled.model, likelihood=likelihood.name))
+    return _begin(settled, loaded, lambda: runs.create(out, settled))
+
+
+def _resume(folder: Path, data: Path | None, given: dict[str, object]) -> tuple[Outcome, Run]:
+    from zpyro import config, files, runs
+    from zpyro.building import choose_device
+
+    run = runs.open_run(folder)
+    settled = config.with_options(run.config(), _with_limits(given))
+    if data is not None:
+        settled = replace(settled, data_folder=str(data.absolute()))
+    device = choose_device(settled.train.device)
+    # A training killed before its first checkpoint has nothing to lose: it begins again.
+    module = run.load("last", device).module if run.has("last") else None
+    loaded = load_data(settled)
+    files.replace_file(folder / runs.CONFIG, config.write_config(settled))
+    if module is None:
+        return _begin(settled, loaded, lambda: run)
+    return _fit(module, loaded, settled, run, resume=True)
+
+
+def _begin(settled: Config, data: Dataset, make_run: Callable[[], Run]) -> tuple[Outcome, Run]:
+    """Train from the start; the run directory is made once nothing else can go wrong."""
+    from zpyro.building import build_likelihood, build_model, choose_device
+    from zpyro.seeding import seed_everything
+
+    likelihood = build_likelihood(settled.model, data.likelihood, data.frame_size)
+    seed_everything(settled.train.seed)
+    module = build_model(settled.model, likelihood).to(choose_device(settled.train.device))
+    run = make_run()
+    run.write_baselines(data.train)
+    return _fit(module, data, settled, run, resume=False)
+
+
+def _with_limits(given: dict[str, object]) -> dict[str, object]:
+    """The options, with the limits that were not given lifted as soon as one was."""
+    limits = ("train.max_steps", "train.epochs", "train.max_minutes")
+    if not any(limit in given for limit in limits):
+        return given
+    return {**dict.fromkeys(limits), **given}
+
+
+def _fit(
+    module: SequenceModel, data: Dataset, settled: Config, run: Run, *, resume: bool
+) -> tuple[Outcome, Run]:
+    from zpyro.reporting import for_console
+    from zpyro.training import fit
+
+    weights = sum(parameter.numel() for parameter in module.parameters())
+    device = next(module.parameters()).device.type
+    say(
+        f"{data.name}: {len(data.train)} sequences to train on, {len(data.valid)} held out; "
+        f"{settled.model.name} with {weights:,} weights on {device}; "
+        f"run directory {run.folder}"
+    )
+    reporter = for_console(console())
+    return fit(module, data, settled, run=run, resume=resume, reporter=reporter), run
+
+
+def _say_how_it_ended(outcome: Outcome, run: Run) -> None:
+    from zpyro.reporting import duration
+
+    best = "" if outcome.best is None else f", best held-out bound {outcome.best:.1f} nats/sequence"
+    skipped = f", {outcome.skipped} steps skipped as not finite" if outcome.skipped else ""
+    say(f"{outcome.step} steps in {duration(outcome.seconds)}{best}{skipped}")
+    if outcome.interrupted is not None:
+        say(f"stopped and saved; go on with: zpyro train --resume {run.folder}")
+        raise SystemExit(128 + outcome.interrupted)
+    say(f"next: zpyro evaluate {run.folder}; zpyro sample {run.folder} --out samples")

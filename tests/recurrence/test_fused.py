@@ -1,0 +1,247 @@
+"""Every recurrence is the plain loop: values and gradients."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.recurrence.cases import CELLS, Case, assert_close, gradients, leaf, make, outputs
+from zpyro.recurrence import RECURRENCES, Path, Recurrence, choose, plain
+
+pytestmark = pytest.mark.fast
+
+EXACT = 1e-10
+FAST = [name for name in RECURRENCES if name != "plain"]
+
+
+@pytest.fixture(params=FAST)
+def recurrence(request: pytest.FixtureRequest) -> Recurrence:
+    return RECURRENCES[request.param]
+
+
+@pytest.fixture(params=CELLS)
+def cell(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def assert_same(case: Case, recurrence: Recurrence, relative: float = EXACT) -> None:
+    ours, theirs = case.run(recurrence), case.run(plain)
+    assert_close(outputs(ours), outputs(theirs), relative)
+    assert_close(gradients(case, ours), gradients(case, theirs), relative)
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+@pytest.mark.parametrize(("sequences", "steps"), [(1, 1), (1, 5), (4, 1), (3, 7)])
+def test_equals_plain(
+    recurrence: Recurrence, cell: str, sequences: int, steps: int, particles: int
+) -> None:
+    case = make(cell, sequences=sequences, steps=steps, particles=particles)
+    assert_same(case, recurrence)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (5, 3, 2, 7), (16, 8, 4, 12), (37, 19, 33, 21)])
+def test_equals_plain_at_any_size(
+    recurrence: Recurrence, cell: str, sizes: tuple[int, int, int, int]
+) -> None:
+    hidden, latent, embedded, width = sizes
+    if cell == "layer_norm" and hidden == 1:
+        hidden = 2
+    case = make(cell, hidden=hidden, latent=latent, embedded=embedded, width=width)
+    assert_same(case, recurrence)
+
+
+@pytest.mark.parametrize("sequences", range(1, 20))
+def test_equals_plain_for_any_number_of_sequences(recurrence: Recurrence, sequences: int) -> None:
+    assert_same(make("lstm", sequences=sequences, steps=2, hidden=9), recurrence)
+
+
+def test_equals_plain_where_every_clamp_acts(recurrence: Recurrence, cell: str) -> None:
+    case = make(cell, scale=12.0, steps=6)
+    path = case.run(plain)
+    assert (path.mean.abs() == 8.0).any()
+    assert (path.log_variance.abs() == 8.0).any()
+    assert_same(case, recurrence, 1e-8)
+
+
+def test_gradients_pass_on_the_bounds_as_torch_lets_them(recurrence: Recurrence) -> None:
+    """A posterior whose activations are exactly 3 and whose outputs are exactly 8."""
+    case = make("lstm", steps=2)
+    with torch.no_grad():
+        case.posterior.hidden.weight.zero_()
+        case.posterior.hidden.bias.fill_(3.0)
+        case.posterior.output.weight.zero_()
+        case.posterior.output.bias.fill_(8.0)
+        case.posterior.output.weight[:, 0] = 1e-300
+    assert_same(case, recurrence)
+    found = gradients(case, case.run(recurrence))
+    assert found["posterior.output.bias"].all()
+
+
+@pytest.mark.parametrize(
+    "which", [("z",), ("hidden",), ("mean",), ("log_variance",), ("h_T",), ("c_T",)]
+)
+def test_gradients_may_arrive_at_any_output(
+    recurrence: Recurrence, cell: str, which: tuple[str, ...]
+) -> None:
+    case = make(cell, particles=2)
+    ours = gradients(case, case.run(recurrence), which)
+    assert_close(ours, gradients(case, case.run(plain), which), EXACT)
+
+
+def test_passes_gradcheck(recurrence: Recurrence, cell: str) -> None:
+    case = make(cell, sequences=2, steps=3, particles=2, hidden=3, latent=2, embedded=2, width=3)
+
+    def run(backward: Tensor, embedded: Tensor, noise: Tensor, h: Tensor, c: Tensor, *_: Tensor):
+        path = recurrence(case.posterior, case.cell, backward, embedded, noise, (h, c))
+        return tuple(outputs(path).values())
+
+    assert torch.autograd.gradcheck(run, tuple(case.leaves().values()))
+
+
+def test_parts_that_need_no_gradient_get_none(recurrence: Recurrence, cell: str) -> None:
+    case = make(cell)
+    detached = case.replaced(
+        backward=case.backward.detach(),
+        embedded=case.embedded.detach(),
+        noise=case.noise.detach(),
+        state=(case.state[0].detach(), case.state[1].detach()),
+    )
+    expected = gradients(case, case.run(plain))
+    path = detached.run(recurrence)
+    parameters = {
+        name: parameter
+        for name, parameter in case.leaves().items()
+        if parameter.dim() and "." in name
+    }
+    generator = torch.Generator().manual_seed(5)
+    total = sum(
+        (value * torch.randn(value.shape, generator=generator, dtype=torch.float64)).sum()
+        for value in outputs(path).values()
+    )
+    assert isinstance(total, Tensor)
+    found = torch.autograd.grad(total, list(parameters.values()))
+    ours = dict(zip(parameters, found, strict=True))
+    assert_close(ours, {name: expected[name] for name in parameters}, EXACT)
+
+
+def test_frozen_networks_still_pass_gradients_to_the_inputs(
+    recurrence: Recurrence, cell: str
+) -> None:
+    case = make(cell)
+    expected = gradients(case, case.run(plain))["backward"]
+    for parameter in (*case.posterior.parameters(), *case.cell.parameters()):
+        parameter.requires_grad_(False)
+    path = case.run(recurrence)
+    generator = torch.Generator().manual_seed(5)
+    total = torch.zeros((), dtype=torch.float64)
+    for value in outputs(path).values():
+        total = total + (value * torch.randn(value.shape, generator=generator).double()).sum() * 0
+    weights = torch.Generator().manual_seed(5)
+    for value in outputs(path).values():
+        draws = torch.randn(value.shape, generator=weights, dtype=torch.float64)
+        total = total + (value * draws).sum()
+    found = torch.autograd.grad(total, case.backward)[0]
+    assert_close({"backward": found}, {"backward": expected}, EXACT)
+
+
+def test_without_gradients_the_path_is_the_same(recurrence: Recurrence, cell: str) -> None:
+    case = make(cell)
+    with torch.no_grad():
+        assert_close(outputs(case.run(recurrence)), outputs(case.run(plain)), EXACT)
+
+
+def test_backward_twice_through_a_retained_graph(recurrence: Recurrence, cell: str) -> None:
+    case = make(cell)
+    path = case.run(recurrence)
+    leaves = list(case.leaves().values())
+    first = torch.autograd.grad(path.z.sum(), leaves, retain_graph=True, allow_unused=True)
+    second = torch.autograd.grad(path.z.sum(), leaves, allow_unused=True)
+    for before, after in zip(first, second, strict=True):
+        assert (before is None) == (after is None)
+        if before is not None and after is not None:
+            assert torch.equal(before, after)
+
+
+def test_differentiating_twice_is_refused(recurrence: Recurrence, cell: str) -> None:
+    case = make(cell)
+    path = case.run(recurrence)
+    first = torch.autograd.grad(path.z.square().sum(), case.noise, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        first.sum().backward()
+
+
+def test_changing_an_output_in_place_does_not_pass_unnoticed(recurrence: Recurrence) -> None:
+    case = make("lstm")
+    path = case.run(recurrence)
+    with pytest.raises(RuntimeError):
+        path.hidden.mul_(2.0)
+        path.z.sum().backward()
+
+
+def test_inputs_are_left_as_they_were(recurrence: Recurrence, cell: str) -> None:
+    case = make(cell)
+    before = {name: value.detach().clone() for name, value in case.leaves().items()}
+    gradients(case, case.run(recurrence))
+    for name, value in case.leaves().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_runs_are_repeatable_bit_for_bit(recurrence: Recurrence, cell: str) -> None:
+    case = make(cell, sequences=8, steps=6, hidden=33)
+    first, second = case.run(recurrence), case.run(recurrence)
+    for a, b in itertools.chain(
+        zip(outputs(first).values(), outputs(second).values(), strict=True),
+        zip(gradients(case, first).values(), gradients(case, second).values(), strict=True),
+    ):
+        assert torch.equal(a, b)
+
+
+def test_strided_inputs(recurrence: Recurrence, cell: str) -> None:
+    """Views, as an LSTM or a slice gives them, are as good as contiguous tensors."""
+    case = make(cell, sequences=4, steps=5)
+    wide = torch.randn(5, 4, 12, dtype=torch.float64)
+    strided = case.replaced(
+        backward=leaf(case.backward.detach().transpose(0, 1).contiguous()).transpose(0, 1),
+        embedded=wide.transpose(0, 1)[..., ::2][..., :5],
+    )
+    ours, theirs = strided.run(recurrence), strided.run(plain)
+    assert_close(outputs(ours), outputs(theirs), EXACT)
+
+
+def test_float32_is_close(recurrence: Recurrence, cell: str) -> None:
+    case = make(cell, sequences=8, hidden=32).to(torch.float32)
+    ours, theirs = case.run(recurrence), case.run(plain)
+    assert all(value.dtype == torch.float32 for value in outputs(ours).values())
+    assert_close(outputs(ours), outputs(theirs), 1e-5)
+    assert_close(gradients(case, ours), gradients(case, theirs), 1e-4)
+
+
+def test_autocast_keeps_the_state_in_full_precision(recurrence: Recurrence, cell: str) -> None:
+    case = make(cell, sequences=8, hidden=32, scale=0.3).to(torch.float32)
+    exact = gradients(case, case.run(plain))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        path, rounded = case.run(recurrence), case.run(plain)
+    assert all(value.dtype == torch.float32 for value in outputs(path).values())
+    assert_close(outputs(path), outputs(rounded), 0.05)
+    assert not torch.equal(path.hidden, case.run(recurrence).hidden)
+    ours, theirs = gradients(case, path), gradients(case, rounded)
+    for name, expected in exact.items():
+        error, allowed = (ours[name] - expected).norm(), (theirs[name] - expected).norm()
+        assert ours[name].dtype == torch.float32
+        assert error <= 1.5 * allowed + 0.01 * expected.norm(), name
+
+
+def test_choose_knows_its_names() -> None:
+    assert choose("plain") is plain
+    assert choose("auto") in RECURRENCES.values()
+    with pytest.raises(ValueError, match="recurrence is 'fast'"):
+        choose("fast")
+
+
+def test_a_path_names_its_parts() -> None:
+    path = make("lstm").run(choose("auto"))
+    assert isinstance(path, Path)
+    assert torch.equal(path.state[0], path.hidden[:, -1])

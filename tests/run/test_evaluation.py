@@ -1,0 +1,90 @@
+"""Evaluation: the numbers of a set are those of its sequences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import zpyro
+from tests.run.small import model, sequences
+from zpyro import evaluation
+from zpyro.datasets.sequences import Sequences
+from zpyro.errors import UserError
+from zpyro.seeding import named_noise
+
+
+def test_the_bound_is_the_sum_of_the_terms() -> None:
+    module, walks = model(), sequences(7, 3)
+    result = evaluation.evaluate(module, walks, seed=5)
+    batch = walks.batch()
+    noise = named_noise(batch.names, batch.x.shape[1], 3, seed=5)
+    terms = zpyro.sequence_terms(module, batch.x, batch.lengths, batch.start, noise=noise)
+    bounds = (terms.log_likelihood - terms.kl).sum(1).detach().numpy()
+    np.testing.assert_allclose(result.elbo_by_sequence, bounds, rtol=1e-5)
+    assert result.names == walks.names
+    assert result.elbo == pytest.approx(bounds.mean(), rel=1e-5)
+    assert result.elbo_stderr == pytest.approx(bounds.std(ddof=1) / 7**0.5, rel=1e-5)
+    assert result.elbo_per_frame == pytest.approx(bounds.sum() / batch.num_frames, rel=1e-5)
+    assert result.kl == pytest.approx(terms.kl.sum(1).mean().item(), rel=1e-5)
+    assert result.elbo == pytest.approx(result.log_likelihood - result.kl)
+    assert (result.sequences, result.frames) == (7, batch.num_frames)
+
+
+def test_numbers_do_not_depend_on_batches_or_order() -> None:
+    module, walks = model(), sequences(11, 4)
+    whole = evaluation.evaluate(module, walks)
+    for batch_size in (1, 4):
+        parts = evaluation.evaluate(module, walks, batch_size=batch_size)
+        np.testing.assert_allclose(parts.elbo_by_sequence, whole.elbo_by_sequence, rtol=1e-5)
+        assert parts.active_units == whole.active_units
+    turned = evaluation.evaluate(module, walks[::-1])
+    np.testing.assert_allclose(turned.elbo_by_sequence[::-1], whole.elbo_by_sequence, rtol=1e-5)
+
+
+def test_seeds_and_particles() -> None:
+    module, walks = model(), sequences(5, 4)
+    one, same, other, many = (
+        evaluation.evaluate(module, walks, seed=seed, particles=particles).elbo
+        for seed, particles in ((0, 1), (0, 1), (1, 1), (0, 64))
+    )
+    assert one == same
+    assert one != other
+    singles = [evaluation.evaluate(module, walks, seed=seed).elbo for seed in range(40)]
+    assert many == pytest.approx(np.mean(singles), abs=6 * np.std(singles) / 40**0.5)
+
+
+def test_active_units_are_counted_over_all_frames() -> None:
+    module, walks = model(), sequences(6, 5)
+    output = module.get_submodule("posterior_network.output")
+    assert isinstance(output, torch.nn.Linear)
+    torch.nn.init.zeros_(output.weight)
+    assert evaluation.evaluate(module, walks).active_units == 0
+    output.weight.data[1] = 5.0
+    assert evaluation.evaluate(module, walks).active_units == 1
+
+
+def test_the_state_of_the_world_is_left_alone() -> None:
+    module, walks = model().train(), sequences(3, 5)
+    before = torch.get_rng_state()
+    told: list[tuple[int, int]] = []
+    evaluation.evaluate(module, walks, batch_size=2, on_batch=lambda *counts: told.append(counts))
+    assert torch.equal(before, torch.get_rng_state())
+    assert module.training
+    assert told == [(2, 3), (3, 3)]
+
+
+def test_what_cannot_be_scored_is_named() -> None:
+    module = model()
+    with pytest.raises(UserError, match="no sequences"):
+        evaluation.evaluate(module, sequences(2, 0)[:0])
+    huge = Sequences((np.full((2, 5), 1e30, "f4"), np.zeros((2, 5), "f4")), ("loud", "calm"))
+    with pytest.raises(UserError, match="the bound of sequence loud is not finite"):
+        evaluation.check_finite(evaluation.evaluate(module, huge))
+
+
+def test_a_double_precision_model_is_scored() -> None:
+    walks = sequences(4, 5)
+    single = evaluation.evaluate(model(), walks)
+    double = evaluation.evaluate(model().double(), walks)
+    assert double.elbo == pytest.approx(single.elbo, rel=1e-4)

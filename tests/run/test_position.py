@@ -1,0 +1,134 @@
+"""Where a training stands, how far that is, and how it is told."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from zpyro import reporting
+from zpyro.config import TrainConfig
+from zpyro.position import Budget, Interval, Position, due
+
+TRAIN = {
+    "kind": "train",
+    "step": 30,
+    "bound": -1234.5,
+    "log_likelihood": -1200.0,
+    "kl": 34.5,
+    "log_auxiliary": 1.25,
+    "log_reverse": None,
+    "kl_weight": 0.25,
+    "gradient_norm": 3.0,
+    "frames_per_second": 4321.0,
+    "skipped": 2,
+}
+VALID = {
+    "kind": "valid",
+    "step": 30,
+    "epoch": 1.5,
+    "seconds": 65.0,
+    "elbo": -900.0,
+    "elbo_stderr": 12.5,
+    "log_likelihood": -880.0,
+    "kl": 20.0,
+    "active_units": 7,
+    "best": True,
+}
+
+
+def test_a_position_survives_json() -> None:
+    position = Position(step=3, epoch=1, batch=2, best=-4.5, interval=Interval(terms=[1.0] * 5))
+    assert Position.from_state(json.loads(json.dumps(position.state()))) == position
+
+
+def test_the_last_batch_of_a_pass_begins_the_next() -> None:
+    position = Position()
+    for _ in range(5):
+        position.advance(steps_per_epoch=2)
+    assert (position.step, position.epoch, position.batch) == (5, 2, 1)
+
+
+def test_means_are_per_sequence_per_frame_and_per_step() -> None:
+    interval = Interval(seconds=2.0)
+    interval.add(2, 10, [40.0, -30.0, 10.0, 0.0, 0.0], 1.0)
+    interval.add(2, 10, [80.0, -50.0, 30.0, 0.0, 0.0], 3.0)
+    means = interval.means()
+    assert means["loss"] == 30.0
+    assert means["bound"] == -30.0
+    assert means["kl_per_frame"] == 2.0
+    assert means["gradient_norm"] == 2.0
+    assert means["frames_per_second"] == 10.0
+    assert Interval().means()["loss"] is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "position", "fraction", "left"),
+    [
+        ({"epochs": 4}, Position(step=10, seconds=5.0), 0.25, 15.0),
+        ({"epochs": 4, "max_steps": 20}, Position(step=10, seconds=5.0), 0.5, 5.0),
+        ({"max_minutes": 1.0}, Position(step=1, seconds=45.0), 0.75, 15.0),
+        ({"max_steps": 5}, Position(step=9, seconds=1.0), 1.0, 0.0),
+        ({}, Position(step=9, seconds=1.0), 0.0, None),
+    ],
+)
+def test_the_limit_that_is_nearest_counts(
+    limits: dict[str, int | float], position: Position, fraction: float, left: float | None
+) -> None:
+    train = TrainConfig(**{"epochs": None, **limits})  # pyright: ignore[reportArgumentType]
+    budget = Budget(train, steps_per_epoch=10)
+    assert budget.fraction(position) == fraction
+    assert budget.seconds_left(position) == left
+
+
+def test_what_is_due() -> None:
+    assert due(Position(step=20), 10, steps_per_epoch=7)
+    assert not due(Position(step=25), 10, steps_per_epoch=7)
+    assert [step for step in range(1, 250) if due(Position(step=step), None, 100)] == [100, 200]
+    assert [step for step in range(1, 250) if due(Position(step=step), None, 20)] == [
+        60,
+        120,
+        180,
+        240,
+    ]
+
+
+def test_a_terminal_shows_a_bar_the_time_left_and_the_raw_terms() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with reporting.for_console(console) as reporter:
+        assert isinstance(reporter, reporting.Screen)
+        reporter.step(Position(step=30, epoch=1), 0.25, 130.0)
+        reporter.train(TRAIN)
+        reporter.validating(3, 9)
+        reporter.valid(VALID)
+        reporter.step(Position(step=31, epoch=1), 0.26, 129.0)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    for text in ("epoch 2, step 31", "2 min 09 s left", "-1234", "34.5", "4321", "-900.0 +- 12.5"):
+        assert text in shown
+
+
+def test_a_file_gets_plain_lines() -> None:
+    console = Console(file=io.StringIO(), width=40)
+    with reporting.for_console(console) as reporter:
+        reporter.step(Position(step=30, epoch=1), 0.25, 130.0)
+        reporter.train(TRAIN)
+        reporter.valid({**VALID, "elbo": None})
+        reporter.valid(VALID)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert lines[1] == (
+        "step 30  epoch 1.5  1 min 05 s  held-out bound -900.0 +- 12.5 nats/sequence  "
+        "log-likelihood -880.0  KL 20.0  latents in use 7  best so far"
+    )
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (59.6, "1 min 00 s"), (3599, "59 min 59 s"), (7800, "2 h 10 min")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert reporting.duration(seconds) == words

@@ -1,0 +1,207 @@
+"""Training: it learns, it guards, it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.run.small import dataset, model, settings
+from zpyro import evaluation, reporting, runs, training
+from zpyro.config import Config
+from zpyro.datasets.sequences import Dataset
+from zpyro.errors import UserError
+from zpyro.interruption import SIGNALS
+from zpyro.models import SequenceModel
+from zpyro.position import Position
+from zpyro.runs import Run
+
+
+class At(reporting.Silent):
+    """Does something when a step is reached."""
+
+    def __init__(self, step: int, action: Any) -> None:
+        self.wanted, self.action = step, action
+
+    def step(self, position: Position, fraction: float, seconds_left: float | None) -> None:
+        if position.step == self.wanted:
+            self.action()
+
+
+def untimed(run: Run) -> list[dict[str, Any]]:
+    """The records without what the clock says."""
+    timed = ("seconds", "frames_per_second")
+    return [{k: v for k, v in record.items() if k not in timed} for record in run.records()]
+
+
+def train(folder: Path, config: Config, **more: Any) -> tuple[SequenceModel, Run]:
+    run = runs.create(folder, config)
+    module = model(config.train.seed)
+    training.fit(module, dataset(), config, run=run, **more)
+    return module, run
+
+
+def test_training_raises_the_held_out_bound(tmp_path: Path) -> None:
+    config = settings(max_steps=120, validate_every=20, learning_rate=3e-3)
+    _, run = train(tmp_path / "run", config)
+    before = evaluation.evaluate(model(), dataset().valid)
+    after = evaluation.evaluate(run.load("best").module, dataset().valid)
+    assert after.elbo > before.elbo + 5 * after.elbo_stderr
+
+
+def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
+    config = settings(validate_every=10, checkpoint_every=10, average=0.9, log_every=5)
+    module, run = train(tmp_path / "run", config)
+    assert sorted(path.name for path in run.folder.iterdir()) == [
+        "best",
+        "config.toml",
+        "last",
+        "last.previous",
+        "metrics.jsonl",
+    ]
+    records = run.records()
+    trained = [record for record in records if record["kind"] == "train"]
+    assert [record["step"] for record in trained] == [5, 10, 15, 20, 25, 30]
+    for record in trained:
+        bound = record["log_likelihood"] - record["kl"]
+        assert record["bound"] == pytest.approx(bound)
+        expected = -(
+            record["log_likelihood"] + record["auxiliary_weight"] * record["log_auxiliary"]
+        )
+        # The KL weight moves within the interval, by 0.01 a step.
+        assert record["loss"] == pytest.approx(
+            expected + record["kl_weight"] * record["kl"], abs=0.05 * record["kl"]
+        )
+    assert [record["kl_weight"] for record in trained][:2] == pytest.approx([0.54, 0.59])
+    valid = [record for record in records if record["kind"] == "valid"]
+    assert [record["step"] for record in valid] == [10, 20, 30]
+    best, last = run.load("best"), run.load("last")
+    chosen = max(valid, key=lambda record: record["elbo"])
+    assert (best.step, best.averaged, last.step, last.averaged) == (chosen["step"], True, 30, False)
+    assert best.metrics is not None
+    assert best.metrics["elbo"] == chosen["elbo"]
+    scored = evaluation.evaluate(best.module, dataset().valid, seed=training.VALIDATION_SEED)
+    assert scored.elbo == pytest.approx(chosen["elbo"], rel=1e-6)
+    assert best.data.mean == 0.5
+    assert best.start is not None
+    starts = {tuple(start) for start in dataset().train.start.tolist()}  # pyright: ignore
+    assert {tuple(start) for start in best.start.tolist()} <= starts
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, last.module.state_dict()[name])
+
+
+@pytest.mark.parametrize("killed", [7, 19, 30])
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, killed: int) -> None:
+    config = settings(
+        checkpoint_every=6,
+        validate_every=9,
+        log_every=4,
+        average=0.9,
+        learning_rate_schedule="plateau",
+        plateau_patience=1,
+    )
+    whole, run = train(tmp_path / "whole", config)
+
+    def kill() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(tmp_path / "killed", config, reporter=At(killed, kill))
+    torch.manual_seed(1234)
+    resumed = runs.open_run(tmp_path / "killed")
+    module = resumed.load("last").module
+    training.fit(module, dataset(), config, run=resumed, resume=True)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, module.state_dict()[name])
+    assert untimed(resumed) == untimed(run)
+    best = run.load("best").module.state_dict()
+    for name, tensor in resumed.load("best").module.state_dict().items():
+        assert torch.equal(tensor, best[name])
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_finishes_the_step_and_saves(tmp_path: Path, number: signal.Signals) -> None:
+    config = settings()
+    run = runs.create(tmp_path / "run", config)
+    before = signal.getsignal(number)
+    reporter = At(13, lambda: os.kill(os.getpid(), number))
+    outcome = training.fit(model(), dataset(), config, run=run, reporter=reporter)
+    assert outcome.interrupted == number
+    assert (outcome.step, run.load("last").step) == (13, 13)
+    assert signal.getsignal(number) is before
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path: Path) -> None:
+    data = with_a_loud_sequence(dataset())
+    config = settings(max_steps=18, log_every=6, batch_size=8)
+    run = runs.create(tmp_path / "run", config)
+    module = model()
+    outcome = training.fit(module, data, config, run=run)
+    assert outcome.skipped == 3
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+    assert [r["skipped"] for r in run.records() if r["kind"] == "train"] == [1, 2, 3]
+
+
+def test_many_bad_steps_in_a_row_stop_the_run_by_name() -> None:
+    data = with_a_loud_sequence(dataset())
+    data = replace(data, train=data.train[[3]])
+    config = settings(skip_limit=5)
+    with pytest.raises(UserError, match=r"5 steps in a row .* the last one on walk3; look at"):
+        training.fit(model(), data, config)
+
+
+def with_a_loud_sequence(data: Dataset) -> Dataset:
+    values = list(data.train.values)
+    values[3] = np.full_like(values[3], 1e30)
+    return replace(data, train=replace(data.train, values=tuple(values)))
+
+
+def test_patience_ends_a_training_that_gets_no_better() -> None:
+    config = settings(max_steps=500, validate_every=2, patience=3, learning_rate=1.0)
+    assert training.fit(model(), dataset(), config).step < 500
+
+
+def test_limits() -> None:
+    data = dataset()
+    assert training.fit(model(), data, settings(max_steps=None, epochs=2)).step == 12
+    assert training.fit(model(), data, settings(max_steps=None, max_minutes=1e-9)).step == 1
+
+
+def test_a_finished_run_stays_finished_and_goes_on_with_more_steps(tmp_path: Path) -> None:
+    config = settings(max_steps=10)
+    _, run = train(tmp_path / "run", config)
+    module = run.load("last").module
+    assert training.fit(module, dataset(), config, run=run, resume=True).step == 10
+    longer = settings(max_steps=14)
+    assert training.fit(module, dataset(), longer, run=run, resume=True).step == 14
+    assert [record["step"] for record in run.records() if record["kind"] == "valid"] == [10, 14]
+
+
+def test_other_data_are_refused_on_resume(tmp_path: Path) -> None:
+    config = settings(max_steps=3)
+    module, run = train(tmp_path / "run", config)
+    other = replace(dataset(), name="other")
+    with pytest.raises(UserError, match="the data are not those it was trained on"):
+        training.fit(module, other, config, run=run, resume=True)
+
+
+def test_seeds_decide() -> None:
+    def weights(seed: int) -> torch.Tensor:
+        module = model(seed)
+        training.fit(module, dataset(), settings(max_steps=4, seed=seed))
+        return module.get_parameter("output.weight").detach()
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+def test_there_must_be_something_to_validate_on() -> None:
+    data = replace(dataset(), valid=dataset().valid[:0])
+    with pytest.raises(UserError, match="training and validation both need sequences"):
+        training.fit(model(), data, settings())

@@ -1,0 +1,81 @@
+"""Safetensors files that are checked, name by name, before memory is taken for their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from zpyro.errors import UserError
+
+_TYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
+
+
+def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors, from whatever device."""
+    # Own memory for each: safetensors refuses tensors that share storage.
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    # Not save_file, which lets nobody but the owner read what it writes.
+    path.write_bytes(safetensors.torch.save(copies, {"format": "pt"}))
+
+
+def read(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read the tensors of a file, after their names, shapes and types proved to be right.
+
+    Args:
+        path: the file.
+        expected: tensors of the shapes and types to find, such as ones on the "meta" device.
+
+    Raises:
+        UserError: naming the first tensor that is missing, extra, or of another shape or type, or
+            saying that the file is missing or corrupt.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            for name in sorted(expected.keys() | names):
+                if name not in names:
+                    raise UserError(f"{path}: tensor {name} is missing; take another checkpoint")
+                if name not in expected:
+                    raise UserError(
+                        f"{path}: tensor {name} is none of this model's; take another checkpoint"
+                    )
+                _check(path, name, file.get_slice(name), expected[name])
+            return {name: file.get_tensor(name) for name in expected}
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: is missing; take another checkpoint") from error
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path}: is corrupt ({error}); take another checkpoint") from error
+
+
+def rows(path: Path, name: str) -> int:
+    """The first dimension of a tensor in a file.
+
+    Raises:
+        UserError: if the file is corrupt, or has no such tensor.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return file.get_slice(name).get_shape()[0]
+    except (safetensors.SafetensorError, OSError, IndexError) as error:
+        raise UserError(f"{path}: is corrupt ({error}); take another checkpoint") from error
+
+
+def _check(path: Path, name: str, header: Any, expected: Tensor) -> None:
+    shape, kind = tuple(header.get_shape()), header.get_dtype()
+    if shape != tuple(expected.shape):
+        raise UserError(
+            f"{path}: tensor {name} has shape {shape}, its settings ask for "
+            f"{tuple(expected.shape)}; take another checkpoint"
+        )
+    if _TYPES.get(kind) != expected.dtype:
+        wanted = str(expected.dtype).removeprefix("torch.")
+        raise UserError(
+            f"{path}: tensor {name} has type {kind}, its settings ask for {wanted}; "
+            "take another checkpoint"
+        )
