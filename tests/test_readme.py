@@ -27,7 +27,7 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     load = zpyro.datasets.load
     monkeypatch.setattr(
-        zpyro.datasets, "load", lambda name: load(name, utterances=40, shortest=0.2, longest=0.3)
+        zpyro.datasets, "load", lambda name: load(name, utterances=120, shortest=0.2, longest=0.3)
     )
     namespace: dict[str, object] = {}
     assert blocks("python")
