@@ -128,8 +128,8 @@ def _load(path: Path) -> Any:
             return found if isinstance(found, np.ndarray) else dict(found.items())
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path}: cannot be read as plain arrays ({error}); save it with numpy.savez, without"
-            " Python objects (for unequal lengths: values and lengths)"
+            f"{path}: cannot be read as plain arrays; save a .npz with numpy.savez, without Python"
+            " objects (for unequal lengths: values and lengths)"
         ) from error
 
 
