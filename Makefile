@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-RUN ?= runs/demo
+# A run of its own every time: training never writes over an earlier one.
+RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+RUN := $(RUN)
 # As many test workers as cores, one thread each: small tensors gain nothing from more.
 WORKERS ?= auto
 

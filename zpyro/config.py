@@ -36,7 +36,7 @@ class ModelConfig:
     squared_error_auxiliary: bool = setting(False, "squared error as the auxiliary cost")
     embedding_dropout: float = setting(0.0, "dropout on e(x)", at_least=0, below=1)
     log_variance_bounds: tuple[float, float] | None = setting(
-        (-8.0, 8.0), "bounds of a Gaussian likelihood's log variance, none for no bound"
+        (-14.0, 8.0), "bounds of a Gaussian likelihood's log variance, none for no bound"
     )
     recurrence: str = setting("auto", "auto, or a name of zpyro.recurrence.RECURRENCES")
 

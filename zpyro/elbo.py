@@ -124,7 +124,7 @@ class ZForcingELBO(ELBO):
         parts: list[Tensor] = []
         for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
             bound = _bound_parts(model_trace, guide_trace, self.analytic_kl)
-            auxiliary = _auxiliary_parts(model_trace, guide_trace, weights)
+            auxiliary = _auxiliary_parts(model_trace, guide_trace, weights, like=bound[0])
             parts.append(torch.stack([*bound, *auxiliary]))
         log_likelihood, kl, auxiliary, reverse = torch.stack(parts).sum(0) / self.num_particles
         loss = weights[0] * kl - log_likelihood
@@ -235,10 +235,10 @@ def _log_prob_sum(site: Site) -> Tensor:
 
 
 def _auxiliary_parts(
-    model_trace: Trace, guide_trace: Trace, weights: tuple[float, ...]
+    model_trace: Trace, guide_trace: Trace, weights: tuple[float, ...], *, like: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(log_auxiliary, log_reverse) summed over the batch; graph only where a weight needs it."""
-    auxiliary, reverse = torch.zeros(()), torch.zeros(())
+    auxiliary = reverse = like.new_zeros(())
     exposed = False
     guide_sites = sample_sites(guide_trace)
     for site in sample_sites(model_trace).values():

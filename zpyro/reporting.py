@@ -163,8 +163,7 @@ def validation_line(record: Record) -> str:
     return (
         f"step {record['step']}  epoch {record['epoch']:.1f}  {duration(record['seconds'])}  "
         f"held-out bound {_number(record['elbo'])} +- {_number(record['elbo_stderr'])} "
-        f"nats/sequence  log-likelihood {_number(record['log_likelihood'])}  "
-        f"KL {_number(record['kl'])}  latents in use {record['active_units']}{best}"
+        f"nats/sequence  KL {_number(record['kl'])}{best}"
     )
 
 

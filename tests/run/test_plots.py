@@ -1,0 +1,94 @@
+"""Pictures: what they show, and what is said where they cannot be drawn."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from zpyro import plots
+from zpyro.errors import UserError
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Collects every figure that is written."""
+    figures: list[Figure] = []
+    write = plots._write
+    monkeypatch.setattr(
+        plots, "_write", lambda figure, path: (figures.append(figure), write(figure, path))
+    )
+    return figures
+
+
+def panels(figure: Figure) -> list[list[Axes]]:
+    return [list(part.axes) for part in figure.subfigs]
+
+
+def test_sound(drawn: list[Figure], tmp_path: Path) -> None:
+    rate = 8000
+    time = np.arange(rate) / rate
+    sounds = [np.sin(2 * np.pi * 1000 * time), np.zeros(400), np.ones(3)]
+    plots.audio_picture(sounds, rate, tmp_path / "sounds.png")
+    assert (tmp_path / "sounds.png").read_bytes().startswith(b"\x89PNG")
+    for number, (wave, spectrogram) in enumerate(panels(drawn[0])):
+        assert wave.get_title() == f"sample {number + 1}"
+        assert wave.get_ylabel() == "amplitude"
+        assert (spectrogram.get_xlabel(), spectrogram.get_ylabel()) == ("time, s", "kHz")
+        np.testing.assert_array_equal(wave.lines[0].get_ydata(), sounds[number])
+    power = panels(drawn[0])[0][1].images[0].get_array()
+    assert power is not None
+    loudest = np.asarray(power).mean(1).argmax() / (len(power) - 1) * rate / 2
+    assert loudest == pytest.approx(1000, abs=rate / 200)
+
+
+@pytest.mark.parametrize("kind", ["frames", "binary"])
+def test_frames(drawn: list[Figure], tmp_path: Path, kind: str) -> None:
+    frames = [np.random.default_rng(0).normal(size=(steps, 4)) for steps in (7, 1)]
+    plots.frames_picture(frames, tmp_path / "deep" / "frames.png", kind)
+    assert (tmp_path / "deep" / "frames.png").exists()
+    for sequence, axes in zip(frames, panels(drawn[0]), strict=True):
+        assert (axes[0].get_xlabel(), axes[0].get_ylabel()) == ("step", "dimension")
+        np.testing.assert_allclose(np.asarray(axes[0].images[0].get_array()), sequence.T)
+        assert len(axes) == (2 if kind == "frames" else 1)
+
+
+def test_tokens(drawn: list[Figure], tmp_path: Path) -> None:
+    plots.frames_picture([np.array([3, 1, 4])], tmp_path / "tokens.png", "tokens")
+    (axes,) = panels(drawn[0])[0]
+    assert axes.get_ylabel() == "token"
+    np.testing.assert_array_equal(axes.lines[0].get_xydata(), [(1, 3), (2, 1), (3, 4)])
+
+
+def test_training_curves(drawn: list[Figure], tmp_path: Path) -> None:
+    records = [
+        {"kind": "train", "step": 1, "bound": -9.0, "kl": 1.0, "gradient_norm": None},
+        {"kind": "train", "step": 2, "bound": -8.0, "kl": 2.0, "gradient_norm": 5.0},
+        {"kind": "valid", "step": 2, "elbo": -7.0, "kl": 3.0},
+    ]
+    plots.training_picture(records, tmp_path / "curves.png")
+    bound, kl, log_likelihood, norm = drawn[0].axes
+    assert bound.get_xlabel() == "training step"
+    assert bound.get_ylabel() == "bound, nats/sequence"
+    assert [list(line.get_ydata()) for line in bound.lines] == [[-9.0, -8.0], [-7.0]]
+    assert [len(line.get_ydata()) for line in kl.lines] == [2, 1]
+    assert not log_likelihood.lines
+    assert [list(line.get_xdata()) for line in norm.lines] == [[2]]
+
+
+def test_without_matplotlib_the_line_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UserError, match=r'pip install "zpyro\[plots\]"'):
+        plots.frames_picture([np.zeros((2, 2))], tmp_path / "frames.png")
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(UserError, match="cannot be written"):
+        plots.frames_picture([np.zeros((2, 2))], tmp_path / "file" / "frames.png")

@@ -1,0 +1,77 @@
+"""The run directory: metrics and baselines."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.run.small import sequences, settings
+from zpyro import runs
+from zpyro.datasets import baselines
+from zpyro.errors import UserError
+from zpyro.runs import MetricsLog, Run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return runs.create(tmp_path / "run", settings())
+
+
+def test_metrics_go_on_without_gap_or_double(run: Run) -> None:
+    log = MetricsLog(run, 0)
+    for step in range(1, 6):
+        log.append({"kind": "train", "step": step})
+    log.close()
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')
+    log = MetricsLog(run, 3)
+    log.append({"kind": "train", "step": 4, "loss": math.inf, "kl": math.nan})
+    log.flush()
+    log.close()
+    records = run.records()
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
+    assert records[-1] == {"kind": "train", "step": 4, "loss": None, "kl": None}
+
+
+def test_a_run_without_metrics_has_no_records(run: Run) -> None:
+    assert run.records() == []
+
+
+def test_baselines_come_back(run: Run) -> None:
+    train = sequences(30, 0)
+    assert run.baselines(5) == {}
+    run.write_baselines(train)
+    fitted = run.baselines(5)
+    for name, fit in runs.BASELINES.items():
+        np.testing.assert_allclose(fitted[name].score(train), fit(train).score(train))
+    assert fitted["linear"].score(train).mean() > fitted["gaussian"].score(train).mean()
+
+
+def test_baselines_of_many_frames_are_fitted_on_some(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = sequences(30, 0)
+    monkeypatch.setattr(runs, "BASELINE_FRAMES", int(train.lengths[:10].sum()))
+    run.write_baselines(train)
+    expected = baselines.diagonal_gaussian(train[:10])
+    np.testing.assert_allclose(run.baselines(5)["gaussian"].offset, expected.offset)
+
+
+def test_broken_baselines_are_named(run: Run) -> None:
+    run.write_baselines(sequences(30, 0))
+    with pytest.raises(UserError, match="has shape"):
+        run.baselines(6)
+    (run.folder / "baselines.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"baselines\.safetensors: is corrupt"):
+        run.baselines(5)
+
+
+def test_links_to_nowhere_are_no_place_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is no folder"):
+        runs.create(tmp_path / "link", settings())
+    (tmp_path / "empty").mkdir()
+    assert runs.create(tmp_path / "empty", settings()).folder == tmp_path / "empty"
