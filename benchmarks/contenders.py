@@ -27,11 +27,29 @@ CLIP_NORM = 100.0
 ADAM: dict[str, Any] = {"lr": 1e-3, "eps": 1e-5, "fused": True}
 
 
-def make(name: str, size: Size, device: str = "cpu", seed: int = 0) -> Step:
-    """A function that takes one training step of the named contender on fixed data."""
+def make(
+    name: str, size: Size, device: str = "cpu", seed: int = 0, precision: str = "float32"
+) -> Step:
+    """A function that takes one training step of the named contender on fixed data.
+
+    Args:
+        name: one of :data:`MAKERS`.
+        size: of the model and the batch.
+        device: where it runs.
+        seed: of the weights and the data.
+        precision: "float32", or "bfloat16" for autocast.
+    """
     torch.manual_seed(seed)
     frames = torch.randn(size.steps + 1, size.sequences, size.frame, device=device)
-    return MAKERS[name](size, frames)
+    step = MAKERS[name](size, frames)
+    if precision == "float32":
+        return step
+
+    def autocast_step() -> object:
+        with torch.autocast(device, dtype=torch.bfloat16):
+            return step()
+
+    return autocast_step
 
 
 def _plain_torch(module: type[PublishedZForcing | Floor], size: Size, frames: Tensor) -> Step:
@@ -61,15 +79,17 @@ def _fast(size: Size, frames: Tensor, **settings: Any) -> Step:
     return lambda: _update(model, optimizer, bare_terms(model, x, start))
 
 
-def bare_terms(model: zpyro.ZForcing, x: Tensor, start: Tensor) -> Terms:
-    """The terms of each sequence straight from the networks, with no Pyro around them, (B,)."""
+def bare_terms(model: zpyro.ZForcing, x: Tensor, start: Tensor, particles: int = 1) -> Terms:
+    """The terms straight from the networks, with no Pyro around them, (particles, B) or (B,)."""
     process = model.bind(x, None, start)
-    z = process.draw_posterior(model.noise(*x.shape[:2]))
+    count, steps = x.shape[:2]
+    noise = model.noise(particles * count, steps)
+    z = process.draw_posterior(noise.unflatten(0, (particles, count)))
     path, backward = process.trajectory(z), process.backward_states
     kl = gaussian_kl(*process.posterior(path), *process.prior(path)).sum(-1)
     log_auxiliary = process.auxiliary(backward, path)
     terms = (process.log_likelihood(path, x), kl, log_auxiliary, process.reverse(backward))
-    return Terms(*(term.sum(0) for term in terms))
+    return Terms(*(term.sum(0).squeeze(0) for term in terms))
 
 
 def _svi(size: Size, frames: Tensor, **settings: Any) -> Step:
@@ -99,5 +119,6 @@ MAKERS: dict[str, Callable[[Size, Tensor], Step]] = {
     "svi": _svi,
     "step_sites": partial(_svi, granularity="step"),
     "plain": partial(_fast, recurrence="plain"),
+    "fused": partial(_fast, recurrence="fused"),
 }
 """What can be timed: (a) to (e) of docs/performance.md, and zpyro's own plain loop."""

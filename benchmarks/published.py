@@ -68,9 +68,11 @@ class PublishedZForcing(nn.Module):
         self.auxiliary = mlp(hidden + latent, width, 2 * hidden)
         self.output = nn.Linear(hidden, 2 * frame)
         self.reverse_output = nn.Linear(hidden, 2 * frame)
-        for weight in (self.cell.weight_hh, self.backward_lstm.weight_hh_l0):
-            for gate in weight.data.chunk(4):
-                nn.init.orthogonal_(gate)
+        for module in (self.cell, self.backward_lstm):
+            for name, weight in module.named_parameters():
+                if name.startswith("weight_hh"):
+                    for gate in weight.data.chunk(4):
+                        nn.init.orthogonal_(gate)
 
     def forward(
         self, inputs: Tensor, targets: Tensor, noise: Tensor, mask: Tensor | None = None
@@ -111,7 +113,7 @@ class PublishedZForcing(nn.Module):
         embedded = self.embedding(targets)
         if mask is None:
             return self.backward_lstm(embedded.flip(0))[0].flip(0)
-        # Padding first, then a sequence from its end: the state is held at zero over the padding.
+        # Each sequence is turned around within its own length, padding stays behind it.
         order = _from_the_end(mask)
         turned = embedded.gather(0, order.unsqueeze(-1).expand_as(embedded))
         states = self.backward_lstm(turned)[0]

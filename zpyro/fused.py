@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from zpyro import fused_layer_norm, fused_lstm
+from zpyro.lstm_loops import Loops, TorchLoops
 from zpyro.networks import Cell, GaussianMLP, LatentLSTM, State
 
-TORCH_LOOPS = fused_lstm.TorchLoops()
+TORCH_LOOPS = TorchLoops()
 
 
 def fused_path(
@@ -21,7 +22,7 @@ def fused_path(
     embedded: Tensor,
     noise: Tensor,
     state: State,
-    loops: fused_lstm.Loops = TORCH_LOOPS,
+    loops: Loops = TORCH_LOOPS,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, State]:
     """The fields of a :class:`zpyro.recurrence.Path`, arguments as in its ``plain``.
 
@@ -34,7 +35,7 @@ def fused_path(
     first = (part.to(like.dtype) for part in state)
     if isinstance(cell, LatentLSTM):
         with torch.autocast(like.device.type, enabled=False):
-            weights = fused_lstm.Weights.of(posterior, cell)
+            weights = fused_lstm.combined_weights(posterior, cell)
         outputs = fused_lstm.LSTMPath.apply(loops, product_type, *inputs, *first, *weights)
     else:
         backward, embedded, noise = inputs

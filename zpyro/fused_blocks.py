@@ -5,6 +5,7 @@ Buffers are time-major: T steps, N rows. Functions whose name ends in an undersc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,18 +13,13 @@ from torch import Tensor
 
 from zpyro.networks import ACTIVATION_BOUND, GAUSSIAN_BOUND, LEAKY_SLOPE
 
-
-def multiply_add(target: Tensor, rows: Tensor, matrix: Tensor) -> None:
-    """target += rows @ matrix, in place; a matrix of lower precision sets that of the product."""
-    if rows.dtype == matrix.dtype:
-        target.addmm_(rows, matrix)
-    else:
-        target.add_(rows.to(matrix.dtype) @ matrix)
+Gradient = Tensor | None
+"""A gradient that arrives at an output; None for zeros."""
 
 
-def multiply(rows: Tensor, matrix: Tensor) -> Tensor:
-    """rows @ matrix for rows (..., K), in the rows' type; the matrix sets the precision."""
-    return (rows.to(matrix.dtype) @ matrix).to(rows.dtype)
+def multiply(rows: Tensor, matrix: Tensor, product_type: torch.dtype) -> Tensor:
+    """rows @ matrix for rows (..., K), in the rows' type."""
+    return (rows.to(product_type) @ matrix.to(product_type)).to(rows.dtype)
 
 
 def weight_gradient(gradients: Tensor, inputs: Tensor, product_type: torch.dtype) -> Tensor:
@@ -32,11 +28,24 @@ def weight_gradient(gradients: Tensor, inputs: Tensor, product_type: torch.dtype
     return (left.to(product_type).t() @ right.to(product_type)).to(gradients.dtype)
 
 
-def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """rows @ weight.T + bias; the weight sets the precision of the product, the bias its type."""
-    if weight.dtype == bias.dtype:
-        return torch.nn.functional.linear(rows, weight, bias)
-    return torch.nn.functional.linear(rows.to(weight.dtype), weight) + bias
+def project_into(
+    target: Tensor, rows: Tensor, weight: Tensor, bias: Tensor, product_type: torch.dtype
+) -> None:
+    """Write rows @ weight.T + bias for rows (T, B, K), once a sequence and repeated for particles.
+
+    Args:
+        target: (T, K B, J), contiguous.
+        rows: (T, B, K).
+        weight: (J, K).
+        bias: (J,).
+        product_type: the type of the product.
+    """
+    particles = target.unflatten(1, (-1, rows.shape[1]))
+    if particles.shape[1] == 1 and product_type == target.dtype:
+        torch.addmm(bias, rows.flatten(0, 1), weight.t(), out=target.flatten(0, 1))
+        return
+    projected = multiply(rows, weight.t(), product_type) + bias
+    particles.copy_(projected.unsqueeze(1))
 
 
 def over_particles(gradients: Tensor, sequences: int) -> Tensor:
@@ -44,11 +53,6 @@ def over_particles(gradients: Tensor, sequences: int) -> Tensor:
     if gradients.shape[1] == sequences:
         return gradients
     return gradients.unflatten(1, (-1, sequences)).sum(1)
-
-
-def leaky_relu_(values: Tensor) -> None:
-    """The networks' activation before its clamp, in place."""
-    torch.nn.functional.leaky_relu_(values, LEAKY_SLOPE)
 
 
 def clamped(activations: Tensor) -> Tensor:
@@ -68,6 +72,41 @@ def gaussian(raw: Tensor) -> tuple[Tensor, Tensor]:
     return mean, log_variance
 
 
+class PathGradients(NamedTuple):
+    """Gradients that arrive at a path, time-major; None for zeros.
+
+    Attributes:
+        z: (T, N, Z).
+        hidden: at h_1..h_T, (T, N, H).
+        mean: (T, N, Z).
+        log_variance: (T, N, Z).
+        cell: at c_T, (N, H).
+    """
+
+    z: Gradient
+    hidden: Gradient
+    mean: Gradient
+    log_variance: Gradient
+    cell: Gradient
+
+
+def running_cell_gradient(arriving: PathGradients, cell: Tensor) -> Tensor:
+    """The gradient at c_T, (N, H), to be changed in place on the way to c_0."""
+    return torch.zeros_like(cell[0]) if arriving.cell is None else arriving.cell.clone()
+
+
+def noise_gradient(later: Tensor, arriving: Gradient, raw: Tensor) -> Tensor:
+    """Gradient of the noise, (T, N, Z).
+
+    Args:
+        later: gradient at z_t from the steps after it, (T, N, Z).
+        arriving: gradient at z_t from outside.
+        raw: the posterior's unclamped outputs, (T, N, 2Z).
+    """
+    total = later if arriving is None else later + arriving
+    return total * gaussian(raw)[1].mul(0.5).exp_()
+
+
 class Reparametrisation(NamedTuple):
     """How a gradient at z_t becomes one at the posterior's unclamped output.
 
@@ -76,70 +115,69 @@ class Reparametrisation(NamedTuple):
     Attributes:
         factor: (T, N, 2, Z), for mean and log variance.
         constant: (T, N, 2, Z), from the gradients that arrive at z, mean and log variance directly.
-        deviation: exp(log_variance / 2), (T, N, Z).
     """
 
     factor: Tensor
     constant: Tensor
-    deviation: Tensor
 
 
-def reparametrisation(
-    raw: Tensor, noise: Tensor, z: Tensor | None, mean: Tensor | None, log_variance: Tensor | None
-) -> Reparametrisation:
-    """See :class:`Reparametrisation`.
-
-    Args:
-        raw: unclamped outputs, (T, N, 2Z).
-        noise: (T, N, Z).
-        z: gradient at z, (T, N, Z), or None for zeros.
-        mean: gradient at the mean, likewise.
-        log_variance: gradient at the log variance, likewise.
-    """
+def reparametrisation(raw: Tensor, noise: Tensor, arriving: PathGradients) -> Reparametrisation:
+    """See :class:`Reparametrisation`, for unclamped outputs (T, N, 2Z) and noise (T, N, Z)."""
     pairs = raw.unflatten(-1, (2, -1))
-    inside = pairs.abs() <= GAUSSIAN_BOUND
+    outside = ~(pairs.abs() <= GAUSSIAN_BOUND)
     deviation = gaussian(raw)[1].mul(0.5).exp_()
-    factor = torch.empty_like(pairs)
-    factor[..., 0, :] = 1.0
+    factor = torch.ones_like(pairs)
     torch.mul(deviation, noise, out=factor[..., 1, :]).mul_(0.5)
+    z = arriving.z
     constant = torch.zeros_like(pairs) if z is None else factor * z.unsqueeze(-2)
-    for place, gradient in enumerate((mean, log_variance)):
+    for place, gradient in enumerate((arriving.mean, arriving.log_variance)):
         if gradient is not None:
             constant[..., place, :] += gradient
-    outside = ~inside
     factor.masked_fill_(outside, 0.0)
     constant.masked_fill_(outside, 0.0)
-    return Reparametrisation(factor, constant, deviation)
+    return Reparametrisation(factor, constant)
 
 
-def posterior_step_(activation: Tensor, raw: Tensor, output: Tensor) -> None:
-    """The posterior network from its hidden layer's linear part (N, M) on.
+class Sampler:
+    """Draws z_t from the posterior's output, in scratch memory of its own."""
 
-    Args:
-        activation: becomes the activation before its clamp.
-        raw: the output layer's bias (N, 2Z) becomes the unclamped output.
-        output: weight of the output layer, transposed, (M, 2Z).
-    """
-    leaky_relu_(activation)
-    multiply_add(raw, clamped(activation), output)
+    def __init__(self, like: Tensor) -> None:
+        """Args: a tensor like the posterior's output, (N, 2Z)."""
+        self._bounded = torch.empty_like(like)
+        self._mean, self._log_variance = self._bounded.chunk(2, dim=-1)
+
+    def draw(self, output: Tensor, raw: Tensor, noise: Tensor, z: Tensor) -> None:
+        """Write the unclamped output (N, 2Z) to ``raw`` and z_t (N, Z) to ``z``."""
+        raw.copy_(output)
+        torch.clamp(output, -GAUSSIAN_BOUND, GAUSSIAN_BOUND, out=self._bounded)
+        torch.addcmul(self._mean, self._log_variance.mul_(0.5).exp_(), noise, out=z)
 
 
-def lstm_step_(
-    sigmoids: Tensor, gates: tuple[Tensor, ...], cell: Tensor, new_cell: Tensor, hidden: Tensor
+def activate(linear: Tensor, activation: Tensor) -> Tensor:
+    """Write the activation before its clamp; give it after its clamp."""
+    torch.ops.aten.leaky_relu.out(linear, LEAKY_SLOPE, out=activation)
+    return clamped(activation)
+
+
+def lstm_step(
+    linear: Tensor, gates: Sequence[Tensor], cell: Tensor, new_cell: Tensor, hidden: Tensor
 ) -> None:
-    """The LSTM from its gates' linear part on, which become the gates.
+    """One LSTM step from the gates' linear parts on.
 
     Args:
-        sigmoids: gates i and f together, (N, 2H).
-        gates: i, f, g, o, each (N, H); views of one buffer with ``sigmoids``.
+        linear: the linear parts of i, f, g, o, (N, 4H).
+        gates: [i, f] together (N, 2H), then i, f, g, o each (N, H), views of one buffer: here the
+            gates are written.
         cell: c_{t-1}, (N, H).
         new_cell: c_t is written here.
         hidden: h_t is written here.
     """
-    entered, kept, candidate, shown = gates
-    sigmoids.sigmoid_()
-    candidate.tanh_()
-    shown.sigmoid_()
+    sigmoids, entered, kept, candidate, shown = gates
+    size = cell.shape[-1]
+    both, candidate_linear, shown_linear = linear.split([2 * size, size, size], dim=-1)
+    torch.sigmoid(both, out=sigmoids)
+    torch.tanh(candidate_linear, out=candidate)
+    torch.sigmoid(shown_linear, out=shown)
     torch.mul(kept, cell, out=new_cell).addcmul_(entered, candidate)
     torch.tanh(new_cell, out=hidden).mul_(shown)
 

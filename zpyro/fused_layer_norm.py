@@ -15,63 +15,60 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zpyro.fused_blocks import (
-    Reparametrisation,
+    Gradient,
+    PathGradients,
+    Sampler,
+    activate,
     activation_slope,
     clamped,
     gate_slopes,
     gaussian,
-    leaky_relu_,
-    linear,
-    lstm_step_,
+    lstm_step,
     lstm_step_backward_,
     multiply,
-    multiply_add,
+    noise_gradient,
     over_particles,
-    posterior_step_,
+    project_into,
     reparametrisation,
+    running_cell_gradient,
     weight_gradient,
 )
 from zpyro.networks import (
     ACTIVATION_BOUND,
-    GAUSSIAN_BOUND,
     LAYER_NORM_EPSILON,
     ConditionalLayerNormLSTM,
     GaussianMLP,
     State,
 )
-
-Gradient = Tensor | None
+from zpyro.products import prepare
 
 
 class Weights(NamedTuple):
     """The matrices of the recurrence; M and P the widths of the posterior and of z's MLP.
 
     Attributes:
-        hidden: from h_{t-1} to the posterior's hidden layer and the gates, (M + 4H, H).
+        hidden: from h_{t-1} to the posterior's hidden layer, (M, H).
+        backward: from b_t to the same, (M, H).
+        hidden_bias: of the same, (M,).
         output: the posterior's output layer, (2Z, M).
         output_bias: (2Z,).
         latent: first layer of z's MLP, (P, Z).
         latent_bias: (P,).
         modulation: its second layer, (8H, P).
         modulation_bias: (8H,).
-        backward: from b_t to the posterior's hidden layer, (M, H).
-        backward_bias: (M,).
+        recurrent: from h_{t-1} to the gates, (4H, H).
     """
 
     hidden: Tensor
+    backward: Tensor
+    hidden_bias: Tensor
     output: Tensor
     output_bias: Tensor
     latent: Tensor
     latent_bias: Tensor
     modulation: Tensor
     modulation_bias: Tensor
-    backward: Tensor
-    backward_bias: Tensor
-
-    @property
-    def width(self) -> int:
-        """M, of the posterior's hidden layer."""
-        return self.output.shape[1]
+    recurrent: Tensor
 
     @classmethod
     def of(cls, posterior: GaussianMLP, cell: ConditionalLayerNormLSTM) -> Weights:
@@ -79,30 +76,27 @@ class Weights(NamedTuple):
         size = cell.hidden_size
         from_hidden, from_backward = posterior.hidden.weight.split([size, size], dim=1)
         return cls(
-            hidden=torch.cat([from_hidden, cell.hidden_weight]),
+            hidden=from_hidden,
+            backward=from_backward,
+            hidden_bias=posterior.hidden.bias,
             output=posterior.output.weight,
             output_bias=posterior.output.bias,
             latent=cell.projection.hidden.weight,
             latent_bias=cell.projection.hidden.bias,
             modulation=cell.projection.output.weight,
             modulation_bias=cell.projection.output.bias,
-            backward=from_backward,
-            backward_bias=posterior.hidden.bias,
+            recurrent=cell.hidden_weight,
         )
-
-    def to(self, dtype: torch.dtype) -> Weights:
-        """The matrices (not the biases) in another type."""
-        return Weights(*(part.to(dtype) if part.dim() == 2 else part for part in self))
 
 
 class Tape(NamedTuple):
-    """What the forward loop fills for the backward loop; before it the buffers hold the biases.
+    """What the forward loop fills for the backward loop; P and M are widths as in Weights.
 
     Attributes:
-        projected: the posterior's activations before their clamp and W_hh h_{t-1} normalised,
-            (T, N, M + 4H).
-        scale: what W_hh h_{t-1} was divided by to normalise it, inverted, (T, N, 1).
-        gates: after their sigmoid or tanh, (T, N, 4H).
+        activations: of the posterior before their clamp, (T, N, M); before the loop what b_t gives.
+        gates: after their sigmoid or tanh, (T, N, 4H); before the loop what e(x_{t-1}) gives.
+        normalised: W_hh h_{t-1} after its layer norm, (T, N, 4H).
+        scale: what it was multiplied by in that, (T, N, 1).
         latent: activations of z's MLP before their clamp, (T, N, P).
         modulation: its outputs before their clamp, (T, N, 8H).
         raw: the posterior's mean and log variance before their clamp, (T, N, 2Z).
@@ -112,9 +106,10 @@ class Tape(NamedTuple):
         cell: c_0..c_T, (T + 1, N, H).
     """
 
-    projected: Tensor
-    scale: Tensor
+    activations: Tensor
     gates: Tensor
+    normalised: Tensor
+    scale: Tensor
     latent: Tensor
     modulation: Tensor
     raw: Tensor
@@ -142,9 +137,9 @@ class LayerNormPath(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.product_type = product_type
         with torch.autocast(noise.device.type, enabled=False):
-            matrices = Weights(*weights).to(product_type)
-            tape = _tape(backward, input_gates, noise, (hidden, cell), matrices)
-            _forward_loop(tape, matrices)
+            matrices = Weights(*weights)
+            tape = _tape(backward, input_gates, noise, (hidden, cell), matrices, product_type)
+            _forward_loop(tape, matrices, product_type)
         ctx.save_for_backward(backward, *tape, *weights)
         return tape.z, tape.hidden[1:], *gaussian(tape.raw), tape.cell[-1]
 
@@ -158,134 +153,142 @@ class LayerNormPath(torch.autograd.Function):
 
 
 def _tape(
-    backward: Tensor, input_gates: Tensor, noise: Tensor, state: State, weights: Weights
+    backward: Tensor,
+    input_gates: Tensor,
+    noise: Tensor,
+    state: State,
+    weights: Weights,
+    product_type: torch.dtype,
 ) -> Tape:
     """Every buffer, with what is known before the loop."""
-    steps, sequences = backward.shape[:2]
-    rows, latent = noise.shape[1:]
-    projected = noise.new_zeros(steps, rows, len(weights.hidden))
-    gates = noise.new_empty(steps, rows, input_gates.shape[-1])
-    # Projected once a sequence, then repeated for every particle.
-    activations = projected[..., : weights.width].unflatten(1, (-1, sequences))
-    activations.copy_(linear(backward, weights.backward, weights.backward_bias).unsqueeze(1))
-    gates.unflatten(1, (-1, sequences)).copy_(input_gates.unsqueeze(1))
+    steps, rows, latent = noise.shape
+    size = state[0].shape[-1]
     tape = Tape(
-        projected=projected,
+        activations=noise.new_empty(steps, rows, len(weights.hidden_bias)),
+        gates=noise.new_empty(steps, rows, 4 * size),
+        normalised=noise.new_empty(steps, rows, 4 * size),
         scale=noise.new_empty(steps, rows, 1),
-        gates=gates,
-        latent=weights.latent_bias.repeat(steps, rows, 1),
-        modulation=weights.modulation_bias.repeat(steps, rows, 1),
-        raw=weights.output_bias.repeat(steps, rows, 1),
-        z=noise.new_empty(steps, rows, latent),
+        latent=noise.new_empty(steps, rows, len(weights.latent_bias)),
+        modulation=noise.new_empty(steps, rows, 8 * size),
+        raw=noise.new_empty(steps, rows, 2 * latent),
+        z=torch.empty_like(noise),
         noise=noise,
-        hidden=noise.new_empty(steps + 1, rows, state[0].shape[-1]),
-        cell=noise.new_empty(steps + 1, rows, state[1].shape[-1]),
+        hidden=noise.new_empty(steps + 1, rows, size),
+        cell=noise.new_empty(steps + 1, rows, size),
     )
+    project_into(tape.activations, backward, weights.backward, weights.hidden_bias, product_type)
+    tape.gates.unflatten(1, (-1, backward.shape[1])).copy_(input_gates.unsqueeze(1))
     tape.hidden[0], tape.cell[0] = state
     return tape
 
 
-def _forward_loop(tape: Tape, weights: Weights) -> None:
-    from_hidden, output = weights.hidden.t(), weights.output.t()
-    from_latent, to_modulation = weights.latent.t(), weights.modulation.t()
-    size = tape.hidden.shape[-1]
-    bounded = torch.empty_like(tape.raw[0])
-    mean, log_variance = bounded.chunk(2, dim=-1)
-    modulation = torch.empty_like(tape.modulation[0])
-    gain, bias = modulation.chunk(2, dim=-1)
+def _forward_loop(tape: Tape, weights: Weights, product_type: torch.dtype) -> None:
+    steps, rows, size = tape.z.shape[0], tape.z.shape[1], tape.hidden.shape[-1]
+    make = partial(prepare, rows=rows, uses=steps, dtype=product_type)
+    from_hidden, to_recurrent = make(weights.hidden), make(weights.recurrent)
+    to_raw = make(weights.output, bias=weights.output_bias)
+    from_latent = make(weights.latent, bias=weights.latent_bias)
+    to_modulation = make(weights.modulation, bias=weights.modulation_bias)
+    sampler = Sampler(tape.raw[0])
+    bounded = torch.empty_like(tape.modulation[0])
+    gain, bias = bounded.chunk(2, dim=-1)
     views = (
-        *(tape.projected, tape.projected[..., : weights.width], tape.raw, tape.noise, tape.z),
-        *(tape.latent, tape.modulation, tape.projected[..., weights.width :], tape.scale),
+        *(tape.activations, tape.raw, tape.noise, tape.z),
+        *(tape.latent, tape.modulation, tape.normalised, tape.scale),
         *(tape.gates, tape.gates[..., : 2 * size], *tape.gates.chunk(4, dim=-1)),
         *(tape.hidden[:-1], tape.cell[:-1], tape.hidden[1:], tape.cell[1:]),
     )
     # One tuple of views for every step, made at once: slicing costs as much as computing.
     for step in zip(*(view.unbind() for view in views), strict=True):
-        row, activation, raw, noise, z, latent, raw_modulation, recurrent, scale, *rest = step
-        gate, sigmoids, i, f, g, o, h, c, new_h, new_c = rest
-        multiply_add(row, h, from_hidden)
-        posterior_step_(activation, raw, output)
-        torch.clamp(raw, -GAUSSIAN_BOUND, GAUSSIAN_BOUND, out=bounded)
-        torch.addcmul(mean, log_variance.mul_(0.5).exp_(), noise, out=z)
-        multiply_add(latent, z, from_latent)
-        leaky_relu_(latent)
-        multiply_add(raw_modulation, clamped(latent), to_modulation)
-        torch.clamp(raw_modulation, -ACTIVATION_BOUND, ACTIVATION_BOUND, out=modulation)
+        activation, raw, noise, z, latent, modulation, normalised, scale, *rest = step
+        entered, *gates, h, c, new_h, new_c = rest
+        active = activate(from_hidden.add(h, activation), activation)
+        sampler.draw(to_raw(active), raw, noise, z)
+        modulation.copy_(to_modulation(activate(from_latent(z), latent)))
+        torch.clamp(modulation, -ACTIVATION_BOUND, ACTIVATION_BOUND, out=bounded)
+        recurrent = to_recurrent(h)
         variance, centre = torch.var_mean(recurrent, dim=-1, keepdim=True)
         torch.rsqrt(variance.add_(LAYER_NORM_EPSILON), out=scale)
-        recurrent.sub_(centre).mul_(scale)
-        gate.add_(recurrent).addcmul_(recurrent, gain).add_(bias)
-        lstm_step_(sigmoids, (i, f, g, o), c, new_c, new_h)
+        torch.sub(recurrent, centre, out=normalised).mul_(scale)
+        linear = (entered + normalised).addcmul_(normalised, gain).add_(bias)
+        lstm_step(linear, gates, c, new_c, new_h)
 
 
 class LoopGradients(NamedTuple):
     """What the backward loop gives.
 
     Attributes:
-        projected: at W h_{t-1} and b_t's part, (T, N, M + 4H).
-        gates: at the gates' linear parts, (T, N, 4H).
-        latent: at the first layer of z's MLP, (T, N, P).
-        modulation: at its outputs, (T, N, 8H).
+        activations: at the linear part of the posterior's hidden layer, (T, N, M).
+        gates: at the linear part of the gates, (T, N, 4H).
+        recurrent: at W_hh h_{t-1}, (T, N, 4H).
+        latent: at the linear part of the first layer of z's MLP, (T, N, P).
+        modulation: at its outputs before their clamp, (T, N, 8H).
+        raw: at the posterior's mean and log variance before their clamp, (T, N, 2Z).
         hidden: at h_0.
         cell: at c_0.
     """
 
-    projected: Tensor
+    activations: Tensor
     gates: Tensor
+    recurrent: Tensor
     latent: Tensor
     modulation: Tensor
+    raw: Tensor
     hidden: Tensor
     cell: Tensor
 
 
 def _backward_loop(
-    tape: Tape, weights: Weights, draws: Reparametrisation, hidden: Gradient, cell: Gradient
+    tape: Tape, weights: Weights, arriving: PathGradients, product_type: torch.dtype
 ) -> LoopGradients:
-    """Arguments as in :meth:`zpyro.fused_lstm.Loops.backward`."""
-    width, size = weights.width, tape.hidden.shape[-1]
+    """The sequential part of the derivative; see :class:`zpyro.lstm_loops.Loops`."""
+    steps, rows, size = tape.z.shape[0], tape.z.shape[1], tape.hidden.shape[-1]
+    make = partial(prepare, rows=rows, uses=steps, dtype=product_type)
+    to_active, to_latent = make(weights.output.t()), make(weights.modulation.t())
+    to_z, through_gates = make(weights.latent.t()), make(weights.recurrent.t())
+    through_posterior = make(weights.hidden.t())
     # All derivatives that do not need the running gradient, for all steps at once.
-    projected, gates = torch.empty_like(tape.projected), torch.empty_like(tape.gates)
-    projected[..., :width] = activation_slope(tape.projected[..., :width])
+    activations, gates = activation_slope(tape.activations), torch.empty_like(tape.gates)
     to_cell = gate_slopes(tape.gates, tape.cell, gates)
     latent = activation_slope(tape.latent)
-    normalised = tape.projected[..., width:]
     modulation = (tape.modulation.abs() <= ACTIVATION_BOUND).to(gates.dtype)
-    modulation[..., : 4 * size] *= normalised
-    scale = (1.0 + clamped(tape.modulation[..., : 4 * size])) * tape.scale
-    views = (
-        *(projected, projected[..., :width], projected[..., width:], normalised, scale, gates),
-        *(gates[..., : 3 * size].unflatten(-1, (3, size)), gates[..., 3 * size :]),
-        *(tape.gates[..., size : 2 * size], to_cell, latent, modulation),
-        *(modulation.unflatten(-1, (2, 4 * size)), draws.constant, draws.constant.flatten(2)),
-        *(draws.factor, tape.hidden[:-1] if hidden is None else hidden),
-    )
+    modulation[..., : 4 * size] *= tape.normalised
+    recurrent = (1.0 + clamped(tape.modulation[..., : 4 * size])) * tape.scale
     d_hidden = torch.zeros_like(tape.hidden[0])
-    d_cell = torch.zeros_like(tape.cell[0]) if cell is None else cell.clone()
+    d_cell = running_cell_gradient(arriving, tape.cell)
+    draws = reparametrisation(tape.raw, tape.noise, arriving)
+    views = (
+        *(activations, gates, gates[..., : 3 * size].unflatten(-1, (3, size))),
+        *(gates[..., 3 * size :], tape.gates[..., size : 2 * size], to_cell),
+        *(draws.constant, draws.constant.flatten(2), draws.factor),
+        *(latent, modulation, modulation.unflatten(-1, (2, 4 * size)), recurrent),
+        *(tape.normalised, tape.hidden[:-1] if arriving.hidden is None else arriving.hidden),
+    )
     for step in reversed(list(zip(*(view.unbind() for view in views), strict=True))):
-        row, slope, recurrent, normal, gain, gate, into_cell, shown, f, to_c, *rest = step
-        latent_slope, d_modulation, modulation_pair, d_pair, d_raw, factor, outside = rest
-        if hidden is not None:
+        activation, gate, into_cell, shown, kept, to_c, pair, d_raw, factor, *rest = step
+        slope, both, gain_and_bias, gain, normalised, outside = rest
+        if arriving.hidden is not None:
             d_hidden.add_(outside)
-        lstm_step_backward_((into_cell, shown), f, to_c, d_hidden, d_cell)
-        modulation_pair.mul_(gate.unsqueeze(1))
-        latent_slope.mul_(multiply(d_modulation, weights.modulation))
-        d_pair.addcmul_(factor, multiply(latent_slope, weights.latent).unsqueeze(1))
-        slope.mul_(multiply(d_raw, weights.output))
-        _layer_norm_backward(gate * gain, normal, recurrent)
-        d_hidden = multiply(row, weights.hidden)
-    return LoopGradients(projected, gates, latent, modulation, d_hidden, d_cell)
+        lstm_step_backward_((into_cell, shown), kept, to_c, d_hidden, d_cell)
+        gain_and_bias.mul_(gate.unsqueeze(1))
+        slope.mul_(to_latent(both))
+        pair.addcmul_(factor, to_z(slope).unsqueeze(1))
+        activation.mul_(to_active(d_raw))
+        _layer_norm_backward_(gain.mul_(gate), normalised)
+        d_hidden = through_posterior.add(activation, through_gates(gain))
+    raw = draws.constant.flatten(2)
+    return LoopGradients(activations, gates, recurrent, latent, modulation, raw, d_hidden, d_cell)
 
 
-def _layer_norm_backward(scaled: Tensor, normalised: Tensor, out: Tensor) -> None:
-    """Write the gradient at what was normalised, (N, F).
+def _layer_norm_backward_(gradient: Tensor, normalised: Tensor) -> None:
+    """From the gradient at the normalised values, times their scale, to that of what they were.
 
     Args:
-        scaled: gradient at the normalised values, times what they were multiplied by.
-        normalised: the normalised values; their variance is the unbiased one.
-        out: where the gradient goes.
+        gradient: (N, F), changed in place.
+        normalised: values with mean 0 and unbiased variance 1, (N, F).
     """
-    along = (scaled * normalised).sum(-1, keepdim=True) / -(scaled.shape[-1] - 1)
-    torch.sub(scaled, scaled.mean(-1, keepdim=True), out=out).addcmul_(normalised, along)
+    along = (gradient * normalised).sum(-1, keepdim=True).div_(1 - gradient.shape[-1])
+    gradient.sub_(gradient.mean(-1, keepdim=True)).addcmul_(normalised, along)
 
 
 def _gradients(
@@ -293,32 +296,30 @@ def _gradients(
 ) -> tuple[Gradient, ...]:
     count = len(Tape._fields)
     tape, weights = Tape(*saved[:count]), Weights(*saved[count:])
-    matrices, width = weights.to(ctx.product_type), weights.width
-    d_z, d_hidden, d_mean, d_log_variance, d_cell = outputs
-    draws = reparametrisation(tape.raw, tape.noise, d_z, d_mean, d_log_variance)
-    loop = _backward_loop(tape, matrices, draws, d_hidden, d_cell)
-    d_raw = draws.constant.flatten(2)
-    d_activations = over_particles(loop.projected[..., :width], backward.shape[1])
-    needs_backward, _, needs_noise = ctx.needs_input_grad[1:4]
-    d_noise = None
-    if needs_noise:
-        total = multiply(loop.latent, matrices.latent)
-        d_noise = (total if d_z is None else total + d_z) * draws.deviation
+    arriving = PathGradients(*outputs)
+    loop = _backward_loop(tape, weights, arriving, ctx.product_type)
+    d_activations = over_particles(loop.activations, backward.shape[1])
     outer = partial(weight_gradient, product_type=ctx.product_type)
+    times = partial(multiply, product_type=ctx.product_type)
     d_weights = Weights(
-        hidden=outer(loop.projected, tape.hidden[:-1]),
-        output=outer(d_raw, clamped(tape.projected[..., :width])),
-        output_bias=d_raw.sum((0, 1)),
+        hidden=outer(loop.activations, tape.hidden[:-1]),
+        backward=outer(d_activations, backward),
+        hidden_bias=d_activations.sum((0, 1)),
+        output=outer(loop.raw, clamped(tape.activations)),
+        output_bias=loop.raw.sum((0, 1)),
         latent=outer(loop.latent, tape.z),
         latent_bias=loop.latent.sum((0, 1)),
         modulation=outer(loop.modulation, clamped(tape.latent)),
         modulation_bias=loop.modulation.sum((0, 1)),
-        backward=outer(d_activations, backward),
-        backward_bias=d_activations.sum((0, 1)),
+        recurrent=outer(loop.recurrent, tape.hidden[:-1]),
     )
+    needs_backward, _, needs_noise = ctx.needs_input_grad[1:4]
+    d_noise = None
+    if needs_noise:
+        d_noise = noise_gradient(times(loop.latent, weights.latent), arriving.z, tape.raw)
     return (
         None,
-        multiply(d_activations, matrices.backward) if needs_backward else None,
+        times(d_activations, weights.backward) if needs_backward else None,
         over_particles(loop.gates, backward.shape[1]),
         d_noise,
         loop.hidden,

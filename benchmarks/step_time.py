@@ -1,0 +1,104 @@
+"""What a training step costs: ``python -m benchmarks.step_time --size small --json``.
+
+Times, in turn and in one process, one training step (forward, all terms, backward, gradient clipped
+at 100, Adam) of
+
+- (a) published: the published algorithm with every network inside the time loop,
+- (b) floor: the same multiplications with no feedback, two ``nn.LSTM`` and batched MLPs,
+- (c) fast: zpyro's terms, with no Pyro around them,
+- (d) svi: ``SVI.step`` with ``ZForcingELBO``,
+- (e) step_sites: the same with a Pyro site for every step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import torch
+
+from benchmarks.contenders import make
+from benchmarks.measure import interleaved, machine, matmul_gflops, medians, peak_mib
+from benchmarks.sizes import SIZES
+from zpyro import compiled
+
+CONTENDERS = ("published", "floor", "fast", "svi", "step_sites")
+REPEATS = {"small": 31, "timit": 7, "blizzard": 3, "long": 5}
+RARE = ("step_sites",)
+"""Contenders too slow to be timed at every turn."""
+
+
+def main() -> None:
+    """Print a table for every size, or one JSON object a line."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    if options.tf32:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    if not options.json:
+        print(f"{machine()}; compiled recurrence: {compiled.status()}")
+    for size in options.size or ["small", "timit", "long"]:
+        result = measure(size, options)
+        print(json.dumps(result) if options.json else _table(result), flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--size", action="append", choices=SIZES, help="may be repeated")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line and size")
+    parser.add_argument("--repeats", type=int, help="turns of each contender")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--tf32", action="store_true", help="let products run in TF32 (CUDA)")
+    parser.add_argument("--skip", action="append", choices=CONTENDERS, default=[])
+    return parser.parse_args()
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, str | int | float | None]:
+    """Everything about one size; seconds are medians."""
+    size = SIZES[name]
+    contenders = [contender for contender in CONTENDERS if contender not in options.skip]
+    repeats = options.repeats or REPEATS[name]
+    turns = {c: max(1, repeats // 5) if c in RARE else repeats for c in contenders}
+    steps = {
+        contender: make(contender, size, options.device, precision=options.precision)
+        for contender in contenders
+    }
+    seconds = medians(interleaved(steps, turns, options.device))
+    del steps
+    fast = seconds["fast"]
+    return {
+        "size": name,
+        "threads": torch.get_num_threads(),
+        **{f"{contender}_s": seconds.get(contender) for contender in CONTENDERS},
+        "fast_peak_mib": peak_mib("fast", name, options.threads, options.device),
+        "floor_peak_mib": peak_mib("floor", name, options.threads, options.device),
+        "gflops": size.operations / fast / 1e9,
+        "matmul_gflops": matmul_gflops(size, options.device),
+        "frames_per_s": size.frames / fast,
+    }
+
+
+def _table(result: dict[str, str | int | float | None]) -> str:
+    def value(key: str) -> float:
+        number = result[key]
+        return float("nan") if number is None else float(number)
+
+    published, floor, fast, svi, sites = (value(f"{name}_s") for name in CONTENDERS)
+    lines = [
+        f"\n{result['size']}, {result['threads']} threads",
+        f"  (a) published  {published:9.3f} s   (a)/(c) {published / fast:6.2f}",
+        f"  (b) floor      {floor:9.3f} s   (c)/(b) {fast / floor:6.2f}",
+        f"  (c) fast       {fast:9.3f} s   {value('frames_per_s'):.0f} frames/s, "
+        f"{value('gflops'):.0f} of {value('matmul_gflops'):.0f} GFLOP/s",
+        f"  (d) SVI.step   {svi:9.3f} s   (d)/(c) {svi / fast:6.2f}",
+        f"  (e) step sites {sites:9.3f} s   (e)/(c) {sites / fast:6.2f}",
+        f"  peak memory: fast {value('fast_peak_mib'):.0f} MiB, floor "
+        f"{value('floor_peak_mib'):.0f} MiB, (c)/(b) "
+        f"{value('fast_peak_mib') / value('floor_peak_mib'):.2f}",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""The loops in C++: built once, shared safely, and never needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.recurrence.cases import Case, assert_close, gradients, make, outputs
+from zpyro import compiled
+from zpyro.fused_blocks import PathGradients
+from zpyro.lstm_loops import Tape, Weights
+from zpyro.recurrence import RECURRENCES, plain
+
+pytestmark = pytest.mark.fast
+
+needs_compiler = pytest.mark.skipif(
+    compiled.status() != "ready", reason=f"compiled recurrence: {compiled.status()}"
+)
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A fresh process; what is decided once a process is decided there."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+STATUS = (
+    "import logging; logging.basicConfig(level=20); import zpyro.compiled as c; print(c.status())"
+)
+
+
+def test_can_be_switched_off() -> None:
+    result = run(STATUS, ZPYRO_COMPILE="0")
+    assert result.stdout.strip() == "switched off by ZPYRO_COMPILE=0"
+
+
+def test_without_a_compiler_it_says_so_and_torch_does_the_work(tmp_path: Path) -> None:
+    code = STATUS + (
+        "; from tests.recurrence.cases import make; from zpyro.recurrence import choose"
+        "; print(make('lstm').run(choose('auto')).z.shape)"
+    )
+    result = run(code, CXX="no-such-compiler", ZPYRO_CACHE=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert "no C++ compiler found (looked for no-such-compiler)" in result.stdout
+    assert "torch.Size([3, 4, 2])" in result.stdout
+    assert "INFO" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_compiler_that_fails_is_named(tmp_path: Path) -> None:
+    failing = tmp_path / "broken-compiler"
+    failing.write_text("#!/bin/sh\necho 'cannot do this' >&2\nexit 1\n")
+    failing.chmod(0o755)
+    result = run(STATUS, CXX=str(failing), ZPYRO_CACHE=str(tmp_path / "cache"))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip().endswith("broken-compiler failed: cannot do this")
+    assert "WARNING" in result.stderr
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_damaged_library_is_not_used(tmp_path: Path) -> None:
+    code = (
+        "import zpyro.compiled as c; path = c._folder() / f'recurrence-{c._fingerprint()}.so'"
+        "; path.write_text('not a library'); print(c.status())"
+    )
+    result = run(code, ZPYRO_CACHE=str(tmp_path))
+    assert "does not load" in result.stdout
+
+
+@needs_compiler
+def test_is_built_once_and_kept(tmp_path: Path) -> None:
+    first, second = (run(STATUS, ZPYRO_CACHE=str(tmp_path)) for _ in range(2))
+    assert first.stdout.strip() == second.stdout.strip() == "ready"
+    assert "compiling" in first.stderr
+    assert "compiling" not in second.stderr
+    assert [path.suffix for path in tmp_path.iterdir()] == [".so"]
+
+
+@needs_compiler
+def test_where_the_cache_cannot_be_written_torch_does_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run(STATUS, ZPYRO_CACHE=str(tmp_path / "file" / "below"))
+    assert "could not build" in result.stdout
+
+
+@needs_compiler
+def test_which_numbers_it_takes() -> None:
+    single, double = torch.zeros(1), torch.zeros(1, dtype=torch.float64)
+    assert compiled.runs_here(single, torch.float32)
+    assert compiled.runs_here(double, torch.float64)
+    assert not compiled.runs_here(single, torch.bfloat16)
+    assert not compiled.runs_here(single.half(), torch.float16)
+    assert not compiled.runs_here(torch.zeros(1, device="meta"), torch.float32)
+
+
+def everything(case: Case) -> list[Tensor]:
+    path = case.run(RECURRENCES["compiled"])
+    return [*outputs(path).values(), *gradients(case, path).values()]
+
+
+def loop_results(threads: int, dtype: torch.dtype) -> list[Tensor]:
+    """Every array that the two loops fill, run by so many threads."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draws(*shape: int) -> Tensor:
+        return 0.3 * torch.randn(*shape, generator=generator, dtype=dtype)
+
+    steps, rows, hidden, latent, width = 4, 43, 90, 40, 70
+    weights = Weights(
+        hidden=draws(width, hidden),
+        backward=draws(width, hidden),
+        hidden_bias=draws(width),
+        output=draws(2 * latent, width),
+        output_bias=draws(2 * latent),
+        gates=draws(4 * hidden, hidden + latent),
+        embedded=draws(4 * hidden, 1),
+        gate_bias=draws(4 * hidden),
+    )
+    tape = Tape(
+        activations=draws(steps, rows, width),
+        gates=draws(steps, rows, 4 * hidden),
+        raw=draws(steps, rows, 2 * latent),
+        z=draws(steps, rows, latent),
+        noise=draws(steps, rows, latent),
+        hidden=draws(steps + 1, rows, hidden),
+        cell=draws(steps + 1, rows, hidden),
+    )
+    arriving = PathGradients(
+        *(draws(*part.shape) for part in (tape.z, tape.hidden[1:], tape.z, tape.z, tape.cell[0]))
+    )
+    loops, before = compiled.CompiledLoops(), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        loops.forward(tape, weights, dtype)
+        return [*tape, *loops.backward(tape, weights, arriving, dtype)]
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
+    alone = loop_results(1, dtype)
+    for threads in (2, 3):
+        several = loop_results(threads, dtype)
+        assert all(torch.equal(a, b) for a, b in zip(alone, several, strict=True))
+
+
+@needs_compiler
+def test_may_run_in_several_python_threads_at_once() -> None:
+    case = make("lstm", sequences=9, steps=20, hidden=40)
+    expected = everything(case)
+    found: dict[int, list[Tensor]] = {}
+
+    def work(number: int) -> None:
+        found[number] = everything(case)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(found) == len(workers)
+    for results in found.values():
+        assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
+@needs_compiler
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_do_not_vanish(value: float) -> None:
+    case = make("lstm").to(torch.float32)
+    with torch.no_grad():
+        case.noise[1, 2, 0] = value
+    ours, torchs = case.run(RECURRENCES["compiled"]), case.run(RECURRENCES["fused"])
+    assert not ours.z[1, 2, 0].isfinite()
+    assert torch.equal(ours.z.isfinite(), torchs.z.isfinite())
+    assert torch.equal(ours.hidden.isnan(), torchs.hidden.isnan())
+    assert ours.z[0].isfinite().all()
+
+
+@needs_compiler
+def test_single_precision_functions_are_accurate_over_their_range() -> None:
+    """Gates from -100 to 100: exp, sigmoid and tanh of the loops against torch's in float64."""
+    case = make("lstm", sequences=16, steps=3, hidden=33)
+    with torch.no_grad():
+        case.embedded.mul_(40.0)
+        case.embedded[::2].mul_(1e-4)
+    expected = outputs(case.run(plain)), gradients(case, case.run(plain))
+    single = case.to(torch.float32)
+    path = single.run(RECURRENCES["compiled"])
+    assert_close(outputs(path), expected[0], 1e-5)
+    assert_close(gradients(single, path), expected[1], 1e-4)
