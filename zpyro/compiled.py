@@ -27,6 +27,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from zpyro.caching import cache_folder
 from zpyro.fused_blocks import Gradient, PathGradients, running_cell_gradient
 from zpyro.graphed import GraphedLoops
 from zpyro.lstm_loops import LoopGradients, Tape, Weights
@@ -107,7 +108,7 @@ class _NoCompilerError(_NotBuiltError):
 @cache
 def library() -> ctypes.CDLL:
     """The loaded library, built first if need be."""
-    path = _folder() / f"recurrence-{_fingerprint()}.so"
+    path = cache_folder() / f"recurrence-{_fingerprint()}.so"
     if not path.exists():
         _build(path)
     try:
@@ -120,13 +121,6 @@ def library() -> ctypes.CDLL:
             function.argtypes = [ctypes.c_void_p] * arguments
             function.restype = ctypes.c_int
     return loaded
-
-
-def _folder() -> Path:
-    if "ZPYRO_CACHE" in os.environ:
-        return Path(os.environ["ZPYRO_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "zpyro"
 
 
 def _compiler() -> str:

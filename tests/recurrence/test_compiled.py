@@ -72,7 +72,7 @@ def test_a_compiler_that_fails_is_named(tmp_path: Path) -> None:
 
 def test_a_damaged_library_is_not_used(tmp_path: Path) -> None:
     code = (
-        "import zpyro.compiled as c; path = c._folder() / f'recurrence-{c._fingerprint()}.so'"
+        "import zpyro.compiled as c; path = c.cache_folder() / f'recurrence-{c._fingerprint()}.so'"
         "; path.write_text('not a library'); print(c.status())"
     )
     result = run(code, ZPYRO_CACHE=str(tmp_path))

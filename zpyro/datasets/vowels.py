@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zpyro.caching import cache_folder
 from zpyro.datasets import voice
 from zpyro.datasets.audio import Waveform
 from zpyro.datasets.sequences import Dataset
@@ -82,15 +83,6 @@ def synthesise(settings: VowelsSettings) -> list[Waveform]:
         scores = [voice.compose(random, duration) for duration in chosen]
         waveforms.extend(voice.synthesise(scores, random))
     return waveforms
-
-
-def cache_folder() -> Path:
-    """Where synthesised data is kept: $ZPYRO_CACHE, else zpyro under the user's cache folder."""
-    given = os.environ.get("ZPYRO_CACHE")
-    if given:
-        return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "zpyro"
 
 
 def _cached(settings: VowelsSettings) -> list[Waveform]:
