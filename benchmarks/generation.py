@@ -67,7 +67,8 @@ def measure(name: str, voices: int, options: argparse.Namespace) -> dict[str, st
 def _line(result: dict[str, str | int | float]) -> str:
     return (
         f"{result['size']:>8}, {result['voices']:3d} voices:"
-        f" {result['real_time_factor']:6.1f} times real time each, {result['all_voices_real_time_factor']:7.1f} times together"
+        f" {result['real_time_factor']:6.1f} times real time each,"
+        f" {result['all_voices_real_time_factor']:7.1f} times together"
     )
 
 
