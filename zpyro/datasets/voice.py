@@ -218,17 +218,13 @@ def _cascade(source: Track, formants: Track, rate: int, factor: int) -> Track:
 
 
 def _hiss(noise: Track, centre: Track, rate: int, factor: int) -> Track:
-    """Noise (U, N) through one wide moving band-pass at the centre frequencies (U, C)."""
-    _, first, second = _resonators(centre[..., None], np.array([1600.0]), rate)
-    # Zeros at 0 Hz and at half the rate make the resonator a band-pass of unit gain.
-    entering = np.array(noise)
-    entering[:, 2:] -= noise[:, :-2]
-    entering *= 0.5 * (1.0 + second[0, 0, 0])
+    """Noise (U, N) through one wide moving resonator at the centre frequencies (U, C)."""
+    gain, first, second = _resonators(centre[..., None], np.array([900.0]), rate)
     out = np.empty_like(noise)
     last, before = np.zeros(len(noise)), np.zeros(len(noise))
     for n in range(noise.shape[1]):
         c = n // factor
-        now = entering[:, n] + first[c, 0] * last + second[c, 0] * before
+        now = gain[c, 0] * noise[:, n] + first[c, 0] * last + second[c, 0] * before
         before, last = last, now
         out[:, n] = now
     return out
