@@ -90,6 +90,9 @@ NAN[7, 2, 1] = np.nan
         ({"x": TOKENS - 1}, "tokens must not be negative"),
         ({"x": np.ones((30, 5, 4))}, "constant throughout"),
         ({"x": FRAMES[:2]}, "split would be empty"),
+        ({"x": np.array(3.0)}, r"x has shape \(\)"),
+        ({"values": np.array(3.0), "lengths": np.array([1])}, r"values has shape \(\)"),
+        ({"values": FRAMES[0], "lengths": np.array(5)}, "whole numbers of at least 1"),
     ],
 )
 def test_unusable_arrays_are_told(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
@@ -107,6 +110,16 @@ def test_unusable_files_are_told(tmp_path: Path) -> None:
         datasets.load("npz", path)
     with pytest.raises(UserError, match=r"holds no \.npy files"):
         datasets.load("npz", tmp_path)
+    np.savez_compressed(path, x=FRAMES)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200] + bytes(200) + whole[400:])
+    with pytest.raises(UserError, match="cannot be read as plain arrays"):
+        datasets.load("npz", path)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (save(folder, x=FRAMES)).rename(folder / "a.npy")
+    with pytest.raises(UserError, match=r"a\.npy holds several arrays"):
+        datasets.load("npz", folder)
     with pytest.raises(UserError, match="does not fit"):
         datasets.load("npz", save(tmp_path, x=FRAMES), likelihood="categorical")
     with pytest.raises(UserError, match="zeros and ones"):
@@ -194,9 +207,10 @@ def test_vowels_are_cached_and_mended(tmp_path: Path, monkeypatch: pytest.Monkey
     np.testing.assert_array_equal(made.test.values[0], again.test.values[0])
     monkeypatch.undo()
     monkeypatch.setenv("ZPYRO_CACHE", str(tmp_path / "cache"))
-    kept.write_bytes(b"damaged")
-    mended = datasets.load("vowels", utterances=24, seed=3)
-    np.testing.assert_array_equal(made.test.values[0], mended.test.values[0])
+    for damage in (b"damaged", b"", kept.read_bytes()[:-3000]):
+        kept.write_bytes(damage)
+        mended = datasets.load("vowels", utterances=24, seed=3)
+        np.testing.assert_array_equal(made.test.values[0], mended.test.values[0])
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
@@ -213,6 +227,10 @@ def test_vowel_settings_are_checked() -> None:
         VowelsSettings(utterances=0)
     with pytest.raises(UserError, match="must rise"):
         VowelsSettings(shortest=2.0, longest=1.0)
+    with pytest.raises(UserError, match="frame_size is 5000; two frames must fit"):
+        VowelsSettings(frame_size=5000)
+    with pytest.raises(UserError, match="seed is -1"):
+        VowelsSettings(seed=-1)
 
 
 def test_the_registry() -> None:

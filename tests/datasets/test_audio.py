@@ -41,7 +41,7 @@ def test_every_format_is_read(tmp_path: Path, extension: str) -> None:
     else:
         soundfile.write(path, samples, 16_000)
     waveform, rate = audio.read(path)
-    assert rate == audio.rate_of(path) == 16_000
+    assert rate == 16_000
     assert waveform.dtype == np.float32
     if extension == "mp3":
         assert abs(len(waveform) - 16_000) < 3000
@@ -102,6 +102,12 @@ def broken(folder: Path, kind: str) -> Path:
         path.write_bytes(b"NIST_1A\n   1024\nsample_count -i 5\n")
     elif kind == "sphere_fields":
         path.write_bytes(b"NIST_1A\n   1024\nchannel_count -i 1\nend_head\n".ljust(1024))
+    elif kind == "cut_after_notes":
+        notes = b"LIST" + (100_000).to_bytes(4, "little") + bytes(100_000)
+        path.write_bytes((whole[:36] + notes + whole[36:])[:-2000])
+    elif kind == "dead_link":
+        path.unlink()
+        path.symlink_to(folder / "nothing.wav")
     return path
 
 
@@ -118,6 +124,8 @@ def broken(folder: Path, kind: str) -> Path:
         ("shorten", "compressed with shorten"),
         ("sphere_header", "header has no end"),
         ("sphere_fields", "header is damaged"),
+        ("cut_after_notes", "header declares 108052 bytes and it has 106052"),
+        ("dead_link", "cannot be opened"),
     ],
 )
 def test_bad_files_are_named_in_one_line(tmp_path: Path, kind: str, message: str) -> None:
@@ -128,6 +136,46 @@ def test_bad_files_are_named_in_one_line(tmp_path: Path, kind: str, message: str
         datasets.load("wav", tmp_path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("extension", ["mp3", "flac"])
+def test_bad_compressed_files_are_told(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"a.{extension}"
+    path.write_text("this is no sound, only words\n" * 100)
+    with pytest.raises(UserError, match=r"cannot be read as audio \(Format not recognised\)"):
+        audio.read(path)
+    path.unlink()
+    soundfile.write(path, tone(64_000), 16_000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"is cut short|cannot be read"):
+        audio.read(path)
+
+
+def test_a_flac_header_that_announces_too_much_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, tone(4000), 8000)
+    whole = bytearray(path.read_bytes())
+    whole[21] |= 0x0F
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match=r"is cut short|cannot be read"):
+        audio.read(path)
+
+
+def test_hidden_files_are_left_out_and_closed_folders_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(1000), 8000)
+    (tmp_path / "._a.wav").write_bytes(b"not a recording")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "b.wav").write_bytes(b"neither")
+    assert audio.find(tmp_path) == [tmp_path / "a.wav"]
+
+    def closed(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("os.scandir", closed)
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
+        audio.find(tmp_path)
 
 
 def test_several_bad_files_are_counted(tmp_path: Path) -> None:
@@ -223,7 +271,7 @@ def test_silence_is_told(tmp_path: Path) -> None:
 def test_blizzard_targets_are_the_next_frames_of_their_own_stream(tmp_path: Path) -> None:
     """Samples encode stream and position; every frame must follow its predecessor."""
     for stream in range(3):
-        ramp = (1000 * (stream + 1) + np.arange(200 * 130) // 200).astype("<i2")
+        ramp = (1000 * (stream + 1) + np.arange(200 * 410) // 200).astype("<i2")
         soundfile.write(tmp_path / f"{stream}.wav", ramp, 16_000, subtype="PCM_16")
     data = datasets.load("blizzard", tmp_path)
     total = 0
@@ -234,9 +282,19 @@ def test_blizzard_targets_are_the_next_frames_of_their_own_stream(tmp_path: Path
             codes = np.rint(frames * 32768)
             assert (codes == codes[:, :1]).all()
             np.testing.assert_array_equal(np.diff(codes[:, 0]), 1)
+            assert len(value) == 40
             total += len(value)
-    assert total == 3 * 129
-    assert len(data.valid) == len(data.test) == round(0.05 * 12)
+    # 409 frames follow the first: ten whole rows a recording, the last nine frames are left out.
+    assert total == 3 * 400
+    assert len(data.valid) == len(data.test) == round(0.05 * 30)
+    settings = datasets.entry("blizzard").settings()
+    assert len(datasets.load_all("blizzard", tmp_path, settings, Normalization())) == 30
+
+
+def test_blizzard_of_short_recordings_is_told(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(4000), 16_000)
+    with pytest.raises(UserError, match="no recording fills a row of 40 frames"):
+        datasets.load("blizzard", tmp_path)
 
 
 def test_blizzard_without_the_corpus_says_what_to_do() -> None:
@@ -270,4 +328,4 @@ def test_real_audiobooks(data_folder: Path) -> None:
     assert len(data.split("all")) == 26
     assert data.split("all").seconds == pytest.approx(180, rel=0.05)
     books = datasets.load("blizzard", data_folder / "ljspeech")
-    assert books.split("all").lengths.max() == 40
+    assert set(books.split("all").lengths) == {40}

@@ -137,8 +137,12 @@ def test_splits_are_stable_and_disjoint() -> None:
     picked = split_by_name(names, 0.1, 0.1, test_files="?.wav", valid_files="1?.wav")
     assert picked[2] == list(range(10))
     assert picked[1] == list(range(10, 20))
-    with pytest.raises(UserError, match="the test split would be empty"):
+    by_folder = split_by_name([*names, "other/1.wav"], 0.1, 0.1, test_files="other/*")
+    assert by_folder[2] == [100]
+    with pytest.raises(UserError, match=r"data\.test_files '\*\.mp3' matches none .*folder/0\.wav"):
         split_by_name(names, 0.1, 0.1, test_files="*.mp3")
+    with pytest.raises(UserError, match="the valid split would be empty"):
+        split_by_name(names, 0.0, 0.1)
 
 
 def test_the_diagonal_gaussian_is_the_maximum_likelihood_one() -> None:

@@ -54,6 +54,10 @@ class Entry:
         return self.missing is not None
 
 
+def _load_vowels(_folder: Path | None, settings: vowels.VowelsSettings) -> Dataset:
+    return vowels.load(settings)
+
+
 ENTRIES = {
     found.name: found
     for found in (
@@ -61,7 +65,7 @@ ENTRIES = {
             "vowels",
             "built in: a synthetic voice, 16 kHz, frames of 200 samples",
             vowels.VowelsSettings,
-            lambda _folder, settings: vowels.load(settings),
+            _load_vowels,
             None,
             None,
         ),
@@ -154,7 +158,8 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
         rows.append(("sample rate", f"{first.sample_rate} Hz"))
     if first.normalization != Normalization():
         scale = first.normalization
-        rows.append(("normalisation", f"(raw - {scale.mean:.6g}) / {scale.scale:.6g}, from train"))
+        centred = f"(raw {'-' if scale.mean >= 0 else '+'} {abs(scale.mean):.6g})"
+        rows.append(("normalisation", f"{centred} / {scale.scale:.6g}, from train"))
     start = "zeros" if first.start is None else "the first recorded frame, not scored"
     rows.append(("start frame", start))
     for name in ("train", "valid", "test"):
@@ -165,8 +170,14 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
 def _describe_split(split: Sequences) -> str:
     lengths = sorted(split.lengths.tolist())
     spread = f"{lengths[0]} to {lengths[-1]} frames, median {lengths[len(lengths) // 2]}"
-    seconds = "" if split.seconds is None else f", {split.seconds / 60:.1f} min"
+    seconds = "" if split.seconds is None else f", {_duration(split.seconds)}"
     return f"{len(split)} sequences, {split.num_frames} frames{seconds} ({spread})"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60.0:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60.0:.1f} min" if seconds < 7200.0 else f"{seconds / 3600.0:.1f} h"
 
 
 def _folder(found: Entry, data: str | Path | None) -> Path | None:

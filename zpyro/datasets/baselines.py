@@ -65,7 +65,8 @@ def linear_predictor(train: Sequences) -> FrameDensity:
     within = moments.previous / moments.count - np.outer(mean_before, mean_before)
     across = moments.cross / moments.count - np.outer(mean, mean_before)
     ridge = RIDGE * np.trace(within) / len(within) + SMALLEST_VARIANCE
-    weight = np.linalg.solve(within + ridge * np.eye(len(within)), across.T).T
+    solution = np.linalg.solve(within + ridge * np.eye(len(within)), across.T)
+    weight = np.asarray(solution, np.float64).T
     variance = moments.squares / moments.count - mean**2
     explained = 2.0 * (weight * across).sum(1) - ((weight @ within) * weight).sum(1)
     residual = np.maximum(variance - explained, SMALLEST_VARIANCE)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,18 @@ from zpyro.datasets.splitting import split_by_name
 from zpyro.errors import UserError
 
 SPLITS = ("train", "valid", "test")
+
+DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy may raise on a damaged file; it parses array headers as Python literals."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +115,7 @@ def read(path: Path) -> dict[str, list[tuple[str, Array]]]:
         files = sorted(path.glob("*.npy"))
         if not files:
             raise UserError(f"{path} holds no .npy files; point --data at arrays")
-        named = [(file.stem, _load(file)) for file in files]
-        return {"all": [(name, _checked(f"{path}/{name}.npy", v)) for name, v in named]}
+        return {"all": [(file.stem, _checked(str(file), _load_one(file))) for file in files]}
     if not path.exists():
         raise UserError(f"{path} does not exist; point --data at a .npz file or a folder of .npy")
     arrays = _load(path)
@@ -126,11 +139,18 @@ def _load(path: Path) -> Any:
         with path.open("rb") as stream:
             found = np.load(stream, allow_pickle=False)
             return found if isinstance(found, np.ndarray) else dict(found.items())
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise UserError(
             f"{path}: cannot be read as plain arrays; save a .npz with numpy.savez, without Python"
             " objects (for unequal lengths: values and lengths)"
         ) from error
+
+
+def _load_one(path: Path) -> Array:
+    found = _load(path)
+    if isinstance(found, dict):
+        raise UserError(f"{path} holds several arrays; save one sequence a file with numpy.save")
+    return found
 
 
 def _rows(label: str, array: Array) -> list[tuple[str, Array]]:
@@ -143,6 +163,8 @@ def _rows(label: str, array: Array) -> list[tuple[str, Array]]:
 
 
 def _ragged(path: Path, values: Array, lengths: Array) -> list[tuple[str, Array]]:
+    if values.ndim < 1:
+        raise UserError(f"{path}: values has shape (); it must be (sum of lengths, D)")
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 1).any():
         raise UserError(f"{path}: lengths must be whole numbers of at least 1, shape (N,)")
     if int(lengths.sum()) != len(values):

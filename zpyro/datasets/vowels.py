@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from zpyro.caching import cache_folder
 from zpyro.datasets import voice
 from zpyro.datasets.audio import Waveform
+from zpyro.datasets.npz import DAMAGED
 from zpyro.datasets.sequences import Dataset
 from zpyro.datasets.splitting import split_by_name
 from zpyro.datasets.wav import WavSettings, assemble
@@ -56,6 +56,13 @@ class VowelsSettings:
                 raise UserError(f"data.{name} is {value}; give a positive number")
         if not 0.1 <= self.shortest <= self.longest <= 60.0:
             raise UserError("data.shortest and data.longest must rise and lie within 0.1 and 60 s")
+        if 2 * self.frame_size > self.shortest * voice.RATE:
+            raise UserError(
+                f"data.frame_size is {self.frame_size}; two frames must fit into data.shortest,"
+                f" {self.shortest} s"
+            )
+        if self.seed < 0:
+            raise UserError(f"data.seed is {self.seed}; give 0 or a positive number")
 
 
 def load(settings: VowelsSettings) -> Dataset:
@@ -90,9 +97,10 @@ def _cached(settings: VowelsSettings) -> list[Waveform]:
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     path = cache_folder() / f"vowels-{key}.npz"
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        # Opened here, so that a damaged file is closed all the same.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
             return list(np.split(kept["samples"], np.cumsum(kept["lengths"])[:-1]))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (*DAMAGED, KeyError):
         # Absent or damaged: it can always be made again.
         waveforms = synthesise(settings)
     _keep(path, waveforms)
