@@ -16,6 +16,7 @@ import torch
 from benchmarks.contenders import zforcing
 from benchmarks.measure import machine
 from benchmarks.sizes import SIZES
+from zpyro.allocation import keep_freed_memory
 
 SAMPLE_RATE = 16_000
 
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as the command line does
     if not options.json:
         print(machine())
     for name in options.size or ["small", "timit"]:

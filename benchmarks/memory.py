@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.contenders import MAKERS, make
 from benchmarks.sizes import SIZES, Size
+from zpyro.allocation import keep_freed_memory
 
 STEPS = 3
 
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as the command line does
     measure = _on_cpu if options.device == "cpu" else _on_accelerator
     mib = measure(options.contender, SIZES[options.size], options.device)
     print(json.dumps({"contender": options.contender, "size": options.size, "peak_mib": mib}))

@@ -18,6 +18,7 @@ import zpyro
 from benchmarks.contenders import bare_terms, make, zforcing
 from benchmarks.measure import interleaved, machine, medians
 from benchmarks.sizes import SIZES, Size
+from zpyro.allocation import keep_freed_memory
 
 STEPS = (40, 196, 784, 3136)
 SEQUENCES = (1, 8, 32, 128)
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as the command line does
     if not options.json:
         print(machine())
     for name, contenders, frames in _tables(SIZES["small"]):

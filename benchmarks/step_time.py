@@ -21,6 +21,7 @@ from benchmarks.contenders import make
 from benchmarks.measure import interleaved, machine, matmul_gflops, medians, peak_mib
 from benchmarks.sizes import SIZES
 from zpyro import compiled
+from zpyro.allocation import keep_freed_memory
 
 CONTENDERS = ("published", "floor", "fast", "svi", "step_sites")
 REPEATS = {"small": 31, "timit": 7, "blizzard": 3, "long": 5}
@@ -32,6 +33,7 @@ def main() -> None:
     """Print a table for every size, or one JSON object a line."""
     options = _options()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as the command line does
     if options.tf32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if not options.json:

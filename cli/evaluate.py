@@ -79,8 +79,10 @@ def command(
       zpyro evaluate runs/digits --split test --json
     """
     from zpyro import evaluation, runs
+    from zpyro.allocation import keep_freed_memory
     from zpyro.building import choose_device
 
+    keep_freed_memory()
     opened = runs.open_run(run)
     checkpoint = opened.load(which, choose_device(device))
     sequences = _sequences(opened, checkpoint, data, split)

@@ -147,9 +147,11 @@ def _with_limits(given: dict[str, object]) -> dict[str, object]:
 def _fit(
     module: SequenceModel, data: Dataset, settled: Config, run: Run, *, resume: bool
 ) -> tuple[Outcome, Run]:
+    from zpyro.allocation import keep_freed_memory
     from zpyro.reporting import for_console
     from zpyro.training import fit
 
+    keep_freed_memory()
     weights = sum(parameter.numel() for parameter in module.parameters())
     device = next(module.parameters()).device.type
     say(

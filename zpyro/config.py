@@ -15,6 +15,7 @@ from typing import Any
 
 from zpyro import settings
 from zpyro.errors import UserError
+from zpyro.precision import PRECISIONS
 from zpyro.settings import Field, setting
 
 LARGEST_SIZE = 1 << 16
@@ -107,6 +108,8 @@ class TrainConfig:
     log_every: int = setting(10, "steps between records in metrics.jsonl", at_least=1)
     seed: int = setting(0, "of weights, noise and data order", at_least=0, below=1 << 63)
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    precision: str = setting("float32", "of products in training", choices=PRECISIONS)
+    cuda_graph: bool = setting(True, "on CUDA, record a step and replay it")
 
 
 @dataclass(frozen=True)

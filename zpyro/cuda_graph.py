@@ -40,12 +40,19 @@ class Captured:
         warm_up: calls of a shape before it is recorded.
         most: graphs that are kept, with the memory they use; the one unused for longest goes.
         own: give results that no later call changes; otherwise they hold until the next call.
+        enabled: whether to record at all.
 
     If recording fails, that is logged once and the function runs as it is from then on.
     """
 
     def __init__(
-        self, function: Callable[..., Tensors], *, warm_up: int = 2, most: int = 8, own: bool = True
+        self,
+        function: Callable[..., Tensors],
+        *,
+        warm_up: int = 2,
+        most: int = 8,
+        own: bool = True,
+        enabled: bool = True,
     ) -> None:
         self._function = function
         self._warm_up = warm_up
@@ -53,7 +60,7 @@ class Captured:
         self._own = own
         self._seen: Counter[tuple[Any, ...]] = Counter()
         self._recordings: OrderedDict[tuple[Any, ...], _Recording] = OrderedDict()
-        self._works = True
+        self._works = enabled
 
     def __call__(self, *inputs: Tensor) -> Tensors:
         """The function's tensors."""

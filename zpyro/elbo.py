@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
@@ -104,6 +105,7 @@ class ZForcingELBO(ELBO):
         self.reverse_weight = as_schedule(reverse_weight)
         self.analytic_kl = analytic_kl
         self.step = 0
+        self._given: tuple[Tensor, ...] | None = None
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any]) -> ObjectiveModule:  # pyright: ignore[reportIncompatibleMethodOverride]
         """A torch module of the loss for this pair, see :class:`ObjectiveModule`."""
@@ -117,22 +119,44 @@ class ZForcingELBO(ELBO):
         Raises:
             UserError: if an auxiliary weight is not zero and the guide exposes no backward states.
         """
-        weights = tuple(
-            schedule(self.step)
-            for schedule in (self.kl_weight, self.auxiliary_weight, self.reverse_weight)
-        )
+        weights = self.weights()
+        factors = weights if self._given is None else self._given
         parts: list[Tensor] = []
         for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
             bound = _bound_parts(model_trace, guide_trace, self.analytic_kl)
             auxiliary = _auxiliary_parts(model_trace, guide_trace, weights, like=bound[0])
             parts.append(torch.stack([*bound, *auxiliary]))
         log_likelihood, kl, auxiliary, reverse = torch.stack(parts).sum(0) / self.num_particles
-        loss = weights[0] * kl - log_likelihood
+        loss = factors[0] * kl - log_likelihood
         if weights[1]:
-            loss = loss - weights[1] * auxiliary
+            loss = loss - factors[1] * auxiliary
         if weights[2]:
-            loss = loss - weights[2] * reverse
+            loss = loss - factors[2] * reverse
         return ObjectiveTerms(log_likelihood, kl, auxiliary, reverse, loss, *weights)
+
+    def weights(self) -> tuple[float, float, float]:
+        """The weights of KL, auxiliary and reverse term at the present step."""
+        return (
+            self.kl_weight(self.step),
+            self.auxiliary_weight(self.step),
+            self.reverse_weight(self.step),
+        )
+
+    @contextlib.contextmanager
+    def weighted(self, weights: Tensor) -> Iterator[None]:
+        """Within it, the loss has the weights that a tensor holds, read where it stands.
+
+        A recorded CUDA graph replays what it did with other numbers in the same places. Terms whose
+        present weight is 0 are left out all the same.
+
+        Args:
+            weights: of KL, auxiliary and reverse term, in this order, (3,) or longer.
+        """
+        self._given = (weights[0], weights[1], weights[2])
+        try:
+            yield
+        finally:
+            self._given = None
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss as a tensor to differentiate."""

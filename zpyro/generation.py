@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
+from zpyro.cuda_graph import Captured, Tensors
 from zpyro.networks import State
 
 if TYPE_CHECKING:
@@ -63,13 +64,49 @@ def simulate(
         else:
             latent = z[:, t]
         state = model.transition(latent, model.embed(previous), state)
-        if frames is None:
-            previous = model.likelihood.distribution(model.emission(state[0]), temperature).sample()
-        else:
-            previous = frames[:, t]
+        previous = _draw_frame(model, state, temperature) if frames is None else frames[:, t]
         latents.append(latent)
         drawn.append(previous)
     return Simulation(torch.stack(latents, dim=1), torch.stack(drawn, dim=1), state)
+
+
+@torch.no_grad()
+def draw_frames(
+    model: SequenceModel, start: Tensor, steps: int, state: State, temperature: float = 1.0
+) -> Tensor:
+    """Frames drawn step by step, and nothing else kept: state and frames stay where they are.
+
+    On CUDA a step is recorded once as a graph.
+
+    Args:
+        model: the model to run.
+        start: x_0, (N,) + event shape.
+        steps: T.
+        state: where to go on from.
+        temperature: factor on the standard deviations (logits are divided by it).
+
+    Returns:
+        The frames, (N, T) + event shape.
+    """
+
+    def step(previous: Tensor, *state: Tensor) -> Tensors:
+        before = cast("State", state)
+        latent = _draw_latent(model, before, None, temperature)
+        after = model.transition(latent, model.embed(previous), before)
+        return (_draw_frame(model, after, temperature), *after)
+
+    # The results of one step are copied into the places that the next reads them from.
+    captured = Captured(step, own=False)
+    frames = start.new_empty(start.shape[0], steps, *start.shape[1:])
+    present: Tensors = (start, *state)
+    for t in range(steps):
+        present = captured(*present)
+        frames[:, t] = present[0]
+    return frames
+
+
+def _draw_frame(model: SequenceModel, state: State, temperature: float) -> Tensor:
+    return model.likelihood.distribution(model.emission(state[0]), temperature).sample()
 
 
 def _draw_latent(

@@ -29,8 +29,13 @@ class Optimizer:
     def __init__(self, module: nn.Module, train: TrainConfig) -> None:
         self._train = train
         self._parameters = [p for p in module.parameters() if p.requires_grad]
+        device = self._parameters[0].device
+        on_cuda = device.type == "cuda"
+        # A recorded CUDA graph reads the step size and the step count where they stand.
+        self._rate = torch.tensor(train.learning_rate, device=device) if on_cuda else None
+        self._options: dict[str, Any] = {"fused": True, "capturable": on_cuda}
         self._adam = torch.optim.Adam(
-            self._parameters, lr=train.learning_rate, eps=train.adam_epsilon, fused=True
+            self._parameters, lr=train.learning_rate, eps=train.adam_epsilon, **self._options
         )
         self.scale = 1.0
         self.average = AveragedWeights(self._parameters, train.average) if train.average else None
@@ -41,17 +46,22 @@ class Optimizer:
         loss.backward()
         return nn.utils.clip_grad_norm_(self._parameters, self._train.clip_norm)
 
-    def step(self, fraction: float) -> None:
-        """Move the parameters along their gradients.
+    def step(self, rate: Tensor, good: Tensor) -> None:
+        """Move the parameters along their gradients, or leave everything as it is.
 
         Args:
-            fraction: how much of the training is done, 0 to 1.
+            rate: the step size, see :meth:`learning_rate`; a 0-dim tensor.
+            good: whether to move, a 0-dim bool tensor; it is read on the device alone.
         """
+        if self._rate is not None:
+            self._rate.copy_(rate)
         for group in self._adam.param_groups:
-            group["lr"] = self.learning_rate(fraction)
+            group["lr"] = float(rate) if self._rate is None else self._rate
+        # What torch's gradient scaler tells a fused optimiser of a step to be left out.
+        self._adam.found_inf = (~good).float()  # pyright: ignore[reportAttributeAccessIssue]
         self._adam.step()
         if self.average is not None:
-            self.average.update()
+            self.average.update(good)
 
     def learning_rate(self, fraction: float) -> float:
         """The step size after this fraction of the training."""
@@ -72,6 +82,9 @@ class Optimizer:
     def restore(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`state` gave."""
         self._adam.load_state_dict(state["adam"])
+        for group in self._adam.param_groups:
+            # A checkpoint of another device brings that one's options.
+            group.update(self._options)
         self.scale = state["scale"]
         if self.average is not None and state["average"] is not None:
             self.average.restore(state["average"])
@@ -91,16 +104,17 @@ class AveragedWeights:
     def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
         self._parameters = parameters
         self._decay = decay
-        self._updates = 0
+        self._updates = torch.zeros((), device=parameters[0].device)
         self._averages = [parameter.detach().clone() for parameter in parameters]
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take in the present weights."""
-        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
+    def update(self, good: Tensor) -> None:
+        """Take in the present weights, unless the step was none: a 0-dim bool tensor."""
+        decay = ((1 + self._updates) / (10 + self._updates)).clamp(max=self._decay)
+        share = (1 - decay) * good
         for average, parameter in zip(self._averages, self._parameters, strict=True):
-            average.lerp_(parameter, 1 - decay)
-        self._updates += 1
+            average.lerp_(parameter, share.to(average.dtype))
+        self._updates += good
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -114,12 +128,12 @@ class AveragedWeights:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
-        return {"updates": self._updates, "averages": list(self._averages)}
+        return {"updates": int(self._updates), "averages": list(self._averages)}
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`state` gave."""
-        self._updates = state["updates"]
+        self._updates.fill_(state["updates"])
         for average, saved in zip(self._averages, state["averages"], strict=True):
             average.copy_(saved)
 

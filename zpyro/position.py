@@ -3,52 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor
-
 from zpyro.config import TrainConfig
-from zpyro.elbo import ObjectiveTerms
 
-TERMS = ("loss", "log_likelihood", "kl", "log_auxiliary", "log_reverse")
 SHORTEST_INTERVAL = 50
 """Steps between validations, at least, where none are set: tiny epochs would drown in them."""
-
-
-@dataclass
-class Interval:
-    """Sums over the steps since the last record; skipped steps count in ``seconds`` alone."""
-
-    steps: int = 0
-    sequences: int = 0
-    frames: int = 0
-    seconds: float = 0.0
-    gradient_norm: float = 0.0
-    terms: list[float] = field(default_factory=lambda: [0.0] * len(TERMS))
-
-    def add(self, sequences: int, frames: int, terms: list[float], gradient_norm: float) -> None:
-        """Take in one step; the terms are sums over its sequences."""
-        self.steps += 1
-        self.sequences += sequences
-        self.frames += frames
-        self.gradient_norm += gradient_norm
-        self.terms = [total + term for total, term in zip(self.terms, terms, strict=True)]
-
-    def means(self) -> dict[str, float | None]:
-        """Each term per sequence and per frame, the gradient's norm per step, and the speed."""
-        named: dict[str, float] = dict(zip(TERMS, self.terms, strict=True))
-        named["bound"] = named["log_likelihood"] - named["kl"]
-        per_sequence = {name: _ratio(total, self.sequences) for name, total in named.items()}
-        per_frame = {
-            f"{name}_per_frame": _ratio(total, self.frames) for name, total in named.items()
-        }
-        return {
-            **per_sequence,
-            **per_frame,
-            "gradient_norm": _ratio(self.gradient_norm, self.steps),
-            "frames_per_second": _ratio(self.frames, self.seconds),
-        }
 
 
 @dataclass
@@ -60,24 +21,20 @@ class Position:
         epoch: passes over the data completed.
         batch: batches of the present pass taken.
         seconds: spent training.
-        skipped: steps skipped because they were not finite.
-        skipped_in_a_row: of them, those since the last good step.
         best: best validation bound so far, nats per sequence.
         validated: step of the newest validation.
         without_better: validations since the best.
-        interval: sums since the last record.
+        interval_seconds: spent on steps since the last record.
     """
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     seconds: float = 0.0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
     best: float | None = None
     validated: int | None = None
     without_better: int = 0
-    interval: Interval = field(default_factory=Interval)
+    interval_seconds: float = 0.0
 
     def advance(self, steps_per_epoch: int) -> None:
         """One step on, into the next pass after the last batch of this one."""
@@ -93,7 +50,7 @@ class Position:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Position:
         """The position that :meth:`state` described."""
-        return cls(**{**state, "interval": Interval(**state["interval"])})
+        return cls(**state)
 
 
 class Budget:
@@ -144,12 +101,3 @@ def due(position: Position, every: int | None, steps_per_epoch: int) -> bool:
     if every is None:
         every = steps_per_epoch * -(-SHORTEST_INTERVAL // steps_per_epoch)
     return position.step % every == 0
-
-
-def sums(terms: ObjectiveTerms) -> list[Tensor]:
-    """The terms of :data:`TERMS`, as tensors still."""
-    return [getattr(terms, name) for name in TERMS]
-
-
-def _ratio(total: float, count: float) -> float | None:
-    return total / count if count else None

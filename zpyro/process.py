@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from zpyro.blocks import in_blocks
 from zpyro.conditions import Conditions, zero_padding
 from zpyro.generation import simulate
 
@@ -238,29 +239,32 @@ class Process:
         """Parameters of q(z_t | h_{t-1}, b_t) along a path."""
         if trajectory.posterior is None:
             backward = self._time_major(self.backward_states)
-            trajectory.posterior = self.model.posterior(trajectory.previous, backward)
+            trajectory.posterior = in_blocks(self.model.posterior, trajectory.previous, backward)
         return trajectory.posterior
 
     def prior(self, trajectory: Trajectory) -> GaussianParameters:
         """Parameters of p(z_t | h_{t-1}) along a path."""
         if trajectory.prior is None:
-            trajectory.prior = self.model.prior(trajectory.previous)
+            trajectory.prior = in_blocks(self.model.prior, trajectory.previous)
         return trajectory.prior
 
     def log_likelihood(self, trajectory: Trajectory, frames: Tensor) -> Tensor:
         """log p(x_t | h_t) along a path, nats, (T, L, B)."""
-        parameters = self.model.emission(trajectory.hidden)
-        return self.model.likelihood.log_prob(parameters, self.frames_time_major(frames))
+
+        def score(hidden: Tensor, frames: Tensor) -> Tensor:
+            return self.model.likelihood.log_prob(self.model.emission(hidden), frames)
+
+        return in_blocks(score, trajectory.hidden, self.frames_time_major(frames))
 
     def auxiliary(self, backward: Tensor, trajectory: Trajectory) -> Tensor:
         """log p(stop_gradient(b_t) | z_t, h_{t-1}) along a path, nats, (T, L, B)."""
         states = self._time_major(backward)
-        return self.model.auxiliary(states, trajectory.z, trajectory.previous)
+        return in_blocks(self.model.auxiliary, states, trajectory.z, trajectory.previous)
 
     def reverse(self, backward: Tensor) -> Tensor:
         """log p(x_{t-1} | b_t), nats, (T, L, B)."""
         targets = self.frames_time_major(self.shifted(self.x))
-        return self.model.reverse(self._time_major(backward), targets)
+        return in_blocks(self.model.reverse, self._time_major(backward), targets)
 
     # -- shapes -------------------------------------------------------------------------------
 

@@ -12,21 +12,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from zpyro import checkpoint
 from zpyro.building import build_objective
 from zpyro.checkpoint import Checkpoint, data_facts, some_start_frames
 from zpyro.config import Config
 from zpyro.errors import UserError
-from zpyro.evaluation import Evaluation, evaluate, in_type_of
+from zpyro.evaluation import Evaluation, evaluate
 from zpyro.interruption import Interruption
 from zpyro.models import SequenceModel
 from zpyro.optimizer import Optimizer
-from zpyro.position import Budget, Clock, Interval, Position, due, sums
+from zpyro.position import Budget, Clock, Position, due
 from zpyro.reporting import Reporter, Silent
 from zpyro.runs import MetricsLog, Run
 from zpyro.seeding import random_states, restore_random_states
+from zpyro.tally import Tally, means
+from zpyro.training_step import TrainingStep
 
 if TYPE_CHECKING:
     from zpyro.datasets.sequences import Batch, Dataset
@@ -121,8 +122,15 @@ class _Training:
         self.steps_per_epoch = dataset.train.num_batches(config.train.batch_size)
         self.budget = Budget(config.train, self.steps_per_epoch)
         self.elbo = build_objective(config.objective, self.steps_per_epoch)
-        self.objective = self.elbo(module.model, module.guide)
         self.optimizer = Optimizer(module, config.train)
+        self.tally = Tally(next(module.parameters()).device)
+        self.take_step = TrainingStep(
+            self.elbo(module.model, module.guide),
+            self.optimizer,
+            self.tally,
+            config.train,
+            dataset.train.lengths,
+        )
         self.position = Position()
         self.saved: int | None = None
         self.clock = Clock(0.0)
@@ -145,6 +153,7 @@ class _Training:
             )
         try:
             self.position = Position.from_state(state["position"])
+            self.tally.restore(state["tally"])
             self.optimizer.restore(state["optimizer"])
             restore_random_states(state["random"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -178,29 +187,19 @@ class _Training:
     def step(self, batch: Batch) -> None:
         """One step of the optimiser, or none if its loss or gradient is not finite."""
         started = time.monotonic()
-        self.elbo.step = self.position.step
-        fraction = self.budget.fraction(self.position)
-        like = next(self.module.parameters())
-        batch = batch.to(like.device)
-        start = None if batch.start is None else in_type_of(batch.start, like)
-        loss = self.objective(in_type_of(batch.x, like), batch.lengths, start) / len(batch)
-        norm = self.optimizer.gradients(loss)
-        assert self.objective.terms is not None
-        # One transfer for all numbers of the step: an accelerator waits once.
-        *terms, norm_value = torch.stack([*sums(self.objective.terms), norm]).tolist()
-        if np.isfinite([*terms, norm_value]).all():
-            self.optimizer.step(fraction)
-            self.position.interval.add(len(batch), batch.num_frames, terms, norm_value)
-            self.position.skipped_in_a_row = 0
-        else:
-            self._skip(batch)
-        self.position.advance(self.steps_per_epoch)
-        self.position.interval.seconds += time.monotonic() - started
-        self.position.seconds = self.clock.seconds()
-        if self.position.step % self.train.log_every == 0:
+        position = self.position
+        self.elbo.step = position.step
+        self.take_step(batch, self.optimizer.learning_rate(self.budget.fraction(position)))
+        position.advance(self.steps_per_epoch)
+        logs = position.step % self.train.log_every == 0
+        if logs:
+            self._check_skipped(batch)
+        position.interval_seconds += time.monotonic() - started
+        position.seconds = self.clock.seconds()
+        if logs:
             self._record()
-        done, left = self.budget.fraction(self.position), self.budget.seconds_left(self.position)
-        self.reporter.step(self.position, done, left)
+        done, left = self.budget.fraction(position), self.budget.seconds_left(position)
+        self.reporter.step(position, done, left)
 
     def validate(self) -> None:
         """Score the held-out sequences, and keep the weights if they are the best so far."""
@@ -242,6 +241,7 @@ class _Training:
         self.position.seconds = self.clock.seconds()
         state = {
             "position": self.position.state(),
+            "tally": self.tally.state(),
             "optimizer": self.optimizer.state(),
             "random": random_states(),
         }
@@ -267,39 +267,44 @@ class _Training:
             position.epoch,
             position.seconds,
             position.best,
-            position.skipped,
+            self.tally.skipped()[0],
             interrupted,
         )
 
     # -- parts of a turn --------------------------------------------------------------------------
 
-    def _skip(self, batch: Batch) -> None:
-        self.position.skipped += 1
-        self.position.skipped_in_a_row += 1
-        if self.position.skipped_in_a_row < self.train.skip_limit:
+    def _check_skipped(self, batch: Batch) -> None:
+        """The one place where a training waits for the device: once an interval of the log."""
+        in_a_row = self.tally.skipped()[1]
+        if in_a_row < self.train.skip_limit:
             return
         shown = ", ".join(batch.names[:5])
         more = f" and {len(batch) - 5} more" if len(batch) > 5 else ""
         raise UserError(
-            f"{self.train.skip_limit} steps in a row had a loss or gradient that is not finite, "
+            f"{in_a_row} steps in a row had a loss or gradient that is not finite, "
             f"the last one on {shown}{more}; look at these or lower train.learning_rate"
         )
 
     def _record(self) -> None:
-        terms = self.objective.terms
-        assert terms is not None
+        kl_weight, auxiliary_weight, reverse_weight = self._newest_weights()
         record = {
             **self._stamp("train"),
-            **self.position.interval.means(),
-            "kl_weight": terms.kl_weight,
-            "auxiliary_weight": terms.auxiliary_weight,
-            "reverse_weight": terms.reverse_weight,
+            **means(self.tally.read(), self.position.interval_seconds),
+            "kl_weight": kl_weight,
+            "auxiliary_weight": auxiliary_weight,
+            "reverse_weight": reverse_weight,
             "learning_rate": self.optimizer.learning_rate(self.budget.fraction(self.position)),
-            "skipped": self.position.skipped,
+            "skipped": self.tally.skipped()[0],
         }
-        self.position.interval = Interval()
+        self.tally.clear()
+        self.position.interval_seconds = 0.0
         self._write(record)
         self.reporter.train(record)
+
+    def _newest_weights(self) -> tuple[float, float, float]:
+        """The objective's weights in the newest step."""
+        self.elbo.step = self.position.step - 1
+        return self.elbo.weights()
 
     def _stamp(self, kind: str) -> dict[str, Any]:
         position = self.position

@@ -11,11 +11,13 @@ from torch import nn
 from zpyro.config import TrainConfig
 from zpyro.optimizer import AveragedWeights, Optimizer
 
+GOOD = torch.tensor(True)
+
 
 def steps(module: nn.Linear, optimizer: Optimizer, count: int) -> None:
     for step in range(count):
         optimizer.gradients(module(torch.full((1, 2), float(step))).square().sum())
-        optimizer.step(step / 10)
+        optimizer.step(torch.tensor(optimizer.learning_rate(step / 10)), GOOD)
 
 
 def test_the_norm_is_that_before_clipping() -> None:
@@ -50,7 +52,7 @@ def test_the_average_forgets_the_start_and_lags_behind() -> None:
     average = AveragedWeights([parameter], 0.9)
     for value in range(200):
         parameter.data.fill_(float(value))
-        average.update()
+        average.update(GOOD)
     with average.applied():
         # A line seen through a decay of d lags d / (1 - d) = 9 behind.
         assert parameter.item() == pytest.approx(199 - 9, abs=1e-3)
@@ -90,3 +92,25 @@ def test_a_restored_optimiser_goes_on_bit_for_bit() -> None:
     assert restored.average is not None
     with optimizer.average.applied(), restored.average.applied():
         assert torch.equal(module.weight, other.weight)
+
+
+def test_a_step_that_is_not_good_changes_nothing() -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(2, 1)
+    optimizer = Optimizer(module, TrainConfig(average=0.9))
+    steps(module, optimizer, 3)
+    before = copy.deepcopy((module.state_dict(), optimizer.state()))
+    optimizer.gradients(module.weight.sum() * float("nan"))
+    optimizer.step(torch.tensor(0.1), ~GOOD)
+    for kept, now in zip(
+        tensors(before), tensors((module.state_dict(), optimizer.state())), strict=True
+    ):
+        assert torch.equal(kept, now)
+    steps(module, optimizer, 1)
+    assert not torch.equal(module.weight, before[0]["weight"])
+
+
+def tensors(state: object) -> list[torch.Tensor]:
+    """Every tensor within, in order."""
+    leaves = torch.utils._pytree.tree_leaves(state)
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]

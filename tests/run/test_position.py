@@ -10,7 +10,7 @@ from rich.console import Console
 
 from zpyro import reporting
 from zpyro.config import TrainConfig
-from zpyro.position import Budget, Interval, Position, due
+from zpyro.position import Budget, Position, due
 
 TRAIN = {
     "kind": "train",
@@ -40,7 +40,7 @@ VALID = {
 
 
 def test_a_position_survives_json() -> None:
-    position = Position(step=3, epoch=1, batch=2, best=-4.5, interval=Interval(terms=[1.0] * 5))
+    position = Position(step=3, epoch=1, batch=2, best=-4.5, interval_seconds=0.5)
     assert Position.from_state(json.loads(json.dumps(position.state()))) == position
 
 
@@ -49,19 +49,6 @@ def test_the_last_batch_of_a_pass_begins_the_next() -> None:
     for _ in range(5):
         position.advance(steps_per_epoch=2)
     assert (position.step, position.epoch, position.batch) == (5, 2, 1)
-
-
-def test_means_are_per_sequence_per_frame_and_per_step() -> None:
-    interval = Interval(seconds=2.0)
-    interval.add(2, 10, [40.0, -30.0, 10.0, 0.0, 0.0], 1.0)
-    interval.add(2, 10, [80.0, -50.0, 30.0, 0.0, 0.0], 3.0)
-    means = interval.means()
-    assert means["loss"] == 30.0
-    assert means["bound"] == -30.0
-    assert means["kl_per_frame"] == 2.0
-    assert means["gradient_norm"] == 2.0
-    assert means["frames_per_second"] == 10.0
-    assert Interval().means()["loss"] is None
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path: Path) -> No
 def test_many_bad_steps_in_a_row_stop_the_run_by_name() -> None:
     data = with_a_loud_sequence(dataset())
     data = replace(data, train=data.train[[3]])
-    config = settings(skip_limit=5)
+    config = settings(skip_limit=5, log_every=5)
     with pytest.raises(UserError, match=r"5 steps in a row .* the last one on walk3; look at"):
         training.fit(model(), data, config)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from zpyro import programs
 from zpyro.conditions import conditions_of
-from zpyro.generation import simulate
+from zpyro.generation import draw_frames
 from zpyro.likelihoods import Likelihood
 from zpyro.networks import State
 from zpyro.process import Process, TrajectoryMemory
@@ -131,13 +131,12 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
         """
         if prefix is None:
             first = self._start(num_sequences if start is None else len(start), start)
-            return simulate(self, first, steps, temperature=temperature).frames
+            return draw_frames(self, first, steps, self.initial_state(len(first)), temperature)
         process = self.bind(prefix, None, start)
         noise = self.noise(len(prefix), prefix.shape[1])
         state = self.initial_state(len(prefix))
         path = self.rollout(process.backward_states, process.inputs, noise, state)
-        last = prefix[:, -1]
-        return simulate(self, last, steps, state=path.state, temperature=temperature).frames
+        return draw_frames(self, prefix[:, -1], steps, path.state, temperature)
 
     def noise(self, rows: int, steps: int) -> Tensor:
         """Standard normal draws (rows, steps, Z) in this model's type and on its device."""

@@ -1,0 +1,58 @@
+"""Sums that stay on the device."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from zpyro.elbo import ObjectiveTerms
+from zpyro.tally import Tally, means
+
+pytestmark = pytest.mark.fast
+
+
+def terms(loss: float, log_likelihood: float, kl: float) -> ObjectiveTerms:
+    values = [torch.tensor(value) for value in (log_likelihood, kl, 0.0, 0.0, loss)]
+    return ObjectiveTerms(*values, 1.0, 0.0, 0.0)
+
+
+def add(tally: Tally, loss: float, log_likelihood: float = -30.0, norm: float = 1.0) -> bool:
+    part = terms(loss, log_likelihood, 10.0)
+    return bool(tally.add(part, torch.tensor(norm), 2, torch.tensor(10)))
+
+
+def test_means_are_per_sequence_per_frame_and_per_step() -> None:
+    tally = Tally(torch.device("cpu"))
+    add(tally, 40.0)
+    add(tally, 80.0, norm=3.0)
+    found = means(tally.read(), 2.0)
+    assert found["loss"] == 30.0
+    assert found["bound"] == -20.0
+    assert found["kl_per_frame"] == 1.0
+    assert found["gradient_norm"] == 2.0
+    assert found["frames_per_second"] == 10.0
+    tally.clear()
+    assert means(tally.read(), 0.0)["loss"] is None
+
+
+@pytest.mark.parametrize("bad", [{"loss": float("nan")}, {"loss": 1.0, "norm": float("inf")}])
+def test_a_step_that_is_not_finite_counts_as_skipped_alone(bad: dict[str, float]) -> None:
+    tally = Tally(torch.device("cpu"))
+    assert add(tally, 40.0)
+    before = tally.read()
+    assert not add(tally, **bad)
+    assert not add(tally, **bad)
+    assert tally.read() == before
+    assert tally.skipped() == (2, 2)
+    assert add(tally, 40.0)
+    assert tally.skipped() == (2, 0)
+
+
+def test_the_state_comes_back_through_json() -> None:
+    tally, other = Tally(torch.device("cpu")), Tally(torch.device("cpu"))
+    add(tally, 40.1)
+    add(tally, float("inf"))
+    other.restore(json.loads(json.dumps(tally.state())))
+    assert (other.read(), other.skipped()) == (tally.read(), tally.skipped())

@@ -1,0 +1,140 @@
+"""A training step never waits for the device, and padding to recorded lengths changes nothing."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from unittest.mock import patch
+
+import numpy as np
+import pyro
+import pytest
+import torch
+
+from tests.run.small import dataset, model, settings
+from zpyro import precision, training
+from zpyro.building import build_objective
+from zpyro.cuda_graph import Captured
+from zpyro.optimizer import Optimizer
+from zpyro.tally import Tally
+from zpyro.training_step import MOST_LENGTHS, TrainingStep, length_edges
+
+pytestmark = pytest.mark.fast
+
+
+def make(device: str = "cpu", **train: object) -> tuple[TrainingStep, Tally]:
+    config = settings(**train)
+    module = model().to(device)
+    tally = Tally(torch.device(device))
+    objective = build_objective(config.objective, 6)(module.model, module.guide)
+    optimizer = Optimizer(model() if device == "meta" else module, config.train)
+    lengths = dataset().train.lengths
+    return TrainingStep(objective, optimizer, tally, config.train, lengths), tally
+
+
+def test_nothing_is_read_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A tensor on "meta" has no values: reading one, or meeting one of another device, raises.
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    step, _ = make("meta")
+    batch = next(iter(dataset().train.batches(8))).to("meta")
+    assert batch.start is not None
+    controls = torch.zeros(4, dtype=torch.float64, device="meta")
+    lengths = batch.lengths.to("meta")
+    gradients = patch.object(Optimizer, "gradients", lambda _, loss: backward(loss))
+    moves = patch.object(Optimizer, "step")
+    with pyro.validation_enabled(False), gradients, moves as moved:
+        assert step._compute(controls, batch.x, lengths, batch.start) == ()
+    assert moved.call_args.args[1].device.type == "meta"
+
+
+def backward(loss: torch.Tensor) -> torch.Tensor:
+    loss.backward()
+    return loss.detach()
+
+
+def test_a_tensor_without_values_cannot_be_read() -> None:
+    with pytest.raises(RuntimeError, match="meta"):
+        torch.ones((), device="meta").item()
+
+
+@pytest.mark.parametrize("count", [1, 3, 200])
+def test_lengths_to_pad_to(count: int) -> None:
+    lengths = np.random.default_rng(count).integers(5, 90, size=count)
+    edges = length_edges(lengths)
+    assert 1 <= len(edges) <= MOST_LENGTHS
+    assert edges[-1] == lengths.max()
+    assert set(edges.tolist()) <= set(lengths.tolist())
+
+
+def test_sequences_of_one_length_are_not_padded() -> None:
+    assert length_edges(np.full(50, 784)).tolist() == [784]
+
+
+def test_padded_batches_have_the_same_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = []
+    for padded in (False, True):
+        step, tally = make()
+        if padded:
+            step._edges = np.array([4, 20])
+        # The draws of the guide depend on the padded shape, so they are made the same here.
+        monkeypatch.setattr(torch, "randn", lambda shape, **_: torch.full(shape, 0.3))
+        step(next(iter(dataset().train.batches(8))), 1e-3)
+        sums.append(tally.read())
+    assert sums[0] == pytest.approx(sums[1], rel=1e-5)
+
+
+def test_terms_without_weight_have_a_graph_of_their_own() -> None:
+    config = settings(max_steps=2)
+    moving = replace(
+        config.objective, auxiliary_weight_final=0.0, auxiliary_weight_rate=0.01, kl_weight=1.0
+    )
+    with patch.object(Captured, "__call__", autospec=True, side_effect=lambda *_: ()) as called:
+        training.fit(model(), dataset(), replace(config, objective=moving))
+    first, second = (call.args[0] for call in called.call_args_list)
+    assert first is not second
+
+
+@pytest.mark.parametrize("chosen", precision.PRECISIONS)
+def test_every_precision_trains_and_leaves_the_switches_alone(chosen: str) -> None:
+    before = precision._tf32()
+    step, tally = make(precision=chosen)
+    exact, expected = make()
+    for each in (step, exact):
+        torch.manual_seed(0)
+        each(next(iter(dataset().train.batches(8))), 1e-3)
+    assert tally.skipped() == (0, 0)
+    assert tally.read() == pytest.approx(expected.read(), rel=0.05)
+    assert precision._tf32() == before
+
+
+def test_bfloat16_is_not_float32() -> None:
+    sums = []
+    for chosen in ("float32", "bfloat16"):
+        step, tally = make(precision=chosen)
+        torch.manual_seed(0)
+        step(next(iter(dataset().train.batches(8))), 1e-3)
+        sums.append(tally.read()["loss"])
+    assert sums[0] != sums[1]
+
+
+def test_tf32_is_on_within(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    with precision.products("tf32"):
+        assert precision._tf32() == (True, True)
+    with precision.products("float32"):
+        assert precision._tf32() == (False, False)
+    assert not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("chosen", precision.PRECISIONS)
+def test_recorded_steps_train_like_launched_ones(chosen: str) -> None:
+    ends = []
+    for recorded in (False, True):
+        config = settings(max_steps=40, precision=chosen, cuda_graph=recorded)
+        module = model().to("cuda")
+        outcome = training.fit(module, dataset(), config)
+        assert outcome.skipped == 0
+        ends.append(outcome.best)
+    assert ends[0] == pytest.approx(ends[1], rel=0.05)

@@ -1,0 +1,92 @@
+"""Sums over training steps that stay on the device until someone reads them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zpyro.elbo import ObjectiveTerms
+
+TERMS = ("loss", "log_likelihood", "kl", "log_auxiliary", "log_reverse")
+COLUMNS = ("steps", "sequences", "frames", "gradient_norm", *TERMS)
+"""What is summed over the good steps."""
+
+
+class Tally:
+    """What the steps since the last record gave, and how many were skipped.
+
+    Adding to it never waits for the device, so the host runs ahead of an accelerator; reading does.
+
+    Args:
+        device: where the steps are computed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(len(COLUMNS), dtype=torch.float64, device=device)
+        self._skipped = torch.zeros(2, dtype=torch.float64, device=device)
+
+    def add(self, terms: ObjectiveTerms, norm: Tensor, sequences: int, frames: Tensor) -> Tensor:
+        """Take in one step if all its numbers are finite; gives whether they are, a bool tensor.
+
+        Args:
+            terms: sums over the step's sequences.
+            norm: length of its gradient.
+            sequences: B.
+            frames: how many frames were scored, a 0-dim tensor.
+        """
+        values = torch.stack([norm, *(getattr(terms, name) for name in TERMS)]).double()
+        good = values.isfinite().all()
+        counts = torch.stack([torch.ones_like(frames), torch.full_like(frames, sequences), frames])
+        row = torch.cat([counts.double(), values])
+        self._sums += row.where(good, 0.0)
+        bad = (~good).double()
+        # In all, and in a row: one good step ends the row.
+        self._skipped += bad
+        self._skipped[1].mul_(bad)
+        return good
+
+    def clear(self) -> None:
+        """Begin a new interval; the counts of skipped steps go on."""
+        self._sums.zero_()
+
+    def read(self) -> dict[str, float]:
+        """The sums by the names of :data:`COLUMNS`."""
+        return dict(zip(COLUMNS, self._sums.tolist(), strict=True))
+
+    def skipped(self) -> tuple[int, int]:
+        """Steps skipped because they were not finite: in all, and in a row up to now."""
+        total, in_a_row = self._skipped.tolist()
+        return int(total), int(in_a_row)
+
+    def state(self) -> dict[str, list[float]]:
+        """As plain numbers."""
+        return {"sums": self._sums.tolist(), "skipped": self._skipped.tolist()}
+
+    def restore(self, state: dict[str, list[float]]) -> None:
+        """Put back what :meth:`state` gave.
+
+        Raises:
+            KeyError, RuntimeError: if the state is not one of these.
+        """
+        for part, name in ((self._sums, "sums"), (self._skipped, "skipped")):
+            part.copy_(torch.tensor(state[name], dtype=torch.float64))
+
+
+def means(sums: dict[str, float], seconds: float) -> dict[str, float | None]:
+    """Each term per sequence and per frame, the gradient's norm per step, and the speed."""
+    named = {name: sums[name] for name in TERMS}
+    named["bound"] = named["log_likelihood"] - named["kl"]
+    per_sequence = {name: _ratio(total, sums["sequences"]) for name, total in named.items()}
+    per_frame = {
+        f"{name}_per_frame": _ratio(total, sums["frames"]) for name, total in named.items()
+    }
+    return {
+        **per_sequence,
+        **per_frame,
+        "gradient_norm": _ratio(sums["gradient_norm"], sums["steps"]),
+        "frames_per_second": _ratio(sums["frames"], seconds),
+    }
+
+
+def _ratio(total: float, count: float) -> float | None:
+    return total / count if count else None
