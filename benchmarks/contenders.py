@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro.infer import SVI
@@ -18,7 +19,12 @@ import zpyro
 from benchmarks.floor import Floor
 from benchmarks.published import PublishedZForcing, Terms
 from benchmarks.sizes import Size
+from zpyro.config import TrainConfig
+from zpyro.datasets.sequences import Batch
 from zpyro.networks import gaussian_kl
+from zpyro.optimizer import Optimizer
+from zpyro.tally import Tally
+from zpyro.training_step import TrainingStep
 
 Step = Callable[[], object]
 
@@ -102,6 +108,24 @@ def _svi(size: Size, frames: Tensor, **settings: Any) -> Step:
     return partial(svi.step, x, None, start)
 
 
+def _training(size: Size, frames: Tensor) -> Step:
+    """A step as ``zpyro train`` takes it; on CUDA it is one recorded graph."""
+    model = zforcing(size, frames)
+    train = TrainConfig(clip_norm=CLIP_NORM)
+    elbo = zpyro.ZForcingELBO(KL_WEIGHT, AUXILIARY_WEIGHT, REVERSE_WEIGHT)
+    step = TrainingStep(
+        elbo(model.model, model.guide),
+        Optimizer(model, train),
+        Tally(frames.device),
+        train,
+        np.full(size.sequences, size.steps),
+    )
+    names = tuple(map(str, range(size.sequences)))
+    lengths = torch.full((size.sequences,), size.steps)
+    batch = Batch(frames[1:].transpose(0, 1).contiguous().cpu(), lengths, frames[0].cpu(), names)
+    return partial(step, batch, train.learning_rate)
+
+
 def _update(model: nn.Module, optimizer: torch.optim.Optimizer, terms: Terms) -> Tensor:
     optimizer.zero_grad(set_to_none=True)
     loss = KL_WEIGHT * terms.kl - terms.log_likelihood
@@ -118,7 +142,8 @@ MAKERS: dict[str, Callable[[Size, Tensor], Step]] = {
     "fast": _fast,
     "svi": _svi,
     "step_sites": partial(_svi, granularity="step"),
+    "training": _training,
     "plain": partial(_fast, recurrence="plain"),
     "fused": partial(_fast, recurrence="fused"),
 }
-"""What can be timed: (a) to (e) of docs/performance.md, and zpyro's own plain loop."""
+"""What can be timed: (a) to (f) of docs/performance.md, and zpyro's other recurrences."""

@@ -7,7 +7,9 @@ at 100, Adam) of
 - (b) floor: the same multiplications with no feedback, two ``nn.LSTM`` and batched MLPs,
 - (c) fast: zpyro's terms, with no Pyro around them,
 - (d) svi: ``SVI.step`` with ``ZForcingELBO``,
-- (e) step_sites: the same with a Pyro site for every step.
+- (e) step_sites: the same with a Pyro site for every step,
+- (f) training: a step as ``zpyro train`` takes it, its batch coming from the host; on CUDA
+  the whole of it is one recorded graph.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from benchmarks.sizes import SIZES
 from zpyro import compiled
 from zpyro.allocation import keep_freed_memory
 
-CONTENDERS = ("published", "floor", "fast", "svi", "step_sites")
+CONTENDERS = ("published", "floor", "fast", "svi", "step_sites", "training")
 REPEATS = {"small": 31, "timit": 7, "blizzard": 3, "long": 5}
 RARE = ("step_sites",)
 """Contenders too slow to be timed at every turn."""
@@ -86,7 +88,7 @@ def _table(result: dict[str, str | int | float | None]) -> str:
         number = result[key]
         return float("nan") if number is None else float(number)
 
-    published, floor, fast, svi, sites = (value(f"{name}_s") for name in CONTENDERS)
+    published, floor, fast, svi, sites, training = (value(f"{name}_s") for name in CONTENDERS)
     lines = [
         f"\n{result['size']}, {result['threads']} threads",
         f"  (a) published  {published:9.3f} s   (a)/(c) {published / fast:6.2f}",
@@ -95,6 +97,8 @@ def _table(result: dict[str, str | int | float | None]) -> str:
         f"{value('gflops'):.0f} of {value('matmul_gflops'):.0f} GFLOP/s",
         f"  (d) SVI.step   {svi:9.3f} s   (d)/(c) {svi / fast:6.2f}",
         f"  (e) step sites {sites:9.3f} s   (e)/(c) {sites / fast:6.2f}",
+        f"  (f) training   {training:9.3f} s   (a)/(f) {published / training:6.2f}, "
+        f"(f)/(b) {training / floor:6.2f}",
         f"  peak memory: fast {value('fast_peak_mib'):.0f} MiB, floor "
         f"{value('floor_peak_mib'):.0f} MiB, (c)/(b) "
         f"{value('fast_peak_mib') / value('floor_peak_mib'):.2f}",
