@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
 from dataclasses import fields
 
 import torch
@@ -12,7 +12,7 @@ from zpyro.config import ModelConfig, ObjectiveConfig
 from zpyro.elbo import ZForcingELBO
 from zpyro.errors import UserError
 from zpyro.likelihoods import Likelihood
-from zpyro.models import SequenceModel, ZForcing
+from zpyro.models import MODELS, SequenceModel
 from zpyro.recurrence import RECURRENCES
 from zpyro.schedules import Schedule
 
@@ -45,7 +45,7 @@ def build_model(model: ModelConfig, likelihood: Likelihood) -> SequenceModel:
     """A fresh model.
 
     Raises:
-        UserError: for an unknown model or recurrence.
+        UserError: for an unknown model or recurrence, or a setting that the model does not have.
     """
     if model.name not in MODELS:
         raise UserError(f"model.name is {model.name}; choose one of {', '.join(MODELS)}")
@@ -54,7 +54,18 @@ def build_model(model: ModelConfig, likelihood: Likelihood) -> SequenceModel:
         raise UserError(
             f"model.recurrence is {model.recurrence}; choose one of {', '.join(recurrences)}"
         )
-    return MODELS[model.name](model, likelihood)
+    kind = MODELS[model.name]
+    known = inspect.signature(kind).parameters
+    settings = {f.name: getattr(model, f.name) for f in fields(model) if f.name not in _ELSEWHERE}
+    for field in fields(model):
+        # Sizes always have a value; a choice that the model cannot follow must not pass unnoticed.
+        misplaced = field.name not in known and field.name not in _ELSEWHERE | _SIZES
+        if misplaced and settings[field.name] != field.default:
+            raise UserError(
+                f"model.{field.name} means nothing to the model {model.name}; leave it out"
+            )
+    chosen = {name: value for name, value in settings.items() if name in known}
+    return kind(likelihood, **chosen)
 
 
 def build_objective(objective: ObjectiveConfig, steps_per_epoch: int) -> ZForcingELBO:
@@ -87,24 +98,8 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _zforcing(model: ModelConfig, likelihood: Likelihood) -> SequenceModel:
-    return ZForcing(
-        likelihood,
-        model.hidden_size,
-        model.latent_size,
-        model.embedding_size,
-        model.mlp_size,
-        backward_layers=model.backward_layers,
-        conditional_layer_norm=model.conditional_layer_norm,
-        forced_auxiliary=model.forced_auxiliary,
-        squared_error_auxiliary=model.squared_error_auxiliary,
-        embedding_dropout=model.embedding_dropout,
-        recurrence=model.recurrence,
-    )
-
-
-MODELS: dict[str, Callable[[ModelConfig, Likelihood], SequenceModel]] = {"zforcing": _zforcing}
-"""Models by the name that ``model.name`` takes."""
+_ELSEWHERE = frozenset({"name", "likelihood", "log_variance_bounds"})
+_SIZES = frozenset({"hidden_size", "latent_size", "embedding_size", "mlp_size", "recurrence"})
 
 
 def _moving(start: float, stop: float, rate: float) -> Schedule:

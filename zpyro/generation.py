@@ -57,14 +57,17 @@ def simulate(
     latents: list[Tensor] = []
     drawn: list[Tensor] = []
     for t in range(steps):
+        inputs = model.embed(previous)
+        state = model.prepare(inputs, state)
         if z is None:
             draws = None if noise is None else noise[:, t]
             latent = _draw_latent(model, state, draws, temperature)
         else:
             latent = z[:, t]
-        state = model.transition(latent, model.embed(previous), state)
+        state = model.transition(latent, inputs, state)
         if frames is None:
-            previous = model.likelihood.distribution(model.emission(state[0]), temperature).sample()
+            parameters = model.emission(model.features(state))
+            previous = model.likelihood.distribution(parameters, temperature).sample()
         else:
             previous = frames[:, t]
         latents.append(latent)
@@ -75,6 +78,6 @@ def simulate(
 def _draw_latent(
     model: SequenceModel, state: State, noise: Tensor | None, temperature: float
 ) -> Tensor:
-    mean, log_variance = model.prior(state[0])
+    mean, log_variance = model.prior(model.context(state))
     noise = torch.randn_like(mean) if noise is None else noise
     return mean + temperature * (0.5 * log_variance).exp() * noise
