@@ -175,9 +175,10 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
     has_backward_network: bool = False
     """Whether b_1..b_T are states of an RNN that runs backward, for the auxiliary costs."""
 
-    @abc.abstractmethod
     def initial_state(self, rows: int) -> State:
-        """The state before the first step, each part (rows, ...); the first is h_0, (rows, H)."""
+        """The state before the first step, each part (rows, ...); zeros (h_0, c_0) by default."""
+        zeros = next(self.parameters()).new_zeros(rows, self.hidden_size)
+        return zeros, zeros
 
     @abc.abstractmethod
     def embed(self, frames: Tensor) -> Tensor:

@@ -68,10 +68,6 @@ class STORN(SequenceModel):
         self.posterior_network = GaussianMLP(hidden_size, mlp_size, latent_size)
         self.output = nn.Linear(hidden_size, likelihood.parameter_size)
 
-    def initial_state(self, rows: int) -> State:
-        zeros = self.output.weight.new_zeros(rows, self.hidden_size)
-        return zeros, zeros
-
     def embed(self, frames: Tensor) -> Tensor:
         return self.dropout(self.embedding(frames))
 

@@ -79,8 +79,8 @@ class VRNN(SequenceModel):
 
     def initial_state(self, rows: int) -> State:
         """(d_0, c_0, z_0), zeros."""
-        zeros = self.output.output.weight.new_zeros(rows, self.hidden_size)
-        return zeros, zeros, zeros.new_zeros(rows, self.latent_size)
+        hidden, cell = super().initial_state(rows)
+        return hidden, cell, hidden.new_zeros(rows, self.latent_size)
 
     def embed(self, frames: Tensor) -> Tensor:
         return self.dropout(self.embedding(frames))

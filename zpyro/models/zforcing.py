@@ -97,10 +97,6 @@ class ZForcing(SmoothingModel):
         self.output = nn.Linear(hidden_size, likelihood.parameter_size)
         self.reverse_output = nn.Linear(hidden_size, likelihood.parameter_size)
 
-    def initial_state(self, rows: int) -> State:
-        zeros = self.output.weight.new_zeros(rows, self.hidden_size)
-        return zeros, zeros
-
     def embed(self, frames: Tensor) -> Tensor:
         return self.dropout(self.embedding(frames))
 
