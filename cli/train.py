@@ -81,7 +81,7 @@ def _start(
     given: dict[str, object],
 ) -> tuple[Outcome, Run]:
     from zpyro import config, datasets, runs
-    from zpyro.building import build_likelihood, choose_device
+    from zpyro.building import build_likelihood, choose_device, fitted
     from zpyro.errors import UserError
 
     chosen = None if preset is None else config.read_preset(preset)
@@ -96,6 +96,10 @@ def _start(
         options=_with_limits(given),
         data_folder=None if data is None else str(data.absolute()),
     )
+    explicit = [assignment.partition("=")[0].strip() for assignment in assignments]
+    settled, left_out = fitted(settled, explicit)
+    if left_out:
+        say(f"the model {settled.model.name} has no {', '.join(left_out)}: left out")
     choose_device(settled.train.device)
     out = out or Path("runs") / f"{dataset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     runs.check_free(out)

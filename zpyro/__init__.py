@@ -1,6 +1,6 @@
 """Stochastic recurrent networks with Z-Forcing, as Pyro models and guides."""
 
-from zpyro import datasets, likelihoods, schedules
+from zpyro import datasets, likelihoods, models, schedules
 from zpyro.elbo import ObjectiveTerms, ZForcingELBO
 from zpyro.errors import UserError
 from zpyro.models import SequenceModel, ZForcing
@@ -17,6 +17,7 @@ __all__ = [
     "ZForcingELBO",
     "datasets",
     "likelihoods",
+    "models",
     "schedules",
     "sequence_terms",
 ]

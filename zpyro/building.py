@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
+import inspect
+from collections.abc import Collection
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 
 from zpyro import likelihoods, schedules
-from zpyro.config import ModelConfig, ObjectiveConfig
+from zpyro.config import Config, ModelConfig, ObjectiveConfig
 from zpyro.elbo import ZForcingELBO
 from zpyro.errors import UserError
 from zpyro.likelihoods import Likelihood
-from zpyro.models import SequenceModel, ZForcing
+from zpyro.models import MODELS, SequenceModel
 from zpyro.recurrence import RECURRENCES
 from zpyro.schedules import Schedule
 
@@ -45,7 +47,7 @@ def build_model(model: ModelConfig, likelihood: Likelihood) -> SequenceModel:
     """A fresh model.
 
     Raises:
-        UserError: for an unknown model or recurrence.
+        UserError: for an unknown model or recurrence, or a setting that the model does not have.
     """
     if model.name not in MODELS:
         raise UserError(f"model.name is {model.name}; choose one of {', '.join(MODELS)}")
@@ -54,7 +56,41 @@ def build_model(model: ModelConfig, likelihood: Likelihood) -> SequenceModel:
         raise UserError(
             f"model.recurrence is {model.recurrence}; choose one of {', '.join(recurrences)}"
         )
-    return MODELS[model.name](model, likelihood)
+    for key in _misplaced(model):
+        raise UserError(f"model.{key} means nothing to the model {model.name}; leave it out")
+    kind = MODELS[model.name]
+    given = {field.name: getattr(model, field.name) for field in fields(model)}
+    return kind(likelihood, **{key: given[key] for key in _taken(kind) & given.keys()})
+
+
+def fitted(config: Config, explicit: Collection[str]) -> tuple[Config, tuple[str, ...]]:
+    """The configuration without what its model cannot follow, such as a preset for another model.
+
+    Args:
+        config: what was resolved.
+        explicit: dotted keys that the user set one by one.
+
+    Returns:
+        The configuration, and the keys that went back to their defaults.
+
+    Raises:
+        UserError: if one of those keys was set by the user, or the model is unknown.
+    """
+    if config.model.name not in MODELS:
+        raise UserError(f"model.name is {config.model.name}; choose one of {', '.join(MODELS)}")
+    model, objective = _misplaced(config.model), dict[str, Any]()
+    if not MODELS[config.model.name].has_backward_network:
+        objective = {k: v for k, v in _COSTS.items() if getattr(config.objective, k) != v}
+    left_out = (*(f"model.{key}" for key in model), *(f"objective.{key}" for key in objective))
+    for key in left_out:
+        if key in explicit:
+            raise UserError(f"{key} means nothing to the model {config.model.name}; leave it out")
+    changed = replace(
+        config,
+        model=replace(config.model, **model),
+        objective=replace(config.objective, **objective),
+    )
+    return changed, left_out
 
 
 def build_objective(objective: ObjectiveConfig, steps_per_epoch: int) -> ZForcingELBO:
@@ -87,24 +123,28 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _zforcing(model: ModelConfig, likelihood: Likelihood) -> SequenceModel:
-    return ZForcing(
-        likelihood,
-        model.hidden_size,
-        model.latent_size,
-        model.embedding_size,
-        model.mlp_size,
-        backward_layers=model.backward_layers,
-        conditional_layer_norm=model.conditional_layer_norm,
-        forced_auxiliary=model.forced_auxiliary,
-        squared_error_auxiliary=model.squared_error_auxiliary,
-        embedding_dropout=model.embedding_dropout,
-        recurrence=model.recurrence,
-    )
+_SIZES = frozenset({"hidden_size", "latent_size", "embedding_size", "mlp_size", "recurrence"})
+_COSTS: dict[str, Any] = {
+    field.name: field.default
+    for field in fields(ObjectiveConfig)
+    if field.name.startswith(("auxiliary_", "reverse_"))
+}
 
 
-MODELS: dict[str, Callable[[ModelConfig, Likelihood], SequenceModel]] = {"zforcing": _zforcing}
-"""Models by the name that ``model.name`` takes."""
+def _taken(kind: type[SequenceModel]) -> set[str]:
+    """The settings that a model's constructor takes."""
+    return set(inspect.signature(kind).parameters) - {"likelihood"}
+
+
+def _misplaced(model: ModelConfig) -> dict[str, Any]:
+    """Settings of other models that are not at their defaults, with those defaults.
+
+    Sizes always have a value; a choice that the model cannot follow must not pass unnoticed.
+    """
+    anyone = set[str]().union(*(_taken(kind) for kind in MODELS.values()))
+    others = anyone - _taken(MODELS[model.name]) - _SIZES
+    defaults = {field.name: field.default for field in fields(model) if field.name in others}
+    return {key: value for key, value in defaults.items() if getattr(model, key) != value}
 
 
 def _moving(start: float, stop: float, rate: float) -> Schedule:

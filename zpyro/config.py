@@ -25,7 +25,7 @@ LARGEST_SIZE = 1 << 16
 class ModelConfig:
     """The network. Sizes as in :class:`zpyro.ZForcing`."""
 
-    name: str = setting("zforcing", "the model, one file of zpyro/models each")
+    name: str = setting("zforcing", "the model: rnn, storn, vrnn, srnn or zforcing")
     likelihood: str | None = setting(None, "density of a frame; none takes the data set's own")
     hidden_size: int = setting(256, "LSTM states", at_least=1, at_most=LARGEST_SIZE)
     latent_size: int = setting(64, "latents a step", at_least=1, at_most=LARGEST_SIZE)
@@ -35,6 +35,7 @@ class ModelConfig:
     conditional_layer_norm: bool = setting(False, "latents set the forward cell's layer norm")
     forced_auxiliary: bool = setting(False, "predict backward states from the latents alone")
     squared_error_auxiliary: bool = setting(False, "squared error as the auxiliary cost")
+    residual_posterior: bool = setting(True, "srnn: the posterior mean corrects the prior's")
     embedding_dropout: float = setting(0.0, "dropout on e(x)", at_least=0, below=1)
     log_variance_bounds: tuple[float, float] | None = setting(
         (-14.0, 8.0), "bounds of a Gaussian likelihood's log variance, none for no bound"

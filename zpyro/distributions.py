@@ -161,7 +161,10 @@ class TrajectoryLikelihood(TrajectoryDistribution):
         return constraints.independent(support, len(self.event_shape) - support.event_dim)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> TrajectoryLikelihood:
-        return type(self)(self.process, self.z, torch.Size(batch_shape))
+        shape = torch.Size((*batch_shape, *self.z.shape[-2:]))
+        # The very tensor where it will do: by it the path that the guide computed is found again.
+        z = self.z if self.z.shape == shape else self.z.expand(shape)
+        return type(self)(self.process, z, torch.Size(batch_shape))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 torch's signature
         with torch.no_grad():

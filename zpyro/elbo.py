@@ -221,18 +221,21 @@ def _bound_parts(
 ) -> tuple[Tensor, Tensor]:
     """(log_likelihood, kl) summed over everything in a pair of traces."""
     model_trace.compute_log_prob(site_filter=lambda _name, site: bool(site.get("is_observed")))
-    log_likelihood = torch.zeros(())
-    kl = torch.zeros(())
     guide_sites, model_sites = sample_sites(guide_trace), sample_sites(model_trace)
-    for name, site in model_sites.items():
-        if site["is_observed"]:
-            log_likelihood = log_likelihood + site["log_prob_sum"]
-        else:
-            kl = kl + _site_kl(site, guide_sites[name], analytic_kl)
-    for name, site in guide_sites.items():
-        if name not in model_sites and not site["is_observed"]:
-            kl = kl + _log_prob_sum(site)
-    return log_likelihood, kl
+    likelihoods = [site["log_prob_sum"] for site in model_sites.values() if site["is_observed"]]
+    divergences = [
+        _site_kl(site, guide_sites[name], analytic_kl)
+        for name, site in model_sites.items()
+        if not site["is_observed"]
+    ]
+    divergences += [
+        _log_prob_sum(site)
+        for name, site in guide_sites.items()
+        if name not in model_sites and not site["is_observed"]
+    ]
+    parts = likelihoods + divergences
+    nothing = torch.zeros_like(parts[0]) if parts else torch.zeros(())
+    return sum(likelihoods, nothing), sum(divergences, nothing)
 
 
 def _site_kl(model_site: Site, guide_site: Site, analytic: bool) -> Tensor:

@@ -74,7 +74,7 @@ class Weights(NamedTuple):
     def of(cls, posterior: GaussianMLP, cell: ConditionalLayerNormLSTM) -> Weights:
         """From the parameters, differentiable."""
         size = cell.hidden_size
-        from_hidden, from_backward = posterior.hidden.weight.split([size, size], dim=1)
+        from_hidden, from_backward = posterior.hidden.weight.tensor_split([size], dim=1)
         return cls(
             hidden=from_hidden,
             backward=from_backward,

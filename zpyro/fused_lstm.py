@@ -41,7 +41,7 @@ def combined_weights(posterior: GaussianMLP, cell: LatentLSTM) -> Weights:
     projection, size = cell.projection, cell.hidden_size
     sizes = [projection.out_features, input_weight.shape[1] - projection.out_features]
     from_latent, from_embedded = input_weight.split(sizes, dim=1)
-    from_hidden, from_backward = posterior.hidden.weight.split([size, size], dim=1)
+    from_hidden, from_backward = posterior.hidden.weight.tensor_split([size], dim=1)
     return Weights(
         hidden=from_hidden,
         backward=from_backward,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -58,12 +58,14 @@ def simulate(
     latents: list[Tensor] = []
     drawn: list[Tensor] = []
     for t in range(steps):
+        inputs = model.embed(previous)
+        state = model.prepare(inputs, state)
         if z is None:
             draws = None if noise is None else noise[:, t]
             latent = _draw_latent(model, state, draws, temperature)
         else:
             latent = z[:, t]
-        state = model.transition(latent, model.embed(previous), state)
+        state = model.transition(latent, inputs, state)
         previous = _draw_frame(model, state, temperature) if frames is None else frames[:, t]
         latents.append(latent)
         drawn.append(previous)
@@ -90,9 +92,10 @@ def draw_frames(
     """
 
     def step(previous: Tensor, *state: Tensor) -> Tensors:
-        before = cast("State", state)
-        latent = _draw_latent(model, before, None, temperature)
-        after = model.transition(latent, model.embed(previous), before)
+        inputs = model.embed(previous)
+        prepared = model.prepare(inputs, state)
+        latent = _draw_latent(model, prepared, None, temperature)
+        after = model.transition(latent, inputs, prepared)
         return (_draw_frame(model, after, temperature), *after)
 
     # The results of one step are copied into the places that the next reads them from.
@@ -106,12 +109,13 @@ def draw_frames(
 
 
 def _draw_frame(model: SequenceModel, state: State, temperature: float) -> Tensor:
-    return model.likelihood.distribution(model.emission(state[0]), temperature).sample()
+    parameters = model.emission(model.features(state))
+    return model.likelihood.distribution(parameters, temperature).sample()
 
 
 def _draw_latent(
     model: SequenceModel, state: State, noise: Tensor | None, temperature: float
 ) -> Tensor:
-    mean, log_variance = model.prior(state[0])
+    mean, log_variance = model.prior(model.context(state))
     noise = torch.randn_like(mean) if noise is None else noise
     return mean + temperature * (0.5 * log_variance).exp() * noise

@@ -16,8 +16,8 @@ ACTIVATION_BOUND = 3.0
 GAUSSIAN_BOUND = 8.0
 LAYER_NORM_EPSILON = 1e-5
 
-State = tuple[Tensor, Tensor]
-"""The state (h, c) of a forward LSTM, each (N, H)."""
+State = tuple[Tensor, ...]
+"""The state of a model, h first; of an LSTM (h, c), each (N, H)."""
 
 
 def clamped_leaky_relu(values: Tensor) -> Tensor:
@@ -75,17 +75,12 @@ class LatentLSTM(nn.Module):
     def step(self, z: Tensor, embedded: Tensor, state: State) -> State:
         """One step: z (N, Z) and e(x_{t-1}) (N, E) move the state on."""
         inputs = torch.cat([self.projection(z), embedded], dim=-1)
-        input_weight, hidden_weight, input_bias, hidden_bias = self.lstm.all_weights[0]
-        gates = nn.functional.linear(inputs, input_weight, input_bias)
-        gates = gates + nn.functional.linear(state[0], hidden_weight, hidden_bias)
-        return lstm_update(gates, state[1])
+        return lstm_step(self.lstm, inputs, state)
 
     def forward(self, z: Tensor, embedded: Tensor, state: State) -> tuple[Tensor, State]:
         """Every step for known z (N, T, Z): h_1..h_T (N, T, H) and the last state."""
         inputs = torch.cat([self.projection(z), embedded], dim=-1)
-        dtype = inputs.dtype
-        hidden, last = self.lstm(inputs, (state[0].to(dtype)[None], state[1].to(dtype)[None]))
-        return hidden, (last[0][0], last[1][0])
+        return lstm_states(self.lstm, inputs, state)
 
 
 class ConditionalLayerNormLSTM(nn.Module):
@@ -151,7 +146,7 @@ def layer_norm(values: Tensor) -> Tensor:
     return (values - mean) * (variance + LAYER_NORM_EPSILON).rsqrt()
 
 
-def lstm_update(gates: Tensor, cell: Tensor) -> State:
+def lstm_update(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     """The LSTM's new (h, c) from its gates (N, 4H), ordered i, f, g, o, and c (N, H)."""
     entered, kept, candidate, shown = gates.chunk(4, dim=-1)
     cell = kept.sigmoid() * cell + entered.sigmoid() * candidate.tanh()
@@ -169,6 +164,45 @@ def orthogonal_recurrent_weights(lstm: nn.LSTM) -> None:
     for name, weight in lstm.named_parameters():
         if name.startswith("weight_hh"):
             orthogonal_gates(weight.data)
+
+
+def run_backward(lstm: nn.LSTM, inputs: Tensor, valid: Tensor | None) -> Tensor:
+    """States (B, T, H) of an LSTM that runs from each sequence's end to its beginning.
+
+    Args:
+        lstm: batch-first.
+        inputs: (B, T, E).
+        valid: (B, T), True within each sequence; None where all have T steps.
+    """
+    if valid is None:
+        return lstm(inputs.flip(1))[0].flip(1)
+    # Reversed within its own length, each sequence starts at its last frame.
+    order = _reversal(valid).unsqueeze(-1)
+    turned = inputs.gather(1, order.expand_as(inputs))
+    states, _ = lstm(turned)
+    return states.gather(1, order.expand_as(states))
+
+
+def _reversal(valid: Tensor) -> Tensor:
+    """Indices (B, T) that reverse each sequence within its length and leave padding in place."""
+    positions = torch.arange(valid.shape[1], device=valid.device)
+    reversed_positions = valid.sum(1, keepdim=True) - 1 - positions
+    return reversed_positions.where(valid, positions)
+
+
+def lstm_step(lstm: nn.LSTM, inputs: Tensor, state: State) -> State:
+    """One step of a one-layer LSTM: inputs (..., E) move the state (h, c), each (..., H), on."""
+    input_weight, hidden_weight, input_bias, hidden_bias = lstm.all_weights[0]
+    gates = nn.functional.linear(inputs, input_weight, input_bias)
+    gates = gates + nn.functional.linear(state[0], hidden_weight, hidden_bias)
+    return lstm_update(gates, state[1])
+
+
+def lstm_states(lstm: nn.LSTM, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+    """Every step of a one-layer LSTM: its states (N, T, H) and the last (h, c)."""
+    first = tuple(part.to(inputs.dtype).unsqueeze(0) for part in state)
+    hidden, last = lstm(inputs, first)
+    return hidden, (last[0][0], last[1][0])
 
 
 def gaussian_log_density(values: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -47,15 +47,15 @@ class Trajectory:
 
     Attributes:
         z: (T, L, B, Z).
-        previous: h_0..h_{T-1}, (T, L, B, H).
-        hidden: h_1..h_T, (T, L, B, H).
+        context: what prior, posterior and auxiliary see besides, (T, L, B, C).
+        hidden: what the emission sees, (T, L, B, F).
         key: what the path was computed from.
         posterior: parameters of q along the path, or None if not yet computed.
         prior: parameters of p along the path, or None if not yet computed.
     """
 
     z: Tensor
-    previous: Tensor
+    context: Tensor
     hidden: Tensor
     key: PathKey
     posterior: GaussianParameters | None = None
@@ -115,9 +115,21 @@ class Process:
         return self.embedded_inputs(self.x)
 
     @cached_property
+    def driven(self) -> Tensor:
+        """What the inputs alone decide, (B, T, U)."""
+        return self.model.deterministic(self.inputs)
+
+    @cached_property
     def backward_states(self) -> Tensor:
         """b_1..b_T, (B, T, H)."""
-        return self.model.backward(self.model.embed(self.x), self.conditions.valid)
+        embedded = self.model.embed(self.x)
+        return self.model.backward(embedded, self.driven, self.conditions.valid)
+
+    def no_latents(self) -> Tensor:
+        """The empty z (B, T, 0) of a model that has none."""
+        return self.conditions.start.new_zeros(
+            self.sequences, self.steps, 0, dtype=next(self.model.parameters()).dtype
+        )
 
     def shifted(self, frames: Tensor) -> Tensor:
         """x_0..x_{T-1} for frames x_1..x_T with any leading dimensions."""
@@ -129,16 +141,16 @@ class Process:
     def embedded_inputs(self, frames: Tensor) -> Tensor:
         """e(x_0)..e(x_{T-1}), (rows, T, E)."""
         embedded = self.model.embed(self.shifted(frames))
-        return embedded.reshape(-1, *embedded.shape[-2:])
+        return embedded.flatten(0, -3)
 
     # -- drawing ------------------------------------------------------------------------------
 
     def draw_posterior(self, noise: Tensor) -> Tensor:
         """Latents from the guide for standard normal draws (..., B, T, Z), same shape."""
         noise = self._without_padding(noise)
-        rows = noise.reshape(-1, *noise.shape[-2:])
+        rows = noise.flatten(0, -3)
         state = self.model.initial_state(rows.shape[0])
-        path = self.model.rollout(self.backward_states, self.inputs, rows, state)
+        path = self.model.rollout(self.backward_states, self.driven, rows, state)
         z = self._without_padding(path.z.reshape(noise.shape))
         parameters = self._time_major(path.mean), self._time_major(path.log_variance)
         trajectory = self._trajectory_of(z, path.hidden, parameters)
@@ -151,7 +163,7 @@ class Process:
 
         Where x is free, frames are drawn beside them.
         """
-        rows = noise.reshape(-1, *noise.shape[-2:])
+        rows = noise.flatten(0, -3)
         start = self._rows(self.conditions.start, len(rows))
         given = None if self.conditions.x is None else self._rows(self.conditions.x, len(rows))
         drawn = simulate(self.model, start, self.steps, noise=rows, frames=given)
@@ -164,7 +176,7 @@ class Process:
         """New frames along latents z (..., B, T, Z): one step ahead of the batch's frames where
         there are any, each fed back where x is free."""
         if self.conditions.x is None:
-            rows = z.reshape(-1, *z.shape[-2:])
+            rows = z.flatten(0, -3)
             start = self._rows(self.conditions.start, len(rows))
             frames = simulate(self.model, start, self.steps, z=rows).frames
         else:
@@ -198,7 +210,7 @@ class Process:
         """The states along latents z (..., B, T, Z), fed the given frames (the batch's if None)."""
         if frames is None or frames is self.conditions.x:
             return self._batch_trajectory(z)
-        return self._replayed(z, self.embedded_inputs(frames))
+        return self._replayed(z, self.model.deterministic(self.embedded_inputs(frames)))
 
     def _batch_trajectory(self, z: Tensor) -> Trajectory:
         for known, trajectory in self._trajectories:
@@ -206,26 +218,25 @@ class Process:
                 return trajectory
         trajectory = self.model.memory.recall(z, self.key())
         if trajectory is None:
-            trajectory = self._replayed(z, self.inputs)
+            trajectory = self._replayed(z, self.driven)
         self._trajectories.append((weakref.ref(z), trajectory))
         return trajectory
 
-    def _replayed(self, z: Tensor, inputs: Tensor) -> Trajectory:
+    def _replayed(self, z: Tensor, driven: Tensor) -> Trajectory:
         clean = self._without_padding(z)
-        rows = clean.reshape(-1, *z.shape[-2:])
+        rows = clean.flatten(0, -3)
         state = self.model.initial_state(rows.shape[0])
-        hidden, _ = self.model.replay(rows, self._rows(inputs, rows.shape[0]), state)
+        hidden = self.model.replay(rows, self._rows(driven, rows.shape[0]), state)
         return self._trajectory_of(clean, hidden, None)
 
     def _trajectory_of(
         self, z: Tensor, hidden: Tensor, posterior: GaussianParameters | None
     ) -> Trajectory:
+        latents = self._time_major(z.flatten(0, -3))
         states = self._time_major(hidden)
-        first = self.model.initial_state(states.shape[1] * self.sequences)[0]
-        first = first.reshape(1, *states.shape[1:])
-        previous = torch.cat([first.to(states.dtype), states[:-1]])
-        rows = z.reshape(-1, *z.shape[-2:])
-        return Trajectory(self._time_major(rows), previous, states, self.key(), posterior)
+        views = self.model.views(latents.flatten(1, 2), states.flatten(1, 2))
+        context, hidden = (view.unflatten(1, states.shape[1:3]) for view in views)
+        return Trajectory(latents, context, hidden, self.key(), posterior)
 
     def key(self) -> PathKey:
         """What a path depends on besides z: the batch, the parameters, the mode."""
@@ -236,16 +247,16 @@ class Process:
         return PathKey(self.conditions.source, (version, versions, *modes))
 
     def posterior(self, trajectory: Trajectory) -> GaussianParameters:
-        """Parameters of q(z_t | h_{t-1}, b_t) along a path."""
+        """Parameters of q(z_t | context, b_t) along a path."""
         if trajectory.posterior is None:
             backward = self._time_major(self.backward_states)
-            trajectory.posterior = in_blocks(self.model.posterior, trajectory.previous, backward)
+            trajectory.posterior = in_blocks(self.model.posterior, trajectory.context, backward)
         return trajectory.posterior
 
     def prior(self, trajectory: Trajectory) -> GaussianParameters:
-        """Parameters of p(z_t | h_{t-1}) along a path."""
+        """Parameters of p(z_t | context) along a path."""
         if trajectory.prior is None:
-            trajectory.prior = in_blocks(self.model.prior, trajectory.previous)
+            trajectory.prior = in_blocks(self.model.prior, trajectory.context)
         return trajectory.prior
 
     def log_likelihood(self, trajectory: Trajectory, frames: Tensor) -> Tensor:
@@ -257,9 +268,9 @@ class Process:
         return in_blocks(score, trajectory.hidden, self.frames_time_major(frames))
 
     def auxiliary(self, backward: Tensor, trajectory: Trajectory) -> Tensor:
-        """log p(stop_gradient(b_t) | z_t, h_{t-1}) along a path, nats, (T, L, B)."""
+        """log p(stop_gradient(b_t) | z_t, context) along a path, nats, (T, L, B)."""
         states = self._time_major(backward)
-        return in_blocks(self.model.auxiliary, states, trajectory.z, trajectory.previous)
+        return in_blocks(self.model.auxiliary, states, trajectory.z, trajectory.context)
 
     def reverse(self, backward: Tensor) -> Tensor:
         """log p(x_{t-1} | b_t), nats, (T, L, B)."""
@@ -286,9 +297,8 @@ class Process:
 
     def _time_major(self, rows: Tensor) -> Tensor:
         """(..., T, F) with L B rows as (T, L, B, F)."""
-        steps, size = rows.shape[-2:]
-        flat = rows.reshape(-1, steps, size).transpose(0, 1)
-        return flat.contiguous().reshape(steps, -1, self.sequences, size)
+        flat = rows.flatten(0, -3).transpose(0, 1)
+        return flat.contiguous().unflatten(1, (flat.shape[1] // self.sequences, self.sequences))
 
     def _rows(self, values: Tensor, rows: int) -> Tensor:
         """Repeat what belongs to the B sequences for every particle: (rows, ...)."""

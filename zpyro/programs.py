@@ -6,7 +6,10 @@ site ``x``; for the step granularity the sites are ``z_1``, ``x_1``, ``z_2``, ..
 nothing else; what an objective adds (auxiliary costs) only rides along in ``infer``:
 
 - a latent site of a guide exposes its backward states as ``infer={"backward_states": b}``,
-- an observed site of a model offers ``infer={"auxiliary_costs": AuxiliaryCosts(...)}``.
+- an observed site of a model offers ``infer={"auxiliary_costs": AuxiliaryCosts(...)}``,
+
+both for models with a backward network only. A model without latents (Z = 0) has no latent site:
+its guide samples nothing, and every bound is the exact log-likelihood.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from zpyro.distributions import TrajectoryLikelihood, TrajectoryPosterior, Traje
 
 if TYPE_CHECKING:
     from zpyro.models.base import SequenceModel
+    from zpyro.networks import State
     from zpyro.process import Process
 
 PLATE = "sequences"
@@ -55,12 +59,12 @@ def sequence_model(
     """The generative process with one latent and one observed site."""
     module.register_parameters()
     process = module.bind(x, lengths, start)
-    costs = AuxiliaryCosts("z", partial(_sequence_costs, process))
+    infer = _costs(module, AuxiliaryCosts("z", partial(_sequence_costs, process)))
     with pyro.plate(PLATE, process.sequences):
-        z = pyro.sample("z", TrajectoryPrior(process))
+        has_latents = module.latent_size > 0
+        z = pyro.sample("z", TrajectoryPrior(process)) if has_latents else process.no_latents()
         likelihood = TrajectoryLikelihood(process, z)
-        observed = process.conditions.x
-        return pyro.sample("x", likelihood, obs=observed, infer=_infer(auxiliary_costs=costs))
+        return pyro.sample("x", likelihood, obs=process.conditions.x, infer=infer)
 
 
 def sequence_guide(
@@ -73,8 +77,10 @@ def sequence_guide(
     module.register_parameters()
     process = module.bind(x, lengths, start)
     with pyro.plate(PLATE, process.sequences):
+        if not module.latent_size:
+            return process.no_latents()
         posterior = TrajectoryPosterior(process)
-        return pyro.sample("z", posterior, infer=_infer(backward_states=process.backward_states))
+        return pyro.sample("z", posterior, infer=_exposed(module, process.backward_states))
 
 
 def step_model(
@@ -91,15 +97,18 @@ def step_model(
     with pyro.plate(PLATE, process.sequences):
         state = module.initial_state(process.sequences)
         for t in range(process.steps):
+            inputs = module.embed(previous)
+            state = module.prepare(inputs, state)
             with _only_valid(process, t):
-                z = pyro.sample(f"z_{t + 1}", _normal(*module.prior(state[0])))
-                costs = partial(_step_costs, process, t, state[0], previous)
-                state = module.transition(z, module.embed(previous), _like(state, z))
+                context = module.context(state)
+                z = _draw_prior(process, t, context)
+                costs = partial(_step_costs, process, t, context, previous)
+                state = module.transition(z, inputs, _like(state, z))
                 frame = pyro.sample(
                     f"x_{t + 1}",
-                    module.likelihood.distribution(module.emission(state[0])),
+                    module.likelihood.distribution(module.emission(module.features(state))),
                     obs=None if observed is None else observed[:, t],
-                    infer=_infer(auxiliary_costs=AuxiliaryCosts(f"z_{t + 1}", costs)),
+                    infer=_costs(module, AuxiliaryCosts(f"z_{t + 1}", costs)),
                 )
             frames.append(frame)
             previous = frame
@@ -115,14 +124,18 @@ def step_guide(
     """The posterior with a site z_t for every step."""
     module.register_parameters()
     process = module.bind(x, lengths, start)
+    if not module.latent_size:
+        with pyro.plate(PLATE, process.sequences):
+            return process.no_latents()
     backward, inputs = process.backward_states, process.inputs
     latents: list[Tensor] = []
     with pyro.plate(PLATE, process.sequences):
         state = module.initial_state(process.sequences)
         for t in range(process.steps):
+            state = module.prepare(inputs[:, t], state)
             with _only_valid(process, t):
-                posterior = _normal(*module.posterior(state[0], backward[:, t]))
-                infer = _infer(backward_states=backward[:, t])
+                posterior = _normal(*module.posterior(module.context(state), backward[:, t]))
+                infer = _exposed(module, backward[:, t])
                 z = pyro.sample(f"z_{t + 1}", posterior, infer=infer)
             state = module.transition(z, inputs[:, t], _like(state, z))
             latents.append(z)
@@ -144,11 +157,11 @@ def _sequence_costs(process: Process, backward: Tensor, z: Tensor) -> tuple[Tens
 
 
 def _step_costs(
-    process: Process, t: int, hidden: Tensor, frame: Tensor, backward: Tensor, z: Tensor
+    process: Process, t: int, context: Tensor, frame: Tensor, backward: Tensor, z: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(log_auxiliary, log_reverse) of step t, each (..., B)."""
-    backward, hidden = backward.expand(*z.shape[:-1], -1), hidden.expand(*z.shape[:-1], -1)
-    auxiliary = process.model.auxiliary(backward, z, hidden)
+    backward, context = (part.expand(*z.shape[:-1], -1) for part in (backward, context))
+    auxiliary = process.model.auxiliary(backward, z, context)
     reverse = process.model.reverse(backward, frame)
     if process.conditions.valid is None:
         return auxiliary, reverse
@@ -156,9 +169,20 @@ def _step_costs(
     return auxiliary.where(valid, zero), reverse.where(valid, zero)
 
 
-def _infer(**entries: object) -> Any:
-    """Pyro passes any keys on; its own type lists only those that Pyro itself reads."""
-    return entries
+def _draw_prior(process: Process, t: int, context: Tensor) -> Tensor:
+    """The site z_t of the model, or the empty z_t (B, 0) of one without latents."""
+    if not process.model.latent_size:
+        return process.no_latents()[:, t]
+    return pyro.sample(f"z_{t + 1}", _normal(*process.model.prior(context)))
+
+
+def _costs(module: SequenceModel, costs: AuxiliaryCosts) -> Any:
+    # Pyro passes any keys on; its own type lists only those that Pyro itself reads.
+    return {"auxiliary_costs": costs} if module.has_backward_network else {}
+
+
+def _exposed(module: SequenceModel, backward: Tensor) -> Any:
+    return {"backward_states": backward} if module.has_backward_network else {}
 
 
 def _normal(mean: Tensor, log_variance: Tensor) -> dist.TorchDistribution:
@@ -171,7 +195,7 @@ def _only_valid(process: Process, t: int) -> AbstractContextManager[object]:
     return poutine.mask(mask=cast(Any, process.conditions.valid[:, t]))
 
 
-def _like(state: tuple[Tensor, Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
+def _like(state: State, z: Tensor) -> State:
     """The state with the leading (particle) dimensions that z has."""
-    hidden, cell = (part.expand(*z.shape[:-1], -1) for part in state)
-    return hidden, cell
+    shapes = (torch.broadcast_shapes(z.shape[:-1], part.shape[:-1]) for part in state)
+    return tuple(part.expand(*shape, -1) for part, shape in zip(state, shapes, strict=True))

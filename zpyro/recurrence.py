@@ -27,7 +27,7 @@ class Path:
         hidden: h_1..h_T, (N, T, H).
         mean: posterior mean of z_t given h_{t-1} and b_t, (N, T, Z).
         log_variance: posterior log variance, (N, T, Z).
-        state: the state (h_T, c_T) after the last step, each (N, H).
+        state: what the loop carries after the last step; of an LSTM (h_T, c_T), each (N, H).
     """
 
     z: Tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -18,10 +18,16 @@ from zpyro.sites import Site, sample_sites
 
 Sites = dict[str, Site]
 
+LATENT_FIELDS = ("z", "posterior_mean", "posterior_log_variance")
+"""Those with one number a latent, (B, T, Z)."""
+
 
 @dataclass(frozen=True, eq=False)
 class SequenceTerms:
     """The terms of each step, nats, zero beyond the lengths; sums of them are the objective.
+
+    A model without latents has Z = 0, one without a backward network no auxiliary costs: such
+    terms are zero.
 
     Attributes:
         log_likelihood: log p(x_t | h_t), (B, T).
@@ -74,9 +80,11 @@ def sequence_terms(
     replayed = poutine.replay(model, trace=guide_trace)
     model_trace = poutine.trace(replayed).get_trace(x, lengths, start)
     model_sites, guide_sites = sample_sites(model_trace), sample_sites(guide_trace)
-    if "z" in guide_sites:
-        return _of_sequence(model_sites, guide_sites)
-    return _of_steps(model_sites, guide_sites, x.shape[1])
+    if "x" in model_sites:
+        read = _of_sequence(model_sites["x"], model_sites.get("z"), guide_sites.get("z"))
+    else:
+        read = _of_steps(model_sites, guide_sites, x.shape[1])
+    return _complete(read)
 
 
 class FixedNoise(Messenger):
@@ -105,52 +113,76 @@ class FixedNoise(Messenger):
         msg["done"] = True
 
 
-def _of_sequence(model_sites: Sites, guide_sites: Sites) -> SequenceTerms:
-    latent, observed = guide_sites["z"], model_sites["x"]
-    posterior, prior = latent["fn"], model_sites["z"]["fn"]
-    z = latent["value"]
-    costs = observed["infer"]["auxiliary_costs"]
-    backward = latent["infer"]["backward_states"]
-    auxiliary, reverse = costs.evaluate(backward, z)
-    mean, log_variance = posterior.parameters(z)
+def _complete(read: dict[str, Tensor]) -> SequenceTerms:
+    """The terms that were read, zeros for those that the model does not have."""
+    log_likelihood = read["log_likelihood"]
+    missing = {field.name for field in fields(SequenceTerms)} - read.keys()
+    empty = log_likelihood.new_zeros(*log_likelihood.shape, 0)
+    none = torch.zeros_like(log_likelihood)
     return SequenceTerms(
-        log_likelihood=observed["fn"].step_log_prob(observed["value"]),
-        kl=step_kl(posterior, prior, z),
-        log_prior=prior.step_log_prob(z),
-        log_posterior=posterior.step_log_prob(z),
-        log_auxiliary=auxiliary,
-        log_reverse=reverse,
-        z=z,
-        posterior_mean=posterior.process.batch_major(mean),
-        posterior_log_variance=posterior.process.batch_major(log_variance),
+        **read, **{name: empty if name in LATENT_FIELDS else none for name in missing}
     )
 
 
-def _of_steps(model_sites: Sites, guide_sites: Sites, steps: int) -> SequenceTerms:
+def _of_sequence(observed: Site, prior_site: Site | None, latent: Site | None) -> dict[str, Tensor]:
+    read = {"log_likelihood": observed["fn"].step_log_prob(observed["value"])}
+    if prior_site is None or latent is None:
+        return read
+    posterior, prior, z = latent["fn"], prior_site["fn"], latent["value"]
+    costs = observed["infer"].get("auxiliary_costs")
+    if costs is not None:
+        backward = latent["infer"]["backward_states"]
+        read["log_auxiliary"], read["log_reverse"] = costs.evaluate(backward, z)
+    mean, log_variance = posterior.parameters(z)
+    return read | {
+        "kl": step_kl(posterior, prior, z),
+        "log_prior": prior.step_log_prob(z),
+        "log_posterior": posterior.step_log_prob(z),
+        "z": z,
+        "posterior_mean": posterior.process.batch_major(mean),
+        "posterior_log_variance": posterior.process.batch_major(log_variance),
+    }
+
+
+def _of_steps(model_sites: Sites, guide_sites: Sites, steps: int) -> dict[str, Tensor]:
     numbers = range(1, steps + 1)
+    observed = [model_sites[f"x_{t}"] for t in numbers]
+    read = {"log_likelihood": _stack(_log_prob(site) for site in observed)}
+    if "z_1" not in guide_sites:
+        return read
     posterior = [guide_sites[f"z_{t}"] for t in numbers]
     prior = [model_sites[f"z_{t}"] for t in numbers]
-    observed = [model_sites[f"x_{t}"] for t in numbers]
+    divergences = [
+        _masked(q, kl_divergence(q["fn"], p["fn"])) for q, p in zip(posterior, prior, strict=True)
+    ]
+    return (
+        read
+        | _costs_of_steps(observed, posterior)
+        | {
+            "kl": _stack(divergences),
+            "log_prior": _stack(_log_prob(site) for site in prior),
+            "log_posterior": _stack(_log_prob(site) for site in posterior),
+            "z": _stack_latents(posterior, lambda site: site["value"]),
+            "posterior_mean": _stack_latents(posterior, lambda site: site["fn"].base_dist.loc),
+            "posterior_log_variance": _stack_latents(
+                posterior, lambda site: 2.0 * site["fn"].base_dist.scale.log()
+            ),
+        }
+    )
+
+
+def _costs_of_steps(observed: list[Site], posterior: list[Site]) -> dict[str, Tensor]:
+    """log_auxiliary and log_reverse of a model that has them."""
+    if "auxiliary_costs" not in observed[0]["infer"]:
+        return {}
     costs = [
         site["infer"]["auxiliary_costs"].evaluate(q["infer"]["backward_states"], q["value"])
         for site, q in zip(observed, posterior, strict=True)
     ]
-    divergences = [
-        _masked(q, kl_divergence(q["fn"], p["fn"])) for q, p in zip(posterior, prior, strict=True)
-    ]
-    return SequenceTerms(
-        log_likelihood=_stack(_log_prob(site) for site in observed),
-        kl=_stack(divergences),
-        log_prior=_stack(_log_prob(site) for site in prior),
-        log_posterior=_stack(_log_prob(site) for site in posterior),
-        log_auxiliary=_stack(auxiliary for auxiliary, _ in costs),
-        log_reverse=_stack(reverse for _, reverse in costs),
-        z=_stack_latents(posterior, lambda site: site["value"]),
-        posterior_mean=_stack_latents(posterior, lambda site: site["fn"].base_dist.loc),
-        posterior_log_variance=_stack_latents(
-            posterior, lambda site: 2.0 * site["fn"].base_dist.scale.log()
-        ),
-    )
+    return {
+        "log_auxiliary": _stack(auxiliary for auxiliary, _ in costs),
+        "log_reverse": _stack(reverse for _, reverse in costs),
+    }
 
 
 def _log_prob(site: Site) -> Tensor:

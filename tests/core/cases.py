@@ -8,24 +8,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import zpyro
 from zpyro.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from zpyro.models import RNN, SRNN, STORN, VRNN, SequenceModel, ZForcing
 
-MODELS: dict[str, tuple[Likelihood, dict[str, Any]]] = {
+TOKENS = Categorical(6, start_token=2)
+
+ZFORCING: dict[str, tuple[Likelihood, dict[str, Any]]] = {
     "gaussian": (Gaussian(3), {}),
     "bounded": (Gaussian(3, log_variance_bounds=(-4.0, 4.0)), {}),
     "bernoulli": (Bernoulli(3), {}),
-    "categorical": (Categorical(6, start_token=2), {}),
+    "categorical": (TOKENS, {}),
     "layer_norm": (Gaussian(3), {"conditional_layer_norm": True}),
     "forced": (Gaussian(3), {"forced_auxiliary": True}),
     "squared": (Gaussian(3), {"squared_error_auxiliary": True}),
     "two_layers": (Gaussian(3), {"backward_layers": 2}),
 }
 
+FAMILY: dict[str, tuple[type[SequenceModel], Likelihood, dict[str, Any]]] = {
+    "rnn": (RNN, Gaussian(3), {}),
+    "rnn_tokens": (RNN, TOKENS, {}),
+    "storn": (STORN, Gaussian(3), {}),
+    "storn_tokens": (STORN, TOKENS, {}),
+    "vrnn": (VRNN, Gaussian(3), {}),
+    "vrnn_tokens": (VRNN, TOKENS, {}),
+    "vrnn_layer_norm": (VRNN, Gaussian(3), {"conditional_layer_norm": True}),
+    "srnn": (SRNN, Gaussian(3), {}),
+    "srnn_tokens": (SRNN, TOKENS, {}),
+    "srnn_no_residual": (SRNN, Gaussian(3), {"residual_posterior": False}),
+    "srnn_forced": (SRNN, Gaussian(3), {"forced_auxiliary": True, "backward_layers": 2}),
+}
+
+MODELS: dict[str, tuple[type[SequenceModel], Likelihood, dict[str, Any]]] = {
+    **{name: (ZForcing, *settings) for name, settings in ZFORCING.items()},
+    **FAMILY,
+}
+"""Every model that the contract holds for: class, likelihood, settings."""
+
 
 @dataclass(frozen=True)
 class Case:
-    module: zpyro.ZForcing
+    module: Any
     x: Tensor
     lengths: Tensor
     start: Tensor
@@ -46,17 +68,18 @@ def frames(likelihood: Likelihood, *shape: int) -> Tensor:
 
 
 def make(name: str, *, lengths: tuple[int, ...] = (5, 2, 1), seed: int = 0, **more: Any) -> Case:
-    """A module of sizes H = 6, Z = 2 and a ragged batch for it."""
+    """A module of sizes H = 6, Z = 2 (or 0) and a ragged batch for it."""
     torch.manual_seed(seed)
-    likelihood, settings = MODELS[name]
-    module = zpyro.ZForcing(likelihood, 6, 2, 4, 5, **settings, **more).double()
+    kind, likelihood, settings = MODELS[name]
+    sizes = (6, 4) if kind is RNN else (6, 2, 4, 5)
+    module = kind(likelihood, *sizes, **settings, **more).double()
     count, steps = len(lengths), max(lengths)
     return Case(
         module,
         frames(likelihood, count, steps),
         torch.tensor(lengths),
         frames(likelihood, count),
-        torch.randn(count, steps, 2, dtype=torch.float64),
+        torch.randn(count, steps, module.latent_size, dtype=torch.float64),
     )
 
 

@@ -22,7 +22,7 @@ from pyro.infer import (
 from torch import Tensor
 
 import zpyro
-from tests.core.cases import MODELS, Case, frames, gradients, make
+from tests.core.cases import MODELS, ZFORCING, Case, frames, gradients, make
 from zpyro.terms import FixedNoise, SequenceTerms
 
 pytestmark = pytest.mark.fast
@@ -34,6 +34,13 @@ EXACT = {"rtol": 1e-10, "atol": 1e-10}
 @pytest.fixture(params=MODELS)
 def case(request: pytest.FixtureRequest) -> Case:
     return make(request.param)
+
+
+def weights_for(case: Case, auxiliary: float, reverse: float) -> dict[str, float]:
+    """Weights of the auxiliary costs where the model has them."""
+    if not case.module.has_backward_network:
+        return {}
+    return {"auxiliary_weight": auxiliary, "reverse_weight": reverse}
 
 
 def terms_of(case: Case, granularity: str = "sequence", **changes: Tensor) -> SequenceTerms:
@@ -116,12 +123,12 @@ def test_prior_and_likelihood_do_not_see_the_future(case: Case, granularity: str
         conditioned = poutine.condition(model, data=latents)
         trace = poutine.trace(conditioned).get_trace(x, lengths, case.start)
         if granularity == "sequence":
-            prior, observed = trace.nodes["z"], trace.nodes["x"]
-            prior_terms = prior["fn"].step_log_prob(prior["value"])
-            terms = observed["fn"].step_log_prob(observed["value"])
-            return [prior_terms[:, : changed + 1], terms[:, :changed]]
+            seen = {"z": changed + 1, "x": changed}
+            sites = [(trace.nodes[name], end) for name, end in seen.items() if name in trace.nodes]
+            return [site["fn"].step_log_prob(site["value"])[:, :end] for site, end in sites]
         trace.compute_log_prob()
-        prior_names = [f"z_{t + 1}" for t in range(changed + 1)]
+        has_latents = case.module.latent_size > 0
+        prior_names = [f"z_{t + 1}" for t in range(changed + 1) if has_latents]
         names = [f"x_{t + 1}" for t in range(changed)]
         return [trace.nodes[name]["log_prob"] for name in prior_names + names]
 
@@ -138,7 +145,9 @@ def test_posterior_sees_the_future_within_the_sequence_only() -> None:
     torch.testing.assert_close(before.posterior_mean[1:], after.posterior_mean[1:], rtol=0, atol=0)
 
 
-def test_auxiliary_target_gets_no_gradient(case: Case) -> None:
+@pytest.mark.parametrize("name", [*ZFORCING, "srnn", "srnn_tokens", "srnn_forced"])
+def test_auxiliary_target_gets_no_gradient(name: str) -> None:
+    case = make(name)
     process = case.module.bind(*case.batch)
     backward = process.backward_states.detach().requires_grad_()
     z = case.noise.clone().requires_grad_()
@@ -242,7 +251,7 @@ def test_predictive_gives_posterior_and_prior_samples(case: Case, granularity: s
     model, guide = case.module.program(granularity)
     posterior = Predictive(model, guide=guide, num_samples=4)(*case.batch)
     names = ["z"] if granularity == "sequence" else [f"z_{t}" for t in range(1, 6)]
-    for name in names:
+    for name in names if case.module.latent_size else ():
         expected = (4, 3, 5, 2) if granularity == "sequence" else (4, 3, 2)
         assert tuple(posterior[name].shape) == expected
         assert posterior[name].std(0).gt(0).any()
@@ -280,8 +289,8 @@ def test_condition_on_frames_without_giving_x_is_the_same_joint(case: Case) -> N
     unnamed = poutine.trace(poutine.condition(model, data={"x": case.x})).get_trace(
         None, case.lengths, case.start
     )
-    z = unnamed.nodes["z"]["value"]
-    rescored = poutine.trace(poutine.condition(model, data={"z": z})).get_trace(*case.batch)
+    drawn = {"z": unnamed.nodes["z"]["value"]} if case.module.latent_size else {}
+    rescored = poutine.trace(poutine.condition(model, data=drawn)).get_trace(*case.batch)
     torch.testing.assert_close(unnamed.log_prob_sum(), rescored.log_prob_sum(), **EXACT)
 
 
@@ -337,10 +346,9 @@ def test_vectorized_particles_equal_separate_ones(case: Case, granularity: str) 
                 torch.testing.assert_close(together, site["log_prob"], **EXACT)
 
 
-def test_svi_trains_every_network() -> None:
-    case = make("gaussian")
+def test_svi_trains_every_network(case: Case) -> None:
     pyro.clear_param_store()
-    objective = zpyro.ZForcingELBO(auxiliary_weight=0.1, reverse_weight=0.1)
+    objective = zpyro.ZForcingELBO(**weights_for(case, 0.1, 0.1))
     svi = SVI(case.module.model, case.module.guide, pyro.optim.Adam({"lr": 1e-2}), loss=objective)
     before = {name: value.clone() for name, value in case.module.named_parameters()}
     first = svi.step(*case.batch)
@@ -355,7 +363,7 @@ def test_svi_equals_the_module_under_torch(case: Case) -> None:
     """One step through SVI and one through the objective module give the same parameters."""
     pyro.clear_param_store()
     twin = copy.deepcopy(case.module)
-    weights = {"kl_weight": 0.3, "auxiliary_weight": 0.01, "reverse_weight": 0.02}
+    weights = {"kl_weight": 0.3, **weights_for(case, 0.01, 0.02)}
     svi = SVI(
         case.module.model,
         case.module.guide,

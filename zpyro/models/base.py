@@ -3,6 +3,16 @@
 A member of the family (see :mod:`zpyro.models.zforcing`) supplies the networks as the few methods
 at the end of :class:`SequenceModel`; the programs, padding, generation and parameter registration
 stand here once.
+
+One step of every member, with s_t its state::
+
+    s'_t  = prepare(e(x_{t-1}), s_{t-1})         what is known before z_t
+    z_t   ~ prior(context(s'_t)),                or posterior(context(s'_t), b_t) in the guide
+    s_t   = transition(z_t, e(x_{t-1}), s'_t)
+    x_t   ~ p(x | emission(features(s_t)))
+
+For a whole sequence the same is ``deterministic`` (once for all steps, before any latent),
+``rollout`` or ``replay`` (with latents sampled or known) and ``views`` (contexts and features).
 """
 
 from __future__ import annotations
@@ -20,7 +30,7 @@ from torch import Tensor
 
 from zpyro import programs
 from zpyro.conditions import conditions_of
-from zpyro.generation import draw_frames
+from zpyro.generation import draw_frames, simulate
 from zpyro.likelihoods import Likelihood
 from zpyro.networks import State
 from zpyro.process import Process, TrajectoryMemory
@@ -134,9 +144,10 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
             return draw_frames(self, first, steps, self.initial_state(len(first)), temperature)
         process = self.bind(prefix, None, start)
         noise = self.noise(len(prefix), prefix.shape[1])
-        state = self.initial_state(len(prefix))
-        path = self.rollout(process.backward_states, process.inputs, noise, state)
-        return draw_frames(self, prefix[:, -1], steps, path.state, temperature)
+        z = process.draw_posterior(noise)
+        first = process.conditions.start
+        state = simulate(self, first, process.steps, z=z, frames=prefix).state
+        return draw_frames(self, prefix[:, -1], steps, state, temperature)
 
     def noise(self, rows: int, steps: int) -> Tensor:
         """Standard normal draws (rows, steps, Z) in this model's type and on its device."""
@@ -161,49 +172,89 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
 
     # -- what a member supplies ---------------------------------------------------------------
 
-    @abc.abstractmethod
+    has_backward_network: bool = False
+    """Whether b_1..b_T are states of an RNN that runs backward, for the auxiliary costs."""
+
     def initial_state(self, rows: int) -> State:
-        """The state before the first step, each (rows, H)."""
+        """The state before the first step, each part (rows, ...); zeros (h_0, c_0) by default."""
+        zeros = next(self.parameters()).new_zeros(rows, self.hidden_size)
+        return zeros, zeros
 
     @abc.abstractmethod
     def embed(self, frames: Tensor) -> Tensor:
         """e(x), (..., E)."""
 
-    @abc.abstractmethod
-    def backward(self, embedded: Tensor, valid: Tensor | None) -> Tensor:
-        """b_1..b_T (B, T, H) from e(x_1)..e(x_T) (B, T, E), starting at each sequence's end."""
+    def deterministic(self, inputs: Tensor) -> Tensor:
+        """What e(x_0)..e(x_{T-1}) (N, T, E) alone decide, (N, T, U); by default themselves."""
+        return inputs
 
     @abc.abstractmethod
-    def rollout(self, backward: Tensor, inputs: Tensor, noise: Tensor, state: State) -> Path:
+    def backward(self, embedded: Tensor, driven: Tensor, valid: Tensor | None) -> Tensor:
+        """b_1..b_T (B, T, H), what the posterior of z_t is told of the frames.
+
+        Args:
+            embedded: e(x_1)..e(x_T), (B, T, E).
+            driven: what :meth:`deterministic` gave, (B, T, U).
+            valid: (B, T), True within each sequence; it starts at its own end.
+        """
+
+    @abc.abstractmethod
+    def rollout(self, backward: Tensor, driven: Tensor, noise: Tensor, state: State) -> Path:
         """A path drawn from the posterior; see :func:`zpyro.recurrence.plain`."""
 
     @abc.abstractmethod
-    def replay(self, z: Tensor, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        """h_1..h_T (N, T, H) and the last state, for known latents (N, T, Z)."""
+    def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
+        """h_1..h_T (N, T, H) for known latents (N, T, Z)."""
+
+    def views(self, z: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Contexts and features along a path, (T, N, C) and (T, N, F).
+
+        By default h_{t-1} and h_t: the state moves on once z_t is known.
+
+        Args:
+            z: latents, time-major (T, N, Z).
+            hidden: h_1..h_T of ``rollout`` or ``replay``, time-major (T, N, H).
+        """
+        del z
+        first = self.initial_state(hidden.shape[1])[0]
+        return torch.cat([first.unsqueeze(0).to(hidden.dtype), hidden[:-1]]), hidden
+
+    def prepare(self, inputs: Tensor, state: State) -> State:
+        """The part of a step before z_t, from e(x_{t-1}) (N, E); by default there is none."""
+        del inputs
+        return state
+
+    def context(self, state: State) -> Tensor:
+        """What prior, posterior and auxiliary see of a prepared state, (..., C)."""
+        return state[0]
 
     @abc.abstractmethod
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
-        """One step: the state after z_t (N, Z) and e(x_{t-1}) (N, E)."""
+        """The state after z_t (N, Z) and e(x_{t-1}) (N, E), from the prepared one."""
+
+    def features(self, state: State) -> Tensor:
+        """What the emission sees of a state, (..., F)."""
+        return state[0]
 
     @abc.abstractmethod
-    def prior(self, previous: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of z_t given h_{t-1} (..., H), each (..., Z)."""
+    def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of z_t given the context (..., C), each (..., Z)."""
 
     @abc.abstractmethod
-    def posterior(self, previous: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of z_t given h_{t-1} and b_t, each (..., Z)."""
+    def posterior(self, context: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of z_t given the context and b_t, each (..., Z)."""
 
     @abc.abstractmethod
-    def emission(self, hidden: Tensor) -> Tensor:
-        """The likelihood's parameters f(h_t), (..., parameter_size)."""
+    def emission(self, features: Tensor) -> Tensor:
+        """The likelihood's parameters of x_t, (..., parameter_size)."""
 
-    @abc.abstractmethod
-    def auxiliary(self, backward: Tensor, z: Tensor, previous: Tensor) -> Tensor:
-        """log p(stop_gradient(b_t) | z_t, h_{t-1}), nats, (...,)."""
+    def auxiliary(self, backward: Tensor, z: Tensor, context: Tensor) -> Tensor:
+        """log p(stop_gradient(b_t) | z_t, context), nats, (...,)."""
+        raise NotImplementedError(f"{type(self).__name__} has no auxiliary network")
 
-    @abc.abstractmethod
     def reverse(self, backward: Tensor, frames: Tensor) -> Tensor:
         """log p(x_{t-1} | b_t), nats, (...,)."""
+        raise NotImplementedError(f"{type(self).__name__} has no reverse network")
 
 
 def check_granularity(granularity: str) -> None:

@@ -6,19 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from zpyro.likelihoods import Likelihood
-from zpyro.models.base import SequenceModel
+from zpyro.models.smoothing import SmoothingModel
 from zpyro.networks import (
     ConditionalLayerNormLSTM,
     GaussianMLP,
     LatentLSTM,
     State,
-    gaussian_log_density,
     orthogonal_recurrent_weights,
+    run_backward,
 )
 from zpyro.recurrence import Path, choose
 
 
-class ZForcing(SequenceModel):
+class ZForcing(SmoothingModel):
     """A stochastic recurrent network whose posterior listens to an RNN running backward.
 
     With x_0 the start frame and h_0 = 0, for t = 1..T::
@@ -97,56 +97,29 @@ class ZForcing(SequenceModel):
         self.output = nn.Linear(hidden_size, likelihood.parameter_size)
         self.reverse_output = nn.Linear(hidden_size, likelihood.parameter_size)
 
-    def initial_state(self, rows: int) -> State:
-        zeros = self.output.weight.new_zeros(rows, self.hidden_size)
-        return zeros, zeros
-
     def embed(self, frames: Tensor) -> Tensor:
         return self.dropout(self.embedding(frames))
 
-    def backward(self, embedded: Tensor, valid: Tensor | None) -> Tensor:
-        if valid is None:
-            return self.backward_lstm(embedded.flip(1))[0].flip(1)
-        # Reversed within its own length, each sequence starts at its last frame.
-        order = _reversal(valid).unsqueeze(-1)
-        turned = embedded.gather(1, order.expand_as(embedded))
-        states, _ = self.backward_lstm(turned)
-        return states.gather(1, order.expand_as(states))
+    def backward(self, embedded: Tensor, driven: Tensor, valid: Tensor | None) -> Tensor:
+        del driven
+        return run_backward(self.backward_lstm, embedded, valid)
 
-    def rollout(self, backward: Tensor, inputs: Tensor, noise: Tensor, state: State) -> Path:
+    def rollout(self, backward: Tensor, driven: Tensor, noise: Tensor, state: State) -> Path:
         run = choose(self.recurrence)
-        return run(self.posterior_network, self.cell, backward, inputs, noise, state)
+        return run(self.posterior_network, self.cell, backward, driven, noise, state)
 
-    def replay(self, z: Tensor, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        return self.cell(z, inputs, state)
+    def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
+        return self.cell(z, driven, state)[0]
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
         return self.cell.step(z, inputs.expand(*z.shape[:-1], -1), state)
 
-    def prior(self, previous: Tensor) -> tuple[Tensor, Tensor]:
-        return self.prior_network(previous)
+    def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        return self.prior_network(context)
 
-    def posterior(self, previous: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
-        states = backward.expand(*previous.shape[:-1], -1)
-        return self.posterior_network(torch.cat([previous, states], dim=-1))
+    def posterior(self, context: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
+        states = backward.expand(*context.shape[:-1], -1)
+        return self.posterior_network(torch.cat([context, states], dim=-1))
 
-    def emission(self, hidden: Tensor) -> Tensor:
-        return self.output(hidden)
-
-    def auxiliary(self, backward: Tensor, z: Tensor, previous: Tensor) -> Tensor:
-        given = torch.zeros_like(previous) if self.forced_auxiliary else previous
-        mean, log_variance = self.auxiliary_network(torch.cat([given, z], dim=-1))
-        target = backward.detach()
-        if self.squared_error_auxiliary:
-            return -(target - mean.tanh()).square().sum(-1)
-        return gaussian_log_density(target, mean.tanh(), log_variance).sum(-1)
-
-    def reverse(self, backward: Tensor, frames: Tensor) -> Tensor:
-        return self.likelihood.log_prob(self.reverse_output(backward), frames)
-
-
-def _reversal(valid: Tensor) -> Tensor:
-    """Indices (B, T) that reverse each sequence within its length and leave padding in place."""
-    positions = torch.arange(valid.shape[1], device=valid.device)
-    reversed_positions = valid.sum(1, keepdim=True) - 1 - positions
-    return reversed_positions.where(valid, positions)
+    def emission(self, features: Tensor) -> Tensor:
+        return self.output(features)

@@ -1,0 +1,62 @@
+"""Every model of the family from the command line: trained, gone on with, evaluated, sampled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.cli.conftest import Zpyro, train
+from zpyro import runs
+from zpyro.models import MODELS
+
+
+@pytest.mark.parametrize("data", ["arrays", "tokens"])
+@pytest.mark.parametrize("name", MODELS)
+def test_train_resume_evaluate_and_sample(
+    zpyro: Zpyro, request: pytest.FixtureRequest, tmp_path: Path, name: str, data: str
+) -> None:
+    path: Path = request.getfixturevalue(data)
+    run = train(zpyro, "npz", path, tmp_path / "run", f"--set=model.name={name}")
+    module = runs.open_run(run).load("best", torch.device("cpu")).module
+    assert type(module) is MODELS[name]
+
+    result = zpyro("train", "--resume", run, "--max-steps", 16)
+    assert result.exit_code == 0, result.output
+    assert "16 steps" in result.output
+
+    result = zpyro("evaluate", run, "--json")
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.stdout.splitlines()[-1])
+    assert np.isfinite(values["elbo"])
+    assert (values["kl"] == 0.0) == (name == "rnn")
+    assert values["elbo"] == pytest.approx(values["log_likelihood"] - values["kl"], abs=1e-6)
+
+    result = zpyro("sample", run, "--out", tmp_path / "samples", "--count", 2, "--frames", 7)
+    assert result.exit_code == 0, result.output
+    with np.load(tmp_path / "samples" / "samples.npz") as drawn:
+        assert drawn["x"].shape[:2] == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "message"),
+    [
+        ("rnn", "model.forced_auxiliary=true", "model.forced_auxiliary means nothing"),
+        ("storn", "model.conditional_layer_norm=true", "model.conditional_layer_norm means"),
+        ("vrnn", "objective.auxiliary_weight=0.1", "objective.auxiliary_weight means nothing"),
+        ("lstm", "model.latent_size=3", "choose one of rnn, storn, vrnn, srnn, zforcing"),
+    ],
+)
+def test_settings_that_a_model_cannot_follow(
+    zpyro: Zpyro, arrays: Path, tmp_path: Path, name: str, setting: str, message: str
+) -> None:
+    result = zpyro(
+        *("train", "--dataset", "npz", "--data", arrays, "--out", tmp_path / "run"),
+        *("--set", f"model.name={name}", "--set", setting, "--max-steps", 2),
+    )
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "run").exists()

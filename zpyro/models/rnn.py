@@ -1,0 +1,87 @@
+"""A recurrent network without latents, the paper's RNN-Gauss and RNN-GMM."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from zpyro.likelihoods import Likelihood
+from zpyro.models.base import SequenceModel
+from zpyro.networks import State, lstm_states, lstm_step, orthogonal_recurrent_weights
+from zpyro.recurrence import Path
+
+
+class RNN(SequenceModel):
+    """An LSTM that predicts each frame from those before it.
+
+    With x_0 the start frame and h_0 = 0, for t = 1..T::
+
+        recurrence   h_t = LSTM(e(x_{t-1}), h_{t-1})
+        likelihood   x_t | h_t  ~ p(x | f(h_t))
+
+    There are no latents (Z = 0): the model has no site ``z``, the guide samples nothing, and every
+    evidence lower bound is the exact log-likelihood.
+
+    Args:
+        likelihood: density of one frame, see :mod:`zpyro.likelihoods`; a Gaussian makes it the
+            RNN-Gauss, a mixture the RNN-GMM of the paper's tables.
+        hidden_size: H.
+        embedding_size: E, of e(x).
+        embedding_dropout: dropout on e(x) while training.
+        granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
+
+    Raises:
+        ValueError: for an unknown granularity.
+
+    Source: the baseline of section 4 of arXiv:1506.02216; its sequence likelihood is that of
+    arXiv:1308.0850 (Graves, 2013).
+    """
+
+    def __init__(
+        self,
+        likelihood: Likelihood,
+        hidden_size: int = 256,
+        embedding_size: int = 128,
+        *,
+        embedding_dropout: float = 0.0,
+        granularity: str = "sequence",
+    ) -> None:
+        super().__init__(likelihood, hidden_size, 0, granularity)
+        self.embedding = likelihood.embedding(embedding_size)
+        self.dropout = nn.Dropout(embedding_dropout)
+        self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True)
+        orthogonal_recurrent_weights(self.lstm)
+        self.output = nn.Linear(hidden_size, likelihood.parameter_size)
+
+    def embed(self, frames: Tensor) -> Tensor:
+        return self.dropout(self.embedding(frames))
+
+    def backward(self, embedded: Tensor, driven: Tensor, valid: Tensor | None) -> Tensor:
+        del driven, valid
+        return embedded[..., :0]
+
+    def rollout(self, backward: Tensor, driven: Tensor, noise: Tensor, state: State) -> Path:
+        del backward
+        particles = noise.shape[0] // driven.shape[0]
+        hidden, last = lstm_states(self.lstm, driven.repeat(particles, 1, 1), state)
+        return Path(noise, hidden, noise, noise, last)
+
+    def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
+        del z
+        return lstm_states(self.lstm, driven, state)[0]
+
+    def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
+        del z
+        lead = torch.broadcast_shapes(inputs.shape[:-1], state[0].shape[:-1])
+        expanded = tuple(part.expand(*lead, -1) for part in state)
+        return lstm_step(self.lstm, inputs.expand(*lead, -1), expanded)
+
+    def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        return context[..., :0], context[..., :0]
+
+    def posterior(self, context: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
+        del backward
+        return self.prior(context)
+
+    def emission(self, features: Tensor) -> Tensor:
+        return self.output(features)

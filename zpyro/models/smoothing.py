@@ -1,0 +1,44 @@
+"""What the members with a backward RNN share: the two auxiliary costs of Z-Forcing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from zpyro.models.base import SequenceModel
+from zpyro.networks import GaussianMLP, gaussian_log_density
+
+
+class SmoothingModel(SequenceModel):
+    """A sequence model whose posterior reads b_t, the states of an RNN that runs backward::
+
+        auxiliary    b_t | z_t, context_t   ~ N(tanh mu_a, diag sigma_a^2)
+        reverse      x_{t-1} | b_t          ~ p(x | f_r(b_t))
+
+    (equations 7 and 8 of arXiv:1711.05411). Model and guide hold neither;
+    :class:`zpyro.ZForcingELBO` adds both, weighted.
+
+    Attributes:
+        auxiliary_network: from [context_t, z_t] to the Gaussian over b_t.
+        reverse_output: from b_t to the likelihood's parameters of x_{t-1}.
+        forced_auxiliary: predict b_t from z_t alone (the context is zeroed).
+        squared_error_auxiliary: -||b_t - tanh mu_a||^2 in place of the auxiliary log-density.
+    """
+
+    has_backward_network = True
+
+    auxiliary_network: GaussianMLP
+    reverse_output: nn.Linear
+    forced_auxiliary: bool
+    squared_error_auxiliary: bool
+
+    def auxiliary(self, backward: Tensor, z: Tensor, context: Tensor) -> Tensor:
+        given = torch.zeros_like(context) if self.forced_auxiliary else context
+        mean, log_variance = self.auxiliary_network(torch.cat([given, z], dim=-1))
+        target = backward.detach()
+        if self.squared_error_auxiliary:
+            return -(target - mean.tanh()).square().sum(-1)
+        return gaussian_log_density(target, mean.tanh(), log_variance).sum(-1)
+
+    def reverse(self, backward: Tensor, frames: Tensor) -> Tensor:
+        return self.likelihood.log_prob(self.reverse_output(backward), frames)

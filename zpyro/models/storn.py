@@ -1,0 +1,103 @@
+"""STORN, stochastic recurrent networks (Bayer and Osendorfer, 2014)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from zpyro.likelihoods import Likelihood
+from zpyro.models.base import SequenceModel
+from zpyro.networks import GaussianMLP, LatentLSTM, State, orthogonal_recurrent_weights
+from zpyro.recurrence import Path
+
+
+class STORN(SequenceModel):
+    """An RNN with independent noise at every step as a further input.
+
+    With x_0 the start frame, h_0 = 0 and r_0 = 0, for t = 1..T::
+
+        prior        z_t              ~ N(0, 1)
+        recurrence   h_t = LSTM([g(z_t), e(x_{t-1})], h_{t-1})
+        likelihood   x_t | h_t        ~ p(x | f(h_t))
+        recognition  r_t = LSTM_q(e(x_t), r_{t-1})
+        posterior    z_t | r_t        ~ N(mu_q(r_t), diag sigma_q(r_t)^2)
+
+    The posterior does not see the sampled path, so that all latents are drawn at once and the
+    recurrence is one LSTM call: there is no loop. The paper's tanh networks are LSTMs here, as in
+    the rest of the family.
+
+    Args:
+        likelihood: density of one frame, see :mod:`zpyro.likelihoods`.
+        hidden_size: H, of both LSTMs.
+        latent_size: Z.
+        embedding_size: E, of e(x).
+        mlp_size: width of the posterior's MLP, and size of g(z).
+        embedding_dropout: dropout on e(x) while training.
+        granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
+
+    Raises:
+        ValueError: for an unknown granularity.
+
+    Source: section 3 of arXiv:1411.7610::
+
+        @article{bayer2014storn,
+          title={Learning Stochastic Recurrent Networks},
+          author={Bayer, Justin and Osendorfer, Christian},
+          journal={arXiv preprint arXiv:1411.7610},
+          year={2014}
+        }
+    """
+
+    def __init__(
+        self,
+        likelihood: Likelihood,
+        hidden_size: int = 256,
+        latent_size: int = 64,
+        embedding_size: int = 128,
+        mlp_size: int = 128,
+        *,
+        embedding_dropout: float = 0.0,
+        granularity: str = "sequence",
+    ) -> None:
+        super().__init__(likelihood, hidden_size, latent_size, granularity)
+        self.embedding = likelihood.embedding(embedding_size)
+        self.dropout = nn.Dropout(embedding_dropout)
+        self.cell = LatentLSTM(latent_size, embedding_size, mlp_size, hidden_size)
+        self.recognition = nn.LSTM(embedding_size, hidden_size, batch_first=True)
+        orthogonal_recurrent_weights(self.recognition)
+        self.posterior_network = GaussianMLP(hidden_size, mlp_size, latent_size)
+        self.output = nn.Linear(hidden_size, likelihood.parameter_size)
+
+    def embed(self, frames: Tensor) -> Tensor:
+        return self.dropout(self.embedding(frames))
+
+    def backward(self, embedded: Tensor, driven: Tensor, valid: Tensor | None) -> Tensor:
+        """r_1..r_T: here what tells the posterior of the frames runs forward."""
+        del driven, valid
+        return self.recognition(embedded)[0]
+
+    def rollout(self, backward: Tensor, driven: Tensor, noise: Tensor, state: State) -> Path:
+        particles = noise.shape[0] // backward.shape[0]
+        parameters = self.posterior_network(backward)
+        mean, log_variance = (part.repeat(particles, 1, 1) for part in parameters)
+        z = mean + (0.5 * log_variance).exp() * noise
+        hidden, last = self.cell(z, driven.repeat(particles, 1, 1), state)
+        return Path(z, hidden, mean, log_variance, last)
+
+    def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
+        return self.cell(z, driven, state)[0]
+
+    def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
+        return self.cell.step(z, inputs.expand(*z.shape[:-1], -1), state)
+
+    def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        zeros = context.new_zeros(()).expand(*context.shape[:-1], self.latent_size)
+        return zeros, zeros
+
+    def posterior(self, context: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
+        lead = torch.broadcast_shapes(context.shape[:-1], backward.shape[:-1])
+        mean, log_variance = self.posterior_network(backward)
+        return mean.expand(*lead, -1), log_variance.expand(*lead, -1)
+
+    def emission(self, features: Tensor) -> Tensor:
+        return self.output(features)

@@ -1,0 +1,132 @@
+"""The variational recurrent neural network, VRNN (Chung et al., NIPS 2015)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from zpyro.likelihoods import Likelihood
+from zpyro.models.base import SequenceModel
+from zpyro.networks import MLP, ConditionalLayerNormLSTM, GaussianMLP, LatentLSTM, State
+from zpyro.recurrence import Path, choose
+
+
+class VRNN(SequenceModel):
+    """A variational autoencoder at every step, held together by an LSTM.
+
+    With x_0 the start frame, z_0 = 0 and d_0 = 0, for t = 1..T::
+
+        recurrence   d_t = LSTM([g(z_{t-1}), e(x_{t-1})], d_{t-1})
+        prior        z_t | d_t        ~ N(mu_p(d_t), diag sigma_p(d_t)^2)
+        likelihood   x_t | z_t, d_t   ~ p(x | f(z_t, d_t))
+        posterior    z_t | d_t, x_t   ~ N(mu_q(d_t, e(x_t)), diag sigma_q(d_t, e(x_t))^2)
+
+    The paper's h_{t-1} is d_t here, so that the start frame has a place; its extractors phi_x and
+    phi_z are e and g, one Linear each before the LSTM, while f is an MLP of (z_t, d_t). Nothing
+    runs backward: there are no auxiliary costs.
+
+    Args:
+        likelihood: density of one frame, see :mod:`zpyro.likelihoods`.
+        hidden_size: H.
+        latent_size: Z.
+        embedding_size: E, of e(x).
+        mlp_size: width of the prior, posterior and output MLPs, and of g(z).
+        conditional_layer_norm: let z set the layer norm of the cell instead of entering as its
+            input, see :class:`zpyro.networks.ConditionalLayerNormLSTM`.
+        embedding_dropout: dropout on e(x) while training.
+        granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
+        recurrence: a name of :data:`zpyro.recurrence.RECURRENCES`, or "auto".
+
+    Raises:
+        ValueError: for an unknown granularity or recurrence.
+
+    Source: equations 5 to 9 of arXiv:1506.02216::
+
+        @inproceedings{chung2015vrnn,
+          title={A Recurrent Latent Variable Model for Sequential Data},
+          author={Chung, Junyoung and Kastner, Kyle and Dinh, Laurent and Goel, Kratarth and
+                  Courville, Aaron and Bengio, Yoshua},
+          booktitle={Advances in Neural Information Processing Systems},
+          year={2015}
+        }
+    """
+
+    def __init__(
+        self,
+        likelihood: Likelihood,
+        hidden_size: int = 256,
+        latent_size: int = 64,
+        embedding_size: int = 128,
+        mlp_size: int = 128,
+        *,
+        conditional_layer_norm: bool = False,
+        embedding_dropout: float = 0.0,
+        granularity: str = "sequence",
+        recurrence: str = "auto",
+    ) -> None:
+        super().__init__(likelihood, hidden_size, latent_size, granularity)
+        self.recurrence = recurrence
+        choose(recurrence)
+        cell = ConditionalLayerNormLSTM if conditional_layer_norm else LatentLSTM
+        self.embedding = likelihood.embedding(embedding_size)
+        self.dropout = nn.Dropout(embedding_dropout)
+        self.cell = cell(latent_size, embedding_size, mlp_size, hidden_size)
+        self.prior_network = GaussianMLP(hidden_size, mlp_size, latent_size)
+        self.posterior_network = GaussianMLP(hidden_size + embedding_size, mlp_size, latent_size)
+        self.output = MLP(latent_size + hidden_size, mlp_size, likelihood.parameter_size)
+
+    def initial_state(self, rows: int) -> State:
+        """(d_0, c_0, z_0), zeros."""
+        hidden, cell = super().initial_state(rows)
+        return hidden, cell, hidden.new_zeros(rows, self.latent_size)
+
+    def embed(self, frames: Tensor) -> Tensor:
+        return self.dropout(self.embedding(frames))
+
+    def backward(self, embedded: Tensor, driven: Tensor, valid: Tensor | None) -> Tensor:
+        """e(x_1)..e(x_T): the posterior is told of the present frame only."""
+        del driven, valid
+        return embedded
+
+    def rollout(self, backward: Tensor, driven: Tensor, noise: Tensor, state: State) -> Path:
+        # In the paper's own order, h_{t-1} then z_t then h_t, this is the loop of Z-Forcing.
+        particles = noise.shape[0] // backward.shape[0]
+        hidden, cell, z = state
+        first = self.cell.step(z, driven[:, 0].repeat(particles, 1), (hidden, cell))
+        following = torch.cat([driven[:, 1:], backward[:, -1:]], dim=1)
+        run = choose(self.recurrence)
+        path = run(self.posterior_network, self.cell, backward, following, noise, first)
+        before = first[0].unsqueeze(1).to(path.hidden.dtype)
+        return replace(path, hidden=torch.cat([before, path.hidden[:, :-1]], dim=1))
+
+    def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
+        hidden, cell, first = state
+        previous = torch.cat([first.unsqueeze(1).to(z.dtype), z[:, :-1]], dim=1)
+        return self.cell(previous, driven, (hidden, cell))[0]
+
+    def views(self, z: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The contexts d_t and the features [z_t, d_t]."""
+        return hidden, torch.cat([z.to(hidden.dtype), hidden], dim=-1)
+
+    def prepare(self, inputs: Tensor, state: State) -> State:
+        hidden, cell, z = state
+        return *self.cell.step(z, inputs.expand(*z.shape[:-1], -1), (hidden, cell)), z
+
+    def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
+        del inputs
+        return state[0], state[1], z
+
+    def features(self, state: State) -> Tensor:
+        return torch.cat([state[2], state[0]], dim=-1)
+
+    def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        return self.prior_network(context)
+
+    def posterior(self, context: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
+        frames = backward.expand(*context.shape[:-1], -1)
+        return self.posterior_network(torch.cat([context, frames], dim=-1))
+
+    def emission(self, features: Tensor) -> Tensor:
+        return self.output(features)
