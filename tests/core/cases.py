@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 import zpyro
-from zpyro.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from zpyro.likelihoods import Bernoulli, Categorical, Gaussian, GaussianMixture, Likelihood
 
 MODELS: dict[str, tuple[Likelihood, dict[str, Any]]] = {
     "gaussian": (Gaussian(3), {}),
     "bounded": (Gaussian(3, log_variance_bounds=(-4.0, 4.0)), {}),
     "bernoulli": (Bernoulli(3), {}),
+    "mixture": (GaussianMixture(3, components=4, log_variance_bounds=(-4.0, 4.0)), {}),
     "categorical": (Categorical(6, start_token=2), {}),
+    "tied": (Categorical(6, start_token=2, tied=True), {"embedding_size": 6}),
+    "tied_projected": (Categorical(6, tied=True), {}),
     "layer_norm": (Gaussian(3), {"conditional_layer_norm": True}),
     "forced": (Gaussian(3), {"forced_auxiliary": True}),
     "squared": (Gaussian(3), {"squared_error_auxiliary": True}),
@@ -49,7 +52,8 @@ def make(name: str, *, lengths: tuple[int, ...] = (5, 2, 1), seed: int = 0, **mo
     """A module of sizes H = 6, Z = 2 and a ragged batch for it."""
     torch.manual_seed(seed)
     likelihood, settings = MODELS[name]
-    module = zpyro.ZForcing(likelihood, 6, 2, 4, 5, **settings, **more).double()
+    chosen = {"embedding_size": 4, "mlp_size": 5, **settings, **more}
+    module = zpyro.ZForcing(likelihood, 6, 2, **chosen).double()
     count, steps = len(lengths), max(lengths)
     return Case(
         module,

@@ -94,11 +94,11 @@ class ZForcing(SequenceModel):
         self.prior_network = GaussianMLP(hidden_size, mlp_size, latent_size)
         self.posterior_network = GaussianMLP(2 * hidden_size, mlp_size, latent_size)
         self.auxiliary_network = GaussianMLP(hidden_size + latent_size, mlp_size, hidden_size)
-        self.output = nn.Linear(hidden_size, likelihood.parameter_size)
+        self.output = likelihood.output(hidden_size, self.embedding)
         self.reverse_output = nn.Linear(hidden_size, likelihood.parameter_size)
 
     def initial_state(self, rows: int) -> State:
-        zeros = self.output.weight.new_zeros(rows, self.hidden_size)
+        zeros = self.reverse_output.weight.new_zeros(rows, self.hidden_size)
         return zeros, zeros
 
     def embed(self, frames: Tensor) -> Tensor:
