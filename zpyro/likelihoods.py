@@ -251,9 +251,9 @@ class Categorical(Likelihood):
     def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
         # gather does not broadcast: a particle dimension of size one must be written out.
         shape = torch.broadcast_shapes(parameters.shape[:-1], value.shape)
-        logits = parameters.expand(*shape, self.size)
-        chosen = logits.gather(-1, value.expand(shape).unsqueeze(-1)).squeeze(-1)
-        return chosen - parameters.logsumexp(-1)
+        # log_softmax passes over a large vocabulary once each way, logsumexp several times.
+        log_masses = parameters.log_softmax(-1).expand(*shape, self.size)
+        return log_masses.gather(-1, value.expand(shape).unsqueeze(-1)).squeeze(-1)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return parameters.argmax(-1)

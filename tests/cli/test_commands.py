@@ -26,6 +26,9 @@ KEYS = {
     "frames",
     "baseline_gaussian",
     "baseline_linear",
+    "perplexity",
+    "baseline_trigram",
+    "baseline_trigram_perplexity",
 }
 
 

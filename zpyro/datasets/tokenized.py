@@ -82,7 +82,8 @@ class Tokenizer:
     """
 
     def __init__(self, settings: TokenSettings) -> None:
-        self.numbers = {word: number for number, word in enumerate(SPECIAL)}
+        # Under names that no text holds: an <end> that stands in the text is a word as any other.
+        self.numbers = {f"\0{word}": number for number, word in enumerate(SPECIAL)}
         self.names: list[str] = []
         self.lengths: list[int] = []
         self.dropped = 0

@@ -62,13 +62,16 @@ class Vocabulary:
         return np.array([known.get(word, UNKNOWN) for word in words], dtype=np.int32)
 
     def text(self, tokens: Iterable[int]) -> str:
-        """Tokens up to the first ``<end>`` as a line to read."""
+        """Tokens up to the first ``<end>`` as a line to read; one without an end shows as open."""
         shown: list[str] = []
+        ended = False
         for token in tokens:
-            if token == END:
+            ended = token == END
+            if ended:
                 break
             shown.append(self.words[token])
-        return "".join(shown) if self.unit == "character" else sentences.joined(shown)
+        text = "".join(shown) if self.unit == "character" else sentences.joined(shown)
+        return text if ended else f"{text} [...]"
 
 
 def most_frequent(counts: Mapping[str, int], size: int, unit: str, lower_case: bool) -> Vocabulary:
