@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -179,7 +180,9 @@ def _values(result: Evaluation, kind: str) -> dict[str, float | int | None]:
         "frames",
     )
     values = {key: getattr(result, key) for key in keys}
-    return {**values, "perplexity": result.perplexity if kind == "tokens" else None}
+    # JSON knows no infinity, which a bound far off may lead to.
+    known = kind == "tokens" and math.isfinite(result.perplexity)
+    return {**values, "perplexity": result.perplexity if known else None}
 
 
 def _baselines(
