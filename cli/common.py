@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from zpyro.config import Config
     from zpyro.datasets.sequences import Dataset
+    from zpyro.datasets.vocabulary import Vocabulary
 
 
 def console() -> Console:
@@ -43,11 +44,11 @@ def waiting(what: str) -> Iterator[None]:
         yield
 
 
-def load_data(config: Config) -> Dataset:
-    """The data set that a configuration names."""
+def load_data(config: Config, vocabulary: Vocabulary | None = None) -> Dataset:
+    """The data set that a configuration names; text in a trained model's vocabulary if given."""
     from zpyro import datasets
 
     folder = None if config.data_folder is None else Path(config.data_folder)
     where = "" if folder is None else f" from {folder}"
     with waiting(f"loading {config.dataset}{where}"):
-        return datasets.load(config.dataset, folder, config.data)
+        return datasets.load(config.dataset, folder, config.data, vocabulary=vocabulary)

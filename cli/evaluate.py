@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +20,20 @@ if TYPE_CHECKING:
     from zpyro.evaluation import Evaluation, OnBatch
     from zpyro.runs import Run
 
-CONTINUOUS = ("audio", "frames")
 LABELS = {
     "elbo": ("evidence lower bound", "nats/sequence"),
     "elbo_stderr": ("  its standard error", "nats/sequence"),
     "elbo_per_frame": ("  per frame", "nats/frame"),
     "log_likelihood": ("log-likelihood", "nats/sequence"),
     "kl": ("KL", "nats/sequence"),
+    "perplexity": ("perplexity", "a token, from the bound, ends counted"),
     "active_units": ("latents in use", ""),
     "sequences": ("sequences", ""),
     "frames": ("frames", ""),
     "baseline_gaussian": ("baseline: diagonal Gaussian", "nats/sequence"),
     "baseline_linear": ("baseline: linear predictor", "nats/sequence"),
+    "baseline_trigram": ("baseline: Kneser-Ney trigram", "nats/sequence"),
+    "baseline_trigram_perplexity": ("  its perplexity", "a token, on the same tokens"),
 }
 
 
@@ -72,7 +75,9 @@ def command(
     """Print the pure evidence lower bound of a run, nats per sequence, and what it is made of.
 
     No weight of the training objective enters. For continuous data two baselines are fitted to the
-    training frames: a diagonal Gaussian, and a linear predictor of the next frame.
+    training frames: a diagonal Gaussian, and a linear predictor of the next frame. For tokens it is
+    a trigram model with Kneser-Ney smoothing, and both are given as perplexities too: exp of minus
+    the bound over the number of tokens, the end of every sequence counted as one of them.
 
     \b
     Example:
@@ -91,7 +96,7 @@ def command(
             checkpoint.module, sequences, batch_size=batch_size, seed=seed, on_batch=on_batch
         )
     evaluation.check_finite(result)
-    values = {**_values(result), **_baselines(opened, sequences)}
+    values = {**_values(result, sequences.kind), **_baselines(opened, checkpoint, sequences)}
     if as_json:
         click.echo(json.dumps(values))
     else:
@@ -108,11 +113,14 @@ def _sequences(run: Run, checkpoint: Checkpoint, data: Path | None, split: str |
     scale = Normalization(checkpoint.data.mean, checkpoint.data.scale)
     if data is not None and split in (None, "all"):
         with waiting(f"loading {data}"):
-            found = datasets.load_all(config.dataset, data, config.data, scale)
+            found = datasets.load_all(
+                config.dataset, data, config.data, scale, checkpoint.vocabulary
+            )
     else:
         if data is not None:
             config = replace(config, data_folder=str(data))
-        found = renormalized(load_data(config).split(split or "test"), scale)
+        loaded = load_data(config, checkpoint.vocabulary)
+        found = renormalized(loaded.split(split or "test"), scale)
     _check_fits(checkpoint, found)
     return found
 
@@ -161,7 +169,7 @@ def _progress() -> Iterator[OnBatch | None]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _values(result: Evaluation) -> dict[str, float | int | None]:
+def _values(result: Evaluation, kind: str) -> dict[str, float | int | None]:
     """What is printed, by the keys of the JSON object."""
     keys = (
         "elbo",
@@ -173,16 +181,30 @@ def _values(result: Evaluation) -> dict[str, float | int | None]:
         "sequences",
         "frames",
     )
-    return {key: getattr(result, key) for key in keys}
+    values = {key: getattr(result, key) for key in keys}
+    # JSON knows no infinity, which a bound far off may lead to.
+    known = kind == "tokens" and math.isfinite(result.perplexity)
+    return {**values, "perplexity": result.perplexity if known else None}
 
 
-def _baselines(run: Run, sequences: Sequences) -> dict[str, float | int | None]:
-    """What two simple densities, fitted to the training frames, give the same sequences."""
-    fitted = run.baselines(sequences.frame_size) if sequences.kind in CONTINUOUS else {}
-    return {
-        f"baseline_{name}": float(fitted[name].score(sequences).mean()) if name in fitted else None
-        for name in ("gaussian", "linear")
+def _baselines(
+    run: Run, checkpoint: Checkpoint, sequences: Sequences
+) -> dict[str, float | int | None]:
+    """What simple models, fitted to the training frames or tokens, give the same sequences."""
+    from zpyro.evaluation import perplexity
+
+    fitted = run.baselines(checkpoint.module.likelihood.size, sequences.kind)
+    scores = {name: baseline.score(sequences) for name, baseline in fitted.items()}
+    values: dict[str, float | int | None] = {
+        f"baseline_{name}": float(scores[name].mean()) if name in scores else None
+        for name in ("gaussian", "linear", "trigram")
     }
+    values["baseline_trigram_perplexity"] = (
+        perplexity(float(scores["trigram"].sum()), sequences.num_frames)
+        if "trigram" in scores
+        else None
+    )
+    return values
 
 
 def _print(values: dict[str, float | int | None], title: str) -> None:

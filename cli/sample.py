@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from zpyro.checkpoint import Checkpoint
+    from zpyro.datasets.vocabulary import Vocabulary
 
 PICTURED = 8
 
@@ -40,7 +41,7 @@ PICTURED = 8
 @click.option(
     "--prefix",
     type=click.Path(path_type=Path),
-    help="A recording, or a .npy array (P, D) or (P,), to go on from.",
+    help="A recording, a .txt file, or a .npy array (P, D) or (P,), to go on from.",
 )
 @click.option(
     "--checkpoint",
@@ -66,7 +67,8 @@ def command(
 ) -> None:
     """Draw new sequences from a run, and a picture of them.
 
-    Sound is written as wav files, anything else as one array.
+    Sound is written as wav files, text is printed and written as lines, anything else is written
+    as one array.
 
     \b
     Example:
@@ -87,6 +89,8 @@ def command(
         )
     if checkpoint.data.kind == "audio":
         _write_sound(checkpoint, drawn, given, seconds, out)
+    elif checkpoint.vocabulary is not None:
+        _write_text(checkpoint.vocabulary, drawn, given, out)
     else:
         _write_array(checkpoint, drawn, out)
 
@@ -110,13 +114,16 @@ def _read_prefix(path: Path, checkpoint: Checkpoint) -> np.ndarray:
     """Raw frames (P, D) or tokens (P,) of a file."""
     import numpy as np
 
-    from zpyro.datasets import audio
+    from zpyro.datasets import audio, text_files
     from zpyro.errors import UserError
 
     rate = checkpoint.data.sample_rate
     if rate is not None:
         samples, found = audio.read(path)
         return audio.frame(audio.resample(samples, found, rate), checkpoint.module.likelihood.size)
+    if checkpoint.vocabulary is not None and path.suffix.lower() != ".npy":
+        words = checkpoint.vocabulary.split(text_files.read_text(path).strip())
+        return checkpoint.vocabulary.encode(words)
     try:
         values = np.load(path, allow_pickle=False)
     except OSError as error:
@@ -154,6 +161,20 @@ def _write_sound(
         audio.write_wav(path, sound, rate)
     click.echo(f"{len(sounds)} wav files in {out}")
     _picture(lambda path: plots.audio_picture(sounds[:PICTURED], rate, path), out)
+
+
+def _write_text(
+    vocabulary: Vocabulary, drawn: np.ndarray, prefix: np.ndarray | None, out: Path
+) -> None:
+    from zpyro import files
+
+    before = [] if prefix is None else prefix.tolist()
+    lines = [vocabulary.text([*before, *tokens]) for tokens in drawn.tolist()]
+    for line in lines:
+        click.echo(line)
+    path = out / "samples.txt"
+    files.replace_file(path, "".join(f"{line}\n" for line in lines))
+    say(f"{len(lines)} lines in {path}")
 
 
 def _write_array(checkpoint: Checkpoint, drawn: np.ndarray, out: Path) -> None:

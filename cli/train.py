@@ -136,7 +136,7 @@ def _begin(settled: Config, data: Dataset, make_run: Callable[[], Run]) -> tuple
     seed_everything(settled.train.seed)
     module = build_model(settled.model, likelihood).to(choose_device(settled.train.device))
     run = make_run()
-    run.write_baselines(data.train)
+    run.write_baselines(data.train, data.frame_size)
     return _fit(module, data, settled, run, resume=False)
 
 

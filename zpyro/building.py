@@ -38,8 +38,16 @@ def build_likelihood(model: ModelConfig, name: str, size: int) -> Likelihood:
     kinds = likelihoods.KINDS
     if kinds[chosen].discrete_tokens != kinds[name].discrete_tokens:
         raise UserError(f"model.likelihood {chosen} does not fit this data set; take {name}")
+    if model.tied_embedding and not kinds[chosen].discrete_tokens:
+        raise UserError(
+            f"model.tied_embedding is for tokens, but the likelihood is {chosen}; set it to false"
+        )
     known = {field.name for field in fields(kinds[chosen])}
-    given = {"log_variance_bounds": model.log_variance_bounds}
+    given = {
+        "log_variance_bounds": model.log_variance_bounds,
+        "components": model.mixture_components,
+        "tied": model.tied_embedding,
+    }
     return likelihoods.build(chosen, size, **{k: v for k, v in given.items() if k in known})
 
 

@@ -2,6 +2,7 @@
 
     model.safetensors   the weights
     start.safetensors   a few start frames of the training data, to sample from; may be missing
+    vocabulary.json     the words behind the tokens; only of models of text
     state.pt            optimiser, position and random states; plain, loaded with weights_only=True
     meta.json           versions, model and likelihood settings, data, metrics, sha256 of the others
 
@@ -26,6 +27,8 @@ import zpyro
 from zpyro import files, likelihoods, settings, tensor_files
 from zpyro.building import build_model
 from zpyro.config import ModelConfig
+from zpyro.datasets import vocabulary as vocabularies
+from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
 from zpyro.likelihoods import Likelihood
 from zpyro.models import SequenceModel
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MODEL, START, STATE, META = "model.safetensors", "start.safetensors", "state.pt", "meta.json"
+VOCABULARY = "vocabulary.json"
 START_FRAMES = 64
 
 _LARGEST_META = 1 << 20
@@ -73,6 +77,7 @@ class Checkpoint:
         epoch: passes over the data completed.
         metrics: the validation that these weights were kept for; empty before the first.
         averaged: whether the weights are a moving average.
+        vocabulary: the words behind the tokens, or None where there are none.
     """
 
     module: SequenceModel
@@ -83,6 +88,7 @@ class Checkpoint:
     epoch: int = 0
     metrics: Mapping[str, float | int | None] | None = None
     averaged: bool = False
+    vocabulary: Vocabulary | None = None
 
 
 def data_facts(dataset: Dataset) -> DataFacts:
@@ -129,6 +135,8 @@ def save(
         tensor_files.write(place / MODEL, checkpoint.module.state_dict())
         if checkpoint.start is not None:
             tensor_files.write(place / START, {"start": checkpoint.start[:START_FRAMES]})
+        if checkpoint.vocabulary is not None:
+            vocabularies.write(place / VOCABULARY, checkpoint.vocabulary)
         with (place / STATE).open("wb") as file:
             torch.save(dict(state or {}), file)
         sums = {file.name: files.checksum(file) for file in sorted(place.iterdir())}
@@ -158,8 +166,9 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
         module = build_model(model, likelihood).to(_TYPES[kind])
     tensors = tensor_files.read(folder / MODEL, module.state_dict())
     start = _read_start(folder / START, likelihood)
-    for name in (MODEL, START):
+    for name in (MODEL, START, VOCABULARY):
         _check_sum(folder / name, meta)
+    vocabulary = _read_vocabulary(folder / VOCABULARY, likelihood)
     module.load_state_dict(tensors, assign=True)
     return Checkpoint(
         module=module.to(device).eval().requires_grad_(True),
@@ -170,6 +179,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
         epoch=_count(meta, "epoch", source),
         metrics=_table(meta, "metrics", source),
         averaged=meta.get("averaged") is True,
+        vocabulary=vocabulary,
     )
 
 
@@ -270,6 +280,18 @@ def _read_start(path: Path, likelihood: Likelihood) -> Tensor | None:
     shape = (min(tensor_files.rows(path, "start"), START_FRAMES), *likelihood.event_shape)
     wanted = torch.empty(shape, dtype=kind, device="meta")
     return tensor_files.read(path, {"start": wanted})["start"]
+
+
+def _read_vocabulary(path: Path, likelihood: Likelihood) -> Vocabulary | None:
+    if not path.exists():
+        return None
+    vocabulary = vocabularies.read(path)
+    if not likelihood.discrete_tokens or len(vocabulary) != likelihood.size:
+        raise UserError(
+            f"{path}: has {len(vocabulary)} words, the model {likelihood.size} tokens;"
+            " take another checkpoint"
+        )
+    return vocabulary
 
 
 def _check_sum(path: Path, meta: Mapping[str, Any]) -> None:

@@ -40,6 +40,10 @@ class ModelConfig:
     log_variance_bounds: tuple[float, float] | None = setting(
         (-14.0, 8.0), "bounds of a Gaussian likelihood's log variance, none for no bound"
     )
+    mixture_components: int = setting(
+        20, "Gaussians in the likelihood gaussian-mixture", at_least=1, at_most=1 << 10
+    )
+    tied_embedding: bool = setting(False, "score tokens by the weight of e(x)")
     recurrence: str = setting("auto", "auto, or a name of zpyro.recurrence.RECURRENCES")
 
 

@@ -56,6 +56,22 @@ class Evaluation:
     names: tuple[str, ...]
     elbo_by_sequence: np.ndarray
 
+    @property
+    def perplexity(self) -> float:
+        """exp(-elbo_per_frame): for tokens an upper bound of the perplexity per token."""
+        return perplexity(self.elbo_per_frame, 1)
+
+
+def perplexity(nats: float, tokens: int) -> float:
+    """exp(-nats / tokens), infinity where that is beyond all numbers.
+
+    Args:
+        nats: log-probability of all tokens, or a lower bound of it.
+        tokens: how many were scored, the end of every sequence among them.
+    """
+    with np.errstate(over="ignore"):
+        return float(np.exp(np.float64(-nats / tokens)))
+
 
 def evaluate(
     module: SequenceModel,

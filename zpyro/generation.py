@@ -109,8 +109,7 @@ def draw_frames(
 
 
 def _draw_frame(model: SequenceModel, state: State, temperature: float) -> Tensor:
-    parameters = model.emission(model.features(state))
-    return model.likelihood.distribution(parameters, temperature).sample()
+    return model.likelihood.draw(model.emission(model.features(state)), temperature)
 
 
 def _draw_latent(

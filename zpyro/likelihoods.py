@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from zpyro.errors import UserError
-from zpyro.networks import gaussian_log_density
+from zpyro.networks import TiedLinear, gaussian_log_density
+
+Bounds = tuple[float, float] | None
+"""Smooth lower and upper bound of a log variance, or None."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ class Likelihood(abc.ABC):
         """The Pyro distribution over one frame; temperature below 1 narrows it."""
 
     @abc.abstractmethod
+    def draw(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
+        """A frame from :meth:`distribution`, with no check that would wait for an accelerator."""
+
+    @abc.abstractmethod
     def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
         """log p(value), nats, (...,)."""
 
@@ -68,6 +75,15 @@ class Likelihood(abc.ABC):
     def embedding(self, embedding_size: int) -> nn.Module:
         """A fresh e(x): frames (..., D) to (..., E) through one Linear."""
         return nn.Linear(self.size, embedding_size)
+
+    def output(self, hidden_size: int, embedding: nn.Module) -> nn.Module:  # noqa: ARG002 see below
+        """A fresh f(h): states (..., H) to parameters (..., parameter_size).
+
+        Args:
+            hidden_size: H.
+            embedding: the model's own e(x), for likelihoods that share its weight.
+        """
+        return nn.Linear(hidden_size, self.parameter_size)
 
     def start(self, count: int, like: Tensor) -> Tensor:
         """The default start frames x_0: zeros, (count, D)."""
@@ -83,16 +99,13 @@ class Gaussian(Likelihood):
             published, unbounded choice (under which validation curves jump).
     """
 
-    log_variance_bounds: tuple[float, float] | None = None
+    log_variance_bounds: Bounds = None
 
     name: ClassVar[str] = "gaussian"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.log_variance_bounds is not None:
-            low, high = self.log_variance_bounds
-            if not low < high:
-                raise UserError(f"log_variance_bounds ({low}, {high}) must rise; swap them")
+        _check_bounds(self.log_variance_bounds)
 
     @property
     def parameter_size(self) -> int:
@@ -105,16 +118,16 @@ class Gaussian(Likelihood):
     def mean_and_log_variance(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and (bounded) log variance, each (..., D)."""
         mean, log_variance = parameters.chunk(2, dim=-1)
-        if self.log_variance_bounds is not None:
-            low, high = self.log_variance_bounds
-            log_variance = high - nn.functional.softplus(high - log_variance)
-            log_variance = low + nn.functional.softplus(log_variance - low)
-        return mean, log_variance
+        return mean, _bounded(log_variance, self.log_variance_bounds)
 
     def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
         mean, log_variance = self.mean_and_log_variance(parameters)
         scale = temperature * (0.5 * log_variance).exp()
         return dist.Normal(mean, scale, validate_args=False).to_event(1)
+
+    def draw(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
+        mean, log_variance = self.mean_and_log_variance(parameters)
+        return mean + temperature * (0.5 * log_variance).exp() * torch.randn_like(mean)
 
     def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
         # Straight from the log variance: no exp, square and log of a scale for every sample.
@@ -122,6 +135,74 @@ class Gaussian(Likelihood):
 
     def mean(self, parameters: Tensor) -> Tensor:
         return self.mean_and_log_variance(parameters)[0]
+
+
+@dataclass(frozen=True)
+class GaussianMixture(Likelihood):
+    """A mixture of K diagonal Gaussians over frames, its weights those of whole frames.
+
+    p(x) = sum_k w_k prod_d N(x_d; mu_kd, sigma_kd^2), the output of RNN-GMM and VRNN-GMM (Chung et
+    al., NeurIPS 2015, arXiv:1506.02216). The output layer gives, in this order, the K logits of
+    the weights, the K D means and the K D log variances, component by component.
+
+    Attributes:
+        components: K.
+        log_variance_bounds: as in :class:`Gaussian`, for every component.
+    """
+
+    components: int = 20
+    log_variance_bounds: Bounds = None
+
+    name: ClassVar[str] = "gaussian-mixture"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.components < 1:
+            raise UserError(f"mixture components are {self.components}; give a positive number")
+        _check_bounds(self.log_variance_bounds)
+
+    @property
+    def parameter_size(self) -> int:
+        return self.components * (1 + 2 * self.size)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.real_vector
+
+    def parts(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the weights (..., K), means and (bounded) log variances, each (..., K, D)."""
+        frames = self.components * self.size
+        logits, means, log_variances = parameters.split([self.components, frames, frames], dim=-1)
+        shape = (self.components, self.size)
+        bounded = _bounded(log_variances, self.log_variance_bounds)
+        return logits, means.unflatten(-1, shape), bounded.unflatten(-1, shape)
+
+    def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
+        logits, means, log_variances = self.parts(parameters)
+        scales = temperature * (0.5 * log_variances).exp()
+        return dist.MixtureSameFamily(
+            dist.Categorical(logits=logits / temperature, validate_args=False),
+            dist.Normal(means, scales, validate_args=False).to_event(1),
+            validate_args=False,
+        )
+
+    def draw(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
+        logits, means, log_variances = self.parts(parameters)
+        chosen = _draw_index(logits / temperature)[..., None, None]
+        chosen = chosen.expand(*logits.shape[:-1], 1, self.size)
+        mean, log_variance = (
+            part.gather(-2, chosen).squeeze(-2) for part in (means, log_variances)
+        )
+        return mean + temperature * (0.5 * log_variance).exp() * torch.randn_like(mean)
+
+    def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
+        logits, means, log_variances = self.parts(parameters)
+        densities = gaussian_log_density(value.unsqueeze(-2), means, log_variances).sum(-1)
+        return (logits.log_softmax(-1) + densities).logsumexp(-1)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        logits, means, _ = self.parts(parameters)
+        return (logits.softmax(-1).unsqueeze(-1) * means).sum(-2)
 
 
 @dataclass(frozen=True)
@@ -142,6 +223,10 @@ class Bernoulli(Likelihood):
         logits = parameters / temperature
         return dist.Bernoulli(logits=logits, validate_args=False).to_event(1)
 
+    def draw(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
+        probabilities = (parameters / temperature).sigmoid()
+        return (torch.rand_like(probabilities) < probabilities).to(parameters.dtype)
+
     def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
         return dist.Bernoulli(logits=parameters, validate_args=False).log_prob(value).sum(-1)
 
@@ -155,9 +240,13 @@ class Categorical(Likelihood):
 
     Attributes:
         start_token: the token that stands before the first when no start is given.
+        tied: score tokens by the embedding's own weight: logits = e P h + c with e the table
+            (size, E) and P a projection from H to E where the two sizes differ (Press and Wolf,
+            EACL 2017, arXiv:1608.05859). The reverse network keeps an output layer of its own.
     """
 
     start_token: int = 0
+    tied: bool = False
 
     name: ClassVar[str] = "categorical"
     discrete_tokens: ClassVar[bool] = True
@@ -180,25 +269,42 @@ class Categorical(Likelihood):
     def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
         return dist.Categorical(logits=parameters / temperature, validate_args=False)
 
+    def draw(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
+        return _draw_index(parameters / temperature)
+
     def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
         # gather does not broadcast: a particle dimension of size one must be written out.
         shape = torch.broadcast_shapes(parameters.shape[:-1], value.shape)
-        logits = parameters.expand(*shape, self.size)
-        chosen = logits.gather(-1, value.expand(shape).unsqueeze(-1)).squeeze(-1)
-        return chosen - parameters.logsumexp(-1)
+        # log_softmax passes over a large vocabulary once each way, logsumexp several times.
+        log_masses = parameters.log_softmax(-1).expand(*shape, self.size)
+        return log_masses.gather(-1, value.expand(shape).unsqueeze(-1)).squeeze(-1)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return parameters.argmax(-1)
 
     def embedding(self, embedding_size: int) -> nn.Module:
-        return nn.Embedding(self.size, embedding_size)
+        table = nn.Embedding(self.size, embedding_size)
+        if self.tied:
+            # Rows of unit variance would make the first logits of a shared weight far too large.
+            nn.init.normal_(table.weight, std=embedding_size**-0.5)
+        return table
+
+    def output(self, hidden_size: int, embedding: nn.Module) -> nn.Module:
+        if not self.tied:
+            return super().output(hidden_size, embedding)
+        if not isinstance(embedding, nn.Embedding) or embedding.num_embeddings != self.size:
+            raise UserError(
+                f"a tied output layer needs an embedding table of {self.size} tokens; the model's"
+                f" is {embedding}; set model.tied_embedding to false"
+            )
+        return TiedLinear(hidden_size, embedding)
 
     def start(self, count: int, like: Tensor) -> Tensor:
         return torch.full((count,), self.start_token, dtype=torch.long, device=like.device)
 
 
 KINDS: dict[str, type[Likelihood]] = {
-    kind.name: kind for kind in (Gaussian, Bernoulli, Categorical)
+    kind.name: kind for kind in (Gaussian, GaussianMixture, Bernoulli, Categorical)
 }
 
 
@@ -216,3 +322,23 @@ def build(name: str, size: int, **settings: Any) -> Likelihood:
     if name not in KINDS:
         raise UserError(f"likelihood {name!r} is unknown; choose one of {', '.join(KINDS)}")
     return KINDS[name](size, **settings)
+
+
+def _draw_index(logits: Tensor) -> Tensor:
+    """An index with probability softmax(logits), (...,): whose exponential clock rings first."""
+    clocks = torch.empty_like(logits).exponential_()
+    return (logits - clocks.log()).argmax(-1)
+
+
+def _check_bounds(bounds: Bounds) -> None:
+    if bounds is not None and not bounds[0] < bounds[1]:
+        raise UserError(f"log_variance_bounds ({bounds[0]}, {bounds[1]}) must rise; swap them")
+
+
+def _bounded(log_variance: Tensor, bounds: Bounds) -> Tensor:
+    """The log variance held smoothly between its bounds, if it has any."""
+    if bounds is None:
+        return log_variance
+    low, high = bounds
+    log_variance = high - nn.functional.softplus(high - log_variance)
+    return low + nn.functional.softplus(log_variance - low)

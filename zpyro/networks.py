@@ -38,6 +38,18 @@ class MLP(nn.Module):
         return self.output(clamped_leaky_relu(self.hidden(inputs)))
 
 
+class HiddenLayer(nn.Module):
+    """An MLP whose last layer someone else makes, such as a likelihood."""
+
+    def __init__(self, input_size: int, hidden_size: int, output: nn.Module) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(input_size, hidden_size)
+        self.output = output
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.output(clamped_leaky_relu(self.hidden(inputs)))
+
+
 class GaussianMLP(MLP):
     """An MLP that gives a diagonal Gaussian: mean and log variance, both clamped to [-8, 8]."""
 
@@ -48,6 +60,37 @@ class GaussianMLP(MLP):
         outputs = super().forward(inputs).clamp(-GAUSSIAN_BOUND, GAUSSIAN_BOUND)
         mean, log_variance = outputs.chunk(2, dim=-1)
         return mean, log_variance
+
+
+class TiedLinear(nn.Module):
+    """logits = e P h + c, where e is the weight (V, E) of an embedding that belongs elsewhere.
+
+    P is a Linear without a bias where H and E differ and left out where they agree. The embedding
+    is known, not owned: it is no submodule here, so that the shared weight has one name among a
+    model's parameters and stands once in a checkpoint.
+
+    Args:
+        hidden_size: H.
+        embedding: the table to share.
+    """
+
+    def __init__(self, hidden_size: int, embedding: nn.Embedding) -> None:
+        super().__init__()
+        size = embedding.embedding_dim
+        self.projection = (
+            nn.Identity() if size == hidden_size else nn.Linear(hidden_size, size, bias=False)
+        )
+        self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
+        # Within a tuple, where torch does not look for submodules.
+        self._table = (embedding,)
+
+    @property
+    def weight(self) -> Tensor:
+        """The shared weight, (V, E)."""
+        return self._table[0].weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return nn.functional.linear(self.projection(hidden), self.weight, self.bias)
 
 
 class LatentLSTM(nn.Module):

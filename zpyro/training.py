@@ -146,7 +146,9 @@ class _Training:
                 f"{self.run.folder}: holds a model without a training to go on with; "
                 "start a new one"
             )
-        if checkpoint.load(folder).data != data_facts(self.dataset):
+        last = checkpoint.load(folder)
+        known = last.data, last.vocabulary
+        if known != (data_facts(self.dataset), self.dataset.vocabulary):
             raise UserError(
                 f"{self.run.folder}: the data are not those it was trained on; "
                 "point --data at those, unchanged"
@@ -334,6 +336,7 @@ class _Training:
             epoch=self.position.epoch,
             metrics=metrics,
             averaged=averaged,
+            vocabulary=self.dataset.vocabulary,
         )
 
 

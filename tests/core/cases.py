@@ -8,16 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zpyro.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from zpyro.likelihoods import Bernoulli, Categorical, Gaussian, GaussianMixture, Likelihood
 from zpyro.models import RNN, SRNN, STORN, VRNN, SequenceModel, ZForcing
 
 TOKENS = Categorical(6, start_token=2)
+TIED = Categorical(6, tied=True)
+MIXTURE = GaussianMixture(3, components=4, log_variance_bounds=(-4.0, 4.0))
 
 ZFORCING: dict[str, tuple[Likelihood, dict[str, Any]]] = {
     "gaussian": (Gaussian(3), {}),
     "bounded": (Gaussian(3, log_variance_bounds=(-4.0, 4.0)), {}),
     "bernoulli": (Bernoulli(3), {}),
+    "mixture": (MIXTURE, {}),
     "categorical": (TOKENS, {}),
+    "tied": (Categorical(6, start_token=2, tied=True), {"embedding_size": 6}),
+    "tied_projected": (TIED, {}),
     "layer_norm": (Gaussian(3), {"conditional_layer_norm": True}),
     "forced": (Gaussian(3), {"forced_auxiliary": True}),
     "squared": (Gaussian(3), {"squared_error_auxiliary": True}),
@@ -27,13 +32,18 @@ ZFORCING: dict[str, tuple[Likelihood, dict[str, Any]]] = {
 FAMILY: dict[str, tuple[type[SequenceModel], Likelihood, dict[str, Any]]] = {
     "rnn": (RNN, Gaussian(3), {}),
     "rnn_tokens": (RNN, TOKENS, {}),
+    "rnn_tied": (RNN, TIED, {}),
     "storn": (STORN, Gaussian(3), {}),
     "storn_tokens": (STORN, TOKENS, {}),
+    "storn_tied": (STORN, TIED, {}),
     "vrnn": (VRNN, Gaussian(3), {}),
+    "vrnn_tied": (VRNN, TIED, {}),
+    "vrnn_mixture": (VRNN, MIXTURE, {}),
     "vrnn_tokens": (VRNN, TOKENS, {}),
     "vrnn_layer_norm": (VRNN, Gaussian(3), {"conditional_layer_norm": True}),
     "srnn": (SRNN, Gaussian(3), {}),
     "srnn_tokens": (SRNN, TOKENS, {}),
+    "srnn_tied": (SRNN, TIED, {}),
     "srnn_no_residual": (SRNN, Gaussian(3), {"residual_posterior": False}),
     "srnn_forced": (SRNN, Gaussian(3), {"forced_auxiliary": True, "backward_layers": 2}),
 }
@@ -71,8 +81,10 @@ def make(name: str, *, lengths: tuple[int, ...] = (5, 2, 1), seed: int = 0, **mo
     """A module of sizes H = 6, Z = 2 (or 0) and a ragged batch for it."""
     torch.manual_seed(seed)
     kind, likelihood, settings = MODELS[name]
-    sizes = (6, 4) if kind is RNN else (6, 2, 4, 5)
-    module = kind(likelihood, *sizes, **settings, **more).double()
+    sizes = {"hidden_size": 6, "embedding_size": 4}
+    if kind is not RNN:
+        sizes |= {"latent_size": 2, "mlp_size": 5}
+    module = kind(likelihood, **{**sizes, **settings, **more}).double()
     count, steps = len(lengths), max(lengths)
     return Case(
         module,

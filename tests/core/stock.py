@@ -15,6 +15,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from zpyro.likelihoods import GaussianMixture
 from zpyro.models import RNN, SRNN, STORN, VRNN, SequenceModel, ZForcing
 
 Program = Callable[[Any, Tensor, Tensor], None]
@@ -35,6 +36,10 @@ def sample_z(t: int, parameters: tuple[Tensor, Tensor]) -> Tensor:
 def observe(module: Any, t: int, parameters: Tensor, frame: Tensor) -> None:
     if module.likelihood.discrete_tokens:
         distribution: Any = dist.Categorical(logits=parameters)
+    elif isinstance(module.likelihood, GaussianMixture):
+        logits, means, log_variances = module.likelihood.parts(parameters)
+        parts = dist.Normal(means, (log_variances / 2).exp()).to_event(1)
+        distribution = dist.MixtureSameFamily(dist.Categorical(logits=logits), parts)
     else:
         mean, log_variance = parameters.chunk(2, -1)
         distribution = dist.Normal(mean, (log_variance / 2).exp()).to_event(1)

@@ -9,14 +9,24 @@ import torch
 
 from tests.core.cases import frames
 from zpyro import UserError, likelihoods
-from zpyro.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from zpyro.likelihoods import Bernoulli, Categorical, Gaussian, GaussianMixture, Likelihood
+from zpyro.networks import TiedLinear
 
 pytestmark = pytest.mark.fast
 
-KINDS = [Gaussian(3), Gaussian(3, log_variance_bounds=(-5.0, 2.0)), Bernoulli(3), Categorical(4)]
+EXACT = {"rtol": 1e-10, "atol": 1e-10}
+
+KINDS = {
+    "gaussian": Gaussian(3),
+    "bounded": Gaussian(3, log_variance_bounds=(-5.0, 2.0)),
+    "mixture": GaussianMixture(3, components=4),
+    "bounded_mixture": GaussianMixture(3, components=4, log_variance_bounds=(-5.0, 2.0)),
+    "bernoulli": Bernoulli(3),
+    "categorical": Categorical(4),
+}
 
 
-@pytest.fixture(params=KINDS, ids=["gaussian", "bounded", "bernoulli", "categorical"])
+@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
 def likelihood(request: pytest.FixtureRequest) -> Likelihood:
     return request.param
 
@@ -31,6 +41,104 @@ def test_gaussian_density_is_scipys() -> None:
     mean, log_variance = np.split(numbers.numpy(), 2, axis=-1)
     expected = scipy.stats.norm.logpdf(x.numpy(), mean, np.exp(0.5 * log_variance)).sum(-1)
     np.testing.assert_allclose(Gaussian(3).log_prob(numbers, x), expected, rtol=1e-12)
+
+
+def test_mixture_density_is_scipys() -> None:
+    likelihood = GaussianMixture(3, components=4)
+    numbers, x = parameters(likelihood, 5), frames(likelihood, 5).numpy()
+    logits, means, log_variances = np.split(numbers.numpy(), [4, 16], axis=-1)
+    weights = scipy.special.log_softmax(logits, axis=-1)
+    means, scales = means.reshape(5, 4, 3), np.exp(0.5 * log_variances).reshape(5, 4, 3)
+    densities = scipy.stats.norm.logpdf(x[:, None], means, scales).sum(-1)
+    expected = scipy.special.logsumexp(weights + densities, axis=-1)
+    np.testing.assert_allclose(
+        likelihood.log_prob(numbers, torch.from_numpy(x)), expected, rtol=1e-12
+    )
+
+
+def test_mixture_density_is_torchs() -> None:
+    likelihood = GaussianMixture(3, components=4)
+    numbers, x = parameters(likelihood, 5), frames(likelihood, 5)
+    logits, means, log_variances = numbers.split([4, 12, 12], dim=-1)
+    normal = torch.distributions.Normal(
+        means.reshape(5, 4, 3), log_variances.reshape(5, 4, 3).div(2).exp()
+    )
+    oracle = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(logits=logits),
+        torch.distributions.Independent(normal, 1),
+    )
+    torch.testing.assert_close(likelihood.log_prob(numbers, x), oracle.log_prob(x), **EXACT)
+    torch.testing.assert_close(likelihood.mean(numbers), oracle.mean, **EXACT)
+
+
+@pytest.mark.parametrize("bounds", [None, (-5.0, 2.0)])
+def test_one_component_is_the_gaussian(bounds: tuple[float, float] | None) -> None:
+    mixture = GaussianMixture(3, components=1, log_variance_bounds=bounds)
+    gaussian = Gaussian(3, log_variance_bounds=bounds)
+    numbers, x = parameters(mixture, 5), frames(mixture, 5)
+    alone = numbers[..., 1:]
+    torch.testing.assert_close(mixture.log_prob(numbers, x), gaussian.log_prob(alone, x), **EXACT)
+    torch.testing.assert_close(mixture.mean(numbers), gaussian.mean(alone), **EXACT)
+
+
+def test_the_order_of_components_does_not_matter() -> None:
+    likelihood = GaussianMixture(3, components=4)
+    numbers, x = parameters(likelihood, 5), frames(likelihood, 5)
+    order = torch.tensor([2, 0, 3, 1])
+    blocks = [part[..., order, :] for part in likelihood.parts(numbers)[1:]]
+    turned = [numbers[..., :4][..., order], *(block.flatten(-2) for block in blocks)]
+    torch.testing.assert_close(
+        likelihood.log_prob(torch.cat(turned, -1), x), likelihood.log_prob(numbers, x), **EXACT
+    )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_mixture_samples_have_the_moments(temperature: float) -> None:
+    likelihood, count = GaussianMixture(2, components=3), 40_000
+    numbers = parameters(likelihood)
+    torch.manual_seed(1)
+    drawn = likelihood.distribution(numbers.expand(count, -1), temperature).sample()
+    logits, means, log_variances = likelihood.parts(numbers)
+    weights = (logits / temperature).softmax(-1)[:, None]
+    mean = (weights * means).sum(0)
+    variance = (weights * (temperature**2 * log_variances.exp() + means**2)).sum(0) - mean**2
+    assert ((drawn.mean(0) - mean).abs() < 6 * drawn.std(0) / count**0.5).all()
+    squares = (drawn - mean).square()
+    assert ((squares.mean(0) - variance).abs() < 6 * squares.std(0) / count**0.5).all()
+
+
+def test_far_frames_keep_a_finite_gradient() -> None:
+    likelihood = GaussianMixture(3, components=4)
+    numbers = parameters(likelihood, 5).requires_grad_()
+    density = likelihood.log_prob(numbers, torch.full((5, 3), 1e4, dtype=torch.float64))
+    density.sum().backward()
+    assert torch.isfinite(density).all()
+    assert numbers.grad is not None
+    assert torch.isfinite(numbers.grad).all()
+
+
+@pytest.mark.parametrize("hidden_size", [6, 4])
+def test_a_tied_output_layer_scores_by_the_embedding(hidden_size: int) -> None:
+    likelihood = Categorical(5, tied=True)
+    table = likelihood.embedding(4)
+    output = likelihood.output(hidden_size, table)
+    assert isinstance(output, TiedLinear)
+    assert isinstance(table, torch.nn.Embedding)
+    hidden = torch.randn(2, 3, hidden_size)
+    projected = hidden if hidden_size == 4 else hidden @ output.projection.weight.T
+    expected = projected @ table.weight.T + output.bias
+    torch.testing.assert_close(output(hidden), expected)
+    names = {name for name, _ in output.named_parameters()}
+    assert names == ({"bias"} if hidden_size == 4 else {"bias", "projection.weight"})
+    output(hidden).sum().backward()
+    assert table.weight.grad is not None
+
+
+def test_a_tied_output_layer_needs_the_vocabularys_table() -> None:
+    with pytest.raises(UserError, match="needs an embedding table of 5 tokens"):
+        Categorical(5, tied=True).output(4, torch.nn.Embedding(7, 4))
+    with pytest.raises(UserError, match="tied_embedding to false"):
+        Categorical(5, tied=True).output(4, torch.nn.Linear(5, 4))
 
 
 def test_bernoulli_mass_is_scipys() -> None:
@@ -76,6 +184,19 @@ def test_samples_have_the_mean(likelihood: Likelihood) -> None:
         assert ((draws.mean(0) - likelihood.mean(numbers)).abs() < 5 * error).all()
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_draws_are_those_of_the_distribution(likelihood: Likelihood, temperature: float) -> None:
+    numbers = parameters(likelihood, 1).expand(20_000, -1)
+    drawn = likelihood.draw(numbers, temperature)
+    assert drawn.shape == (20_000, *likelihood.event_shape)
+    expected = likelihood.distribution(numbers, temperature).sample()
+    assert drawn.dtype == expected.dtype
+    for power in (1, 2, 3):
+        powers = drawn.double() ** power - expected.double() ** power
+        error = powers.std(0) / len(powers) ** 0.5
+        assert ((powers.mean(0).abs()) < 6 * error + 1e-12).all()
+
+
 def test_a_low_temperature_narrows_the_samples(likelihood: Likelihood) -> None:
     numbers = parameters(likelihood).expand(2000, -1)
     cold = likelihood.distribution(numbers, temperature=1e-3).sample().double()
@@ -111,5 +232,9 @@ def test_build_by_name() -> None:
         likelihoods.build("gaussian", 0)
     with pytest.raises(UserError, match="must rise"):
         Gaussian(2, log_variance_bounds=(1.0, -1.0))
+    with pytest.raises(UserError, match="components are 0"):
+        GaussianMixture(2, components=0)
+    with pytest.raises(UserError, match="must rise"):
+        GaussianMixture(2, log_variance_bounds=(1.0, -1.0))
     with pytest.raises(UserError, match="start_token 9 is not in the vocabulary"):
         Categorical(4, start_token=9)

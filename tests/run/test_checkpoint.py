@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +46,9 @@ def folder(tmp_path: Path) -> Path:
         likelihoods.Gaussian(3),
         likelihoods.Gaussian(3, log_variance_bounds=(-2.0, 4.0)),
         likelihoods.Bernoulli(4),
+        likelihoods.GaussianMixture(3, components=4, log_variance_bounds=(-2.0, 4.0)),
         likelihoods.Categorical(6, start_token=2),
+        likelihoods.Categorical(6, tied=True),
     ],
     ids=lambda likelihood: likelihood.name,
 )
@@ -74,6 +78,28 @@ def test_a_loaded_model_computes_and_trains(folder: Path) -> None:
     objective = zpyro.ZForcingELBO(auxiliary_weight=0.1)(module.model, module.guide)
     objective(torch.randn(2, 3, 3)).backward()
     assert module.output.weight.grad is not None
+
+
+def test_a_tied_weight_is_stored_once_and_stays_tied(tmp_path: Path) -> None:
+    saved = make(likelihoods.Categorical(6, tied=True), torch.float64)
+    checkpoint.save(tmp_path / "last", saved)
+    stored = load_file(tmp_path / "last" / "model.safetensors")
+    assert [name for name, tensor in stored.items() if tensor.shape == (6, 3)] == [
+        "embedding.weight"
+    ]
+    loaded = checkpoint.load(tmp_path / "last").module
+    copied = copy.deepcopy(loaded)
+    pickled = pickle.loads(pickle.dumps(loaded))
+    x, noise = torch.randint(6, (2, 4)), torch.randn(2, 4, 2, dtype=torch.float64)
+    for module in (saved.module, loaded, copied, pickled):
+        with torch.no_grad():
+            module.embedding.weight.mul_(2.0)
+    found = [
+        zpyro.sequence_terms(module, x, noise=noise).log_likelihood
+        for module in (saved.module, loaded, copied, pickled)
+    ]
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other, rtol=1e-12, atol=1e-12)
 
 
 def test_state_comes_back(folder: Path) -> None:

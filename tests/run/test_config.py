@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zpyro import config
+from zpyro import building, config, likelihoods
 from zpyro.config import Preset
 from zpyro.errors import UserError
 
@@ -131,3 +131,15 @@ def test_a_broken_preset_file(tmp_path: Path, content: bytes, message: str) -> N
         config.read_preset(str(path))
     with pytest.raises(UserError, match=r"missing\.toml: cannot be read"):
         config.read_preset(str(tmp_path / "missing.toml"))
+
+
+def test_settings_of_the_likelihood_reach_it() -> None:
+    mixture = building.build_likelihood(
+        config.ModelConfig(likelihood="gaussian-mixture", mixture_components=5), "gaussian", 3
+    )
+    assert mixture == likelihoods.GaussianMixture(3, components=5, log_variance_bounds=(-14.0, 8.0))
+    tied = config.ModelConfig(tied_embedding=True)
+    found = building.build_likelihood(tied, "categorical", 7)
+    assert found == likelihoods.Categorical(7, tied=True)
+    with pytest.raises(UserError, match="tied_embedding is for tokens"):
+        building.build_likelihood(tied, "gaussian", 3)

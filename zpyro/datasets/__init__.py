@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zpyro.datasets import blizzard, npz, vowels, wav
+from zpyro.datasets import blizzard, imdb, npz, text, vowels, wav
 from zpyro.datasets.sequences import Batch, Dataset, Normalization, Sequences
+from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Entry",
     "Normalization",
     "Sequences",
+    "Vocabulary",
     "describe",
     "entry",
     "load",
@@ -39,6 +41,7 @@ class Entry:
         load_all: from (folder, settings, normalisation of training) to one split of everything,
             for judging a trained model on other data; None where there is no other data.
         missing: what to tell who gives no folder, or None where none is needed.
+        has_words: whether it is text; then both also take the ``vocabulary`` of a trained model.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Entry:
     load: Callable[..., Dataset]
     load_all: Callable[..., Sequences] | None
     missing: str | None
+    has_words: bool = False
 
     @property
     def needs_data(self) -> bool:
@@ -93,6 +97,24 @@ ENTRIES = {
             blizzard.load_all,
             blizzard.MISSING,
         ),
+        Entry(
+            "imdb",
+            "sentences of movie reviews: aclImdb, or Polarity v2.0; words or characters",
+            imdb.ImdbSettings,
+            imdb.load,
+            imdb.load_all,
+            imdb.MISSING,
+            has_words=True,
+        ),
+        Entry(
+            "text",
+            "your own text, a line a sequence; words or characters",
+            text.TextSettings,
+            text.load,
+            text.load_all,
+            "give a text file or a folder of *.txt with --data PATH",
+            has_words=True,
+        ),
     )
 }
 
@@ -116,7 +138,12 @@ def entry(name: str) -> Entry:
 
 
 def load(
-    name: str, data: str | Path | None = None, settings: Any = None, **changes: Any
+    name: str,
+    data: str | Path | None = None,
+    settings: Any = None,
+    *,
+    vocabulary: Vocabulary | None = None,
+    **changes: Any,
 ) -> Dataset:
     """Read a data set.
 
@@ -124,6 +151,7 @@ def load(
         name: one of :func:`names`.
         data: its folder or file, where it needs one.
         settings: an instance of its settings, by default the published or usual ones.
+        vocabulary: of text: the words of a trained model, by default those of train.
         **changes: single settings to change, e.g. ``frame_size=100``.
 
     Raises:
@@ -131,11 +159,17 @@ def load(
     """
     found = entry(name)
     chosen = replace(found.settings() if settings is None else settings, **changes)
-    return found.load(_folder(found, data), chosen)
+    return found.load(_folder(found, data), chosen, **_words(found, vocabulary))
 
 
-def load_all(name: str, data: str | Path, settings: Any, normalization: Normalization) -> Sequences:
-    """Other data of the same kind as one split, normalised as in training.
+def load_all(
+    name: str,
+    data: str | Path,
+    settings: Any,
+    normalization: Normalization,
+    vocabulary: Vocabulary | None = None,
+) -> Sequences:
+    """Other data of the same kind as one split, normalised and numbered as in training.
 
     Raises:
         UserError: if the data set has no other data, or its files cannot be used.
@@ -143,7 +177,9 @@ def load_all(name: str, data: str | Path, settings: Any, normalization: Normaliz
     found = entry(name)
     if found.load_all is None:
         raise UserError(f"data set {name} is built in and reads no --data; leave it out")
-    return found.load_all(_folder(found, data), settings, normalization)
+    return found.load_all(
+        _folder(found, data), settings, normalization, **_words(found, vocabulary)
+    )
 
 
 def describe(dataset: Dataset) -> list[tuple[str, str]]:
@@ -160,7 +196,9 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
         scale = first.normalization
         centred = f"(raw {'-' if scale.mean >= 0 else '+'} {abs(scale.mean):.6g})"
         rows.append(("normalisation", f"{centred} / {scale.scale:.6g}, from train"))
-    start = "zeros" if first.start is None else "the first recorded frame, not scored"
+    start = "the first recorded frame, not scored"
+    if first.start is None:
+        start = "a start token" if first.kind == "tokens" else "zeros"
     rows.append(("start frame", start))
     for name in ("train", "valid", "test"):
         rows.append((name, _describe_split(dataset.split(name))))
@@ -169,15 +207,20 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
 
 def _describe_split(split: Sequences) -> str:
     lengths = sorted(split.lengths.tolist())
-    spread = f"{lengths[0]} to {lengths[-1]} frames, median {lengths[len(lengths) // 2]}"
+    what = "tokens" if split.kind == "tokens" else "frames"
+    spread = f"{lengths[0]} to {lengths[-1]} {what}, median {lengths[len(lengths) // 2]}"
     seconds = "" if split.seconds is None else f", {_duration(split.seconds)}"
-    return f"{len(split)} sequences, {split.num_frames} frames{seconds} ({spread})"
+    return f"{len(split)} sequences, {split.num_frames} {what}{seconds} ({spread})"
 
 
 def _duration(seconds: float) -> str:
     if seconds < 60.0:
         return f"{seconds:.1f} s"
     return f"{seconds / 60.0:.1f} min" if seconds < 7200.0 else f"{seconds / 3600.0:.1f} h"
+
+
+def _words(found: Entry, vocabulary: Vocabulary | None) -> dict[str, Vocabulary]:
+    return {"vocabulary": vocabulary} if found.has_words and vocabulary is not None else {}
 
 
 def _folder(found: Entry, data: str | Path | None) -> Path | None:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
 
 Array = NDArray[Any]
@@ -70,7 +71,7 @@ class Sequences:
     """One split of a data set.
 
     Attributes:
-        values: one array a sequence, (T_i, D) float32 frames or (T_i,) int64 tokens.
+        values: one array a sequence, (T_i, D) float32 frames or (T_i,) int32 or int64 tokens.
         names: one a sequence.
         start: x_0 of each sequence, (N, D) or (N,), or None for the likelihood's default.
         normalization: what turned raw samples into these frames.
@@ -192,6 +193,7 @@ class Sequences:
             [torch.from_numpy(np.ascontiguousarray(value)) for value in self.values],
             batch_first=True,
         )
+        x = x.long() if self.kind == "tokens" else x
         start = None if self.start is None else torch.from_numpy(np.ascontiguousarray(self.start))
         return Batch(x, torch.from_numpy(self.lengths), start, self.names)
 
@@ -208,6 +210,7 @@ class Dataset:
         likelihood: the natural likelihood's name, see :mod:`zpyro.likelihoods`.
         frame_size: D, or the size of the vocabulary for tokens.
         notes: what a user should know of how it was read.
+        vocabulary: the words behind tokens, or None where tokens are only numbers.
     """
 
     name: str
@@ -217,6 +220,7 @@ class Dataset:
     likelihood: str
     frame_size: int
     notes: tuple[str, ...] = ()
+    vocabulary: Vocabulary | None = None
 
     def split(self, name: str) -> Sequences:
         """The split of that name, or every sequence for "all".

@@ -52,6 +52,14 @@ def split_by_name(
     return train, valid, test
 
 
+def hold_out(names: Sequence[str], fraction: float, *, seed: int = 0) -> list[int]:
+    """Indices of a share of the names, chosen by the hash of (seed, name), in their order.
+
+    At least one is chosen where the fraction is above 0.
+    """
+    return _take(list(range(len(names))), names, "", fraction, len(names), seed)[0]
+
+
 def _take(
     rest: list[int], names: Sequence[str], pattern: str, fraction: float, total: int, seed: int
 ) -> tuple[list[int], list[int]]:

@@ -51,7 +51,7 @@ class RNN(SequenceModel):
         self.dropout = nn.Dropout(embedding_dropout)
         self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True)
         orthogonal_recurrent_weights(self.lstm)
-        self.output = nn.Linear(hidden_size, likelihood.parameter_size)
+        self.output = likelihood.output(hidden_size, self.embedding)
 
     def embed(self, frames: Tensor) -> Tensor:
         return self.dropout(self.embedding(frames))

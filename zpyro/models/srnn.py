@@ -9,8 +9,8 @@ from zpyro import latent_chain
 from zpyro.likelihoods import Likelihood
 from zpyro.models.smoothing import SmoothingModel
 from zpyro.networks import (
-    MLP,
     GaussianMLP,
+    HiddenLayer,
     State,
     lstm_states,
     lstm_step,
@@ -99,7 +99,8 @@ class SRNN(SmoothingModel):
         self.prior_network = GaussianMLP(joined, mlp_size, latent_size)
         self.posterior_network = GaussianMLP(joined, mlp_size, latent_size)
         self.auxiliary_network = GaussianMLP(joined + latent_size, mlp_size, hidden_size)
-        self.output = MLP(joined, mlp_size, likelihood.parameter_size)
+        output = likelihood.output(mlp_size, self.embedding)
+        self.output = HiddenLayer(joined, mlp_size, output)
         self.reverse_output = nn.Linear(hidden_size, likelihood.parameter_size)
 
     def initial_state(self, rows: int) -> State:

@@ -66,7 +66,7 @@ class STORN(SequenceModel):
         self.recognition = nn.LSTM(embedding_size, hidden_size, batch_first=True)
         orthogonal_recurrent_weights(self.recognition)
         self.posterior_network = GaussianMLP(hidden_size, mlp_size, latent_size)
-        self.output = nn.Linear(hidden_size, likelihood.parameter_size)
+        self.output = likelihood.output(hidden_size, self.embedding)
 
     def embed(self, frames: Tensor) -> Tensor:
         return self.dropout(self.embedding(frames))

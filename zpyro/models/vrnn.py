@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.base import SequenceModel
-from zpyro.networks import MLP, ConditionalLayerNormLSTM, GaussianMLP, LatentLSTM, State
+from zpyro.networks import ConditionalLayerNormLSTM, GaussianMLP, HiddenLayer, LatentLSTM, State
 from zpyro.recurrence import Path, choose
 
 
@@ -75,7 +75,8 @@ class VRNN(SequenceModel):
         self.cell = cell(latent_size, embedding_size, mlp_size, hidden_size)
         self.prior_network = GaussianMLP(hidden_size, mlp_size, latent_size)
         self.posterior_network = GaussianMLP(hidden_size + embedding_size, mlp_size, latent_size)
-        self.output = MLP(latent_size + hidden_size, mlp_size, likelihood.parameter_size)
+        output = likelihood.output(mlp_size, self.embedding)
+        self.output = HiddenLayer(latent_size + hidden_size, mlp_size, output)
 
     def initial_state(self, rows: int) -> State:
         """(d_0, c_0, z_0), zeros."""

@@ -94,7 +94,7 @@ class ZForcing(SmoothingModel):
         self.prior_network = GaussianMLP(hidden_size, mlp_size, latent_size)
         self.posterior_network = GaussianMLP(2 * hidden_size, mlp_size, latent_size)
         self.auxiliary_network = GaussianMLP(hidden_size + latent_size, mlp_size, hidden_size)
-        self.output = nn.Linear(hidden_size, likelihood.parameter_size)
+        self.output = likelihood.output(hidden_size, self.embedding)
         self.reverse_output = nn.Linear(hidden_size, likelihood.parameter_size)
 
     def embed(self, frames: Tensor) -> Tensor:

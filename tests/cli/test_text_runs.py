@@ -1,0 +1,170 @@
+"""Runs on text: perplexities beside the trigram's, sentences drawn, one vocabulary throughout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import Zpyro, train
+from zpyro import datasets, runs
+from zpyro.datasets.ngrams import trigram
+from zpyro.datasets.vocabulary import SPECIAL
+
+WORDS = ("the", "film", "was", "not", "bad", "at", "all", ",", "it's", "good")
+
+
+def write_lines(path: Path, count: int, seed: int = 0) -> Path:
+    random = np.random.default_rng(seed)
+    lines = [" ".join(random.choice(WORDS, size=random.integers(2, 8))) + "." for _ in range(count)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 lines of a few words."""
+    return write_lines(tmp_path_factory.mktemp("lines") / "notes.txt", 60)
+
+
+@pytest.fixture(scope="module")
+def text_run(zpyro: Zpyro, lines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on :func:`lines`, its embedding tied."""
+    out = tmp_path_factory.mktemp("runs") / "text"
+    return train(zpyro, "text", lines, out, "--set=model.tied_embedding=true")
+
+
+def test_perplexities_are_those_of_the_bounds(zpyro: Zpyro, lines: Path, text_run: Path) -> None:
+    result = zpyro("evaluate", text_run, "--json")
+    values = json.loads(result.stdout)
+    data = datasets.load("text", lines)
+    words = sum(len(value) for value in data.test.values)
+    assert values["frames"] == words
+    bound = values["elbo"] * values["sequences"]
+    assert values["perplexity"] == pytest.approx(math.exp(-bound / words), rel=1e-9)
+    scores = trigram(data.train, data.frame_size).score(data.test)
+    assert values["baseline_trigram"] == pytest.approx(scores.mean(), rel=1e-9)
+    expected = math.exp(-scores.sum() / words)
+    assert values["baseline_trigram_perplexity"] == pytest.approx(expected, rel=1e-9)
+    assert values["baseline_gaussian"] is None
+    shown = zpyro("evaluate", text_run).stdout
+    assert "Kneser-Ney trigram" in shown
+    assert "perplexity" in shown
+
+
+def test_other_runs_have_no_perplexity(zpyro: Zpyro, array_run: Path) -> None:
+    values = json.loads(zpyro("evaluate", array_run, "--json").stdout)
+    assert values["perplexity"] is None
+    assert values["baseline_trigram"] is None
+
+
+def test_plain_tokens_have_a_trigram_too(zpyro: Zpyro, token_run: Path) -> None:
+    values = json.loads(zpyro("evaluate", token_run, "--json").stdout)
+    assert 0 < values["baseline_trigram_perplexity"] < 100
+    assert values["perplexity"] == pytest.approx(math.exp(-values["elbo_per_frame"]))
+
+
+def test_samples_are_sentences(zpyro: Zpyro, text_run: Path, tmp_path: Path) -> None:
+    result = zpyro("sample", text_run, "-n", 5, "--out", tmp_path)
+    shown = result.stdout.splitlines()
+    assert len(shown) == 5
+    assert (tmp_path / "samples.txt").read_text().splitlines() == shown
+    vocabulary = runs.open_run(text_run).load().vocabulary
+    assert vocabulary is not None
+    for line in shown:
+        words = vocabulary.split(line.removesuffix(" [...]"))
+        assert set(words) <= set(vocabulary.words)
+    open_ended = zpyro("sample", text_run, "-n", 3, "--frames", 1, "--out", tmp_path).stdout
+    assert all(line.endswith("[...]") or not line for line in open_ended.splitlines())
+
+
+def test_samples_go_on_from_a_text(zpyro: Zpyro, text_run: Path, tmp_path: Path) -> None:
+    prefix = tmp_path / "prefix.txt"
+    prefix.write_text("The film was xylophone\n", encoding="utf-8")
+    result = zpyro("sample", text_run, "-n", 3, "--prefix", prefix, "--out", tmp_path / "out")
+    assert all(line.startswith("the film was <unknown>") for line in result.stdout.splitlines())
+    array = tmp_path / "prefix.npy"
+    np.save(array, np.array([3, 4]))
+    result = zpyro("sample", text_run, "-n", 1, "--prefix", array, "--out", tmp_path / "out")
+    assert result.exit_code == 0
+    prefix.write_bytes(b"good \xff")
+    result = zpyro("sample", text_run, "--prefix", prefix, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "byte 5 (0xff) is not UTF-8" in result.stderr
+
+
+def test_other_text_is_scored_in_the_runs_vocabulary(
+    zpyro: Zpyro, lines: Path, text_run: Path, tmp_path: Path
+) -> None:
+    """Whatever is most frequent there, a word keeps the token that the model knows it by."""
+    copied = shutil.copy(lines, tmp_path / "same.txt")
+    turned = tmp_path / "turned.txt"
+    frequent = "good good good good all all all\n" * 30
+    turned.write_text(frequent + lines.read_text(), encoding="utf-8")
+    same = json.loads(zpyro("evaluate", text_run, "--data", copied, "--json").stdout)
+    assert same["sequences"] == 60
+    other = json.loads(zpyro("evaluate", text_run, "--data", turned, "--json").stdout)
+    assert other["sequences"] == 90
+    run = runs.open_run(text_run)
+    vocabulary = run.load().vocabulary
+    settled = run.config()
+    for split in ("train", "valid", "test"):
+        read = datasets.load("text", turned, settled.data, vocabulary=vocabulary).split(split)
+        number = {name: i for i, name in enumerate(read.names)}
+        assert vocabulary is not None
+        source = turned.read_text().splitlines()
+        for name, i in number.items():
+            line = source[int(name.rpartition(":")[2]) - 1]
+            assert vocabulary.split(line) == [
+                vocabulary.words[token] for token in read.values[i][:-1]
+            ]
+
+
+def test_training_goes_on_only_with_the_same_words(
+    zpyro: Zpyro, lines: Path, tmp_path: Path
+) -> None:
+    file = Path(shutil.copy(lines, tmp_path / "notes.txt"))
+    out = train(zpyro, "text", file, tmp_path / "run")
+    result = zpyro("train", "--resume", out, "--max-steps", 14)
+    assert result.exit_code == 0, result.output
+    file.write_text(lines.read_text() + "entirely other words\n" * 60, encoding="utf-8")
+    result = zpyro("train", "--resume", out, "--max-steps", 16)
+    assert result.exit_code == 2
+    assert "the data are not those it was trained on" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "vocabulary.json: is corrupt"),
+        ("[1, 2]", "vocabulary.json: holds no list of words"),
+        ('{"unit": "word", "lower_case": true, "words": ["a"]}', "is no vocabulary"),
+        ('{"unit": "page", "lower_case": true, "words": []}', "unit or lower_case is wrong"),
+        (
+            json.dumps({"unit": "word", "lower_case": True, "words": [*SPECIAL, "film"]}),
+            "has 4 words, the model",
+        ),
+        (None, "vocabulary.json: is missing"),
+    ],
+)
+def test_a_damaged_vocabulary_is_named(
+    zpyro: Zpyro, text_run: Path, tmp_path: Path, content: str | None, message: str
+) -> None:
+    copied = Path(shutil.copytree(text_run, tmp_path / "run"))
+    path = copied / "best" / "vocabulary.json"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+        meta = json.loads((copied / "best" / "meta.json").read_text())
+        meta["sha256"]["vocabulary.json"] = hashlib.sha256(content.encode()).hexdigest()
+        (copied / "best" / "meta.json").write_text(json.dumps(meta))
+    result = zpyro("sample", copied, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") <= 2

@@ -1,0 +1,71 @@
+"""Text files: found below a folder, and read as UTF-8 with what is wrong said by file and byte."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from zpyro.errors import UserError
+
+
+def read_text(path: Path) -> str:
+    """The content of a UTF-8 file, its line ends as ``\\n``; a byte order mark is dropped.
+
+    Raises:
+        UserError: if it cannot be read, is empty, or is no UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}); mend or remove it"
+        ) from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: byte {error.start} (0x{content[error.start]:02x}) is not UTF-8;"
+            " save the file as UTF-8 or remove it"
+        ) from error
+    if "\0" in text:
+        raise UserError(f"{path}: holds NUL bytes, so it is no text; remove it")
+    if not text.strip():
+        raise UserError(f"{path}: is empty; remove it")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def find(folder: Path, wanted: Callable[[str], bool]) -> list[Path]:
+    """Every file below a folder whose name is wanted, sorted by path.
+
+    Links are followed, but not to a folder that was walked before; hidden files and folders (names
+    with a leading dot) are left out.
+
+    Raises:
+        UserError: if part of the folder cannot be read.
+    """
+    return sorted(path for path in _walk(folder) if wanted(path.name))
+
+
+def first_of(problems: list[UserError]) -> UserError:
+    """One error for all the files that cannot be used: the first, and how many more there are."""
+    more = f" (and {len(problems) - 1} more files like it)" if len(problems) > 1 else ""
+    return UserError(f"{problems[0]}{more}")
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, onerror=_unreadable, followlinks=True):
+        # A link to a folder above would lead round and round.
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); mend its rights")
