@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zpyro.datasets import blizzard, npz, vowels, wav
+from zpyro.datasets import blizzard, mnist, npz, vowels, wav
 from zpyro.datasets.sequences import Batch, Dataset, Normalization, Sequences
 from zpyro.errors import UserError
 
@@ -93,6 +93,14 @@ ENTRIES = {
             blizzard.load_all,
             blizzard.MISSING,
         ),
+        Entry(
+            "mnist",
+            "binarised handwritten digits: 784 steps of a pixel, or 28 of a row",
+            mnist.MnistSettings,
+            mnist.load,
+            mnist.load_all,
+            mnist.MISSING,
+        ),
     )
 }
 
@@ -160,6 +168,8 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
         scale = first.normalization
         centred = f"(raw {'-' if scale.mean >= 0 else '+'} {abs(scale.mean):.6g})"
         rows.append(("normalisation", f"{centred} / {scale.scale:.6g}, from train"))
+    if first.image_shape is not None:
+        rows.append(("image", "{} x {} pixels, row after row".format(*first.image_shape)))
     start = "zeros" if first.start is None else "the first recorded frame, not scored"
     rows.append(("start frame", start))
     for name in ("train", "valid", "test"):
