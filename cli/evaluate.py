@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from zpyro.evaluation import Evaluation, OnBatch
     from zpyro.runs import Run
 
-CONTINUOUS = ("audio", "frames")
 LABELS = {
     "elbo": ("evidence lower bound", "nats/sequence"),
     "elbo_stderr": ("  its standard error", "nats/sequence"),
@@ -31,6 +30,8 @@ LABELS = {
     "frames": ("frames", ""),
     "baseline_gaussian": ("baseline: diagonal Gaussian", "nats/sequence"),
     "baseline_linear": ("baseline: linear predictor", "nats/sequence"),
+    "baseline_bernoulli": ("baseline: every pixel on its own", "nats/sequence"),
+    "baseline_neighbours": ("baseline: given the pixels left and above", "nats/sequence"),
 }
 
 
@@ -71,8 +72,9 @@ def command(
 ) -> None:
     """Print the pure evidence lower bound of a run, nats per sequence, and what it is made of.
 
-    No weight of the training objective enters. For continuous data two baselines are fitted to the
-    training frames: a diagonal Gaussian, and a linear predictor of the next frame.
+    No weight of the training objective enters. Two baselines are fitted to the training frames. For
+    continuous data: a diagonal Gaussian, and a linear predictor of the next frame. For binary data:
+    how often every pixel is on, and how often given the pixels left of it and above it.
 
     \b
     Example:
@@ -177,11 +179,13 @@ def _values(result: Evaluation) -> dict[str, float | int | None]:
 
 
 def _baselines(run: Run, sequences: Sequences) -> dict[str, float | int | None]:
-    """What two simple densities, fitted to the training frames, give the same sequences."""
-    fitted = run.baselines(sequences.frame_size) if sequences.kind in CONTINUOUS else {}
+    """What simple densities, fitted to the training frames, give the same sequences."""
+    from zpyro.baseline_files import NAMES
+
+    fitted = {} if sequences.kind == "tokens" else run.baselines(sequences)
     return {
         f"baseline_{name}": float(fitted[name].score(sequences).mean()) if name in fitted else None
-        for name in ("gaussian", "linear")
+        for name in NAMES
     }
 
 
@@ -192,8 +196,9 @@ def _print(values: dict[str, float | int | None], title: str) -> None:
     table = Table(title=title, title_justify="left", show_header=False)
     for key, (label, unit) in LABELS.items():
         value = values[key]
-        shown = (
-            "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
-        )
+        if value is None:
+            # A baseline for data of another kind.
+            continue
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
         table.add_row(label, shown, unit)
     Console().print(table)

@@ -14,21 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from zpyro import checkpoint, config, datasets, files, settings, tensor_files
+from zpyro import baseline_files, checkpoint, config, datasets, files, settings
+from zpyro.baseline_files import Baseline
 from zpyro.checkpoint import Checkpoint
 from zpyro.config import Config
-from zpyro.datasets.baselines import FrameDensity, diagonal_gaussian, linear_predictor
 from zpyro.datasets.sequences import Sequences
 from zpyro.errors import UserError
 
 CONFIG, METRICS, BASELINE_FILE = "config.toml", "metrics.jsonl", "baselines.safetensors"
-BASELINES = {"gaussian": diagonal_gaussian, "linear": linear_predictor}
-BASELINE_FRAMES = 2_000_000
-
-_DENSITY = ("weight", "offset", "variance")
 
 
 @dataclass(frozen=True)
@@ -96,49 +89,26 @@ class Run:
         return [record for record in map(_record, lines) if record is not None]
 
     def write_baselines(self, train: Sequences) -> None:
-        """Fit the baselines of :mod:`zpyro.datasets.baselines` to the training frames.
-
-        Very large data sets are fitted on as many sequences as hold two million frames. Frames
-        that are not continuous have no baselines.
+        """Fit the baselines of :mod:`zpyro.baseline_files` to the training data.
 
         Raises:
             UserError: if the run directory cannot be written.
         """
-        if train.kind not in ("audio", "frames"):
-            return
-        enough = int(np.searchsorted(np.cumsum(train.lengths), BASELINE_FRAMES)) + 1
-        fitted = {name: fit(train[:enough]) for name, fit in BASELINES.items()}
-        tensors = {
-            f"{name}.{key}": torch.from_numpy(np.ascontiguousarray(getattr(density, key)))
-            for name, density in fitted.items()
-            for key in _DENSITY
-        }
-        path = self.folder / BASELINE_FILE
-        files.replace_file(path, lambda place: tensor_files.write(place, tensors))
+        fitted = baseline_files.fit(train)
+        if fitted:
+            baseline_files.write(self.folder / BASELINE_FILE, fitted)
 
-    def baselines(self, size: int) -> dict[str, FrameDensity]:
+    def baselines(self, like: Sequences) -> Mapping[str, Baseline]:
         """The fitted baselines by name; none where the run has none.
 
         Args:
-            size: D.
+            like: data of the kind that they were fitted to.
 
         Raises:
             UserError: if their file is corrupt.
         """
         path = self.folder / BASELINE_FILE
-        if not path.exists():
-            return {}
-        shapes = dict(zip(_DENSITY, ((size, size), (size,), (size,)), strict=True))
-        wanted = {
-            f"{name}.{key}": torch.empty(shape, dtype=torch.float64, device="meta")
-            for name in BASELINES
-            for key, shape in shapes.items()
-        }
-        found = tensor_files.read(path, wanted)
-        return {
-            name: FrameDensity(*(found[f"{name}.{key}"].numpy() for key in _DENSITY))
-            for name in BASELINES
-        }
+        return baseline_files.read(path, like) if path.exists() else {}
 
 
 def check_free(folder: Path) -> None:
