@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zpyro.datasets import blizzard, mnist, npz, vowels, wav
+from zpyro.datasets import blizzard, mnist, npz, timit, vowels, wav
 from zpyro.datasets.sequences import Batch, Dataset, Normalization, Sequences
 from zpyro.errors import UserError
 
@@ -92,6 +92,14 @@ ENTRIES = {
             blizzard.load,
             blizzard.load_all,
             blizzard.MISSING,
+        ),
+        Entry(
+            "timit",
+            "TIMIT (licensed): rows of 40 frames at 16 kHz, test utterances whole",
+            timit.TimitSettings,
+            timit.load,
+            timit.load_all,
+            timit.MISSING,
         ),
         Entry(
             "mnist",
