@@ -7,7 +7,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
+from benchmarks import binary_baselines as logistic
 from zpyro.datasets.binary_baselines import FITS, neighbouring_bits, single_bits
 from zpyro.datasets.sequences import Sequences
 
@@ -92,3 +94,20 @@ def test_neighbours_tell_more_than_a_pixel_on_its_own() -> None:
     train, test = images(400, size=6), images(100, size=6, seed=1)
     single, both = single_bits(train).score(test), neighbouring_bits(train).score(test)
     assert both.mean() > single.mean() + 1.0
+
+
+def test_the_logistic_baseline_is_at_its_maximum() -> None:
+    """At the maximum, fitted and counted frequencies agree, pair by pair of pixels."""
+    train = logistic.pixels(images(500, size=6))
+    weight, offset = logistic.initial(train)
+    ridge = 1e-3
+    assert logistic.fit(weight, offset, train, ridge) < 1e-4
+    with torch.no_grad():
+        lower = weight.tril(-1)
+        error = train - torch.sigmoid(train @ lower.T + offset)
+        moments = (error.T @ train / len(train)).tril(-1)
+        torch.testing.assert_close(moments, ridge * lower, atol=2e-4, rtol=0.0)
+        assert error.mean(0).abs().max() < 2e-4
+        every = torch.tensor(list(itertools.product((0.0, 1.0), repeat=8)))
+        total = logistic.score(weight[:8, :8], offset[:8], every).exp().sum()
+    assert float(total) == pytest.approx(1.0, rel=1e-5)
