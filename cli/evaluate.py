@@ -34,6 +34,8 @@ LABELS = {
     "baseline_linear": ("baseline: linear predictor", "nats/sequence"),
     "baseline_trigram": ("baseline: Kneser-Ney trigram", "nats/sequence"),
     "baseline_trigram_perplexity": ("  its perplexity", "a token, on the same tokens"),
+    "baseline_bernoulli": ("baseline: every pixel on its own", "nats/sequence"),
+    "baseline_neighbours": ("baseline: given the pixels left and above", "nats/sequence"),
 }
 
 
@@ -74,10 +76,11 @@ def command(
 ) -> None:
     """Print the pure evidence lower bound of a run, nats per sequence, and what it is made of.
 
-    No weight of the training objective enters. For continuous data two baselines are fitted to the
-    training frames: a diagonal Gaussian, and a linear predictor of the next frame. For tokens it is
-    a trigram model with Kneser-Ney smoothing, and both are given as perplexities too: exp of minus
-    the bound over the number of tokens, the end of every sequence counted as one of them.
+    No weight of the training objective enters. Baselines are fitted to the training data. For
+    continuous data: a diagonal Gaussian, and a linear predictor of the next frame. For binary data:
+    how often every pixel is on, and how often given the pixels left of it and above it. For tokens:
+    a trigram model with Kneser-Ney smoothing; perplexities are exp of minus the bound over the
+    number of tokens, the end of every sequence counted as one of them.
 
     \b
     Example:
@@ -190,14 +193,14 @@ def _values(result: Evaluation, kind: str) -> dict[str, float | int | None]:
 def _baselines(
     run: Run, checkpoint: Checkpoint, sequences: Sequences
 ) -> dict[str, float | int | None]:
-    """What simple models, fitted to the training frames or tokens, give the same sequences."""
+    """What simple models, fitted to the training data, give the same sequences."""
+    from zpyro.baseline_files import NAMES
     from zpyro.evaluation import perplexity
 
-    fitted = run.baselines(checkpoint.module.likelihood.size, sequences.kind)
+    fitted = run.baselines(sequences, checkpoint.module.likelihood.size)
     scores = {name: baseline.score(sequences) for name, baseline in fitted.items()}
     values: dict[str, float | int | None] = {
-        f"baseline_{name}": float(scores[name].mean()) if name in scores else None
-        for name in ("gaussian", "linear", "trigram")
+        f"baseline_{name}": float(scores[name].mean()) if name in scores else None for name in NAMES
     }
     values["baseline_trigram_perplexity"] = (
         perplexity(float(scores["trigram"].sum()), sequences.num_frames)
@@ -214,8 +217,9 @@ def _print(values: dict[str, float | int | None], title: str) -> None:
     table = Table(title=title, title_justify="left", show_header=False)
     for key, (label, unit) in LABELS.items():
         value = values[key]
-        shown = (
-            "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
-        )
+        if value is None:
+            # A baseline for data of another kind.
+            continue
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
         table.add_row(label, shown, unit)
     Console().print(table)

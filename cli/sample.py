@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from zpyro.datasets.vocabulary import Vocabulary
 
 PICTURED = 8
+PICTURED_IMAGES = 400
 
 
 @click.command("sample")
@@ -27,7 +28,9 @@ PICTURED = 8
     help="Length of sound.  [default: 3]",
 )
 @click.option(
-    "--frames", type=click.IntRange(1, 10_000_000), help="Length in frames.  [default: 100]"
+    "--frames",
+    type=click.IntRange(1, 10_000_000),
+    help="Length in frames.  [default: 100; of pictures, the whole of one]",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: RUN/samples]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 63) - 1))
@@ -68,7 +71,7 @@ def command(
     """Draw new sequences from a run, and a picture of them.
 
     Sound is written as wav files, text is printed and written as lines, anything else is written
-    as one array.
+    as one array; pictures are drawn as such.
 
     \b
     Example:
@@ -82,7 +85,7 @@ def command(
     with files.saying(out):
         out.mkdir(parents=True, exist_ok=True)
     given = None if prefix is None else _read_prefix(prefix, checkpoint)
-    steps = _steps(checkpoint, seconds, frames)
+    steps = _steps(checkpoint, seconds, frames, 0 if given is None else len(given))
     with waiting(f"drawing {count} samples of {steps} frames"):
         drawn = sampling.draw(
             checkpoint, count, steps, seed=seed, temperature=temperature, prefix=given
@@ -92,10 +95,11 @@ def command(
     elif checkpoint.vocabulary is not None:
         _write_text(checkpoint.vocabulary, drawn, given, out)
     else:
-        _write_array(checkpoint, drawn, out)
+        _write_array(checkpoint, drawn, given, out)
 
 
-def _steps(checkpoint: Checkpoint, seconds: float | None, frames: int | None) -> int:
+def _steps(checkpoint: Checkpoint, seconds: float | None, frames: int | None, before: int) -> int:
+    """Frames to draw after those of the prefix."""
     from zpyro.errors import UserError
 
     rate = checkpoint.data.sample_rate
@@ -104,10 +108,25 @@ def _steps(checkpoint: Checkpoint, seconds: float | None, frames: int | None) ->
     if rate is None:
         if seconds is not None:
             raise UserError("--seconds is for sound, which this run is not; give --frames")
-        return frames or 100
+        return frames or _image_steps(checkpoint, before) or 100
     if frames is not None:
         return frames
     return max(1, -(-round((seconds or 3.0) * rate) // checkpoint.module.likelihood.size))
+
+
+def _image_steps(checkpoint: Checkpoint, before: int) -> int | None:
+    """Frames up to the end of a picture, or None where the data are none."""
+    from zpyro.errors import UserError
+
+    shape = checkpoint.data.image_shape
+    if shape is None:
+        return None
+    whole = shape[0] * shape[1] // checkpoint.module.likelihood.size
+    if before >= whole:
+        raise UserError(
+            f"the prefix has {before} frames and a picture {whole}; cut it, or give --frames"
+        )
+    return whole - before
 
 
 def _read_prefix(path: Path, checkpoint: Checkpoint) -> np.ndarray:
@@ -177,7 +196,9 @@ def _write_text(
     say(f"{len(lines)} lines in {path}")
 
 
-def _write_array(checkpoint: Checkpoint, drawn: np.ndarray, out: Path) -> None:
+def _write_array(
+    checkpoint: Checkpoint, drawn: np.ndarray, prefix: np.ndarray | None, out: Path
+) -> None:
     import numpy as np
 
     from zpyro import files, plots
@@ -186,8 +207,29 @@ def _write_array(checkpoint: Checkpoint, drawn: np.ndarray, out: Path) -> None:
     with files.saying(path):
         np.savez(path, x=drawn)
     click.echo(f"array x {drawn.shape} in {path}")
+    images = _images(checkpoint, drawn, prefix)
     kind = checkpoint.data.kind
-    _picture(lambda path: plots.frames_picture(list(drawn[:PICTURED]), path, kind), out)
+    if images is not None:
+        _picture(lambda path: plots.images_picture(images[:PICTURED_IMAGES], path), out)
+    else:
+        _picture(lambda path: plots.frames_picture(list(drawn[:PICTURED]), path, kind), out)
+
+
+def _images(
+    checkpoint: Checkpoint, drawn: np.ndarray, prefix: np.ndarray | None
+) -> np.ndarray | None:
+    """What was drawn as pictures (N, R, C), the prefix at their top; None where it is none."""
+    import numpy as np
+
+    shape = checkpoint.data.image_shape
+    if shape is None:
+        return None
+    if prefix is not None:
+        before = np.broadcast_to(prefix, (len(drawn), *prefix.shape))
+        drawn = np.concatenate([before, drawn], axis=1)
+    if drawn[0].size != shape[0] * shape[1]:
+        return None
+    return drawn.reshape(len(drawn), *shape)
 
 
 def _picture(draw: object, out: Path) -> None:

@@ -55,6 +55,7 @@ class DataFacts:
         sample_rate: samples a second of audio, else None.
         mean: frames are (raw - mean) / scale.
         scale: see ``mean``.
+        image_shape: rows and columns where a sequence is a picture, else None.
     """
 
     name: str
@@ -62,6 +63,7 @@ class DataFacts:
     sample_rate: int | None
     mean: float
     scale: float
+    image_shape: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +102,7 @@ def data_facts(dataset: Dataset) -> DataFacts:
         sample_rate=train.sample_rate,
         mean=float(train.normalization.mean),
         scale=float(train.normalization.scale),
+        image_shape=train.image_shape,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,11 @@ CURVES = (
 """(name in training records, name in validation records, label) of each curve."""
 
 QUIETEST_DECIBEL = -80.0
+IMAGE_SCALE = 4
+"""Points of the screen for a pixel."""
+
+IMAGE_BORDER = 0.35
+"""Grey of the lines between pictures."""
 
 
 def audio_picture(waveforms: Sequence[np.ndarray], sample_rate: int, path: Path) -> None:
@@ -84,6 +90,32 @@ def frames_picture(frames: Sequence[np.ndarray], path: Path, kind: str = "frames
     _write(figure, path)
 
 
+def images_picture(images: np.ndarray, path: Path) -> None:
+    """Draw pictures beside each other in a grid that is about square, 1 black on 0 white.
+
+    Args:
+        images: (N, R, C), values 0 to 1.
+        path: the picture file; its ending tells the format.
+
+    Raises:
+        UserError: if matplotlib is missing or the file cannot be written.
+    """
+    count, height, width = images.shape
+    across = math.ceil(math.sqrt(count))
+    down = math.ceil(count / across)
+    grid = np.full((down * (height + 1) + 1, across * (width + 1) + 1), IMAGE_BORDER)
+    for number, image in enumerate(images):
+        top, left = (number // across) * (height + 1) + 1, (number % across) * (width + 1) + 1
+        grid[top : top + height, left : left + width] = image
+    figure = _figure(1, 1.0)
+    figure.set_layout_engine("none")
+    figure.set_size_inches(grid.shape[1] * IMAGE_SCALE / 100, grid.shape[0] * IMAGE_SCALE / 100)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.imshow(grid, cmap="gray_r", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    _write(figure, path, dpi=100)
+
+
 def training_picture(records: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Draw the curves of a training.
 
@@ -142,7 +174,7 @@ def _row(figure: Figure, number: int, count: int) -> Any:
     return list(panels)[number]
 
 
-def _write(figure: Figure, path: Path) -> None:
+def _write(figure: Figure, path: Path, dpi: int = 120) -> None:
     with files.saying(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=dpi)

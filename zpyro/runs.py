@@ -12,37 +12,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import torch
-
-from zpyro import checkpoint, config, datasets, files, settings, tensor_files
+from zpyro import baseline_files, checkpoint, config, datasets, files, settings
+from zpyro.baseline_files import Baseline
 from zpyro.checkpoint import Checkpoint
 from zpyro.config import Config
-from zpyro.datasets.baselines import FrameDensity, diagonal_gaussian, linear_predictor
-from zpyro.datasets.ngrams import Trigram, trigram
-from zpyro.datasets.sequences import Array, Sequences
+from zpyro.datasets.sequences import Sequences
 from zpyro.errors import UserError
 
 CONFIG, METRICS, BASELINE_FILE = "config.toml", "metrics.jsonl", "baselines.safetensors"
-BASELINES = {"gaussian": diagonal_gaussian, "linear": linear_predictor}
-TOKEN_BASELINES = ("trigram",)
-BASELINE_FRAMES = 2_000_000
-BASELINE_TOKENS = 50_000_000
-LARGEST_VOCABULARY = (1 << 20) - 1
-"""Beyond it a trigram does not fit one number."""
-
-_DENSITY = ("weight", "offset", "variance")
-_COUNTS = ("keys", "counts")
-
-
-class Baseline(Protocol):
-    """What a model is compared with."""
-
-    def score(self, sequences: Sequences) -> Array:
-        """log-density or log-probability of each sequence, nats, (N,)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -109,67 +88,32 @@ class Run:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         return [record for record in map(_record, lines) if record is not None]
 
-    def write_baselines(self, train: Sequences, vocabulary_size: int | None = None) -> None:
-        """Fit the baselines to the training frames or tokens.
-
-        Those of :mod:`zpyro.datasets.baselines` to frames, that of :mod:`zpyro.datasets.ngrams` to
-        tokens. Very large data sets are fitted on as many sequences as hold two million frames or
-        fifty million tokens. Bits have no baselines.
+    def write_baselines(self, train: Sequences, size: int) -> None:
+        """Fit the baselines of :mod:`zpyro.baseline_files` to the training data.
 
         Args:
             train: the training sequences.
-            vocabulary_size: V for tokens, by default one more than the largest of them.
+            size: D, or V for tokens.
 
         Raises:
             UserError: if the run directory cannot be written.
         """
-        if train.kind == "tokens":
-            size = vocabulary_size or 1 + max(int(value.max()) for value in train.values)
-            if size > LARGEST_VOCABULARY:
-                return
-            counted = trigram(_first(train, BASELINE_TOKENS), size)
-            fitted = {f"trigram.{key}": getattr(counted, key) for key in _COUNTS}
-        elif train.kind in ("audio", "frames"):
-            few = _first(train, BASELINE_FRAMES)
-            fitted = {
-                f"{name}.{key}": getattr(density, key)
-                for name, density in ((name, fit(few)) for name, fit in BASELINES.items())
-                for key in _DENSITY
-            }
-        else:
-            return
-        tensors = {
-            name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in fitted.items()
-        }
-        path = self.folder / BASELINE_FILE
-        files.replace_file(path, lambda place: tensor_files.write(place, tensors))
+        fitted = baseline_files.fit(train, size)
+        if fitted:
+            baseline_files.write(self.folder / BASELINE_FILE, fitted)
 
-    def baselines(self, size: int, kind: str = "frames") -> Mapping[str, Baseline]:
+    def baselines(self, like: Sequences, size: int) -> Mapping[str, Baseline]:
         """The fitted baselines by name; none where the run has none.
 
         Args:
+            like: data of the kind that they were fitted to.
             size: D, or V for tokens.
-            kind: of the data, see :class:`zpyro.datasets.sequences.Sequences`.
 
         Raises:
             UserError: if their file is corrupt.
         """
         path = self.folder / BASELINE_FILE
-        if not path.exists():
-            return {}
-        if kind == "tokens":
-            return {"trigram": _read_trigram(path, size)}
-        shapes = dict(zip(_DENSITY, ((size, size), (size,), (size,)), strict=True))
-        wanted = {
-            f"{name}.{key}": torch.empty(shape, dtype=torch.float64, device="meta")
-            for name in BASELINES
-            for key, shape in shapes.items()
-        }
-        found = tensor_files.read(path, wanted)
-        return {
-            name: FrameDensity(*(found[f"{name}.{key}"].numpy() for key in _DENSITY))
-            for name in BASELINES
-        }
+        return baseline_files.read(path, like, size) if path.exists() else {}
 
 
 def check_free(folder: Path) -> None:
@@ -255,25 +199,6 @@ class MetricsLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def _first(train: Sequences, frames: int) -> Sequences:
-    """As many of the first sequences as hold so many frames."""
-    enough = int(np.searchsorted(np.cumsum(train.lengths), frames)) + 1
-    return train[:enough]
-
-
-def _read_trigram(path: Path, size: int) -> Trigram:
-    shape = (tensor_files.rows(path, "trigram.keys"),)
-    wanted = {
-        f"trigram.{key}": torch.empty(shape, dtype=torch.int64, device="meta") for key in _COUNTS
-    }
-    found = tensor_files.read(path, wanted)
-    keys, counts = (found[f"trigram.{key}"].numpy() for key in _COUNTS)
-    sound = len(keys) and keys[0] >= 0 and keys[-1] < (size + 1) ** 3 and (counts > 0).all()
-    if not sound or (np.diff(keys) <= 0).any():
-        raise UserError(f"{path}: is corrupt (its trigrams are none); take another run")
-    return Trigram(size, keys, counts)
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.run.small import sequences, settings
-from zpyro import runs
+from tests.run.small import SIZE, sequences, settings
+from zpyro import baseline_files, runs
 from zpyro.datasets import baselines
 from zpyro.errors import UserError
 from zpyro.runs import MetricsLog, Run
@@ -42,10 +43,10 @@ def test_a_run_without_metrics_has_no_records(run: Run) -> None:
 
 def test_baselines_come_back(run: Run) -> None:
     train = sequences(30, 0)
-    assert run.baselines(5) == {}
-    run.write_baselines(train)
-    fitted = run.baselines(5)
-    for name, fit in runs.BASELINES.items():
+    assert run.baselines(sequences(1, 0), SIZE) == {}
+    run.write_baselines(train, SIZE)
+    fitted = run.baselines(sequences(1, 0), SIZE)
+    for name, fit in baseline_files.DENSITIES.items():
         np.testing.assert_allclose(fitted[name].score(train), fit(train).score(train))
     assert fitted["linear"].score(train).mean() > fitted["gaussian"].score(train).mean()
 
@@ -54,19 +55,21 @@ def test_baselines_of_many_frames_are_fitted_on_some(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = sequences(30, 0)
-    monkeypatch.setattr(runs, "BASELINE_FRAMES", int(train.lengths[:10].sum()))
-    run.write_baselines(train)
+    monkeypatch.setattr(baseline_files, "BASELINE_FRAMES", int(train.lengths[:10].sum()))
+    run.write_baselines(train, SIZE)
     expected = baselines.diagonal_gaussian(train[:10])
-    np.testing.assert_allclose(run.baselines(5)["gaussian"].offset, expected.offset)
+    np.testing.assert_allclose(
+        run.baselines(sequences(1, 0), SIZE)["gaussian"].offset, expected.offset
+    )
 
 
 def test_broken_baselines_are_named(run: Run) -> None:
-    run.write_baselines(sequences(30, 0))
+    run.write_baselines(sequences(30, 0), SIZE)
     with pytest.raises(UserError, match="has shape"):
-        run.baselines(6)
+        run.baselines(replace(sequences(1, 0), values=(np.zeros((2, 6), "f4"),)), 6)
     (run.folder / "baselines.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match=r"baselines\.safetensors: is corrupt"):
-        run.baselines(5)
+        run.baselines(sequences(1, 0), SIZE)
 
 
 def test_links_to_nowhere_are_no_place_for_a_run(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zpyro.datasets import blizzard, imdb, npz, text, vowels, wav
+from zpyro.datasets import blizzard, imdb, mnist, npz, text, timit, vowels, wav
 from zpyro.datasets.sequences import Batch, Dataset, Normalization, Sequences
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
@@ -115,6 +115,22 @@ ENTRIES = {
             "give a text file or a folder of *.txt with --data PATH",
             has_words=True,
         ),
+        Entry(
+            "timit",
+            "TIMIT (licensed): rows of 40 frames at 16 kHz, test utterances whole",
+            timit.TimitSettings,
+            timit.load,
+            timit.load_all,
+            timit.MISSING,
+        ),
+        Entry(
+            "mnist",
+            "binarised handwritten digits: 784 steps of a pixel, or 28 of a row",
+            mnist.MnistSettings,
+            mnist.load,
+            mnist.load_all,
+            mnist.MISSING,
+        ),
     )
 }
 
@@ -199,6 +215,8 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
     start = "the first recorded frame, not scored"
     if first.start is None:
         start = "a start token" if first.kind == "tokens" else "zeros"
+    if first.image_shape is not None:
+        rows.append(("image", "{} x {} pixels, row after row".format(*first.image_shape)))
     rows.append(("start frame", start))
     for name in ("train", "valid", "test"):
         rows.append((name, _describe_split(dataset.split(name))))

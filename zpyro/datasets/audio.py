@@ -45,11 +45,29 @@ def find(folder: Path) -> list[Path]:
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {what}; point --data at a folder of recordings")
-    found = sorted(path for path in _walk(folder) if path.suffix.lower() in EXTENSIONS)
+    found = sorted(path for path in walk(folder) if path.suffix.lower() in EXTENSIONS)
     if not found:
         kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
         raise UserError(f"{folder} holds no recordings ({kinds}); point --data at some")
     return found
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Every file below a folder but hidden ones, in no order; links are followed once.
+
+    Raises:
+        UserError: if part of it cannot be read.
+    """
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, onerror=_unreadable, followlinks=True):
+        # A link to a folder above would lead round and round.
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
 def read(path: Path) -> tuple[Waveform, int]:
@@ -103,19 +121,6 @@ def _mono(stream: soundfile.SoundFile) -> Waveform:
     while len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):
         parts.append(block.mean(axis=1, dtype=np.float32))
     return np.concatenate(parts)
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    seen: set[tuple[int, int]] = set()
-    for parent, folders, names in os.walk(folder, onerror=_unreadable, followlinks=True):
-        # A link to a folder above would lead round and round.
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
 def _unreadable(error: OSError) -> NoReturn:

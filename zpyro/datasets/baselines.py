@@ -31,6 +31,11 @@ class FrameDensity:
     offset: Matrix
     variance: Matrix
 
+    @property
+    def parts(self) -> dict[str, Matrix]:
+        """The arrays that make it, by name."""
+        return {"weight": self.weight, "offset": self.offset, "variance": self.variance}
+
     def score(self, sequences: Sequences) -> Matrix:
         """log-density of each sequence's frames given the one before, nats, (N,)."""
         scores = [

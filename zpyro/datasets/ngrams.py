@@ -44,6 +44,11 @@ class Trigram:
     keys: Numbers
     counts: Numbers
 
+    @property
+    def parts(self) -> dict[str, Numbers]:
+        """The arrays that make it, by name."""
+        return {"keys": self.keys, "counts": self.counts}
+
     def log_prob(self, first: Array, second: Array, word: Array) -> Floats:
         """log p(word | first second), nats, all of shape (N,); V stands for a start symbol."""
         first, second, word = (part.astype(np.int64) for part in (first, second, word))

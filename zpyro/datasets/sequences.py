@@ -71,12 +71,14 @@ class Sequences:
     """One split of a data set.
 
     Attributes:
-        values: one array a sequence, (T_i, D) float32 frames or (T_i,) int32 or int64 tokens.
+        values: one array a sequence, (T_i, D) float32 frames or (T_i,) int32 or int64 tokens;
+            frames of kind "binary" may stay uint8, batches turn them into float32.
         names: one a sequence.
         start: x_0 of each sequence, (N, D) or (N,), or None for the likelihood's default.
         normalization: what turned raw samples into these frames.
         sample_rate: samples a second where the frames are audio, else None.
         kind: "audio", "frames", "binary" or "tokens".
+        image_shape: rows and columns where each sequence is a picture read row after row.
 
     Raises:
         UserError: if a sequence is empty, has values that are not finite, or another frame size.
@@ -88,6 +90,7 @@ class Sequences:
     normalization: Normalization = Normalization()
     sample_rate: int | None = None
     kind: str = "frames"
+    image_shape: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         counts = {len(self.values), len(self.names)}
@@ -194,6 +197,7 @@ class Sequences:
             batch_first=True,
         )
         x = x.long() if self.kind == "tokens" else x
+        x = x.float() if self.kind == "binary" else x
         start = None if self.start is None else torch.from_numpy(np.ascontiguousarray(self.start))
         return Batch(x, torch.from_numpy(self.lengths), start, self.names)
 

@@ -1,0 +1,124 @@
+"""What a model of binary frames must beat: tables of frequencies counted in the training data."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zpyro.datasets.sequences import Sequences
+
+Matrix = NDArray[np.float64]
+Bits = NDArray[np.uint8]
+
+PSEUDO_COUNT = 0.5
+"""Of each value in each cell before anything was counted (Krichevsky and Trofimov, 1981)."""
+
+GROUP = 1000
+"""Sequences counted together."""
+
+
+@dataclass(frozen=True, eq=False)
+class BitTable:
+    """p(x = 1) of each pixel, on its own or given the pixels left of it and above it.
+
+    A picture has a table for each place in it. Other binary sequences share one over time: "left"
+    is then the part of the frame before, "above" the same part of the last frame.
+
+    Attributes:
+        probability: (R, C), or (R, C, 2, 2) by place and by the values left and above; R is 1
+            where time shares the table.
+    """
+
+    probability: Matrix
+
+    @property
+    def parts(self) -> dict[str, Matrix]:
+        """The arrays that make it, by name."""
+        return {"probability": self.probability}
+
+    def score(self, sequences: Sequences) -> Matrix:
+        """log-probability of each sequence, nats, (N,)."""
+        scores: list[float] = []
+        for images in _groups(sequences):
+            on = self.probability
+            if on.ndim == 4:
+                left, above = _neighbours(images)
+                rows = np.arange(len(on))[:, None] if len(on) > 1 else 0
+                on = on[rows, np.arange(on.shape[1]), left, above]
+            chance = np.where(images == 1, on, 1.0 - on)
+            scores.extend(np.log(chance).sum((1, 2)).tolist())
+        return np.array(scores)
+
+
+def single_bits(train: Sequences) -> BitTable:
+    """Every pixel on its own."""
+    on, count = np.zeros(table_shape(train)), 0
+    for images in _groups(train):
+        pooled = len(on) == 1
+        on += images.sum((0, 1) if pooled else 0, dtype=np.float64)
+        count += images.shape[0] * (images.shape[1] if pooled else 1)
+    return BitTable((on + PSEUDO_COUNT) / (count + 2 * PSEUDO_COUNT))
+
+
+def neighbouring_bits(train: Sequences) -> BitTable:
+    """Every pixel given the one left of it and the one above it; zeros beyond the border."""
+    shape = table_shape(train)
+    counts = np.zeros((2, *shape, 2, 2))
+    for images in _groups(train):
+        left, above = _neighbours(images)
+        rows = np.zeros_like(images, np.int64)
+        if shape[0] > 1:
+            rows += np.arange(shape[0])[:, None]
+        columns = np.broadcast_to(np.arange(shape[1]), images.shape)
+        np.add.at(counts, (images, rows, columns, left, above), 1.0)
+    counts += PSEUDO_COUNT
+    return BitTable(counts[1] / counts.sum(0))
+
+
+def table_shape(sequences: Sequences) -> tuple[int, int]:
+    """Rows and columns of places that have probabilities of their own."""
+    if sequences.image_shape is not None:
+        return sequences.image_shape
+    return 1, sequences.frame_size
+
+
+FITS: dict[str, Callable[[Sequences], BitTable]] = {
+    "bernoulli": single_bits,
+    "neighbours": neighbouring_bits,
+}
+"""The baselines by the names they are stored and printed under."""
+
+
+def fit(train: Sequences) -> dict[str, BitTable]:
+    """All of them."""
+    return {name: function(train) for name, function in FITS.items()}
+
+
+def shapes(sequences: Sequences) -> dict[str, tuple[int, ...]]:
+    """The shape of each table for such data."""
+    shape = table_shape(sequences)
+    return {"bernoulli": shape, "neighbours": (*shape, 2, 2)}
+
+
+def _groups(sequences: Sequences) -> Iterator[Bits]:
+    """Sequences of one length together, (N, rows, columns), in order."""
+    lengths = sequences.lengths
+    ends = [0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(lengths)]
+    for begin, end in itertools.pairwise(ends):
+        for first in range(begin, end, GROUP):
+            values = sequences.values[first : min(first + GROUP, end)]
+            stacked = np.stack([np.asarray(value, np.uint8) for value in values])
+            shape = sequences.image_shape
+            yield stacked if shape is None else stacked.reshape(len(stacked), *shape)
+
+
+def _neighbours(images: Bits) -> tuple[Bits, Bits]:
+    """The pixels left of each one and above it, zeros beyond the border."""
+    left, above = np.zeros_like(images), np.zeros_like(images)
+    left[:, :, 1:] = images[:, :, :-1]
+    above[:, 1:] = images[:, :-1]
+    return left, above
