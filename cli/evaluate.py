@@ -110,7 +110,6 @@ def _sequences(run: Run, checkpoint: Checkpoint, data: Path | None, split: str |
     """The sequences to score, on the scale that the model was trained on."""
     from zpyro import datasets
     from zpyro.datasets.sequences import Normalization
-    from zpyro.evaluation import renormalized
 
     config = run.config()
     scale = Normalization(checkpoint.data.mean, checkpoint.data.scale)
@@ -123,7 +122,7 @@ def _sequences(run: Run, checkpoint: Checkpoint, data: Path | None, split: str |
         if data is not None:
             config = replace(config, data_folder=str(data))
         loaded = load_data(config, checkpoint.vocabulary)
-        found = renormalized(loaded.split(split or "test"), scale)
+        found = loaded.split(split or "test").renormalized(scale)
     _check_fits(checkpoint, found)
     return found
 

@@ -112,7 +112,9 @@ def some_start_frames(sequences: Sequences, seed: int) -> Tensor | None:
         return None
     count = min(len(sequences), START_FRAMES)
     chosen = np.random.default_rng(seed).choice(len(sequences), size=count, replace=False)
-    return torch.from_numpy(np.ascontiguousarray(sequences.start[np.sort(chosen)]))
+    start = sequences[np.sort(chosen).tolist()].start
+    assert start is not None
+    return torch.from_numpy(np.stack(list(start)))
 
 
 def save(

@@ -6,7 +6,7 @@ No weight of the training objective enters here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from zpyro.seeding import named_noise
 from zpyro.terms import SequenceTerms, sequence_terms
 
 if TYPE_CHECKING:
-    from zpyro.datasets.sequences import Batch, Normalization, Sequences
+    from zpyro.datasets.sequences import Batch, Sequences
 
 ACTIVE_VARIANCE = 0.01
 
@@ -120,7 +120,7 @@ def evaluate(
         module.train(was_training)
     back = np.argsort(order)
     return _summary(
-        sequences.names,
+        tuple(sequences.names),
         np.concatenate([score.log_likelihood for score in scores])[back],
         np.concatenate([score.kl for score in scores])[back],
         sequences.num_frames,
@@ -142,21 +142,6 @@ def check_finite(evaluation: Evaluation) -> None:
             f"the bound of sequence {bad[0]}{more} is not finite; look for extreme values in the "
             "data, or train with a lower train.learning_rate"
         )
-
-
-def renormalized(sequences: Sequences, normalization: Normalization) -> Sequences:
-    """The same sequences on another scale, such as that of the data a model was trained on."""
-    old = sequences.normalization
-    if old == normalization or sequences.kind not in ("audio", "frames"):
-        return sequences
-    values = tuple(normalization.apply(old.invert(value)) for value in sequences.values)
-    start = sequences.start
-    return replace(
-        sequences,
-        values=values,
-        start=None if start is None else normalization.apply(old.invert(start)),
-        normalization=normalization,
-    )
 
 
 def in_type_of(values: Tensor, like: Tensor) -> Tensor:

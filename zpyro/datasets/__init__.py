@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from zpyro.datasets import blizzard, imdb, mnist, npz, text, timit, vowels, wav
+from zpyro.datasets.corpora import loaders
+from zpyro.datasets.preparation import Corpus
 from zpyro.datasets.sequences import Batch, Dataset, Normalization, Sequences
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
@@ -42,6 +44,7 @@ class Entry:
             for judging a trained model on other data; None where there is no other data.
         missing: what to tell who gives no folder, or None where none is needed.
         has_words: whether it is text; then both also take the ``vocabulary`` of a trained model.
+        corpus: how its files are prepared, or None where they are read anew every time.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Entry:
     load_all: Callable[..., Sequences] | None
     missing: str | None
     has_words: bool = False
+    corpus: Corpus | None = None
 
     @property
     def needs_data(self) -> bool:
@@ -93,9 +97,9 @@ ENTRIES = {
             "blizzard",
             "Blizzard Challenge 2013 audiobooks (licensed): rows of 40 frames at 16 kHz",
             blizzard.BlizzardSettings,
-            blizzard.load,
-            blizzard.load_all,
+            *loaders(blizzard.Blizzard()),
             blizzard.MISSING,
+            corpus=blizzard.Blizzard(),
         ),
         Entry(
             "imdb",

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from zpyro.datasets.sequences import Dataset, Normalization, Sequences
-from zpyro.datasets.wav import WavSettings, read_folder, to_sequences, waveform_normalization
+import numpy as np
+
+from zpyro.datasets.preparation.corpus import (
+    Corpus,
+    Item,
+    Layout,
+    Placed,
+    Split,
+    cut_rows,
+    streams_of,
+)
+from zpyro.datasets.recordings import FULL_SCALE, RecordingReader, items_in
 from zpyro.errors import UserError
+from zpyro.settings import setting
 
 MISSING = (
     "Blizzard 2013 (audiobooks, one female reader, about 300 hours) is licensed to those who"
@@ -21,64 +34,59 @@ WHOLE_ROWS = "only whole rows count: the end of a recording that does not fill o
 
 
 @dataclass(frozen=True)
-class BlizzardSettings(WavSettings):
-    """As published (arXiv:1711.05411, section 5): 16 kHz, frames of 200, rows of 40 frames.
+class BlizzardSettings:
+    """As published (arXiv:1711.05411, section 5): 16 kHz, frames of 200, rows of 40 frames."""
 
-    The settings are those of ``wav``; the fractions are of contiguous rows.
-    """
-
-    sample_rate: int | None = 16_000
-    row_frames: int | None = 40
-    valid_fraction: float = 0.05
-    test_fraction: float = 0.05
+    sample_rate: int = setting(16_000, "samples a second to resample to", at_least=1)
+    frame_size: int = setting(200, "samples in a frame", at_least=1)
+    row_frames: int = setting(40, "scored frames in a row", at_least=1)
+    valid_fraction: float = setting(0.05, "share of the rows that validates", above=0, below=1)
+    test_fraction: float = setting(0.05, "share of the rows that is tested", above=0, below=1)
 
 
-def load(folder: Path, settings: BlizzardSettings) -> Dataset:
-    """Read folders of mp3, wav or flac of one reader; rows split contiguously about 90/5/5.
+class Blizzard(Corpus):
+    """Folders of mp3, wav or flac of one reader; rows split contiguously about 90/5/5.
 
     Every frame's target is the next frame of its own recording. A score is a sum over a row, so
     all rows are equally long: what does not fill one at a recording's end is left out. The
     recordings stand in the order of their paths; the last rows are the test, those before them
     validation.
-
-    Raises:
-        UserError: if the folder or a file cannot be used, or a split would be empty.
     """
-    rows = _whole_rows(folder, settings, Normalization())
-    test = round(settings.test_fraction * len(rows))
-    valid = round(settings.valid_fraction * len(rows))
-    train = len(rows) - valid - test
-    if min(train, valid, test) < 1:
-        raise UserError(f"{folder}: {len(rows)} rows are too few for three splits; add recordings")
-    normalization = waveform_normalization([value.reshape(-1) for value in rows.values[:train]])
-    whole = _normalised(rows, normalization)
-    splits = whole[:train], whole[train : train + valid], whole[train + valid :]
-    return Dataset("blizzard", *splits, "gaussian", settings.frame_size, notes=(WHOLE_ROWS,))
 
+    name = "blizzard"
+    dtype = "int16"
 
-def load_all(folder: Path, settings: BlizzardSettings, normalization: Normalization) -> Sequences:
-    """Every row of a folder as one split, normalised as a trained model needs it.
+    def items(self, source: Path, settings: Any) -> list[Item]:
+        del settings
+        if not source.is_dir():
+            what = "is not a folder" if source.exists() else "does not exist"
+            raise UserError(f"{source} {what}; {MISSING}")
+        return items_in(source)
 
-    Raises:
-        UserError: if the folder or a file cannot be used.
-    """
-    return _whole_rows(folder, settings, normalization)
+    def reader(self, settings: BlizzardSettings) -> RecordingReader:
+        return RecordingReader(settings.sample_rate, 2 * settings.frame_size)
 
-
-def _whole_rows(
-    folder: Path, settings: BlizzardSettings, normalization: Normalization
-) -> Sequences:
-    names, waveforms, rate = read_folder(folder, settings)
-    rows = to_sequences(names, waveforms, rate, settings, normalization)
-    if settings.row_frames is None:
-        return rows
-    whole = rows[[i for i, row in enumerate(rows.values) if len(row) == settings.row_frames]]
-    if not len(whole):
-        raise UserError(f"{folder}: no recording fills a row of {settings.row_frames} frames")
-    return whole
-
-
-def _normalised(rows: Sequences, normalization: Normalization) -> Sequences:
-    start = None if rows.start is None else normalization.apply(rows.start)
-    values = tuple(normalization.apply(value) for value in rows.values)
-    return replace(rows, values=values, start=start, normalization=normalization)
+    def arrange(
+        self, placed: Sequence[Placed], shard_facts: Sequence[Any], settings: BlizzardSettings
+    ) -> tuple[dict[str, Split], Layout]:
+        del shard_facts
+        rows, labels = cut_rows(list(streams_of(placed)), settings.frame_size, settings.row_frames)
+        test = round(settings.test_fraction * len(rows))
+        valid = round(settings.valid_fraction * len(rows))
+        train = len(rows) - valid - test
+        parts = np.split(rows, [train, train + valid])
+        splits = {
+            name: Split(part, labels)
+            for name, part in zip(("train", "valid", "test"), parts, strict=True)
+        }
+        layout = Layout(
+            kind="audio",
+            likelihood="gaussian",
+            frame_size=settings.frame_size,
+            start=True,
+            gain=1.0 / FULL_SCALE,
+            normalized=True,
+            sample_rate=settings.sample_rate,
+            notes=(WHOLE_ROWS,),
+        )
+        return splits, layout

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import Any, Generic, Self, TypeVar, overload
 
 import numpy as np
 import torch
@@ -66,6 +67,50 @@ class Batch:
         return replace(self, x=self.x.to(device), start=start)
 
 
+T = TypeVar("T")
+
+
+class Stored(abc.ABC, Generic[T]):
+    """What belongs to sequences that stay on the disk: one element each, read when asked for."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def at(self, index: int) -> T:
+        """The element of one sequence."""
+
+    @abc.abstractmethod
+    def chosen(self, indices: NDArray[np.int64]) -> Self:
+        """Those of some sequences, still on the disk."""
+
+    @abc.abstractmethod
+    def joined(self, others: Sequence[Any]) -> Self:
+        """These and then those of the others, of the same store."""
+
+    def renormalized(self, normalization: Normalization) -> Self:
+        """The same on another scale."""
+        raise NotImplementedError(f"{type(self).__name__} has no scale")
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Frames of each sequence."""
+        raise NotImplementedError(f"{type(self).__name__} has no frames")
+
+    def __iter__(self) -> Iterator[T]:
+        return (self.at(index) for index in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int]) -> list[T]: ...
+    def __getitem__(self, index: int | slice | Sequence[int]) -> T | list[T]:
+        if isinstance(index, int | np.integer):
+            return self.at(range(len(self))[index])
+        chosen = range(len(self))[index] if isinstance(index, slice) else index
+        return [self.at(int(i)) for i in chosen]
+
+
 @dataclass(frozen=True, eq=False)
 class Sequences:
     """One split of a data set.
@@ -75,6 +120,7 @@ class Sequences:
             frames of kind "binary" may stay uint8, batches turn them into float32.
         names: one a sequence.
         start: x_0 of each sequence, (N, D) or (N,), or None for the likelihood's default.
+            Values, names and start may stay on the disk, see :class:`Stored`.
         normalization: what turned raw samples into these frames.
         sample_rate: samples a second where the frames are audio, else None.
         kind: "audio", "frames", "binary" or "tokens".
@@ -84,9 +130,9 @@ class Sequences:
         UserError: if a sequence is empty, has values that are not finite, or another frame size.
     """
 
-    values: tuple[Array, ...]
-    names: tuple[str, ...]
-    start: Array | None = None
+    values: tuple[Array, ...] | Stored[Array]
+    names: tuple[str, ...] | Stored[str]
+    start: Array | Stored[Array] | None = None
     normalization: Normalization = Normalization()
     sample_rate: int | None = None
     kind: str = "frames"
@@ -98,6 +144,8 @@ class Sequences:
             counts.add(len(self.start))
         if len(counts) != 1:
             raise ValueError(f"values, names and start differ in number: {sorted(counts)}")
+        if isinstance(self.values, Stored):
+            return
         for name, value in zip(self.names, self.values, strict=True):
             if len(value) == 0:
                 raise UserError(f"sequence {name} is empty; leave it out")
@@ -118,22 +166,28 @@ class Sequences:
     def __getitem__(self, index: Sequence[int]) -> Sequences: ...
     def __getitem__(self, index: slice | Sequence[int]) -> Sequences:
         chosen = range(len(self))[index] if isinstance(index, slice) else index
+        indices = np.fromiter(chosen, dtype=np.int64, count=len(chosen))
+        start = self.start
+        if start is not None:
+            start = start.chosen(indices) if isinstance(start, Stored) else start[indices]
         return replace(
             self,
-            values=tuple(self.values[i] for i in chosen),
-            names=tuple(self.names[i] for i in chosen),
-            start=None if self.start is None else self.start[list(chosen)],
+            values=_chosen(self.values, indices),
+            names=_chosen(self.names, indices),
+            start=start,
         )
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """T_i, (N,)."""
+        if isinstance(self.values, Stored):
+            return self.values.lengths
         return np.array([len(value) for value in self.values], dtype=np.int64)
 
     @property
     def frame_size(self) -> int:
         """D, or 1 for tokens."""
-        return self.values[0].shape[1] if self.values and self.values[0].ndim > 1 else 1
+        return self.values[0].shape[1] if len(self) and self.values[0].ndim > 1 else 1
 
     @property
     def num_frames(self) -> int:
@@ -198,8 +252,29 @@ class Sequences:
         )
         x = x.long() if self.kind == "tokens" else x
         x = x.float() if self.kind == "binary" else x
-        start = None if self.start is None else torch.from_numpy(np.ascontiguousarray(self.start))
-        return Batch(x, torch.from_numpy(self.lengths), start, self.names)
+        start = None
+        if self.start is not None:
+            start = torch.from_numpy(np.ascontiguousarray(np.stack(list(self.start))))
+        return Batch(x, torch.from_numpy(self.lengths), start, tuple(self.names))
+
+    def renormalized(self, normalization: Normalization) -> Sequences:
+        """The same sequences on another scale, such as that of the data a model was trained on."""
+        old = self.normalization
+        if old == normalization or self.kind not in ("audio", "frames"):
+            return self
+
+        def moved(values: Array) -> Array:
+            return normalization.apply(old.invert(values))
+
+        values, start = self.values, self.start
+        if isinstance(values, Stored):
+            values = values.renormalized(normalization)
+        else:
+            values = tuple(moved(value) for value in values)
+        if start is not None:
+            stored = isinstance(start, Stored)
+            start = start.renormalized(normalization) if stored else moved(start)
+        return replace(self, values=values, start=start, normalization=normalization)
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,13 +317,29 @@ class Dataset:
 def concatenate(parts: Sequence[Sequences]) -> Sequences:
     """Sequences one after another; they must share normalisation and kind."""
     first = parts[0]
-    starts = [part.start for part in parts if part.start is not None]
     return replace(
         first,
-        values=tuple(value for part in parts for value in part.values),
-        names=tuple(name for part in parts for name in part.names),
-        start=np.concatenate(starts) if starts else None,
+        values=_joined([part.values for part in parts]),
+        names=_joined([part.names for part in parts]),
+        start=_joined_start([part.start for part in parts if part.start is not None]),
     )
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    first = parts[0]
+    if isinstance(first, Stored):
+        return first.joined(parts[1:])
+    return tuple(element for part in parts for element in part)
+
+
+def _joined_start(parts: Sequence[Any]) -> Any:
+    if parts and isinstance(parts[0], Stored):
+        return _joined(parts)
+    return np.concatenate(parts) if parts else None
+
+
+def _chosen(parts: tuple[T, ...] | Stored[T], indices: NDArray[np.int64]) -> Any:
+    return parts.chosen(indices) if isinstance(parts, Stored) else tuple(parts[i] for i in indices)
 
 
 def _groups(

@@ -1,0 +1,82 @@
+"""Data sets that are prepared: loaded from a prepared folder, or prepared on first use."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from zpyro.datasets.preparation import Corpus, Store, is_prepared, prepare, prepared_folder
+from zpyro.datasets.sequences import Dataset, Normalization, Sequences
+from zpyro.errors import UserError
+
+
+def load(corpus: Corpus, folder: Path, settings: Any) -> Dataset:
+    """The data set of a prepared folder, or of a folder of original files.
+
+    Original files are prepared on first use, into the cache folder.
+
+    Raises:
+        UserError: if the folder or a file cannot be used, a split would be empty, or the folder
+            was prepared with other settings.
+    """
+    store = opened(corpus, folder, settings)
+    check_usable(store, folder)
+    return corpus.dataset(store)
+
+
+def load_all(
+    corpus: Corpus, folder: Path, settings: Any, normalization: Normalization
+) -> Sequences:
+    """Every sequence of a folder as one split, normalised as a trained model needs it.
+
+    Raises:
+        UserError: if the folder or a file cannot be used.
+    """
+    store = opened(corpus, folder, settings)
+    return store.dataset().split("all").renormalized(normalization)
+
+
+def opened(corpus: Corpus, folder: Path, settings: Any) -> Store:
+    """The prepared data set behind a folder, made now if it must be.
+
+    Raises:
+        UserError: as :func:`load` does.
+    """
+    if not is_prepared(folder):
+        place = prepared_folder(corpus, folder, settings)
+        if not is_prepared(place):
+            return prepare(corpus, folder, place, settings, workers=available_cores())
+        return Store(place)
+    store = Store(folder)
+    store.check(corpus.name, dataclasses.asdict(settings))
+    return store
+
+
+def check_usable(store: Store, source: Path) -> None:
+    """Make sure that a prepared data set can be trained on.
+
+    Raises:
+        UserError: if a split is empty, or the training recordings are silent throughout.
+    """
+    counts = {name: split["sequences"] for name, split in store.index["splits"].items()}
+    if not all(counts.values()):
+        found = ", ".join(f"{count} in {name}" for name, count in counts.items())
+        raise UserError(
+            f"{source}: has too few sequences for three splits ({found}); give more of the data"
+        )
+    if not store.normalization.scale:
+        raise UserError(f"{source}: its training part is silent throughout; give other recordings")
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def loaders(corpus: Corpus) -> tuple[Callable[..., Dataset], Callable[..., Sequences]]:
+    """:func:`load` and :func:`load_all` of a corpus."""
+    return partial(load, corpus), partial(load_all, corpus)

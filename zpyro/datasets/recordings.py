@@ -1,0 +1,52 @@
+"""Recordings as a corpus to prepare: 16-bit samples, one stream a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from zpyro.datasets import audio
+from zpyro.datasets.preparation.corpus import Item, Piece, Reader
+from zpyro.errors import UserError
+
+FULL_SCALE = 32768.0
+"""Stored numbers are samples of [-1, 1] times this."""
+
+
+def items_in(folder: Path) -> list[Item]:
+    """Every recording below a folder, in the order of their paths.
+
+    Raises:
+        UserError: if there is none.
+    """
+    return [Item(path.relative_to(folder).as_posix(), path) for path in audio.find(folder)]
+
+
+class RecordingReader(Reader):
+    """Reads a recording as 16-bit samples of one rate.
+
+    Args:
+        rate: samples a second that are wanted.
+        shortest: samples that a recording must have.
+        same_rate: refuse recordings of another rate in place of resampling them.
+    """
+
+    def __init__(self, rate: int, shortest: int, *, same_rate: bool = False) -> None:
+        self._rate = rate
+        self._shortest = shortest
+        self._same_rate = same_rate
+
+    def read(self, item: Item) -> Piece:
+        waveform, rate = audio.read(item.path)
+        if self._same_rate and rate != self._rate:
+            raise UserError(
+                f"{item.path}: has {rate} samples a second, not {self._rate}; resample it"
+            )
+        waveform = audio.resample(waveform, rate, self._rate)
+        if len(waveform) < self._shortest:
+            raise UserError(
+                f"{item.path}: has {len(waveform)} samples; {self._shortest} are needed; remove it"
+            )
+        samples = np.clip(np.rint(waveform * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1.0)
+        return Piece(samples.astype(np.int16), [len(samples)], facts={"rate": rate})
