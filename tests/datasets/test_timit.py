@@ -11,7 +11,7 @@ import soundfile
 
 from tests.datasets.test_audio import write_sphere
 from zpyro import UserError, datasets
-from zpyro.datasets import audio, timit
+from zpyro.datasets import audio, timit, timit_files
 from zpyro.datasets.sequences import Normalization
 from zpyro.datasets.timit import TimitSettings
 
@@ -97,10 +97,10 @@ def test_test_utterances_are_whole(disc: Path, tmp_path: Path) -> None:
 def test_joined_rows_are_the_training_utterances_one_after_another(disc: Path) -> None:
     settings = TimitSettings(frame_size=FRAME, row_frames=5)
     data = load(disc)
-    train, valid, _ = timit.split(timit.find(disc), settings)
+    train, valid, _ = timit.split(timit_files.find(disc), settings)
     assert (len(train), len(valid)) == (14, 1)
     for part, rows in ((train, data.train), (valid, data.valid)):
-        numbers = [timit.find(disc).index(utterance) for utterance in part]
+        numbers = [timit_files.find(disc).index(utterance) for utterance in part]
         numbers = [number - 10 for number in numbers]  # The test sorts before train.
         stream = np.concatenate([100 * n + np.arange(12 + n) for n in numbers])
         found = frame_codes(rows)
@@ -120,7 +120,7 @@ def test_rows_may_stay_within_utterances(disc: Path) -> None:
 
 def test_the_scale_is_that_of_the_training_samples(disc: Path) -> None:
     data = load(disc)
-    train = timit.split(timit.find(disc), TimitSettings())[0]
+    train = timit.split(timit_files.find(disc), TimitSettings())[0]
     samples = np.concatenate([audio.read(u.path)[0] for u in train]).astype(np.float64)
     assert data.test.normalization.mean == pytest.approx(samples.mean())
     assert data.test.normalization.scale == pytest.approx(samples.std())
@@ -129,7 +129,7 @@ def test_the_scale_is_that_of_the_training_samples(disc: Path) -> None:
 def test_the_published_counts_give_the_published_split() -> None:
     speakers = [f"f{a}{b}{c}0" for a, b, c in itertools.product("abcdefgh", "abcdefgh", "abcdefgh")]
     utterances = [
-        timit.Utterance(Path(), half, "dr1", speaker, f"sx{number}")
+        timit_files.Utterance(Path(), half, "dr1", speaker, f"sx{number}")
         for half, some in (("train", speakers[:462]), ("test", speakers[462:]))
         for speaker in some
         for number in range(10)
@@ -157,13 +157,13 @@ def sample(tmp_path: Path) -> Path:
 
 def test_without_a_test_half_whole_speakers_are_tested(sample: Path) -> None:
     settings = TimitSettings()
-    train, valid, test = timit.split(timit.find(sample), settings)
+    train, valid, test = timit.split(timit_files.find(sample), settings)
     assert (len(train), len(valid), len(test)) == (9, 1, 5)
     speakers = {utterance.speaker for utterance in test}
     assert len(speakers) == 1
     assert not speakers & {utterance.speaker for utterance in train + valid}
     assert f"the test is all of {speakers.pop()}" in load(sample).notes[0]
-    two = timit.split(timit.find(sample), TimitSettings(test_fraction=0.6))[2]
+    two = timit.split(timit_files.find(sample), TimitSettings(test_fraction=0.6))[2]
     assert len({utterance.speaker for utterance in two}) == 2
 
 
@@ -175,12 +175,12 @@ def test_other_utterances_take_the_training_scale(sample: Path) -> None:
 
 
 def test_converted_doubles_are_left_out(disc: Path) -> None:
-    before = timit.find(disc)
+    before = timit_files.find(disc)
     for utterance in before:
         soundfile.write(f"{utterance.path}.wav", np.zeros(500), 16_000)
-    assert timit.find(disc) == before
+    assert timit_files.find(disc) == before
     before[0].path.unlink()
-    assert timit.find(disc)[0].path.name == "SA1.WAV.wav"
+    assert timit_files.find(disc)[0].path.name == "SA1.WAV.wav"
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_few_utterances_cannot_be_split(tmp_path: Path) -> None:
 def test_the_real_sample(data_folder: Path) -> None:
     """Counts and durations only: some of its files are noise at full scale."""
     folder = data_folder / "timit_nltk_sample"
-    utterances = timit.find(folder)
+    utterances = timit_files.find(folder)
     assert len(utterances) == 60
     assert len({utterance.speaker for utterance in utterances}) == 6
     samples = {u.name: len(audio.read(u.path)[0]) for u in utterances}

@@ -1,0 +1,140 @@
+"""The utterances of TIMIT in a folder: copies of its disc, and NLTK's sample."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zpyro.datasets import audio
+from zpyro.datasets.audio import Waveform
+from zpyro.errors import UserError
+
+RATE = 16_000
+TREE = (
+    "TIMIT/TRAIN/DR1/FCJF0/SA1.WAV and TIMIT/TEST/DR1/FAKS0/SA1.WAV (NIST SPHERE or RIFF; names in"
+    " upper or lower case)"
+)
+MISSING = (
+    "TIMIT is licensed by the Linguistic Data Consortium (LDC93S1); once you have it, point --data"
+    f" at its folder, laid out as {TREE}; NLTK's free sample, timit/dr1-fvmh0/sa1.wav, is read too;"
+    " right now, run `zpyro train --dataset vowels`"
+)
+
+_SENTENCE = r"(?P<sentence>(sa|si|sx)\d+)(\.wav)?\.(wav|sph|nist|flac)"
+_SPEAKER = r"(?P<speaker>[fm][a-z]{2}[a-z0-9]\d)"
+_PATH = re.compile(rf"((?P<above>.*)/)?(?P<dialect>dr\d)[/-]{_SPEAKER}/{_SENTENCE}")
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One sentence of one speaker.
+
+    Attributes:
+        path: the recording.
+        half: "train", "test", or "" where the layout has no halves.
+        dialect: region, "dr1" to "dr8".
+        speaker: such as "fcjf0".
+        sentence: such as "sa1".
+    """
+
+    path: Path
+    half: str
+    dialect: str
+    speaker: str
+    sentence: str
+
+    @property
+    def key(self) -> str:
+        """Speaker and sentence: what the split is drawn by."""
+        return f"{self.speaker}/{self.sentence}"
+
+    @property
+    def name(self) -> str:
+        """As the sequence is called."""
+        return "/".join(filter(None, (self.half, self.dialect, self.key)))
+
+
+def find(folder: Path) -> list[Utterance]:
+    """Every utterance below a folder, sorted by name.
+
+    Where a copy holds ``SA1.WAV.wav`` beside ``SA1.WAV``, the shorter name counts.
+
+    Raises:
+        UserError: if there are none, some are there twice, or the layout is of neither kind.
+    """
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {what}; {MISSING}")
+    if folder.resolve().name.lower() in ("train", "test"):
+        raise UserError(f"{folder} is one half of TIMIT; point --data at the folder that holds it")
+    found: dict[str, Utterance] = {}
+    for path in sorted(audio.walk(folder), key=lambda path: (len(path.name), path)):
+        utterance = _utterance(path, path.relative_to(folder).as_posix().lower())
+        if utterance is None:
+            continue
+        other = found.setdefault(utterance.key, utterance)
+        if other.path.parent != path.parent:
+            raise UserError(
+                f"{folder} holds {utterance.key} twice, {other.path} and {path};"
+                " point --data at one copy of TIMIT"
+            )
+    if not found:
+        raise UserError(f"{folder} holds no utterances of TIMIT; {MISSING}")
+    _check_halves(folder, found.values())
+    return sorted(found.values(), key=lambda utterance: utterance.name)
+
+
+def read(utterance: Utterance, frame_size: int) -> Waveform:
+    """The samples of an utterance, 16 kHz.
+
+    Raises:
+        UserError: if the file cannot be used or has another rate.
+    """
+    waveform, rate = audio.read(utterance.path)
+    if rate != RATE:
+        raise UserError(f"{utterance.path}: has {rate} samples a second; TIMIT has {RATE}")
+    if len(waveform) < 2 * frame_size:
+        raise UserError(
+            f"{utterance.path}: has {len(waveform)} samples; two frames of {frame_size}"
+            " are needed; remove it"
+        )
+    return waveform
+
+
+def read_all(utterances: Sequence[Utterance], frame_size: int) -> list[Waveform]:
+    """The samples of utterances.
+
+    Raises:
+        UserError: naming the first file that cannot be used, and how many more there are.
+    """
+    waveforms: list[Waveform] = []
+    problems: list[UserError] = []
+    for utterance in utterances:
+        try:
+            waveforms.append(read(utterance, frame_size))
+        except UserError as problem:
+            problems.append(problem)
+    if problems:
+        more = f" (and {len(problems) - 1} more files like it)" if len(problems) > 1 else ""
+        raise UserError(f"{problems[0]}{more}")
+    return waveforms
+
+
+def _utterance(path: Path, name: str) -> Utterance | None:
+    match = _PATH.fullmatch(name)
+    if match is None:
+        return None
+    parts = match.group("dialect"), match.group("speaker"), match.group("sentence")
+    above = (match.group("above") or "").rpartition("/")[2]
+    return Utterance(path, above if above in ("train", "test") else "", *parts)
+
+
+def _check_halves(folder: Path, utterances: Iterable[Utterance]) -> None:
+    halves = {utterance.half: utterance.path for utterance in utterances}
+    if len(halves) > 1 and "" in halves:
+        raise UserError(f"{halves['']} lies in neither TRAIN nor TEST; point --data at {TREE}")
+    if set(halves) in ({"train"}, {"test"}):
+        missing = "TEST" if "train" in halves else "TRAIN"
+        raise UserError(f"{folder} has no utterances in {missing}; point --data at {TREE}")
