@@ -7,7 +7,8 @@ import pytest
 import scipy.stats
 import torch
 
-from tests.core.cases import frames
+import zpyro
+from tests.core.cases import frames, gradients, make
 from zpyro import UserError, likelihoods
 from zpyro.likelihoods import Bernoulli, Categorical, Gaussian, GaussianMixture, Likelihood
 from zpyro.networks import TiedLinear
@@ -132,6 +133,16 @@ def test_a_tied_output_layer_scores_by_the_embedding(hidden_size: int) -> None:
     assert names == ({"bias"} if hidden_size == 4 else {"bias", "projection.weight"})
     output(hidden).sum().backward()
     assert table.weight.grad is not None
+
+
+def test_the_reverse_network_keeps_an_output_layer_of_its_own() -> None:
+    case = make("tied_projected")
+    terms = zpyro.sequence_terms(case.module, *case.batch, case.noise)
+    found = gradients(case.module, terms.log_reverse.sum())
+    assert found["reverse_output.weight"].any()
+    assert not found["output.bias"].any()
+    assert not found["output.projection.weight"].any()
+    assert isinstance(case.module.reverse_output, torch.nn.Linear)
 
 
 def test_a_tied_output_layer_needs_the_vocabularys_table() -> None:

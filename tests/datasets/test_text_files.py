@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
+import tarfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +252,57 @@ def test_other_layouts_are_told_what_is_expected(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"holds no text"):
         datasets.load("text", tmp_path / "empty")
+
+
+def pack(folder: Path, archive: Path, *more: tuple[str, bytes]) -> Path:
+    """A gzipped archive of a folder, with further members."""
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(folder, ".")
+        for name, content in more:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            packed.addfile(member, io.BytesIO(content))
+    return archive
+
+
+@pytest.mark.parametrize("layout", [acl_imdb, polarity])
+def test_an_archive_reads_as_its_folder(tmp_path: Path, layout: Callable[[Path], Path]) -> None:
+    folder = layout(tmp_path / "folder")
+    unpacked = datasets.load("imdb", folder)
+    packed = datasets.load("imdb", pack(folder, tmp_path / "reviews.tar.gz"))
+    assert packed.vocabulary == unpacked.vocabulary
+    for split in ("train", "valid", "test"):
+        ours, theirs = packed.split(split), unpacked.split(split)
+        assert ours.names == theirs.names
+        assert all(map(np.array_equal, ours.values, theirs.values))
+
+
+@pytest.mark.parametrize("name", ["../evil.txt", "/etc/evil.txt", "aclImdb/../../evil.txt"])
+def test_archive_members_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
+    folder = acl_imdb(tmp_path / "folder")
+    archive = pack(folder, tmp_path / "reviews.tgz", (name, b"words"))
+    with pytest.raises(UserError, match=f"member '{re.escape(name)}' leads out of the archive"):
+        datasets.load("imdb", archive)
+
+
+def test_damaged_archives_are_named(tmp_path: Path) -> None:
+    folder = acl_imdb(tmp_path / "folder")
+    archive = pack(folder, tmp_path / "reviews.tar.gz")
+    content = archive.read_bytes()
+    for damage in (content[: len(content) // 2], b"not an archive", b""):
+        archive.write_bytes(damage)
+        with pytest.raises(UserError, match=r"reviews.tar.gz: is a damaged archive"):
+            datasets.load("imdb", archive)
+    pack(folder, archive, ("aclImdb/train/pos/bad.txt", b"so \xff"))
+    with pytest.raises(UserError, match=r"reviews.tar.gz: train/pos/bad.txt: byte 3 \(0xff\)"):
+        datasets.load("imdb", archive)
+    pack(tmp_path / "folder" / "aclImdb" / "train" / "unsup", archive)
+    with pytest.raises(UserError, match=r"holds no reviews"):
+        datasets.load("imdb", archive)
+    for path in (folder / "aclImdb/test/neg").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r"aclImdb/test/neg is missing in it"):
+        datasets.load("imdb", pack(folder, archive))
 
 
 def test_too_little_text_is_told(tmp_path: Path) -> None:

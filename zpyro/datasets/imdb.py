@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from zpyro.datasets import sentences, text_files
+from zpyro.datasets import archives, sentences, text_files
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import hold_out, split_by_name
 from zpyro.datasets.tokenized import Tokenizer, TokenSettings, assemble, whole
@@ -24,7 +24,7 @@ TREE = (
 
 MISSING = (
     "the reviews are free to download but not part of zpyro, and nothing is downloaded: unpack one"
-    f" of the two archives and point --data at its folder, laid out as {TREE}"
+    f" of the two archives and point --data at its folder (or at the archive), laid out as {TREE}"
 )
 
 _ROOTS = (".", "aclImdb", "txt_sentoken", "movie_reviews")
@@ -53,18 +53,30 @@ class Review:
 
     Attributes:
         key: its path below the data set's folder.
-        path: where it is.
+        path: where it is, or the archive that it is in.
         group: "train" or "test" where the layout says so, else "".
+        content: its bytes where it comes from an archive, else None.
     """
 
     key: str
     path: Path
     group: str
+    content: bytes | None = field(default=None, repr=False)
 
     @property
     def tokenised(self) -> bool:
         """Whether a line is a sentence with spaces between its words, as in Polarity v2.0."""
         return _TOKENISED.search(self.key) is not None
+
+    def text(self) -> str:
+        """Its text.
+
+        Raises:
+            UserError: if the file cannot be read or is no UTF-8.
+        """
+        if self.content is None:
+            return text_files.read_text(self.path)
+        return text_files.decoded(self.content, f"{self.path}: {self.key}")
 
 
 def load(folder: Path, settings: ImdbSettings, vocabulary: Vocabulary | None = None) -> Dataset:
@@ -75,7 +87,7 @@ def load(folder: Path, settings: ImdbSettings, vocabulary: Vocabulary | None = N
     patterns of file names.
 
     Args:
-        folder: where the archive was unpacked.
+        folder: where the archive was unpacked, or the archive itself (read in memory).
         settings: how.
         vocabulary: the one to use, such as a trained model's; by default that of train.
 
@@ -102,21 +114,21 @@ def load_all(
 
 
 def reviews(folder: Path, settings: ImdbSettings) -> list[Review]:
-    """The reviews below a folder, sorted by path.
+    """The reviews below a folder or in an archive, in the order of folders and of names in them.
 
     Raises:
-        UserError: if there is no such folder, or it has another layout.
+        UserError: if there is no such folder, it has another layout, or the archive is damaged or
+            has members that lead out of it.
     """
+    if archives.is_archive(folder):
+        return _archived(folder, settings)
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {what}; {MISSING}")
     for root in (folder / name for name in _ROOTS):
-        if (root / "train" / "pos").is_dir():
-            kinds = ("pos", "neg", "unsup") if settings.unlabelled else ("pos", "neg")
-            places = [("train", f"train/{kind}") for kind in kinds]
-            return _listed(root, [*places, ("test", "test/pos"), ("test", "test/neg")])
-        if (root / "pos").is_dir() and (root / "neg").is_dir():
-            return _listed(root, [("", "pos"), ("", "neg")])
+        places = _places(lambda place, root=root: (root / place).is_dir(), settings)
+        if places:
+            return _listed(root, places)
     raise UserError(f"{folder} holds no reviews; it must be laid out as {TREE}")
 
 
@@ -126,7 +138,7 @@ def sentences_of(review: Review, splitter: Vocabulary) -> Iterator[list[str]]:
     Raises:
         UserError: if the file cannot be read or is no UTF-8.
     """
-    text = text_files.read_text(review.path)
+    text = review.text()
     if review.tokenised:
         for line in text.split("\n"):
             words = line.split()
@@ -134,6 +146,39 @@ def sentences_of(review: Review, splitter: Vocabulary) -> Iterator[list[str]]:
     else:
         for sentence in sentences.sentences(sentences.without_markup(text)):
             yield splitter.split(sentence)
+
+
+def _places(there: Callable[[str], bool], settings: ImdbSettings) -> list[tuple[str, str]]:
+    """(split, folder) of every folder that holds reviews in a layout; none in no known layout."""
+    if there("train/pos"):
+        kinds = ("pos", "neg", "unsup") if settings.unlabelled else ("pos", "neg")
+        places = [("train", f"train/{kind}") for kind in kinds]
+        return [*places, ("test", "test/pos"), ("test", "test/neg")]
+    return [("", "pos"), ("", "neg")] if there("pos") and there("neg") else []
+
+
+def _archived(path: Path, settings: ImdbSettings) -> list[Review]:
+    found = archives.members(path, ".txt")
+    for root in _ROOTS:
+        prefix = "" if root == "." else f"{root}/"
+        inside = {
+            name.removeprefix(prefix): content
+            for name, content in sorted(found.items())
+            if name.startswith(prefix)
+        }
+        folders = {name.rpartition("/")[0] for name in inside}
+        places = _places(folders.__contains__, settings)
+        absent = [place for _, place in places if place not in folders]
+        if absent:
+            raise UserError(f"{path}: {prefix}{absent[0]} is missing in it; download it again")
+        if places:
+            return [
+                Review(name, path, group, content)
+                for group, place in places
+                for name, content in inside.items()
+                if name.rpartition("/")[0] == place
+            ]
+    raise UserError(f"{path} holds no reviews; it must be laid out as {TREE}")
 
 
 def _listed(root: Path, places: list[tuple[str, str]]) -> list[Review]:

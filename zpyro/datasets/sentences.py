@@ -29,10 +29,11 @@ ABBREVIATIONS = frozenset(_ABBREVIATIONS.split())
 LONGEST_ABBREVIATION = 40
 
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>")
-_BREAK = re.compile(r"<\s*/?\s*(?:br|p|hr)\s*/?\s*>", re.IGNORECASE)
+_BREAK = re.compile(r"<\s?/?\s?(?:br|p|hr)\s?/?\s?>", re.IGNORECASE)
 _PARAGRAPH = re.compile(r"\n\s*\n|\x1e")
 _GLUED = re.compile(r"(?<=[a-z]{2})([.!?])(?=[A-Z][a-z])")
-_MARK = re.compile(r"(?P<mark>[.!?…]+)(?P<closing>[\"')\]]*)\s+(?=(?P<next>\S+))")
+# A mark begins where no other stands before it: else a long row of dots is tried from each of them.
+_MARK = re.compile(r"(?<![.!?…])(?P<mark>[.!?…]+)(?P<closing>[\"')\]]*)\s+(?=(?P<next>\S{1,9}))")
 _LAST_WORD = re.compile(r"[\w.]*\w$")
 _OPENING = "\"'([{"
 

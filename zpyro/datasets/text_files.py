@@ -22,17 +22,30 @@ def read_text(path: Path) -> str:
         raise UserError(
             f"{path}: cannot be read ({error.strerror or error}); mend or remove it"
         ) from error
+    return decoded(content, str(path))
+
+
+def decoded(content: bytes, source: str) -> str:
+    """The text of a UTF-8 file's bytes, its line ends as ``\\n``; a byte order mark is dropped.
+
+    Args:
+        content: the bytes.
+        source: what to call them in an error.
+
+    Raises:
+        UserError: if they are no UTF-8, or no text is in them.
+    """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: byte {error.start} (0x{content[error.start]:02x}) is not UTF-8;"
+            f"{source}: byte {error.start} (0x{content[error.start]:02x}) is not UTF-8;"
             " save the file as UTF-8 or remove it"
         ) from error
     if "\0" in text:
-        raise UserError(f"{path}: holds NUL bytes, so it is no text; remove it")
+        raise UserError(f"{source}: holds NUL bytes, so it is no text; remove it")
     if not text.strip():
-        raise UserError(f"{path}: is empty; remove it")
+        raise UserError(f"{source}: is empty; remove it")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
