@@ -1,17 +1,23 @@
-"""``zpyro data list`` and ``zpyro data info``."""
+"""``zpyro data list``, ``info``, ``prepare`` and ``verify``."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import load_data
+from .common import console, load_data, say
+
+if TYPE_CHECKING:
+    from zpyro.datasets.preparation import Progress
 
 
 @click.group("data")
 def command() -> None:
-    """Show the data sets.
+    """Show the data sets, and prepare large ones.
 
     \b
     Example:
@@ -73,3 +79,141 @@ def info(name: str, data: Path | None, preset: str | None, assignments: tuple[st
     for row in datasets.describe(load_data(settled)):
         table.add_row(*row)
     Console().print(table)
+
+
+@command.command("prepare")
+@click.argument("name")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option(
+    "--workers", type=click.IntRange(1, 1024), help="Processes that read; by default every core."
+)
+@click.option("--skip-bad", is_flag=True, help="Leave out files that cannot be used.")
+@click.option("--preset", help="Settings by name, or a TOML file.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="data.NAME=VALUE",
+    help="One setting, e.g. data.frame_size=100; again for another.",
+)
+def prepare(
+    name: str,
+    source: Path,
+    out: Path,
+    workers: int | None,
+    skip_bad: bool,
+    preset: str | None,
+    assignments: tuple[str, ...],
+) -> None:
+    """Read the data set NAME in its original files below SOURCE once, for training at any size.
+
+    What is written is read through memory maps. After an interruption the same command goes on
+    where it stopped. Files that cannot be used are listed at the end; then nothing is trained on
+    before they are mended, removed, or left out with --skip-bad.
+
+    \b
+    Example:
+      zpyro data prepare blizzard /corpora/blizzard --out prepared/blizzard
+      zpyro train --dataset blizzard --data prepared/blizzard
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from zpyro import config, datasets
+    from zpyro.datasets import corpora
+    from zpyro.datasets.preparation import BadFiles
+    from zpyro.datasets.preparation import prepare as run
+    from zpyro.errors import UserError
+
+    entry = datasets.entry(name)
+    corpus = entry.corpus
+    if corpus is None:
+        raise UserError(f"data set {name} needs no preparation; give its files to --data")
+    settled = config.resolve(
+        name,
+        entry.settings,
+        preset=config.read_preset(preset) if preset else config.default_preset(name),
+        assignments=assignments,
+    )
+    try:
+        with _progress(f"reading {source}") as progress:
+            store = run(
+                corpus,
+                source,
+                out,
+                settled.data,
+                workers=workers or corpora.available_cores(),
+                skip_bad=skip_bad,
+                progress=progress,
+            )
+    except BadFiles as error:
+        _show_problems(error.problems, "cannot be used")
+        raise
+    skipped = [(entry["key"], entry["problem"]) for entry in store.index["skipped"]]
+    if skipped:
+        _show_problems(skipped, "left out")
+    corpora.check_usable(store, source)
+    table = Table(show_header=False)
+    for row in datasets.describe(corpus.dataset(store)):
+        table.add_row(*row)
+    Console().print(table)
+    say(f"next: zpyro train --dataset {name} --data {out}")
+
+
+@command.command("verify")
+@click.argument("folder", type=click.Path(path_type=Path))
+def verify(folder: Path) -> None:
+    """Compare every file of the prepared data set FOLDER with its checksum.
+
+    \b
+    Example:
+      zpyro data verify prepared/blizzard
+    """
+    from zpyro.datasets.preparation import Store, is_prepared
+    from zpyro.errors import UserError
+
+    if not is_prepared(folder):
+        raise UserError(f"{folder}: holds no prepared data set; make one with zpyro data prepare")
+    store = Store(folder)
+    store.verify()
+    say(f"{folder}: {len(store.index['shards'])} shards are whole")
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Progress]:
+    """A bar in a terminal; elsewhere a line now and then."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    screen = console()
+    if not screen.is_terminal:
+        yield _Lines(what)
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining()
+    with Progress(*columns, console=screen, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _Lines:
+    """Says every tenth of the way."""
+
+    def __init__(self, what: str) -> None:
+        say(what)
+        self._tenths = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if done * 10 // total > self._tenths:
+            self._tenths = done * 10 // total
+            say(f"{done} of {total} files")
+
+
+def _show_problems(problems: Sequence[tuple[str, Any]], title: str) -> None:
+    """Every file that is not used, and why."""
+    from rich.table import Table
+
+    table = Table("file", "what is wrong", title=f"{len(problems)} files {title}")
+    for key, problem in problems:
+        table.add_row(key, str(problem))
+    console().print(table)

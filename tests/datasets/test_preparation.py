@@ -1,0 +1,346 @@
+"""Prepared data sets: the same whatever happens on the way, and true to the files."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from zpyro import UserError, datasets
+from zpyro.datasets.blizzard import Blizzard, BlizzardSettings
+from zpyro.datasets.preparation import BadFiles, Item, Piece, Store, prepare, shards
+from zpyro.datasets.preparation.numbers import Numbers
+from zpyro.datasets.recordings import RecordingReader
+from zpyro.datasets.sequences import Normalization
+
+pytestmark = pytest.mark.fast
+
+SETTINGS = BlizzardSettings(frame_size=20, row_frames=5)
+
+
+def stream(number: int, frames: int) -> np.ndarray:
+    """Samples that tell their stream and frame."""
+    return (1000 * number + np.arange(20 * frames) // 20).astype("<i2")
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Path:
+    """Seven recordings of 6 to 102 frames in two folders."""
+    folder = tmp_path / "books"
+    for number, frames in enumerate((40, 102, 6, 33, 71, 12, 58)):
+        path = folder / f"book{number % 2}" / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, stream(number, frames), 16_000, subtype="PCM_16")
+    return folder
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard for every one or two recordings."""
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1500)
+
+
+def same(first: Path, second: Path) -> bool:
+    """Whether two folders hold the same files, bit for bit."""
+    names = sorted(path.name for path in first.iterdir())
+    assert names == sorted(path.name for path in second.iterdir())
+    _, different, missing = filecmp.cmpfiles(first, second, names, shallow=False)
+    return not different and not missing
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_every_target_is_the_next_frame_of_its_own_stream(books: Path, tmp_path: Path) -> None:
+    store = prepare(Blizzard(), books, tmp_path / "out", SETTINGS)
+    assert len(store.index["shards"]) > 3
+    data = store.dataset()
+    rows: dict[int, list[tuple[int, int]]] = {}
+    for split in (data.train, data.valid, data.test):
+        assert split.start is not None
+        for start, value, name in zip(split.start, split.values, split.names, strict=True):
+            frames = split.normalization.invert(np.concatenate([start[None], value]))
+            codes = np.rint(frames * 32768).astype(int)
+            assert (codes == codes[:, :1]).all()
+            assert len(value) == 5
+            np.testing.assert_array_equal(np.diff(codes[:, 0]), 1)
+            number, first = divmod(int(codes[0, 0]), 1000)
+            label, _, row = name.partition("#")
+            assert label == f"book{number % 2}/{number}.wav"
+            rows.setdefault(number, []).append((int(row), first))
+    for number, frames in enumerate((40, 102, 6, 33, 71, 12, 58)):
+        count = (frames - 1) // 5
+        assert sorted(rows[number]) == [(row, 5 * row) for row in range(count)]
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_the_scale_is_that_of_the_training_samples(books: Path, tmp_path: Path) -> None:
+    train = prepare(Blizzard(), books, tmp_path / "out", SETTINGS).dataset().train
+    samples = np.concatenate([v.ravel() for v in train.renormalized(Normalization()).values])
+    assert train.normalization.mean == pytest.approx(samples.mean(dtype=np.float64), rel=1e-6)
+    assert train.normalization.scale == pytest.approx(samples.std(dtype=np.float64), rel=1e-6)
+
+
+def test_a_read_across_the_borders_of_shards(tmp_path: Path) -> None:
+    line = np.arange(100, dtype=np.int16)
+    sizes = (10, 0, 1, 39, 50)
+    parts = [(f"{i}.bin", size) for i, size in enumerate(sizes)]
+    for (name, _), part in zip(parts, np.split(line, np.cumsum(sizes)[:-1]), strict=True):
+        part.tofile(tmp_path / name)
+    numbers = Numbers(tmp_path, parts, "int16")
+    again = pickle.loads(pickle.dumps(numbers))
+    for start in range(0, 100, 7):
+        for count in (1, min(5, 100 - start), 100 - start):
+            expected = line[start : start + count]
+            np.testing.assert_array_equal(numbers.read(start, count), expected)
+            np.testing.assert_array_equal(again.read(start, count), expected)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_batches_stored_and_in_memory_are_the_same(books: Path, tmp_path: Path) -> None:
+    stored = prepare(Blizzard(), books, tmp_path / "out", SETTINGS).dataset().train
+    assert stored.start is not None
+    held = datasets.Sequences(
+        tuple(stored.values),
+        tuple(stored.names),
+        np.stack(list(stored.start)),
+        stored.normalization,
+        stored.sample_rate,
+        stored.kind,
+    )
+    np.testing.assert_array_equal(stored.lengths, held.lengths)
+    assert (stored.frame_size, stored.num_frames) == (held.frame_size, held.num_frames)
+    for a, b in zip(
+        stored.batches(4, shuffle=True, seed=3), held.batches(4, shuffle=True, seed=3), strict=True
+    ):
+        assert a.names == b.names
+        for one, other in ((a.x, b.x), (a.lengths, b.lengths), (a.start, b.start)):
+            assert one is not None
+            assert other is not None
+            assert one.equal(other)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_the_whole_is_its_parts(books: Path, tmp_path: Path) -> None:
+    data = prepare(Blizzard(), books, tmp_path / "out", SETTINGS).dataset()
+    whole = data.split("all")
+    parts = [data.train, data.valid, data.test]
+    assert list(whole.names) == [name for part in parts for name in part.names]
+    expected = [value for part in parts for value in part.values]
+    for value, other in zip(whole.values, expected, strict=True):
+        np.testing.assert_array_equal(value, other)
+
+
+def test_any_number_of_workers_gives_the_same_files(
+    books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_BYTES", 3000)
+    prepare(Blizzard(), books, tmp_path / "one", SETTINGS, workers=1)
+    prepare(Blizzard(), books, tmp_path / "three", SETTINGS, workers=3)
+    assert same(tmp_path / "one", tmp_path / "three")
+
+
+class Stops(RuntimeError):
+    pass
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("reads", range(1, 8))
+def test_an_interrupted_preparation_goes_on_to_the_same_files(
+    books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: int
+) -> None:
+    prepare(Blizzard(), books, tmp_path / "whole", SETTINGS)
+    read, done = RecordingReader.read, []
+
+    def stops(self: RecordingReader, item: Item) -> Piece:
+        done.append(item.key)
+        if len(done) == reads:
+            raise Stops
+        return read(self, item)
+
+    monkeypatch.setattr(RecordingReader, "read", stops)
+    with pytest.raises(Stops):
+        prepare(Blizzard(), books, tmp_path / "out", SETTINGS)
+    with pytest.raises(UserError, match=r"index.json: cannot be read"):
+        Store(tmp_path / "out")
+    before = len(done)
+    prepare(Blizzard(), books, tmp_path / "out", SETTINGS)
+    assert same(tmp_path / "whole", tmp_path / "out")
+    # Shards that were complete are not read again.
+    assert len(done) - before <= 7 - (reads - 1) // 2 + 1
+
+
+def test_a_killed_command_goes_on_to_the_same_files(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for number in range(24):
+        noise = random.normal(0, 0.1, 400_000)
+        path = tmp_path / "books" / f"{number:02d}.flac"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, noise, 22_050)
+    program = (
+        "from zpyro.datasets.preparation import shards; shards.SHARD_BYTES = 100_000;"
+        "from zpyro_cli.main import main; main()"
+    )
+
+    def command(out: str) -> list[str]:
+        arguments = ["data", "prepare", "blizzard", str(tmp_path / "books"), "--workers", "1"]
+        return [sys.executable, "-c", program, *arguments, "--out", str(tmp_path / out)]
+
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    killed = 0
+    for _ in range(3):
+        process = subprocess.Popen(command("out"), stderr=subprocess.DEVNULL)
+        journal = tmp_path / "out" / "journal"
+        seen = len(list(journal.glob("*.json")))
+        while process.poll() is None and len(list(journal.glob("*.json"))) < seen + 3:
+            time.sleep(0.01)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+    assert killed
+    if not (tmp_path / "out" / "index.json").exists():
+        subprocess.run(command("out"), check=True, capture_output=True)
+    assert same(tmp_path / "whole", tmp_path / "out")
+
+
+def damage(books: Path) -> dict[str, str]:
+    """Bad files beside the good ones: by key, what must be said of each."""
+    good = (books / "book0" / "0.wav").read_bytes()
+    (books / "cut.wav").write_bytes(good[: len(good) // 2])
+    (books / "empty.wav").write_bytes(b"")
+    (books / "text.wav").write_text("this is no sound at all, but long enough for a header")
+    soundfile.write(books / "nan.wav", np.full(400, np.nan), 16_000, subtype="FLOAT")
+    soundfile.write(books / "short.wav", np.zeros(30), 16_000)
+    (books / "loop.wav").symlink_to(books / "loop.wav")
+    (books / "lost.wav").symlink_to(books / "nowhere.wav")
+    (books / "above").symlink_to(books)
+    header = b"NIST_1A\n   1024\nsample_coding -s26 pcm,embedded-shorten-v2.00\nend_head\n"
+    (books / "shorten.sph").write_bytes(header.ljust(1024) + bytes(2000))
+    return {
+        "cut.wav": "cut short",
+        "empty.wav": "empty|holds no",
+        "text.wav": "cannot be read as audio|no RIFF|is not",
+        "nan.wav": "NaN",
+        "short.wav": "has 30 samples; 40 are needed",
+        "loop.wav": "cannot be opened (Too many levels of symbolic links)",
+        "lost.wav": "cannot be opened (No such file",
+        "shorten.sph": "shorten",
+    }
+
+
+def test_bad_files_are_named_together_and_may_be_left_out(books: Path, tmp_path: Path) -> None:
+    soundfile.write(books / "stereo.wav", np.stack([stream(8, 40)] * 2, 1), 16_000)
+    eight = np.linspace(-0.5, 0.5, 800)
+    soundfile.write(books / "eight.wav", eight, 16_000, subtype="PCM_U8")
+    expected = damage(books)
+    with pytest.raises(BadFiles) as caught:
+        prepare(Blizzard(), books, tmp_path / "out", SETTINGS)
+    assert {key for key, _ in caught.value.problems} == set(expected)
+    for key, problem in caught.value.problems:
+        assert key in problem
+        assert any(words in problem for words in expected[key].split("|")), problem
+    assert "--skip-bad" in str(caught.value)
+    assert "(and 7 more files like it)" in str(caught.value)
+    store = prepare(Blizzard(), books, tmp_path / "out", SETTINGS, skip_bad=True)
+    assert {entry["key"] for entry in store.index["skipped"]} == set(expected)
+    kept = {entry["key"] for entry in store.index["sources"]}
+    assert {"stereo.wav", "eight.wav", "book0/0.wav"} <= kept
+    assert not kept & set(expected)
+    assert any("left out" in note for note in store.dataset().notes)
+
+
+def test_mended_files_are_read_on_the_next_try(books: Path, tmp_path: Path) -> None:
+    (books / "book1" / "9.wav").write_bytes(b"no sound")
+    with pytest.raises(BadFiles):
+        prepare(Blizzard(), books, tmp_path / "out", SETTINGS)
+    shutil.copy(books / "book0" / "0.wav", books / "book1" / "9.wav")
+    prepare(Blizzard(), books, tmp_path / "out", SETTINGS)
+    prepare(Blizzard(), books, tmp_path / "fresh", SETTINGS)
+    assert same(tmp_path / "out", tmp_path / "fresh")
+
+
+def test_no_file_that_can_be_used(tmp_path: Path) -> None:
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books" / "a.wav").write_bytes(b"no sound")
+    with pytest.raises(UserError, match="none of its 1 files can be used"):
+        prepare(Blizzard(), tmp_path / "books", tmp_path / "out", SETTINGS, skip_bad=True)
+
+
+def test_where_not_to_write(books: Path, tmp_path: Path) -> None:
+    prepare(Blizzard(), books, tmp_path / "out", SETTINGS)
+    with pytest.raises(UserError, match="holds a prepared data set already"):
+        prepare(Blizzard(), books, tmp_path / "out", SETTINGS)
+    with pytest.raises(UserError, match="is not empty"):
+        prepare(Blizzard(), books, books, SETTINGS)
+    with pytest.raises(UserError, match="is no folder"):
+        prepare(Blizzard(), books, books / "book0" / "0.wav", SETTINGS)
+
+
+def test_damage_is_found(books: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    store = prepare(Blizzard(), books, out, SETTINGS)
+    store.verify()
+    shard = out / "shard-00000.bin"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"shard-00000\.bin: is damaged"):
+        Store(out).verify()
+    shard.write_bytes(content[:-2])
+    with pytest.raises(UserError, match=r"shard-00000\.bin: is missing or cut short"):
+        Store(out)
+    index = json.loads((out / "index.json").read_text())
+    (out / "index.json").write_text(json.dumps({**index, "version": 99}))
+    with pytest.raises(UserError, match="has version 99"):
+        Store(out)
+    (out / "index.json").write_text("{")
+    with pytest.raises(UserError, match=r"index\.json: cannot be read"):
+        Store(out)
+
+
+def test_first_use_prepares_once_and_a_change_prepares_again(
+    books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZPYRO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.corpora, "available_cores", lambda: 1)
+    reads: list[str] = []
+    read = RecordingReader.read
+    monkeypatch.setattr(
+        RecordingReader, "read", lambda self, item: reads.append(item.key) or read(self, item)
+    )
+    first = datasets.load("blizzard", books, SETTINGS)
+    datasets.load("blizzard", books, SETTINGS)
+    assert len(reads) == 7
+    soundfile.write(books / "book0" / "0.wav", stream(0, 45), 16_000, subtype="PCM_16")
+    second = datasets.load("blizzard", books, SETTINGS)
+    assert len(reads) == 14
+    assert len(second.split("all")) == len(first.split("all")) + 1
+
+
+def test_a_prepared_folder_is_data(books: Path, tmp_path: Path) -> None:
+    prepare(Blizzard(), books, tmp_path / "out", SETTINGS)
+    data = datasets.load("blizzard", tmp_path / "out", SETTINGS)
+    assert len(data.split("all")) == sum((n - 1) // 5 for n in (40, 102, 6, 33, 71, 12, 58))
+    with pytest.raises(UserError, match=r"prepared with data\.frame_size=20, not 200; say --set"):
+        datasets.load("blizzard", tmp_path / "out")
+    with pytest.raises(UserError, match="is the data set blizzard, prepared"):
+        Store(tmp_path / "out").check("timit", {})
+
+
+def test_real_books(data_folder: Path, tmp_path: Path) -> None:
+    books = prepare(Blizzard(), data_folder / "ljspeech", tmp_path / "lj", BlizzardSettings())
+    assert len(books.index["sources"]) == 26
+    seconds = sum(entry["count"] for entry in books.index["sources"]) / 16_000
+    announced = sum(soundfile.info(p).duration for p in (data_folder / "ljspeech").rglob("*.wav"))
+    assert seconds == pytest.approx(announced, abs=0.01)
+    other = prepare(Blizzard(), data_folder / "librivox", tmp_path / "lv", BlizzardSettings())
+    assert len(other.index["sources"]) == 4
