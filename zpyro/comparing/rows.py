@@ -16,6 +16,7 @@ from zpyro.models import MODELS
 STEP = 4
 """Hidden sizes are matched in multiples of this."""
 LARGEST = 1 << 14
+COSTS = ("objective.auxiliary_", "objective.reverse_")
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,15 @@ def row_config(config: Config, row: Row) -> Config:
             one of the row's own settings.
     """
     objective, model = config.objective, replace(config.model, name=row.model)
+    explicit = [assignment.partition("=")[0].strip() for assignment in row.assignments]
+    # What someone writes into a row of their own holds, whatever the row is like.
+    annealed = row.annealed or any(key.startswith("objective.kl_") for key in explicit)
+    auxiliary = row.auxiliary or any(key.startswith(COSTS) for key in explicit)
     if row.likelihood is not None:
         model = replace(model, likelihood=row.likelihood)
-    if not row.annealed:
+    if not annealed:
         objective = replace(objective, kl_weight=objective.kl_weight_final)
-    if not row.auxiliary:
+    if not auxiliary:
         objective = replace(
             objective,
             **dict.fromkeys(("auxiliary_weight", "reverse_weight", "auxiliary_weight_rate"), 0.0),
@@ -111,7 +116,6 @@ def row_config(config: Config, row: Row) -> Config:
             f"row {row.name} has auxiliary costs, but objective.auxiliary_weight is 0; "
             "say --set objective.auxiliary_weight=0.005"
         )
-    explicit = [assignment.partition("=")[0].strip() for assignment in row.assignments]
     return fitted(replace(config, model=model, objective=objective), explicit)[0]
 
 

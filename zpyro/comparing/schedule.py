@@ -125,7 +125,7 @@ def run_all(
         spec: what is scored, and how.
         jobs: all runs.
         at_once: how many processes.
-        threads: of each.
+        threads: of each, unless OMP_NUM_THREADS is set.
         on_end: told of each run that ended, with its exit status.
 
     Returns:
@@ -160,7 +160,8 @@ def _stop(running: dict[Job, subprocess.Popen[bytes]]) -> None:
 def _started(spec: Spec, job: Job, threads: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "zpyro.comparing.work", str(job.folder)]
     command += ["--split", spec.split, "--particles", str(spec.particles)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    # What the user says of threads holds for every run.
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     with files.saying(job.folder), (job.folder / LOG).open("ab") as log:
         return subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
