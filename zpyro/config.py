@@ -25,7 +25,7 @@ LARGEST_SIZE = 1 << 16
 class ModelConfig:
     """The network. Sizes as in :class:`zpyro.ZForcing`."""
 
-    name: str = setting("zforcing", "the model: rnn, storn, vrnn, srnn or zforcing")
+    name: str = setting("zforcing", "the model: rnn, dmm, storn, vrnn, srnn or zforcing")
     likelihood: str | None = setting(None, "density of a frame; none takes the data set's own")
     hidden_size: int = setting(256, "LSTM states", at_least=1, at_most=LARGEST_SIZE)
     latent_size: int = setting(64, "latents a step", at_least=1, at_most=LARGEST_SIZE)

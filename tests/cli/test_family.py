@@ -47,7 +47,7 @@ def test_train_resume_evaluate_and_sample(
         ("rnn", "model.forced_auxiliary=true", "model.forced_auxiliary means nothing"),
         ("storn", "model.conditional_layer_norm=true", "model.conditional_layer_norm means"),
         ("vrnn", "objective.auxiliary_weight=0.1", "objective.auxiliary_weight means nothing"),
-        ("lstm", "model.latent_size=3", "choose one of rnn, storn, vrnn, srnn, zforcing"),
+        ("lstm", "model.latent_size=3", "choose one of rnn, dmm, storn, vrnn, srnn, zforcing"),
     ],
 )
 def test_settings_that_a_model_cannot_follow(

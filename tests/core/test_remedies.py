@@ -19,7 +19,7 @@ from zpyro.terms import FixedNoise
 
 pytestmark = pytest.mark.fast
 
-LATENT = ("storn", "vrnn", "srnn", "gaussian")
+LATENT = ("dmm", "storn", "vrnn", "srnn", "gaussian")
 
 
 def test_sigmoid_schedule_meets_both_ends_and_is_symmetric() -> None:
@@ -176,7 +176,7 @@ def test_all_gradients_skipped_leave_the_posterior_none(name: str) -> None:
     assert cut["output.weight"].any()
 
 
-@pytest.mark.parametrize("name", ["vrnn", "srnn"])
+@pytest.mark.parametrize("name", ["dmm", "vrnn", "srnn"])
 def test_direct_uses_of_z_keep_their_gradient(name: str) -> None:
     """The emission of x_t reads z_t itself: with one step nothing is lost, with more something."""
     for lengths, same in (((1, 1), True), ((4, 4), False)):
@@ -191,7 +191,7 @@ def test_direct_uses_of_z_keep_their_gradient(name: str) -> None:
         assert torch.allclose(*found) is same
 
 
-@pytest.mark.parametrize("name", ["storn", "gaussian", "srnn", "vrnn"])
+@pytest.mark.parametrize("name", LATENT)
 def test_skipping_draws_by_sequence_and_step(name: str) -> None:
     """Each run of the same batch skips others; nothing is skipped outside of training."""
     case = make(name)

@@ -45,6 +45,7 @@ class Row:
 _ALL = (
     Row("rnn", "rnn", "LSTM without latents (RNN-Gauss for frames)"),
     Row("rnn-mixture", "rnn", "the same with a mixture (RNN-GMM)", likelihood="gaussian-mixture"),
+    Row("dmm", "dmm", "deep Markov model"),
     Row("storn", "storn", "STORN"),
     Row("vrnn", "vrnn", "VRNN"),
     Row("srnn", "srnn", "SRNN, smoothing, residual posterior"),
