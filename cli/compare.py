@@ -12,7 +12,7 @@ import click
 from .common import load_data, say
 
 if TYPE_CHECKING:
-    from zpyro.comparing import Job, Spec, Summary
+    from zpyro.comparing import Job, Room, Spec, Summary
     from zpyro.config import Config
 
 DEFAULT = "rnn,storn,vrnn,srnn,zforcing"
@@ -22,7 +22,7 @@ TABLE, NUMBERS, PICTURE = "comparison.md", "comparison.json", "comparison.png"
 
 
 @click.command("compare")
-@click.option("--dataset", required=True, help="Name of the data set; zpyro data list shows them.")
+@click.option("--dataset", help="Name of the data set; zpyro data list shows them.")
 @click.option("--data", type=click.Path(path_type=Path), help="Where it is: a folder or a file.")
 @click.option("--models", default=DEFAULT, show_default=True, help="Rows of the table; see --rows.")
 @click.option(
@@ -48,7 +48,7 @@ TABLE, NUMBERS, PICTURE = "comparison.md", "comparison.json", "comparison.png"
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
 @click.option("--out", type=click.Path(path_type=Path), help="The folder of the comparison.")
 def command(
-    dataset: str,
+    dataset: str | None,
     models: str,
     own: tuple[str, ...],
     show_rows: bool,
@@ -69,21 +69,25 @@ def command(
     Example:
       zpyro compare --dataset vowels --models rnn,vrnn,zforcing --seeds 3 --budget-steps 500
     """
+    from zpyro import datasets
     from zpyro.comparing import ROWS, Spec, find, prepare, run_all
+    from zpyro.errors import UserError
 
     if show_rows:
         for row in ROWS.values():
             click.echo(f"{row.name:20}{row.summary}")
         return
+    if dataset is None:
+        raise UserError(f"--dataset is missing; choose one of {', '.join(datasets.names())}")
     names = [name.strip() for name in models.split(",") if name.strip()]
     rows = find(names, own)
     settled = [(row, _settings(dataset, row.assignments, options)) for row in rows]
     out = out or Path("runs") / f"compare-{dataset}"
     spec = Spec(out, tuple(settled), tuple(range(seeds)), match == "parameters", split, particles)
     todo = prepare(spec, load_data(settled[0][1]))
-    at_once, threads = _room(jobs, settled[0][1])
+    room = _room(jobs, settled[0][1])
     left = sum(not job.done for job in todo)
-    say(f"{len(todo)} runs, {left} to do, {at_once} at once; {out}")
+    say(f"{len(todo)} runs, {left} to do, {room.at_once} at once; {out}")
     failed: list[Job] = []
 
     def on_end(job: Job, status: int) -> None:
@@ -91,7 +95,7 @@ def command(
         if status != 0 and status not in STOPPED:
             failed.append(job)
 
-    interrupted = run_all(spec, todo, at_once, threads, on_end)
+    interrupted = run_all(spec, todo, room, on_end)
     summary = _summary(spec, todo, _title(dataset, spec, options))
     if summary.rows:
         _write(summary, out)
@@ -121,17 +125,22 @@ def _settings(dataset: str, assignments: tuple[str, ...], options: dict[str, Any
     )
 
 
-def _room(jobs: int | None, settled: Config) -> tuple[int, int]:
-    """How many runs at once, and threads for each."""
+def _room(jobs: int | None, settled: Config) -> Room:
+    """How many runs at once: one a GPU, or one for two cores."""
     import torch
 
     from zpyro.building import choose_device
+    from zpyro.comparing import Room
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
-    on_cuda = choose_device(settled.train.device).type == "cuda"
-    at_once = jobs or (torch.cuda.device_count() if on_cuda else max(1, cores // 2))
-    return at_once, max(1, cores // at_once)
+    devices: tuple[str, ...] = ()
+    if choose_device(settled.train.device).type == "cuda":
+        numbers = os.environ.get("CUDA_VISIBLE_DEVICES")
+        every = [str(number) for number in range(torch.cuda.device_count())]
+        devices = tuple(numbers.split(",") if numbers else every)
+    at_once = jobs or len(devices) or max(1, cores // 2)
+    return Room(at_once, max(1, cores // at_once), devices)
 
 
 def _say_end(job: Job, status: int) -> None:

@@ -150,7 +150,13 @@ def test_a_run_that_fails_is_named(zpyro: Zpyro, arrays: Path, tmp_path: Path) -
     assert "not finite" in (tmp_path / "out" / "broken" / "seed-0" / "log.txt").read_text()
 
 
+def test_a_data_set_is_needed(zpyro: Zpyro) -> None:
+    result = zpyro("compare", "--budget-steps", 3)
+    assert result.exit_code == 2
+    assert "--dataset is missing; choose one of" in result.output
+
+
 def test_rows_are_listed(zpyro: Zpyro) -> None:
-    result = zpyro("compare", "--dataset", "vowels", "--rows")
+    result = zpyro("compare", "--rows")
     assert result.exit_code == 0
     assert "zforcing-annealed" in result.output

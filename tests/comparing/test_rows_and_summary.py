@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tests.run import small
-from zpyro.comparing import find, markdown, summarise
+from zpyro.comparing import Room, find, markdown, summarise
 from zpyro.comparing.rows import ROWS, count_parameters, matched, row_config
 from zpyro.comparing.summary import STUDENT, estimate
 from zpyro.config import ObjectiveConfig
@@ -92,6 +92,18 @@ def test_rows_by_name_and_of_ones_own() -> None:
     ):
         with pytest.raises(UserError, match=message):
             find(names, own)
+
+
+def test_processes_are_dealt_threads_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    room = Room(at_once=3, threads=2, devices=("4", "6"))
+    found = [room.environment(place) for place in range(3)]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == ["4", "6", "4"]
+    assert {each["OMP_NUM_THREADS"] for each in found} == {"2"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert room.environment(0)["OMP_NUM_THREADS"] == "1"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert "CUDA_VISIBLE_DEVICES" not in Room(1, 1).environment(0)
 
 
 def test_auxiliary_rows_need_a_weight() -> None:

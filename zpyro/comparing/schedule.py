@@ -46,6 +46,28 @@ class Spec:
 
 
 @dataclass(frozen=True)
+class Room:
+    """How much may run at once.
+
+    Attributes:
+        at_once: processes.
+        threads: of each, unless OMP_NUM_THREADS is set.
+        devices: what CUDA_VISIBLE_DEVICES may say, dealt out in turn; empty to leave it alone.
+    """
+
+    at_once: int
+    threads: int
+    devices: tuple[str, ...] = ()
+
+    def environment(self, place: int) -> dict[str, str]:
+        """Of the process in a place, 0 to ``at_once`` - 1."""
+        mine = {"OMP_NUM_THREADS": str(self.threads), **os.environ}
+        if self.devices:
+            mine["CUDA_VISIBLE_DEVICES"] = self.devices[place % len(self.devices)]
+        return mine
+
+
+@dataclass(frozen=True)
 class Job:
     """One run.
 
@@ -115,8 +137,7 @@ def prepare(spec: Spec, dataset: Dataset) -> list[Job]:
 def run_all(
     spec: Spec,
     jobs: list[Job],
-    at_once: int,
-    threads: int,
+    room: Room,
     on_end: Callable[[Job, int], None],
 ) -> signal.Signals | None:
     """Run what is not done yet.
@@ -124,8 +145,7 @@ def run_all(
     Args:
         spec: what is scored, and how.
         jobs: all runs.
-        at_once: how many processes.
-        threads: of each, unless OMP_NUM_THREADS is set.
+        room: how many at once, and with what.
         on_end: told of each run that ended, with its exit status.
 
     Returns:
@@ -133,11 +153,14 @@ def run_all(
     """
     waiting = [job for job in jobs if not job.done]
     running: dict[Job, subprocess.Popen[bytes]] = {}
+    places: dict[Job, int] = {}
     with Interruption() as interruption:
         while running or (waiting and not interruption.signal):
-            while waiting and len(running) < at_once and not interruption.signal:
+            while waiting and len(running) < room.at_once and not interruption.signal:
                 job = waiting.pop(0)
-                running[job] = _started(spec, job, threads)
+                free = set(range(room.at_once)) - {places[other] for other in running}
+                places[job] = min(free)
+                running[job] = _started(spec, job, room.environment(places[job]))
             if interruption.signal:
                 _stop(running)
             for job, process in list(running.items()):
@@ -157,11 +180,9 @@ def _stop(running: dict[Job, subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _started(spec: Spec, job: Job, threads: int) -> subprocess.Popen[bytes]:
+def _started(spec: Spec, job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "zpyro.comparing.work", str(job.folder)]
     command += ["--split", spec.split, "--particles", str(spec.particles)]
-    # What the user says of threads holds for every run.
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     with files.saying(job.folder), (job.folder / LOG).open("ab") as log:
         return subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
