@@ -156,6 +156,19 @@ class Config:
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
 
+    def __post_init__(self) -> None:
+        noisy = {
+            "model.embedding_dropout": self.model.embedding_dropout,
+            "model.word_dropout": self.model.word_dropout,
+            "objective.skip_gradient": self.objective.skip_gradient,
+        }
+        for key, value in noisy.items():
+            if value and self.objective.bound == "dreg":
+                raise UserError(
+                    f"objective.bound dreg scores its paths again, which {key} would do with other "
+                    f"masks; set {key} to 0, or take the bound iwae"
+                )
+
 
 @dataclass(frozen=True)
 class Preset:

@@ -34,7 +34,8 @@ class MultiSampleELBO(ZForcingELBO):
 
     both unbiased; for kl_weight = 1 the second is that of the paper, with v_k^2. It drops the score
     of q, whose variance drowns the signal as K grows. Parameters that p and q share count in both.
-    It costs two more passes over the known latents.
+    It costs two more passes over the known latents, which must be through the very same network: it
+    is not for training with dropout.
 
     The terms told beside the loss are those of the plain evidence lower bound, means over paths.
 

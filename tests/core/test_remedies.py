@@ -13,7 +13,7 @@ import zpyro
 from tests.core.cases import Case, frames, gradients, make
 from zpyro import schedules
 from zpyro.building import build_objective
-from zpyro.config import ObjectiveConfig
+from zpyro.config import Config, ModelConfig, ObjectiveConfig
 from zpyro.multisample import MultiSampleELBO
 from zpyro.terms import FixedNoise
 
@@ -221,5 +221,13 @@ def test_objectives_from_settings() -> None:
         assert (many.num_particles, many.doubly_reparametrised) == (7, doubly)
     with pytest.raises(zpyro.UserError, match="free_bits is for the bound elbo"):
         objective(bound="dreg", free_bits=1.0)
+    with pytest.raises(zpyro.UserError, match=r"set model\.word_dropout to 0"):
+        Config(
+            "npz",
+            None,
+            None,
+            model=ModelConfig(word_dropout=0.1),
+            objective=ObjectiveConfig(bound="dreg", particles=3),
+        )
     with pytest.raises(ValueError, match="free_bits_per is 'word'"):
         zpyro.ZForcingELBO(free_bits_per="word")
