@@ -4,11 +4,13 @@ from zpyro import datasets, likelihoods, models, schedules
 from zpyro.elbo import ObjectiveTerms, ZForcingELBO
 from zpyro.errors import UserError
 from zpyro.models import SequenceModel, ZForcing
+from zpyro.multisample import MultiSampleELBO
 from zpyro.terms import SequenceTerms, sequence_terms
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "MultiSampleELBO",
     "ObjectiveTerms",
     "SequenceModel",
     "SequenceTerms",

@@ -15,6 +15,7 @@ from zpyro.elbo import ZForcingELBO
 from zpyro.errors import UserError
 from zpyro.likelihoods import Likelihood
 from zpyro.models import MODELS, SequenceModel
+from zpyro.multisample import MultiSampleELBO
 from zpyro.recurrence import RECURRENCES
 from zpyro.schedules import Schedule
 
@@ -68,7 +69,9 @@ def build_model(model: ModelConfig, likelihood: Likelihood) -> SequenceModel:
         raise UserError(f"model.{key} means nothing to the model {model.name}; leave it out")
     kind = MODELS[model.name]
     given = {field.name: getattr(model, field.name) for field in fields(model)}
-    return kind(likelihood, **{key: given[key] for key in _taken(kind) & given.keys()})
+    module = kind(likelihood, **{key: given[key] for key in _taken(kind) & given.keys()})
+    module.word_dropout = model.word_dropout
+    return module
 
 
 def fitted(config: Config, explicit: Collection[str]) -> tuple[Config, tuple[str, ...]]:
@@ -103,14 +106,22 @@ def fitted(config: Config, explicit: Collection[str]) -> tuple[Config, tuple[str
 
 def build_objective(objective: ObjectiveConfig, steps_per_epoch: int) -> ZForcingELBO:
     """The objective with its schedules; an epoch is needed to measure those set in epochs."""
+    weights: dict[str, Any] = {
+        "kl_weight": _kl(objective),
+        "auxiliary_weight": _auxiliary(objective, steps_per_epoch),
+        "reverse_weight": objective.reverse_weight,
+        "max_plate_nesting": 1,
+    }
+    if objective.bound != "elbo":
+        doubly = objective.bound == "dreg"
+        return MultiSampleELBO(objective.particles, **weights, doubly_reparametrised=doubly)
     return ZForcingELBO(
-        kl_weight=_moving(objective.kl_weight, objective.kl_weight_final, objective.kl_weight_rate),
-        auxiliary_weight=_auxiliary(objective, steps_per_epoch),
-        reverse_weight=objective.reverse_weight,
+        **weights,
         analytic_kl=objective.analytic_kl,
+        free_bits=objective.free_bits,
+        free_bits_per=objective.free_bits_per,
         num_particles=objective.particles,
         vectorize_particles=objective.particles > 1,
-        max_plate_nesting=1,
     )
 
 
@@ -159,6 +170,17 @@ def _moving(start: float, stop: float, rate: float) -> Schedule:
     if start == stop:
         return schedules.constant(start)
     return schedules.at_rate(start, stop, rate=rate)
+
+
+def _kl(objective: ObjectiveConfig) -> Schedule:
+    """The KL's schedule; sigmoid and each rise of a cycle take as long as the linear one would."""
+    start, stop, rate = objective.kl_weight, objective.kl_weight_final, objective.kl_weight_rate
+    if start == stop or objective.kl_schedule == "linear":
+        return _moving(start, stop, rate)
+    steps = max(1, round(abs(stop - start) / rate))
+    if objective.kl_schedule == "sigmoid":
+        return schedules.sigmoid(start, stop, steps=steps)
+    return schedules.cyclical(start, stop, period=2 * steps, cycles=objective.kl_cycles)
 
 
 def _auxiliary(objective: ObjectiveConfig, steps_per_epoch: int) -> Schedule:

@@ -25,7 +25,7 @@ LARGEST_SIZE = 1 << 16
 class ModelConfig:
     """The network. Sizes as in :class:`zpyro.ZForcing`."""
 
-    name: str = setting("zforcing", "the model: rnn, storn, vrnn, srnn or zforcing")
+    name: str = setting("zforcing", "the model: rnn, dmm, storn, vrnn, srnn or zforcing")
     likelihood: str | None = setting(None, "density of a frame; none takes the data set's own")
     hidden_size: int = setting(256, "LSTM states", at_least=1, at_most=LARGEST_SIZE)
     latent_size: int = setting(64, "latents a step", at_least=1, at_most=LARGEST_SIZE)
@@ -37,6 +37,7 @@ class ModelConfig:
     squared_error_auxiliary: bool = setting(False, "squared error as the auxiliary cost")
     residual_posterior: bool = setting(True, "srnn: the posterior mean corrects the prior's")
     embedding_dropout: float = setting(0.0, "dropout on e(x)", at_least=0, below=1)
+    word_dropout: float = setting(0.0, "inputs x_{t-1} left out in training", at_least=0, below=1)
     log_variance_bounds: tuple[float, float] | None = setting(
         (-14.0, 8.0), "bounds of a Gaussian likelihood's log variance, none for no bound"
     )
@@ -54,6 +55,12 @@ class ObjectiveConfig:
     kl_weight: float = setting(0.2, "weight of the KL at the first step", at_least=0)
     kl_weight_final: float = setting(1.0, "where it goes", at_least=0)
     kl_weight_rate: float = setting(5e-5, "by how much a step", at_least=0)
+    kl_schedule: str = setting(
+        "linear", "how it goes there", choices=("linear", "sigmoid", "cyclical")
+    )
+    kl_cycles: int = setting(4, "cycles of the cyclical schedule", at_least=1)
+    free_bits: float = setting(0.0, "nats of KL that cost nothing", at_least=0)
+    free_bits_per: str = setting("step", "what they are for", choices=("step", "sequence"))
     auxiliary_weight: float = setting(0.0, "alpha at the first step", at_least=0)
     auxiliary_weight_final: float | None = setting(None, "where it goes, none to stay", at_least=0)
     auxiliary_weight_rate: float = setting(0.0, "by how much a step", at_least=0)
@@ -61,12 +68,24 @@ class ObjectiveConfig:
     reverse_weight: float = setting(0.0, "beta", at_least=0)
     analytic_kl: bool = setting(True, "closed-form KL, else log q - log p at the sample")
     particles: int = setting(1, "paths a sequence in each step", at_least=1, at_most=10_000)
+    bound: str = setting(
+        "elbo",
+        "elbo, or the bound of many particles: iwae, or dreg with its better gradient",
+        choices=("elbo", "iwae", "dreg"),
+    )
+    skip_gradient: float = setting(
+        0.0, "how often no gradient flows from the recurrence into z", at_least=0, at_most=1
+    )
 
     def __post_init__(self) -> None:
         if self.kl_weight != self.kl_weight_final and not self.kl_weight_rate:
             raise UserError(
                 "objective.kl_weight_rate is 0, so kl_weight never reaches kl_weight_final; "
                 "set a rate, or both weights alike"
+            )
+        if self.bound != "elbo" and self.free_bits:
+            raise UserError(
+                f"objective.free_bits is for the bound elbo, not {self.bound}; set one of the two"
             )
         final = self.auxiliary_weight_final
         moves = bool(self.auxiliary_weight_rate) + bool(self.auxiliary_weight_epochs)
@@ -136,6 +155,19 @@ class Config:
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        noisy = {
+            "model.embedding_dropout": self.model.embedding_dropout,
+            "model.word_dropout": self.model.word_dropout,
+            "objective.skip_gradient": self.objective.skip_gradient,
+        }
+        for key, value in noisy.items():
+            if value and self.objective.bound == "dreg":
+                raise UserError(
+                    f"objective.bound dreg scores its paths again, which {key} would do with other "
+                    f"masks; set {key} to 0, or take the bound iwae"
+                )
 
 
 @dataclass(frozen=True)

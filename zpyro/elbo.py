@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from pyro.util import check_model_guide_match, warn_if_nan
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
+from zpyro.divergence import GROUPS, free_kl
 from zpyro.errors import UserError
 from zpyro.programs import AuxiliaryCosts
 from zpyro.schedules import Schedule, as_schedule
@@ -31,6 +32,9 @@ class ObjectiveTerms:
 
     loss = -(log_likelihood - kl_weight kl + auxiliary_weight log_auxiliary
              + reverse_weight log_reverse)
+
+    Where the objective has free bits, or is the multi-sample bound, ``loss`` is made of other terms
+    than these; those told here, and the bound, are always the plain ones.
 
     Attributes:
         log_likelihood: sum_t E_q log p(x_t | h_t).
@@ -97,13 +101,19 @@ class ZForcingELBO(ELBO):
         reverse_weight: float | Schedule = 0.0,
         *,
         analytic_kl: bool = True,
+        free_bits: float = 0.0,
+        free_bits_per: str = "step",
         **settings: Any,
     ) -> None:
+        if free_bits_per not in GROUPS:
+            raise ValueError(f"free_bits_per is {free_bits_per!r}; choose one of {GROUPS}")
         super().__init__(**settings)
         self.kl_weight = as_schedule(kl_weight)
         self.auxiliary_weight = as_schedule(auxiliary_weight)
         self.reverse_weight = as_schedule(reverse_weight)
         self.analytic_kl = analytic_kl
+        self.free_bits = free_bits
+        self.free_bits_per = free_bits_per
         self.step = 0
         self._given: tuple[Tensor, ...] | None = None
 
@@ -119,15 +129,16 @@ class ZForcingELBO(ELBO):
         Raises:
             UserError: if an auxiliary weight is not zero and the guide exposes no backward states.
         """
-        weights = self.weights()
-        factors = weights if self._given is None else self._given
+        weights, factors = self.weights(), self.factors()
         parts: list[Tensor] = []
         for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
-            bound = _bound_parts(model_trace, guide_trace, self.analytic_kl)
-            auxiliary = _auxiliary_parts(model_trace, guide_trace, weights, like=bound[0])
-            parts.append(torch.stack([*bound, *auxiliary]))
-        log_likelihood, kl, auxiliary, reverse = torch.stack(parts).sum(0) / self.num_particles
-        loss = factors[0] * kl - log_likelihood
+            bound = bound_parts(model_trace, guide_trace, self.analytic_kl)
+            auxiliary = auxiliary_parts(model_trace, guide_trace, weights, like=bound[0])
+            trained = self._trained_kl(model_trace, guide_trace, bound[1])
+            parts.append(torch.stack([*bound, *auxiliary, trained]))
+        averages = torch.stack(parts).sum(0) / self.num_particles
+        log_likelihood, kl, auxiliary, reverse, trained = averages
+        loss = factors[0] * trained - log_likelihood
         if weights[1]:
             loss = loss - factors[1] * auxiliary
         if weights[2]:
@@ -141,6 +152,10 @@ class ZForcingELBO(ELBO):
             self.auxiliary_weight(self.step),
             self.reverse_weight(self.step),
         )
+
+    def factors(self) -> Sequence[float | Tensor]:
+        """What the terms are multiplied by: the weights, or the tensors that hold them."""
+        return self.weights() if self._given is None else self._given
 
     @contextlib.contextmanager
     def weighted(self, weights: Tensor) -> Iterator[None]:
@@ -157,6 +172,13 @@ class ZForcingELBO(ELBO):
             yield
         finally:
             self._given = None
+
+    def _trained_kl(self, model_trace: Trace, guide_trace: Trace, kl: Tensor) -> Tensor:
+        """The KL that enters the loss: the plain one, or what exceeds the free bits."""
+        if not self.free_bits:
+            return kl
+        settings = {"analytic": self.analytic_kl, "group": self.free_bits_per, "like": kl}
+        return free_kl(model_trace, guide_trace, free=self.free_bits, **settings)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss as a tensor to differentiate."""
@@ -216,9 +238,7 @@ class ObjectiveModule(ELBOModule):
         return terms.loss
 
 
-def _bound_parts(
-    model_trace: Trace, guide_trace: Trace, analytic_kl: bool
-) -> tuple[Tensor, Tensor]:
+def bound_parts(model_trace: Trace, guide_trace: Trace, analytic_kl: bool) -> tuple[Tensor, Tensor]:
     """(log_likelihood, kl) summed over everything in a pair of traces."""
     model_trace.compute_log_prob(site_filter=lambda _name, site: bool(site.get("is_observed")))
     guide_sites, model_sites = sample_sites(guide_trace), sample_sites(model_trace)
@@ -261,7 +281,7 @@ def _log_prob_sum(site: Site) -> Tensor:
     return scale_and_mask(log_prob, site["scale"], site["mask"]).sum()
 
 
-def _auxiliary_parts(
+def auxiliary_parts(
     model_trace: Trace, guide_trace: Trace, weights: tuple[float, ...], *, like: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(log_auxiliary, log_reverse) summed over the batch; graph only where a weight needs it."""

@@ -32,6 +32,7 @@ def plain(
     driven: Tensor,
     noise: Tensor,
     first: Tensor,
+    into_next: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sample a path step by step, in the order of the equations.
 
@@ -42,6 +43,7 @@ def plain(
         driven: d_1..d_T, (B, T, H).
         noise: standard normal draws, (N, T, Z) with N = K B for K particles, particles outermost.
         first: z_0, (N, Z).
+        into_next: what becomes of z_t on its way into the next step; nothing by default.
 
     Returns:
         z, posterior mean and log variance, each (N, T, Z).
@@ -53,8 +55,9 @@ def plain(
         mean, log_variance = posterior(torch.cat([z, backward[:, t]], dim=-1))
         if prior is not None:
             mean = mean + prior(torch.cat([z, driven[:, t]], dim=-1))[0]
-        z = mean + (0.5 * log_variance).exp() * noise[:, t]
-        paths.append((z, mean, log_variance))
+        drawn = mean + (0.5 * log_variance).exp() * noise[:, t]
+        z = drawn if into_next is None else into_next(drawn)
+        paths.append((drawn, mean, log_variance))
     z, mean, log_variance = (torch.stack(step, dim=1) for step in zip(*paths, strict=True))
     return z, mean, log_variance
 

@@ -140,7 +140,7 @@ class Process:
 
     def embedded_inputs(self, frames: Tensor) -> Tensor:
         """e(x_0)..e(x_{T-1}), (rows, T, E)."""
-        embedded = self.model.embed(self.shifted(frames))
+        embedded = self.model.input_of(self.shifted(frames))
         return embedded.flatten(0, -3)
 
     # -- drawing ------------------------------------------------------------------------------

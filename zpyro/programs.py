@@ -97,7 +97,7 @@ def step_model(
     with pyro.plate(PLATE, process.sequences):
         state = module.initial_state(process.sequences)
         for t in range(process.steps):
-            inputs = module.embed(previous)
+            inputs = module.input_of(previous)
             state = module.prepare(inputs, state)
             with _only_valid(process, t):
                 context = module.context(state)

@@ -49,6 +49,7 @@ def plain(
     embedded: Tensor,
     noise: Tensor,
     state: State,
+    into_cell: Callable[[Tensor], Tensor] | None = None,
 ) -> Path:
     """Sample a path step by step, in the order of the equations.
 
@@ -59,6 +60,7 @@ def plain(
         embedded: e(x_0)..e(x_{T-1}), (B, T, E).
         noise: standard normal draws, (N, T, Z) with N = K B for K particles, particles outermost.
         state: h_0 and c_0, each (N, H).
+        into_cell: what becomes of z_t on its way into the cell; nothing by default.
     """
     particles = noise.shape[0] // backward.shape[0]
     backward, embedded = backward.repeat(particles, 1, 1), embedded.repeat(particles, 1, 1)
@@ -66,7 +68,8 @@ def plain(
     for t in range(noise.shape[1]):
         mean, log_variance = posterior(torch.cat([state[0], backward[:, t]], dim=-1))
         z = mean + (0.5 * log_variance).exp() * noise[:, t]
-        state = cell.step(z, embedded[:, t], state)
+        entering = z if into_cell is None else into_cell(z)
+        state = cell.step(entering, embedded[:, t], state)
         paths.append((z, state[0], mean, log_variance))
     steps = zip(*paths, strict=True)
     z, hidden, mean, log_variance = (torch.stack(step, dim=1) for step in steps)

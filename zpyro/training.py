@@ -114,6 +114,7 @@ class _Training:
                 "give more data or set other fractions"
             )
         self.module = module.train()
+        self.module.skip_gradient = config.objective.skip_gradient
         self.dataset = dataset
         self.train = config.train
         self.config = config

@@ -47,7 +47,7 @@ def test_train_resume_evaluate_and_sample(
         ("rnn", "model.forced_auxiliary=true", "model.forced_auxiliary means nothing"),
         ("storn", "model.conditional_layer_norm=true", "model.conditional_layer_norm means"),
         ("vrnn", "objective.auxiliary_weight=0.1", "objective.auxiliary_weight means nothing"),
-        ("lstm", "model.latent_size=3", "choose one of rnn, storn, vrnn, srnn, zforcing"),
+        ("lstm", "model.latent_size=3", "choose one of rnn, dmm, storn, vrnn, srnn, zforcing"),
     ],
 )
 def test_settings_that_a_model_cannot_follow(
@@ -60,3 +60,29 @@ def test_settings_that_a_model_cannot_follow(
     assert result.exit_code == 2
     assert message in result.output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "remedy",
+    [
+        ("objective.bound=dreg", "objective.particles=4"),
+        ("objective.bound=iwae", "objective.particles=4"),
+        ("objective.kl_schedule=cyclical",),
+        ("objective.kl_schedule=sigmoid",),
+        ("objective.free_bits=0.2",),
+        ("objective.free_bits=2", "objective.free_bits_per=sequence"),
+        ("objective.skip_gradient=0.5",),
+        ("model.word_dropout=0.3",),
+    ],
+    ids=" ".join,
+)
+def test_remedies_train_and_report_the_plain_bound(
+    zpyro: Zpyro, tokens: Path, tmp_path: Path, remedy: tuple[str, ...]
+) -> None:
+    settings = [f"--set={each}" for each in remedy]
+    run = train(zpyro, "npz", tokens, tmp_path / "run", "--set=train.log_every=4", *settings)
+    records = [r for r in runs.open_run(run).records() if r["kind"] == "train"]
+    assert records
+    for record in records:
+        plain = record["log_likelihood"] - record["kl"]
+        assert record["bound"] == pytest.approx(plain, rel=1e-4)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zpyro.likelihoods import Bernoulli, Categorical, Gaussian, GaussianMixture, Likelihood
-from zpyro.models import RNN, SRNN, STORN, VRNN, SequenceModel, ZForcing
+from zpyro.models import DMM, RNN, SRNN, STORN, VRNN, SequenceModel, ZForcing
 
 TOKENS = Categorical(6, start_token=2)
 TIED = Categorical(6, tied=True)
@@ -33,6 +33,8 @@ FAMILY: dict[str, tuple[type[SequenceModel], Likelihood, dict[str, Any]]] = {
     "rnn": (RNN, Gaussian(3), {}),
     "rnn_tokens": (RNN, TOKENS, {}),
     "rnn_tied": (RNN, TIED, {}),
+    "dmm": (DMM, Gaussian(3), {}),
+    "dmm_tokens": (DMM, TOKENS, {}),
     "storn": (STORN, Gaussian(3), {}),
     "storn_tokens": (STORN, TOKENS, {}),
     "storn_tied": (STORN, TIED, {}),

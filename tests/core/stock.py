@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from zpyro.likelihoods import GaussianMixture
-from zpyro.models import RNN, SRNN, STORN, VRNN, SequenceModel, ZForcing
+from zpyro.models import DMM, RNN, SRNN, STORN, VRNN, SequenceModel, ZForcing
 
 Program = Callable[[Any, Tensor, Tensor], None]
 
@@ -139,6 +139,21 @@ def srnn_guide(m: SRNN, x: Tensor, start: Tensor) -> None:
         z = sample_z(t, (mean, log_variance))
 
 
+def dmm_model(m: DMM, x: Tensor, start: Tensor) -> None:
+    z = zeros(m, x)[2]
+    for t, _, frame in each_step(x, start):
+        g, proposal = torch.sigmoid(m.prior_network.gate(z)), m.prior_network.proposal(z)
+        mean = g * proposal + (1 - g) * m.prior_network.linear(z)
+        z = sample_z(t, (mean, m.prior_network.log_variance(torch.relu(proposal))))
+        observe(m, t, m.output(z), frame)
+
+
+def dmm_guide(m: DMM, x: Tensor, start: Tensor) -> None:
+    z, b = zeros(m, x)[2], backward_states(m.backward_lstm, m.embedding(x))
+    for t in range(x.shape[1]):
+        z = sample_z(t, m.posterior_network(torch.cat([z, b[:, t]], -1)))
+
+
 def zforcing_steps(m: ZForcing, x: Tensor, start: Tensor, posterior: bool) -> None:
     cell, (h, c, _) = cell_of(m.cell.lstm), zeros(m, x)
     b = backward_states(m.backward_lstm, m.embedding(x))
@@ -159,6 +174,7 @@ def zforcing_guide(m: ZForcing, x: Tensor, start: Tensor) -> None:
 
 
 STOCK: dict[type[SequenceModel], tuple[Program, Program]] = {
+    DMM: (dmm_model, dmm_guide),
     RNN: (rnn_model, rnn_guide),
     STORN: (storn_model, storn_guide),
     VRNN: (vrnn_model, vrnn_guide),

@@ -145,7 +145,7 @@ def test_posterior_sees_the_future_within_the_sequence_only() -> None:
     torch.testing.assert_close(before.posterior_mean[1:], after.posterior_mean[1:], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", [*ZFORCING, "srnn", "srnn_tokens", "srnn_forced"])
+@pytest.mark.parametrize("name", [*ZFORCING, "dmm", "srnn", "srnn_tokens", "srnn_forced"])
 def test_auxiliary_target_gets_no_gradient(name: str) -> None:
     case = make(name)
     process = case.module.bind(*case.batch)

@@ -30,8 +30,11 @@ STOCK_CASES = [
 ]
 
 
+LOOPED = [name for name in FAMILY if name.startswith(("vrnn", "srnn", "dmm"))]
+
+
 def test_the_registry_holds_the_family() -> None:
-    assert list(MODELS) == ["rnn", "storn", "vrnn", "srnn", "zforcing"]
+    assert list(MODELS) == ["rnn", "dmm", "storn", "vrnn", "srnn", "zforcing"]
     assert all(name == kind.__name__.lower() for name, kind in MODELS.items())
 
 
@@ -76,7 +79,9 @@ def test_sequence_program_is_the_sum_of_stock_sites(name: str) -> None:
 
 @pytest.mark.parametrize("recurrence", [name for name in RECURRENCES if name != "plain"])
 @pytest.mark.parametrize("particles", [1, 3])
-@pytest.mark.parametrize("name", [name for name in FAMILY if name.startswith(("vrnn", "srnn"))])
+@pytest.mark.parametrize(
+    "name", [name for name in FAMILY if name.startswith(("vrnn", "srnn", "dmm"))]
+)
 def test_fast_equals_plain(name: str, particles: int, recurrence: str) -> None:
     """Every output of a rollout, and every gradient, of inputs and parameters alike."""
     fast = make(name, recurrence=recurrence)
@@ -169,6 +174,9 @@ def linear(name: str) -> Case:
     if name == "vrnn":
         m.prior_network = LinearGaussian(hidden, latent)
         m.output = LinearOutput(latent + hidden, 3)
+    if name == "dmm":
+        m.prior_network = LinearGaussian(latent, latent)
+        m.output = LinearOutput(latent, 3)
     if name == "srnn":
         m.prior_network = LinearGaussian(latent + hidden, latent)
         m.output = LinearOutput(latent + hidden, 3)
@@ -200,6 +208,16 @@ def state_space(name: str, case: Case, row: int) -> StateSpace:
             driven @ reading[:, size:].T + shift,
             error,
         )
+    if name == "dmm":
+        prior = m.prior_network
+        return StateSpace(
+            matrix(prior.linear.weight),
+            np.tile(matrix(prior.linear.bias), (steps, 1)),
+            np.diag(np.exp(matrix(prior.log_variance))),
+            reading,
+            np.tile(shift, (steps, 1)),
+            error,
+        )
     recurrent, into, embedded = (
         matrix(part) for part in (m.cell.recurrent, m.cell.latent, m.cell.embedded)
     )
@@ -225,7 +243,7 @@ def state_space(name: str, case: Case, row: int) -> StateSpace:
     return StateSpace(transition, offsets, full, reading, shifts, error)
 
 
-@pytest.mark.parametrize("name", ["storn", "vrnn", "srnn", "gaussian"])
+@pytest.mark.parametrize("name", ["dmm", "storn", "vrnn", "srnn", "gaussian"])
 def test_linear_gaussian_member_has_the_exact_density(name: str) -> None:
     """The integral over z of the program's joint, a quadratic there, against a Kalman filter."""
     case = linear(name)

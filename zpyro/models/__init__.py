@@ -1,6 +1,7 @@
 """The sequence models: one file a model, one line a model in :data:`MODELS`."""
 
 from zpyro.models.base import SequenceModel
+from zpyro.models.dmm import DMM
 from zpyro.models.rnn import RNN
 from zpyro.models.smoothing import SmoothingModel
 from zpyro.models.srnn import SRNN
@@ -10,6 +11,7 @@ from zpyro.models.zforcing import ZForcing
 
 MODELS: dict[str, type[SequenceModel]] = {
     "rnn": RNN,
+    "dmm": DMM,
     "storn": STORN,
     "vrnn": VRNN,
     "srnn": SRNN,
@@ -17,4 +19,14 @@ MODELS: dict[str, type[SequenceModel]] = {
 }
 """Models by the name that the setting ``model.name`` takes."""
 
-__all__ = ["MODELS", "RNN", "SRNN", "STORN", "VRNN", "SequenceModel", "SmoothingModel", "ZForcing"]
+__all__ = [
+    "DMM",
+    "MODELS",
+    "RNN",
+    "SRNN",
+    "STORN",
+    "VRNN",
+    "SequenceModel",
+    "SmoothingModel",
+    "ZForcing",
+]

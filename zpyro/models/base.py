@@ -58,6 +58,14 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
 
     and hold nothing but the generative process and the posterior, within the plate ``sequences``.
     The sites are ``z`` and ``x`` in the granularity "sequence", ``z_1``.. and ``x_1``.. in "step".
+
+    Attributes:
+        word_dropout: while training, how often the recurrence is not told x_{t-1}: e(x_{t-1}) is
+            zero there, so that it cannot do without the latents (Bowman et al., arXiv:1511.06349,
+            section 3.2). The posterior always sees every frame.
+        skip_gradient: while training, how often, by sequence and step, no gradient flows from
+            later states back into z_t; its direct uses (KL, auxiliary, emission) keep theirs. Each
+            use in the recurrence draws its own mask. Above 0 the plain loop runs.
     """
 
     def __init__(
@@ -69,6 +77,8 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
         self.hidden_size = hidden_size
         self.latent_size = latent_size
         self.granularity = granularity
+        self.word_dropout = 0.0
+        self.skip_gradient = 0.0
         self.memory = TrajectoryMemory()
         # Names in Pyro's global parameter store: two models in one process must not meet there.
         self.store_name = f"{type(self).__name__.lower()}_{next(_serial_numbers)}"
@@ -153,6 +163,26 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
         """Standard normal draws (rows, steps, Z) in this model's type and on its device."""
         like = next(self.parameters())
         return torch.randn(rows, steps, self.latent_size, dtype=like.dtype, device=like.device)
+
+    def input_of(self, frames: Tensor) -> Tensor:
+        """e(x_{t-1}) as the recurrence is told it, (..., E): see ``word_dropout``."""
+        embedded = self.embed(frames)
+        if not (self.training and self.word_dropout):
+            return embedded
+        kept = torch.rand(embedded.shape[:-1], device=embedded.device) >= self.word_dropout
+        return embedded * kept.unsqueeze(-1)
+
+    def into_recurrence(self, z: Tensor) -> Tensor:
+        """z (..., Z) as the recurrence takes it: see ``skip_gradient``."""
+        if not self.skips_gradients:
+            return z
+        skipped = torch.rand(z.shape[:-1], device=z.device) < self.skip_gradient
+        return z.detach().where(skipped.unsqueeze(-1), z)
+
+    @property
+    def skips_gradients(self) -> bool:
+        """Whether some gradients of z are to be skipped now."""
+        return self.skip_gradient > 0 and self.training and torch.is_grad_enabled()
 
     def register_parameters(self) -> None:
         """Tell Pyro of every parameter, the auxiliary networks' too, so that SVI trains them."""

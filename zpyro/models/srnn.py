@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -121,6 +123,8 @@ class SRNN(SmoothingModel):
 
     def rollout(self, backward: Tensor, driven: Tensor, noise: Tensor, state: State) -> Path:
         run = latent_chain.choose(self.recurrence)
+        if self.skips_gradients:
+            run = partial(latent_chain.plain, into_next=self.into_recurrence)
         prior = self.prior_network if self.residual_posterior else None
         z, mean, log_variance = run(
             self.posterior_network, prior, backward, driven, noise, state[2]
@@ -135,12 +139,12 @@ class SRNN(SmoothingModel):
     def views(self, z: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """The contexts [z_{t-1}, d_t] and the features [z_t, d_t]."""
         first = self.initial_state(z.shape[1])[2].unsqueeze(0)
-        previous = torch.cat([first.to(z.dtype), z[:-1]])
+        previous = self.into_recurrence(torch.cat([first.to(z.dtype), z[:-1]]))
         return torch.cat([previous, hidden], dim=-1), torch.cat([z, hidden], dim=-1)
 
     def prepare(self, inputs: Tensor, state: State) -> State:
         hidden, cell, z = state
-        return *lstm_step(self.lstm, inputs, (hidden, cell)), z
+        return *lstm_step(self.lstm, inputs, (hidden, cell)), self.into_recurrence(z)
 
     def context(self, state: State) -> Tensor:
         return _joined(state[2], state[0])

@@ -81,14 +81,15 @@ class STORN(SequenceModel):
         parameters = self.posterior_network(backward)
         mean, log_variance = (part.repeat(particles, 1, 1) for part in parameters)
         z = mean + (0.5 * log_variance).exp() * noise
-        hidden, last = self.cell(z, driven.repeat(particles, 1, 1), state)
+        entering = self.into_recurrence(z)
+        hidden, last = self.cell(entering, driven.repeat(particles, 1, 1), state)
         return Path(z, hidden, mean, log_variance, last)
 
     def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
-        return self.cell(z, driven, state)[0]
+        return self.cell(self.into_recurrence(z), driven, state)[0]
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
-        return self.cell.step(z, inputs.expand(*z.shape[:-1], -1), state)
+        return self.cell.step(self.into_recurrence(z), inputs.expand(*z.shape[:-1], -1), state)
 
     def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
         zeros = context.new_zeros(()).expand(*context.shape[:-1], self.latent_size)

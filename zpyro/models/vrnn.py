@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from zpyro.likelihoods import Likelihood
 from zpyro.models.base import SequenceModel
 from zpyro.networks import ConditionalLayerNormLSTM, GaussianMLP, HiddenLayer, LatentLSTM, State
-from zpyro.recurrence import Path, choose
+from zpyro.recurrence import Path, Recurrence, choose, plain
 
 
 class VRNN(SequenceModel):
@@ -97,15 +98,21 @@ class VRNN(SequenceModel):
         hidden, cell, z = state
         first = self.cell.step(z, driven[:, 0].repeat(particles, 1), (hidden, cell))
         following = torch.cat([driven[:, 1:], backward[:, -1:]], dim=1)
-        run = choose(self.recurrence)
+        run = self.loop()
         path = run(self.posterior_network, self.cell, backward, following, noise, first)
         before = first[0].unsqueeze(1).to(path.hidden.dtype)
         return replace(path, hidden=torch.cat([before, path.hidden[:, :-1]], dim=1))
 
+    def loop(self) -> Recurrence:
+        """The recurrence to run now."""
+        if self.skips_gradients:
+            return partial(plain, into_cell=self.into_recurrence)
+        return choose(self.recurrence)
+
     def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
         hidden, cell, first = state
         previous = torch.cat([first.unsqueeze(1).to(z.dtype), z[:, :-1]], dim=1)
-        return self.cell(previous, driven, (hidden, cell))[0]
+        return self.cell(self.into_recurrence(previous), driven, (hidden, cell))[0]
 
     def views(self, z: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """The contexts d_t and the features [z_t, d_t]."""
@@ -113,7 +120,8 @@ class VRNN(SequenceModel):
 
     def prepare(self, inputs: Tensor, state: State) -> State:
         hidden, cell, z = state
-        return *self.cell.step(z, inputs.expand(*z.shape[:-1], -1), (hidden, cell)), z
+        entering = self.into_recurrence(z)
+        return *self.cell.step(entering, inputs.expand(*z.shape[:-1], -1), (hidden, cell)), z
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
         del inputs

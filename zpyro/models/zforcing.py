@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ from zpyro.networks import (
     orthogonal_recurrent_weights,
     run_backward,
 )
-from zpyro.recurrence import Path, choose
+from zpyro.recurrence import Path, Recurrence, choose, plain
 
 
 class ZForcing(SmoothingModel):
@@ -105,14 +107,20 @@ class ZForcing(SmoothingModel):
         return run_backward(self.backward_lstm, embedded, valid)
 
     def rollout(self, backward: Tensor, driven: Tensor, noise: Tensor, state: State) -> Path:
-        run = choose(self.recurrence)
+        run = self.loop()
         return run(self.posterior_network, self.cell, backward, driven, noise, state)
 
+    def loop(self) -> Recurrence:
+        """The recurrence to run now."""
+        if self.skips_gradients:
+            return partial(plain, into_cell=self.into_recurrence)
+        return choose(self.recurrence)
+
     def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
-        return self.cell(z, driven, state)[0]
+        return self.cell(self.into_recurrence(z), driven, state)[0]
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
-        return self.cell.step(z, inputs.expand(*z.shape[:-1], -1), state)
+        return self.cell.step(self.into_recurrence(z), inputs.expand(*z.shape[:-1], -1), state)
 
     def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
         return self.prior_network(context)

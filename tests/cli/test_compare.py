@@ -1,0 +1,162 @@
+"""``zpyro compare`` from beginning to end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import SMALL, Zpyro
+
+PROGRAM = (sys.executable, "-m", "zpyro_cli")
+
+
+def arguments(data: Path, out: Path, *more: object) -> list[str]:
+    given = ("compare", "--dataset", "npz", "--data", data, "--out", out, *SMALL, *more)
+    return [str(each) for each in given]
+
+
+@pytest.fixture(scope="module")
+def finished(zpyro: Zpyro, arrays: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compare") / "out"
+    more = ("--models", "rnn,srnn", "--seeds", 2, "--budget-steps", 8, "--particles", 4)
+    result = zpyro(*arguments(arrays, out, *more))
+    assert result.exit_code == 0, result.output
+    assert "4 runs, 4 to do" in result.output
+    assert "| srnn |" in result.output
+    return out
+
+
+def test_table_numbers_and_picture(finished: Path) -> None:
+    summary = json.loads((finished / "comparison.json").read_text())
+    rnn, srnn = summary["rows"]
+    assert (rnn["name"], srnn["name"]) == ("rnn", "srnn")
+    assert rnn["parameters"] == pytest.approx(srnn["parameters"], rel=0.15)
+    assert rnn["estimates"]["kl"]["mean"] == 0.0
+    assert rnn["estimates"]["elbo"] == rnn["estimates"]["iwae"]
+    assert srnn["estimates"]["iwae"]["mean"] > srnn["estimates"]["elbo"]["mean"]
+    pairs = zip(
+        srnn["estimates"]["elbo"]["values"], rnn["estimates"]["elbo"]["values"], strict=True
+    )
+    assert srnn["difference"]["values"] == pytest.approx([ours - first for ours, first in pairs])
+    assert srnn["estimates"]["steps"]["values"] == [8.0, 8.0]
+    assert "| rnn |" in (finished / "comparison.md").read_text()
+    assert (finished / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_is_an_ordinary_one(zpyro: Zpyro, finished: Path) -> None:
+    run = finished / "srnn" / "seed-1"
+    result = zpyro("evaluate", run, "--json")
+    values = json.loads(result.stdout.splitlines()[-1])
+    told = json.loads((run / "result.json").read_text())
+    assert values["elbo"] == pytest.approx(told["elbo"], rel=1e-6)
+
+
+def test_nothing_is_done_twice_and_seeds_can_be_added(
+    zpyro: Zpyro, finished: Path, arrays: Path
+) -> None:
+    before = (finished / "rnn" / "seed-0" / "result.json").stat().st_mtime_ns
+    more = ("--models", "rnn", "--seeds", 3, "--budget-steps", 8, "--particles", 4)
+    result = zpyro(*arguments(arrays, finished, *more, "--match", "none"))
+    assert result.exit_code == 2
+    assert "was begun with other settings" in result.output
+    more = ("--models", "rnn,srnn", "--seeds", 3, "--budget-steps", 8, "--particles", 4)
+    result = zpyro(*arguments(arrays, finished, *more))
+    assert result.exit_code == 0, result.output
+    assert "6 runs, 2 to do" in result.output
+    assert (finished / "rnn" / "seed-0" / "result.json").stat().st_mtime_ns == before
+
+
+def test_stopped_and_gone_on_with_is_as_if_never_stopped(arrays: Path, tmp_path: Path) -> None:
+    more = ("--models", "vrnn", "--seeds", 1, "--budget-steps", 60, "--jobs", 1, "--particles", 2)
+    logs = ("--set=train.log_every=1", "--set=train.checkpoint_every=7")
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    done = subprocess.run(
+        [*PROGRAM, *arguments(arrays, whole, *more, *logs)], capture_output=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    process = subprocess.Popen(
+        [*PROGRAM, *arguments(arrays, parted, *more, *logs)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = parted / "vrnn" / "seed-0" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not metrics.exists() or metrics.read_text().count("\n") < 5:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "the same command goes on from here" in said
+    assert not (parted / "vrnn" / "seed-0" / "result.json").exists()
+    done = subprocess.run(
+        [*PROGRAM, *arguments(arrays, parted, *more, *logs)], capture_output=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    results = [
+        json.loads((out / "vrnn" / "seed-0" / "result.json").read_text()) for out in (whole, parted)
+    ]
+    for result in results:
+        del result["seconds"]
+    assert results[0] == results[1]
+
+
+def test_tokens_have_a_perplexity(zpyro: Zpyro, tokens: Path, tmp_path: Path) -> None:
+    more = ("--models", "rnn,zforcing", "--seeds", 1, "--budget-steps", 4, "--particles", 3)
+    result = zpyro(*arguments(tokens, tmp_path / "out", *more))
+    assert result.exit_code == 0, result.output
+    assert "perplexity" in result.output
+    values = json.loads((tmp_path / "out" / "rnn" / "seed-0" / "result.json").read_text())
+    assert 1 < values["perplexity"] < 30
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--budget-steps", 4, "--budget-minutes", 1), "give one of --budget-minutes"),
+        ((), "give one of --budget-minutes"),
+        (("--models", "gru", "--budget-steps", 4), "row gru is unknown"),
+        (("--models", "rnn", "--row", "a=rnn objective.auxiliary_weight=1", "--budget-steps", 4),
+         "objective.auxiliary_weight means nothing"),
+        (("--models", "rnn", "--row", "a=rnn model.forced_auxiliary=true", "--budget-steps", 4),
+         "model.forced_auxiliary means nothing"),
+        (("--models", "zforcing", "--set", "objective.auxiliary_weight=0", "--budget-steps", 4),
+         "row zforcing has auxiliary costs"),
+    ],
+)  # fmt: skip
+def test_mistakes(
+    zpyro: Zpyro, arrays: Path, tmp_path: Path, more: tuple[object, ...], message: str
+) -> None:
+    result = zpyro(*arguments(arrays, tmp_path / "out", *more))
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_a_run_that_fails_is_named(zpyro: Zpyro, arrays: Path, tmp_path: Path) -> None:
+    broken = "broken=zforcing train.learning_rate=1e30 train.skip_limit=1 train.log_every=1"
+    more = ("--models", "rnn", "--row", broken, "--seeds", 1, "--budget-steps", 30)
+    result = zpyro(*arguments(arrays, tmp_path / "out", *more))
+    assert result.exit_code == 2, result.output
+    assert "1 runs failed (broken seed 0)" in result.output
+    assert "Without a result: broken." in result.output
+    assert "not finite" in (tmp_path / "out" / "broken" / "seed-0" / "log.txt").read_text()
+
+
+def test_a_data_set_is_needed(zpyro: Zpyro) -> None:
+    result = zpyro("compare", "--budget-steps", 3)
+    assert result.exit_code == 2
+    assert "--dataset is missing; choose one of" in result.output
+
+
+def test_rows_are_listed(zpyro: Zpyro) -> None:
+    result = zpyro("compare", "--rows")
+    assert result.exit_code == 0
+    assert "zforcing-annealed" in result.output

@@ -1,0 +1,114 @@
+"""Rows, equal parameters, and the statistics of a comparison."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.run import small
+from zpyro.comparing import Room, find, markdown, summarise
+from zpyro.comparing.rows import ROWS, count_parameters, matched, row_config
+from zpyro.comparing.summary import STUDENT, estimate
+from zpyro.config import ObjectiveConfig
+from zpyro.errors import UserError
+
+pytestmark = pytest.mark.fast
+
+
+def test_student_quantiles() -> None:
+    expected = stats.t.ppf(0.975, np.arange(1, len(STUDENT) + 1))
+    np.testing.assert_allclose(STUDENT, expected, atol=6e-4)
+
+
+def test_an_estimate_is_the_students_interval() -> None:
+    values = [3.0, 5.5, 4.0, 7.25]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    found = estimate(values)
+    assert found.mean == pytest.approx(np.mean(values))
+    assert found.half_width == pytest.approx((high - low) / 2, rel=1e-3)
+    assert estimate([2.0]).half_width is None
+
+
+def test_differences_are_paired_by_seed() -> None:
+    def result(elbo: float) -> dict[str, float]:
+        return {"elbo": elbo, "iwae": elbo, "kl": 1.0, "active_units": 2, "seconds": 3.0}
+
+    bounds = {"a": [10.0, 20.0, 31.0], "b": [12.0, 21.0, 34.0]}
+    results = {
+        name: {seed: {**result(v), "steps": 5, "parameters": 7} for seed, v in enumerate(values)}
+        for name, values in bounds.items()
+    }
+    del results["b"][1]
+    summary = summarise("title", 9, {**results, "c": {}})
+    assert summary.rows[0].difference is None
+    difference = summary.rows[1].difference
+    assert difference is not None
+    assert difference.values == (2.0, 3.0)
+    assert summary.missing == ("c",)
+    table = markdown(summary)
+    assert "| b | 7 | 2 |" in table
+    assert "+2.5 ± 6.4" in table
+    assert "IWAE, 9 paths" in table
+    assert "perplexity" not in table
+    assert "Without a result: c." in table
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_rows_have_the_parameters_asked_for(name: str) -> None:
+    data = small.dataset()
+    base = small.settings()
+    model = row_config(base, ROWS[name]).model
+    for wanted in (20_000, 150_000):
+        found = count_parameters(matched(model, data, wanted), data)
+        assert found == pytest.approx(wanted, rel=0.06)
+
+
+def test_rows_differ_in_what_they_say() -> None:
+    base = small.settings()
+    plain, annealed, both = (
+        row_config(base, ROWS[name]).objective
+        for name in ("zforcing-plain", "zforcing-annealed", "zforcing")
+    )
+    assert (plain.kl_weight, plain.auxiliary_weight) == (1.0, 0.0)
+    assert (annealed.kl_weight, annealed.auxiliary_weight) == (0.5, 0.0)
+    assert (both.kl_weight, both.auxiliary_weight) == (0.5, 0.01)
+    assert row_config(base, ROWS["srnn-auxiliary"]).objective.auxiliary_weight == 0.01
+    assert row_config(base, ROWS["vrnn"]).objective.auxiliary_weight == 0.0
+    assert row_config(base, ROWS["rnn"]).model.name == "rnn"
+
+
+def test_rows_by_name_and_of_ones_own() -> None:
+    rows = find(["rnn"], ["free=zforcing objective.free_bits=0.5 model.latent_size=3"])
+    assert [row.name for row in rows] == ["rnn", "free"]
+    assert rows[1].assignments == ("objective.free_bits=0.5", "model.latent_size=3")
+    assert rows[1].auxiliary
+    for names, own, message in (
+        (["lstm"], [], "row lstm is unknown"),
+        (["rnn", "rnn"], [], "a name comes twice"),
+        (["rnn"], ["free"], "write --row"),
+        (["rnn"], ["a/b=rnn"], "write --row"),
+        (["rnn"], ["free=zforcing 5"], "write --row"),
+    ):
+        with pytest.raises(UserError, match=message):
+            find(names, own)
+
+
+def test_processes_are_dealt_threads_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    room = Room(at_once=3, threads=2, devices=("4", "6"))
+    found = [room.environment(place) for place in range(3)]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == ["4", "6", "4"]
+    assert {each["OMP_NUM_THREADS"] for each in found} == {"2"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert room.environment(0)["OMP_NUM_THREADS"] == "1"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert "CUDA_VISIBLE_DEVICES" not in Room(1, 1).environment(0)
+
+
+def test_auxiliary_rows_need_a_weight() -> None:
+    from dataclasses import replace
+
+    config = replace(small.settings(), objective=ObjectiveConfig())
+    with pytest.raises(UserError, match="row zforcing has auxiliary costs"):
+        row_config(config, ROWS["zforcing"])

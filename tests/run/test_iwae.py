@@ -1,0 +1,69 @@
+"""The importance-weighted bound of zpyro.evaluation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.run import small
+from zpyro import evaluation
+from zpyro.errors import UserError
+from zpyro.seeding import named_noise
+from zpyro.terms import sequence_terms
+
+pytestmark = pytest.mark.fast
+
+
+def log_weights(draw: int) -> Tensor:
+    """By sequence, straight from the terms, one sequence at a time."""
+    module, data = small.model().eval(), small.dataset().test
+    found = []
+    for i in range(len(data)):
+        batch = next(iter(data[[i]].batches(1)))
+        noise = named_noise(batch.names, batch.x.shape[1], module.latent_size, 0, draw)
+        with torch.no_grad():
+            terms = sequence_terms(module, batch.x, batch.lengths, batch.start, noise)
+        parts = terms.log_likelihood + terms.log_prior - terms.log_posterior
+        found.append(parts.double().sum())
+    return torch.stack(found)
+
+
+def test_it_is_the_log_mean_weight_of_each_sequence() -> None:
+    result = evaluation.iwae(small.model(), small.dataset().test, particles=6, batch_size=5)
+    weights = torch.stack([log_weights(draw) for draw in range(6)])
+    expected = weights.logsumexp(0) - math.log(6)
+    np.testing.assert_allclose(result.iwae_by_sequence, expected, rtol=1e-5)
+    assert result.iwae == pytest.approx(expected.mean().item(), rel=1e-5)
+    shares = weights.softmax(0)
+    assert result.effective_paths == pytest.approx((1 / (shares**2).sum(0)).mean().item(), rel=1e-3)
+    assert result.names == small.dataset().test.names
+
+
+def test_it_rises_with_the_number_of_paths_from_the_plain_bound() -> None:
+    module, data = small.model(), small.dataset().test
+    bounds = [evaluation.iwae(module, data, particles=k).iwae for k in (1, 10, 100)]
+    assert bounds[0] < bounds[1] < bounds[2]
+    plain = evaluation.evaluate(module, data, particles=200)
+    ones = [evaluation.iwae(module, data, particles=1, seed=s).iwae for s in range(60)]
+    error = np.std(ones, ddof=1) / math.sqrt(len(ones))
+    assert abs(np.mean(ones) - plain.elbo) < 4.5 * error + 0.02
+
+
+def test_monte_carlo_error_is_the_spread_of_repetitions() -> None:
+    module, data = small.model(), small.dataset().test
+    runs = [evaluation.iwae(module, data, particles=40, seed=seed) for seed in range(40)]
+    spread = np.std([run.iwae for run in runs], ddof=1)
+    told = np.mean([run.monte_carlo_stderr for run in runs])
+    assert told == pytest.approx(spread, rel=0.35)
+
+
+def test_mode_is_kept_and_nothing_to_score_is_told() -> None:
+    module, data = small.model().train(), small.dataset().test
+    evaluation.iwae(module, data, particles=2)
+    assert module.training
+    with pytest.raises(UserError, match="no sequences"):
+        evaluation.iwae(module, data[[]], particles=2)

@@ -1,0 +1,166 @@
+"""The deep Markov model, DMM (Krishnan, Shalit, Sontag, AAAI 2017), as in Pyro's own example."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from zpyro import latent_chain
+from zpyro.likelihoods import Likelihood
+from zpyro.models.smoothing import SmoothingModel
+from zpyro.networks import (
+    GAUSSIAN_BOUND,
+    MLP,
+    GaussianMLP,
+    HiddenLayer,
+    State,
+    orthogonal_recurrent_weights,
+    run_backward,
+)
+from zpyro.recurrence import Path
+
+
+class GatedTransition(nn.Module):
+    """Mean and log variance of z_t given z_{t-1}: a linear map and an MLP, mixed by a gate."""
+
+    def __init__(self, latent_size: int, mlp_size: int) -> None:
+        super().__init__()
+        self.gate = MLP(latent_size, mlp_size, latent_size)
+        self.proposal = MLP(latent_size, mlp_size, latent_size)
+        self.linear = nn.Linear(latent_size, latent_size)
+        self.log_variance = nn.Linear(latent_size, latent_size)
+        # As in Pyro's example: at first the mean stays where it was.
+        nn.init.eye_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        gate, proposal = self.gate(z).sigmoid(), self.proposal(z)
+        mean = (1.0 - gate) * self.linear(z) + gate * proposal
+        log_variance = self.log_variance(proposal.relu())
+        return (
+            mean.clamp(-GAUSSIAN_BOUND, GAUSSIAN_BOUND),
+            log_variance.clamp(-GAUSSIAN_BOUND, GAUSSIAN_BOUND),
+        )
+
+
+class DMM(SmoothingModel):
+    """A state space model with neural networks for its transition and emission.
+
+    With z_0 = 0, for t = 1..T::
+
+        transition   z_t | z_{t-1}        ~ N(mu_p(z_{t-1}), diag sigma_p(z_{t-1})^2), gated
+        emission     x_t | z_t            ~ p(x | f(z_t))
+        backward     b_t = LSTM_back(e(x_t), b_{t+1})
+        posterior    z_t | z_{t-1}, b_t   ~ N(mu_q(z_{t-1}, b_t), diag sigma_q(z_{t-1}, b_t)^2)
+
+    Nothing is fed back but z: the frames before t are known to x_t through z_t alone, so that it
+    cannot do without its latents. The start frame has no part in it. The posterior's combiner is an
+    MLP of [z_{t-1}, b_t]. The costs of :class:`SmoothingModel` apply with the context z_{t-1}.
+
+    Args:
+        likelihood: density of one frame, see :mod:`zpyro.likelihoods`.
+        hidden_size: H, of the backward LSTM.
+        latent_size: Z.
+        embedding_size: E, of e(x).
+        mlp_size: width of all MLPs.
+        backward_layers: layers of the backward LSTM.
+        forced_auxiliary: predict b_t from z_t alone (the context is zeroed).
+        squared_error_auxiliary: squared error in place of the auxiliary log-density.
+        embedding_dropout: dropout on e(x) while training.
+        granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
+        recurrence: as in :class:`zpyro.models.SRNN`.
+
+    Raises:
+        ValueError: for an unknown granularity or recurrence.
+
+    Source: sections 3 and 4 of arXiv:1609.09869::
+
+        @inproceedings{krishnan2017dmm,
+          title={Structured Inference Networks for Nonlinear State Space Models},
+          author={Krishnan, Rahul G. and Shalit, Uri and Sontag, David},
+          booktitle={AAAI Conference on Artificial Intelligence},
+          year={2017}
+        }
+    """
+
+    def __init__(
+        self,
+        likelihood: Likelihood,
+        hidden_size: int = 256,
+        latent_size: int = 64,
+        embedding_size: int = 128,
+        mlp_size: int = 128,
+        *,
+        backward_layers: int = 1,
+        forced_auxiliary: bool = False,
+        squared_error_auxiliary: bool = False,
+        embedding_dropout: float = 0.0,
+        granularity: str = "sequence",
+        recurrence: str = "auto",
+    ) -> None:
+        super().__init__(likelihood, hidden_size, latent_size, granularity)
+        self.forced_auxiliary = forced_auxiliary
+        self.squared_error_auxiliary = squared_error_auxiliary
+        self.recurrence = recurrence
+        latent_chain.choose(recurrence)
+        self.embedding = likelihood.embedding(embedding_size)
+        self.dropout = nn.Dropout(embedding_dropout)
+        self.backward_lstm = nn.LSTM(
+            embedding_size, hidden_size, num_layers=backward_layers, batch_first=True
+        )
+        orthogonal_recurrent_weights(self.backward_lstm)
+        self.prior_network = GatedTransition(latent_size, mlp_size)
+        self.posterior_network = GaussianMLP(latent_size + hidden_size, mlp_size, latent_size)
+        self.auxiliary_network = GaussianMLP(2 * latent_size, mlp_size, hidden_size)
+        output = likelihood.output(mlp_size, self.embedding)
+        self.output = HiddenLayer(latent_size, mlp_size, output)
+        self.reverse_output = nn.Linear(hidden_size, likelihood.parameter_size)
+
+    def initial_state(self, rows: int) -> State:
+        """(z_0,), zeros."""
+        return (self.reverse_output.weight.new_zeros(rows, self.latent_size),)
+
+    def embed(self, frames: Tensor) -> Tensor:
+        return self.dropout(self.embedding(frames))
+
+    def backward(self, embedded: Tensor, driven: Tensor, valid: Tensor | None) -> Tensor:
+        del driven
+        return run_backward(self.backward_lstm, embedded, valid)
+
+    def rollout(self, backward: Tensor, driven: Tensor, noise: Tensor, state: State) -> Path:
+        run = latent_chain.choose(self.recurrence)
+        if self.skips_gradients:
+            run = partial(latent_chain.plain, into_next=self.into_recurrence)
+        network = self.posterior_network
+        z, mean, log_variance = run(network, None, backward, driven, noise, state[0])
+        return Path(z, z, mean, log_variance, (z[:, -1],))
+
+    def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
+        del driven, state
+        return z
+
+    def views(self, z: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The contexts z_{t-1} and the features z_t."""
+        context, features = super().views(z, hidden)
+        return self.into_recurrence(context), features
+
+    def prepare(self, inputs: Tensor, state: State) -> State:
+        del inputs
+        return (self.into_recurrence(state[0]),)
+
+    def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
+        del inputs, state
+        return (z,)
+
+    def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        return self.prior_network(context)
+
+    def posterior(self, context: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
+        lead = torch.broadcast_shapes(context.shape[:-1], backward.shape[:-1])
+        known = backward.expand(*lead, -1)
+        return self.posterior_network(torch.cat([context.expand(*lead, -1), known], dim=-1))
+
+    def emission(self, features: Tensor) -> Tensor:
+        return self.output(features)
