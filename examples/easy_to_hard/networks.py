@@ -51,7 +51,8 @@ class ThinkingNetwork(nn.Module):
         """A convolution over three cells in each dimension, without bias."""
         kernel, padding = ((1, 3), (0, 1)) if self.dimensions == 1 else (3, 1)
         layer = nn.Conv2d(channels, width, kernel, padding=padding, bias=False)
-        return layer.to(memory_format=torch.channels_last)
+        layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+        return layer
 
     def begin(self, inputs: Tensor) -> Tensor:
         """The thought before the first iteration, (B, width, *cells)."""
