@@ -115,8 +115,8 @@ class Thinker(PyroModule):
         if weight > 0:
             # At n = 0 the projection is part of the progressive term, as published.
             thought = early.detach() if before else first
-            thought = network.think(thought, inputs, count, before)
-            yield "progressive_answers", weight, network.answer(thought)
+            logits = network.answer(network.think(thought, inputs, count, before))
+            yield "progressive_answers", weight, logits
 
     def guide(self, *arguments: Any, **settings: Any) -> None:
         """The empty guide: there are no latents."""
@@ -124,16 +124,27 @@ class Thinker(PyroModule):
     @contextlib.contextmanager
     def every_cell(self, inputs: Tensor, targets: Tensor | None = None) -> Iterator[None]:
         """The plates of examples and cells, with the cells that do not count masked out."""
-        examples, cells = inputs.shape[0], inputs[0, 0].numel()
-        mask = True if self.scored is None else self.scored(inputs).flatten(1)
-        size = examples if targets is None or self.data_size is None else self.data_size
-        with (
-            pyro.plate("examples", examples, dim=-2),
-            pyro.plate("cells", cells, dim=-1),
-            scaled(size / examples),
-            poutine.mask(mask=mask),  # pyright: ignore[reportCallIssue, reportArgumentType]
-        ):
+        with self.every_example(inputs, targets), self.cells_of_each(inputs):
             yield
+
+    @contextlib.contextmanager
+    def every_example(self, inputs: Tensor, targets: Tensor | None = None) -> Iterator[None]:
+        """The plate of examples; where weights are latents a batch stands for all the data."""
+        examples = inputs.shape[0]
+        size = examples if targets is None or self.data_size is None else self.data_size
+        with pyro.plate("examples", examples, dim=-2), scaled(size / examples):
+            yield
+
+    @contextlib.contextmanager
+    def cells_of_each(self, inputs: Tensor) -> Iterator[None]:
+        """The plate of cells, with those that do not count masked out."""
+        with pyro.plate("cells", inputs[0, 0].numel(), dim=-1), self.masked(inputs):
+            yield
+
+    def masked(self, inputs: Tensor) -> Any:
+        """Mask out the cells that do not count."""
+        mask = True if self.scored is None else self.scored(inputs).flatten(1)
+        return poutine.mask(mask=mask)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
     def num_scored(self, inputs: Tensor) -> int:
         """How many cells of a batch count: the denominator of the mean loss."""

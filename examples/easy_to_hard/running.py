@@ -68,7 +68,6 @@ def train(name: str, **options: Any) -> None:
     with ConsoleReporter() as reporter:
         if resume is None:
             settings = _settings(task, options)
-            _check_zforcing(task, settings)
             device = choose_device(options["device"])
             seed_everything(settings.seed)
             solver = _solver(task, settings).to(device)
@@ -273,8 +272,3 @@ def _iterations(
         return rule.iterations(task, size)
     assert given is not None
     return given if solver.longest is None else min(given, solver.longest)
-
-
-def _check_zforcing(task: Task, settings: Settings) -> None:
-    if settings.solver == "zforcing" and task.dimensions != 1:
-        raise UserError(f"--solver zforcing reads sequences; {task.name} has images")

@@ -109,8 +109,36 @@ def build(task: Task, preset: Preset, solver: str = "recall", depth: str = "fixe
         raise UserError(f"--solver {solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
     if depth not in DEPTHS:
         raise UserError(f"--depth {depth!r} is unknown; choose one of {', '.join(DEPTHS)}")
-    network = networks.build(
-        solver, task.dimensions, task.channels, preset.width, task.classes, preset.iterations
-    )
+    if solver == "zforcing":
+        return _zforcing(task, preset, depth)
+    if depth == "latent":
+        return _latent_depth(task, preset, solver)
+    network = _network(task, preset, solver)
     thinker = Thinker(network, preset.iterations, preset.progressive_weight, task.scored)
     return ThinkingSolver(thinker, preset.precision)
+
+
+def _network(task: Task, preset: Preset, solver: str) -> networks.ThinkingNetwork:
+    return networks.build(
+        solver, task.dimensions, task.channels, preset.width, task.classes, preset.iterations
+    )
+
+
+def _latent_depth(task: Task, preset: Preset, solver: str) -> Solver:
+    from .depth import DepthSolver, DepthThinker
+
+    # The evidence stands where L_max does, so it needs a share of the weight.
+    weight = min(preset.progressive_weight, 0.5)
+    network = _network(task, preset, solver)
+    thinker = DepthThinker(network, preset.iterations, weight, task.scored)
+    return DepthSolver(thinker, preset.precision)
+
+
+def _zforcing(task: Task, preset: Preset, depth: str) -> Solver:
+    from .zforcing_solver import ZForcingSolver
+
+    if task.dimensions != 1 or task.channels != 1 or task.classes != 2:
+        raise UserError(f"--solver zforcing reads sequences of bits, and {task.name} has none")
+    if depth != "fixed":
+        raise UserError("--depth latent needs a network that iterates; leave out --solver zforcing")
+    return ZForcingSolver(preset.width)

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from zpyro.errors import UserError
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -168,6 +166,8 @@ class Task:
         Raises:
             UserError: if there is none of that name.
         """
+        from zpyro.errors import UserError
+
         if name not in self.presets:
             choices = ", ".join(self.presets)
             raise UserError(f"preset {name!r} is unknown; {self.name} has {choices}")
@@ -180,6 +180,8 @@ def load(name: str) -> Task:
     Raises:
         UserError: if there is none of that name.
     """
+    from zpyro.errors import UserError
+
     if name not in MODULES:
         raise UserError(f"task {name!r} is unknown; choose one of {', '.join(MODULES)}")
     return importlib.import_module(MODULES[name]).TASK
