@@ -34,7 +34,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .networks import ThinkingNetwork
-from .programs import Scored, Thinker, answer_distribution, draw_progress, flattened, scaled
+from .programs import (
+    Scored,
+    Thinker,
+    answer_distribution,
+    at_least_float32,
+    draw_progress,
+    flattened,
+    scaled,
+)
 from .solvers import Answer, ThinkingSolver, autocast
 
 PATIENCE = 0.98
@@ -85,7 +93,7 @@ class DepthThinker(Thinker):
 
     def stop_logits(self, thought: Tensor, inputs: Tensor) -> Tensor:
         """The log-odds of stopping, (B,): those of the cell that is least ready."""
-        ready = self.done(thought.float().flatten(2).transpose(1, 2)).squeeze(-1)
+        ready = self.done(at_least_float32(thought).flatten(2).transpose(1, 2)).squeeze(-1)
         if self.scored is not None:
             ready = ready.where(self.scored(inputs).flatten(1), ready.new_tensor(torch.inf))
         return ready.amin(1)
@@ -94,7 +102,8 @@ class DepthThinker(Thinker):
         """The prior over depths and the answers at each."""
         thoughts = list(self.network.thoughts(inputs, iterations))
         stops = torch.stack([self.stop_logits(thought, inputs) for thought in thoughts], 1)
-        logits = [self.network.answer(thought).float().flatten(2) for thought in thoughts]
+        logits = [self.network.answer(thought) for thought in thoughts]
+        logits = [at_least_float32(each).flatten(2) for each in logits]
         guess = torch.zeros_like(logits[0])
         return Depths(depth_prior(stops, self.patience), torch.stack([*logits, guess], 1))
 

@@ -184,7 +184,13 @@ def random_weights(thinker: Thinker, data_size: int, scale: float = 1.0) -> Thin
 
 def answer_distribution(logits: Tensor) -> dist.Categorical:
     """The distribution of every cell's answer, from logits (B, classes, *cells)."""
-    return dist.Categorical(logits=logits.float().flatten(2).transpose(1, 2), validate_args=False)
+    logits = at_least_float32(logits).flatten(2).transpose(1, 2)
+    return dist.Categorical(logits=logits, validate_args=False)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Values in a type in which probabilities can be summed."""
+    return values.float() if values.element_size() < 4 else values
 
 
 def flattened(targets: Tensor | None) -> Tensor | None:

@@ -104,14 +104,14 @@ def sweep(
     count = len(examples.inputs)
     if solver.longest is not None:
         iterations = min(iterations, solver.longest)
-    device = next(solver.parameters()).device
+    like = next(solver.parameters())
     tallies = _Tallies(iterations)
     rows = max(1, ROWS // examples.targets[0].numel())
     was_training = solver.training
     solver.eval()
     for first in range(0, count, rows):
-        inputs = examples.inputs[first : first + rows].to(device).float()
-        targets = examples.targets[first : first + rows].to(device)
+        inputs = examples.inputs[first : first + rows].to(like)
+        targets = examples.targets[first : first + rows].to(like.device)
         tallies.add(solver, task, inputs, targets)
         if on_batch is not None:
             on_batch(min(first + rows, count), count)
