@@ -12,10 +12,12 @@ from zpyro_examples.easy_to_hard.prefix_sums import PrefixSums
 ITERATIONS = 5
 
 
-def network(name: str = "recall", dimensions: int = 1, seed: int = 0) -> ThinkingNetwork:
-    """A network of width 6 with weights large enough that answers differ from a coin's."""
+def network(
+    name: str = "recall", dimensions: int = 1, seed: int = 0, width: int = 6
+) -> ThinkingNetwork:
+    """A narrow network with weights large enough that answers differ from a coin's."""
     torch.manual_seed(seed)
-    built = networks.build(name, dimensions, 1 if dimensions == 1 else 3, 6, 2, ITERATIONS)
+    built = networks.build(name, dimensions, 1 if dimensions == 1 else 3, width, 2, ITERATIONS)
     with torch.no_grad():
         for weight in built.parameters():
             weight.mul_(2.0)
