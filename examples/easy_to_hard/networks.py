@@ -191,6 +191,23 @@ class FeedForwardNetwork(ThinkingNetwork):
         return self.blocks[iteration](state)
 
 
+def keep_sizes(network: ThinkingNetwork, branch: float = 0.1) -> None:
+    """Draw a network's weights so that thoughts keep their size over many iterations, in place.
+
+    torch's own draw, which the published networks use, shrinks a thought in every convolution
+    outside a residual branch, so that at first little survives an iteration and whether the
+    recurrence is found becomes a matter of luck. Here convolutions before a ReLU keep the size of
+    what they read (He et al., arXiv:1502.01852) and residual branches begin small.
+
+    Args:
+        network: the network.
+        branch: size of a residual branch relative to what it is added to.
+    """
+    for name, weight in network.named_parameters():
+        scale = branch if name.endswith("second.weight") else 1.0
+        nn.init.normal_(weight, 0, scale * (2 / weight[0].numel()) ** 0.5)
+
+
 def _residual_blocks(network: ThinkingNetwork) -> nn.Sequential:
     width = network.width
     layers = [network.convolution(width, width) for _ in range(4)]

@@ -119,9 +119,12 @@ def build(task: Task, preset: Preset, solver: str = "recall", depth: str = "fixe
 
 
 def _network(task: Task, preset: Preset, solver: str) -> networks.ThinkingNetwork:
-    return networks.build(
+    network = networks.build(
         solver, task.dimensions, task.channels, preset.width, task.classes, preset.iterations
     )
+    if preset.initialization == "keep-sizes":
+        networks.keep_sizes(network)
+    return network
 
 
 def _latent_depth(task: Task, preset: Preset, solver: str) -> Solver:

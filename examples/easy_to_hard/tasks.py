@@ -46,6 +46,8 @@ class Preset:
         milestones: epochs at which "steps" steps.
         warmup: epochs over which the learning rate warms up, as 1 - exp(-epoch / warmup).
         average: decay of the moving average of the weights that is kept and tested; 0 for none.
+        initialization: "torch" as published, or "keep-sizes", see
+            :func:`zpyro_examples.easy_to_hard.networks.keep_sizes`.
         precision: "float32", or "bfloat16" for the convolutions of the training.
         valid_sizes: sizes on whose held-out problems the number of iterations is chosen.
         valid_count: how many problems of each.
@@ -69,6 +71,7 @@ class Preset:
     milestones: tuple[int, ...] = ()
     warmup: float = 0.0
     average: float = 0.0
+    initialization: str = "torch"
     precision: str = "float32"
     valid_sizes: tuple[int, ...] = ()
     valid_count: int = 500

@@ -136,7 +136,7 @@ class ZForcingSolver(Solver):
 
 def frames_of(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Bits (B, 1, T) and sums (B, T) as frames (B, T, 2) and the start frame (B, 2)."""
-    bits = inputs[:, 0].float()
+    bits = inputs[:, 0] if inputs.is_floating_point() else inputs[:, 0].float()
     following = functional.pad(bits[:, 1:], (0, 1))
-    frames = torch.stack([targets.float(), following], dim=-1)
+    frames = torch.stack([targets.to(bits.dtype), following], dim=-1)
     return frames, torch.stack([torch.zeros_like(bits[:, 0]), bits[:, 0]], dim=-1)
