@@ -15,13 +15,17 @@ _ORDER = {"test": 0, "valid": 1, "train": 2}
 
 PRESETS = {
     "quick": Preset(
-        width=48,
+        width=32,
         iterations=30,
-        progressive_weight=0.5,
+        progressive_weight=1.0,
         train_size=32,
-        train_count=10_000,
-        epochs=12,
+        train_count=100_000,
+        epochs=3,
         batch_size=100,
+        learning_rate=2e-3,
+        growing=0.15,
+        shortest=8,
+        average=0.99,
         valid_sizes=(32, 64),
         test_sizes=(32, 64, 128, 256, 512),
         max_minutes=10.0,

@@ -140,7 +140,8 @@ class Trainer:
         size = self.preset.batch_size
         rows = self._order[1][batch * size : (batch + 1) * size]
         inputs, targets = data.inputs[rows].to(self.device), data.targets[rows].to(self.device)
-        return Examples(inputs.float(), targets.long())
+        length = grown_length(self.preset, self.fraction(), targets.shape[-1])
+        return Examples(inputs[..., :length].float(), targets[..., :length].long())
 
     def _step(self, batch: Examples, epoch: int) -> float:
         for group in self.optimizer.param_groups:
@@ -228,6 +229,14 @@ def make_optimizer(parameters: list[nn.Parameter], preset: Preset) -> torch.opti
     if preset.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9)
     raise UserError(f"optimizer {preset.optimizer!r} is unknown; choose adam or sgd")
+
+
+def grown_length(preset: Preset, fraction: float, full: int) -> int:
+    """How many cells of its sequences a training uses after a fraction of it."""
+    if fraction >= preset.growing:
+        return full
+    shortest = min(preset.shortest, full)
+    return shortest + int((full - shortest) * fraction / preset.growing)
 
 
 def rate_factor(preset: Preset, epoch: int, fraction: float) -> float:

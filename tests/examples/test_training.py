@@ -179,6 +179,26 @@ def test_learning_rates() -> None:
         train.make_optimizer([], dataclasses.replace(PRESET, optimizer="lion"))
 
 
+def test_sequences_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    growing = dataclasses.replace(PRESET, growing=0.5, shortest=4)
+    lengths = [train.grown_length(growing, f, 16) for f in (0.0, 0.125, 0.25, 0.49, 0.5, 1.0)]
+    assert lengths == [4, 7, 10, 15, 16, 16]
+    assert train.grown_length(PRESET, 0.0, 16) == 16
+    trained = trainer(tmp_path / "run", growing=0.5, shortest=4)
+    seen: list[tuple[int, int]] = []
+    honest = trained.solver.loss
+
+    def noted(x: Tensor, y: Tensor) -> Tensor:
+        seen.append((x.shape[-1], y.shape[-1]))
+        # What is left is a problem of its own.
+        assert torch.equal(x[:, 0].cumsum(1) % 2, y.float())
+        return honest(x, y)
+
+    monkeypatch.setattr(trained.solver, "loss", noted)
+    trained.fit()
+    assert seen == [(n, n) for n in (4, 6, 9, 12, 14, 16, 16, 16, 16)]
+
+
 # -- sweeps and the rule --------------------------------------------------------------------------
 
 
