@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-COMMANDS = ("train", "evaluate", "sample", "compare", "data", "import-reference")
+COMMANDS = ("train", "evaluate", "sample", "compare", "data", "import-reference", "example")
 
 
 class UserMistake(click.ClickException):

@@ -194,7 +194,7 @@ def iwae(
     finally:
         module.train(was_training)
     log_weights = np.concatenate(parts, axis=1)[:, np.argsort(order)]
-    return _importance(sequences.names, log_weights, particles)
+    return _importance(tuple(sequences.names), log_weights, particles)
 
 
 def _log_weights(module: SequenceModel, batch: Batch, seed: int, draw: int) -> np.ndarray:

@@ -153,7 +153,7 @@ def _with_nan() -> np.ndarray:
         ("train.learning_rate_schedule=warm", "must be one of constant, cosine, plateau"),
         ("data.normalize=maybe", "data.normalize must be true or false"),
         ("data.valid_fraction=2", "data.valid_fraction is 2"),
-        ("model.name=vae", "model.name is vae; choose one of rnn, storn, vrnn, srnn, zforcing"),
+        ("model.name=vae", "model.name is vae; choose one of rnn, "),
         ("model.likelihood=cauchy", "model.likelihood is cauchy; choose one of gaussian"),
         ("model.likelihood=categorical", "categorical does not fit this data set"),
         ("model.recurrence=quick", "model.recurrence is quick; choose one of auto"),

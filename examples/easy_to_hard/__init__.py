@@ -1,0 +1,6 @@
+"""Easy to hard: networks trained on easy problems that solve harder ones by thinking longer.
+
+:mod:`~zpyro_examples.easy_to_hard.networks` holds the networks,
+:mod:`~zpyro_examples.easy_to_hard.programs` the Pyro programs around them,
+:mod:`~zpyro_examples.easy_to_hard.tasks` what a task is; the tasks have a module each.
+"""

@@ -1,0 +1,141 @@
+"""``zpyro example TASK train|test|show``: the same three commands for every task.
+
+torch is imported when a command runs, so that help is there at once.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import tasks
+
+if TYPE_CHECKING:
+    from .sweep import Sweep
+
+HELP = {
+    "prefix-sums": "Bits whose prefix sums modulo 2 are wanted, learned on 32 and asked of 512.",
+    "mazes": "Mazes whose path is wanted, learned on 9 x 9 and asked of 59 x 59.",
+    "chess": "Chess puzzles whose best move is wanted, learned on easy and asked of hard ones.",
+}
+SIZES = {"prefix-sums": "64,128,512", "mazes": "9,13,33", "chess": "0"}
+
+
+def group(name: str) -> click.Group:
+    """The commands of one task."""
+    commands = click.Group(name, help=HELP[name], short_help=HELP[name])
+    for make in (_train, _test, _show):
+        commands.add_command(make(name))
+    return commands
+
+
+def _train(name: str) -> click.Command:
+    @click.command(
+        "train",
+        help=f"""Train on the easy problems of {name} and leave a run directory.
+
+        Ctrl-C saves; --resume RUN goes on from there.
+
+        \b
+        Example:
+          zpyro example {name} train --preset quick --out runs/{name}
+          zpyro example {name} train --solver feed-forward --max-minutes 5 --seed 1
+        """,
+    )
+    @click.option("--preset", default="quick", show_default=True, help="quick or published.")
+    @click.option("--out", type=click.Path(path_type=Path), help="The run directory to make.")
+    @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 31) - 1))
+    @click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Of training.")
+    @click.option("--epochs", type=click.IntRange(1), help="In place of the preset's.")
+    @click.option(
+        "--solver",
+        default="recall",
+        show_default=True,
+        help="recall, recurrent (without recall), feed-forward, or zforcing.",
+    )
+    @click.option(
+        "--depth",
+        default="fixed",
+        show_default=True,
+        help="fixed, or latent: the number of iterations as a latent variable.",
+    )
+    @click.option("--data", type=click.Path(path_type=Path), help="Your own file or folder.")
+    @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
+    @click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run.")
+    def train(**options: Any) -> None:
+        from . import running
+
+        if options["resume"] is None and options["out"] is None:
+            stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
+            options["out"] = Path("runs") / f"{name}-{stamp}"
+        running.train(name, **options)
+
+    return train
+
+
+def _test(name: str) -> click.Command:
+    @click.command(
+        "test",
+        help=f"""Test RUN on problems of other sizes: a table, and accuracy against iterations.
+
+        How long to think follows from held-out problems of the training's sizes alone; docs say
+        how. With --json a line {{"size", "iterations", "accuracy", "count"}} for each size.
+
+        \b
+        Example:
+          zpyro example {name} test runs/{name} --sizes {SIZES[name]} --count 1000 --json
+          zpyro example {name} test runs/{name} --picture accuracy.png
+        """,
+    )
+    @click.argument("run", type=click.Path(path_type=Path))
+    @click.option("--sizes", help="Comma-separated; by default the preset's.")
+    @click.option("--count", default=1000, show_default=True, type=click.IntRange(1))
+    @click.option("--iterations", type=click.IntRange(1), help="In place of the rule's.")
+    @click.option("--json", "as_json", is_flag=True, help="One JSON line for each size.")
+    @click.option("--picture", type=click.Path(path_type=Path), help="Draw accuracy to this file.")
+    @click.option("--seed", type=click.IntRange(0, (1 << 31) - 1), help="Of the problems.")
+    @click.option("--data", type=click.Path(path_type=Path), help="Your own file or folder.")
+    @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
+    def test(as_json: bool, **options: Any) -> None:
+        from . import running
+
+        report = running.test(name, **options)
+        found: list[tuple[Sweep, int]] = []
+        for sweep, iterations in report:
+            found.append((sweep, iterations))
+            if as_json:
+                click.echo(json.dumps(running.record(sweep, iterations)))
+        if not as_json:
+            running.print_table(name, options["run"], found)
+        if options["picture"] is not None:
+            running.draw(found, tasks.load(name), options["picture"])
+
+    return test
+
+
+def _show(name: str) -> click.Command:
+    @click.command(
+        "show",
+        help=f"""Show RUN solving one problem, iteration by iteration.
+
+        \b
+        Example:
+          zpyro example {name} show runs/{name}
+        """,
+    )
+    @click.argument("run", type=click.Path(path_type=Path))
+    @click.option("--size", type=click.IntRange(1), help="By default the training's.")
+    @click.option("--number", default=0, show_default=True, type=click.IntRange(0))
+    @click.option("--iterations", type=click.IntRange(1), help="In place of the rule's.")
+    @click.option("--out", type=click.Path(path_type=Path), help="A picture, where there is one.")
+    @click.option("--data", type=click.Path(path_type=Path), help="Your own file or folder.")
+    def show(**options: Any) -> None:
+        from . import running
+
+        running.show(name, **options)
+
+    return show

@@ -1,0 +1,223 @@
+"""Thinking depth as a latent variable, marginalised exactly.
+
+With thoughts h_1..h_m of a thinking network on inputs x, the generative process is::
+
+    before iteration t   time is up with probability 1 - patience
+    after iteration t    stop with probability s_t = sigmoid(min over cells of f(h_t))
+    depth                p(t | x) = patience^t s_t prod_{j<t} (1 - s_j)
+    answers              p(y | x, t) = prod over cells of Categorical(y | head(h_t))
+                         where time ran out before a stop, every answer is equally likely
+
+The prior over depth is geometric where s is constant; what s_t reads from the thought is learned.
+A finite patience makes the shorter of two equally good depths the likelier one. The depth has m + 1
+values, so the evidence and the posterior are sums of m + 1 terms::
+
+    log p(y | x)   = logsumexp_t [ log p(t | x) + log p(y | x, t) ]
+    p(t | x, y)    = p(t | x) p(y | x, t) / p(y | x)
+
+The network's own stopping rule is to stop at the first t with s_t >= 1/2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import TraceEnum_ELBO
+from pyro.nn import pyro_method
+from pyro.ops.indexing import Vindex
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .networks import ThinkingNetwork
+from .programs import (
+    Scored,
+    Thinker,
+    answer_distribution,
+    at_least_float32,
+    draw_progress,
+    flattened,
+    scaled,
+)
+from .solvers import Answer, ThinkingSolver, autocast
+
+PATIENCE = 0.98
+
+
+@dataclass(frozen=True, eq=False)
+class Depths:
+    """What the model says for every depth 1..m and, last, for time having run out.
+
+    Attributes:
+        log_prior: log p(t | x), (B, m + 1), nats.
+        logits: of the answers, (B, m + 1, classes, cells); zeros for the guess at the end.
+    """
+
+    log_prior: Tensor
+    logits: Tensor
+
+
+class DepthThinker(Thinker):
+    """A thinker whose number of iterations is the latent site ``depth``.
+
+    ``model(inputs, targets)`` has the sites ``depth`` (enumerated in parallel) and ``answers``;
+    ``training_model`` puts the evidence of that model in the place of L_max, the loss after all
+    iterations, beside the progressive term. Both go with the empty guide and ``TraceEnum_ELBO``.
+
+    Args:
+        network: what thinks.
+        iterations: m, the greatest depth.
+        progressive_weight: a, the weight of the progressive term.
+        scored: which cells count; all by default.
+        patience: the probability of having time for another iteration.
+    """
+
+    def __init__(
+        self,
+        network: ThinkingNetwork,
+        iterations: int,
+        progressive_weight: float,
+        scored: Scored | None = None,
+        patience: float = PATIENCE,
+    ) -> None:
+        super().__init__(network, iterations, progressive_weight, scored)
+        self.patience = patience
+        self.done = nn.Linear(network.width, 1)
+        # At the start a geometric prior whose mean is half of what is allowed.
+        nn.init.zeros_(self.done.weight)
+        nn.init.constant_(self.done.bias, -torch.tensor(iterations / 2 - 1.0).clamp(1).log().item())
+
+    def stop_logits(self, thought: Tensor, inputs: Tensor) -> Tensor:
+        """The log-odds of stopping, (B,): those of the cell that is least ready."""
+        ready = self.done(at_least_float32(thought).flatten(2).transpose(1, 2)).squeeze(-1)
+        if self.scored is not None:
+            ready = ready.where(self.scored(inputs).flatten(1), ready.new_tensor(torch.inf))
+        return ready.amin(1)
+
+    def depths(self, inputs: Tensor, iterations: int) -> Depths:
+        """The prior over depths and the answers at each."""
+        thoughts = list(self.network.thoughts(inputs, iterations))
+        stops = torch.stack([self.stop_logits(thought, inputs) for thought in thoughts], 1)
+        logits = [self.network.answer(thought) for thought in thoughts]
+        logits = [at_least_float32(each).flatten(2) for each in logits]
+        guess = torch.zeros_like(logits[0])
+        return Depths(depth_prior(stops, self.patience), torch.stack([*logits, guess], 1))
+
+    @pyro_method
+    def model(
+        self, inputs: Tensor, targets: Tensor | None = None, iterations: int | None = None
+    ) -> Tensor:
+        """The answers after a random number of iterations; returns them, (..., B, cells).
+
+        Args:
+            inputs: problems, (B, channels, *cells).
+            targets: answers, (B, *cells); None draws them.
+            iterations: the greatest depth; by default as in training.
+        """
+        depths = self.depths(inputs, self.iterations if iterations is None else iterations)
+        return self.observe(depths, inputs, targets)
+
+    @pyro_method
+    def training_model(self, inputs: Tensor, targets: Tensor) -> None:
+        """(1 - a) times the evidence of the model, and a times the progressive term."""
+        weight = self.progressive_weight
+        before, count = draw_progress(self.iterations)
+        depths = self.depths(inputs, self.iterations)
+        logits = self.progressive_logits(inputs, before, count)
+        with scaled(1 - weight):
+            self.observe(depths, inputs, targets)
+        # Plates of their own: a plate may be entered only once in a program.
+        with (
+            pyro.plate("progressive_examples", len(inputs), dim=-2),
+            pyro.plate("progressive_cells", inputs[0, 0].numel(), dim=-1),
+            self.masked(inputs),
+            scaled(weight),
+        ):
+            distribution = answer_distribution(logits)
+            pyro.sample("progressive_answers", distribution, obs=flattened(targets))
+
+    def progressive_logits(self, inputs: Tensor, before: int, count: int) -> Tensor:
+        """Logits after ``before`` iterations without gradient and ``count`` with."""
+        thought = self.network.begin(inputs)
+        if before:
+            with torch.no_grad():
+                thought = self.network.think(thought, inputs, before)
+        return self.network.answer(self.network.think(thought, inputs, count, before))
+
+    def observe(self, depths: Depths, inputs: Tensor, targets: Tensor | None) -> Tensor:
+        """The sites ``depth`` and ``answers``."""
+        rows = torch.arange(len(inputs), device=inputs.device).unsqueeze(-1)
+        columns = torch.arange(depths.logits.shape[-1], device=inputs.device)
+        enumerate_it: Any = {"enumerate": "parallel"}
+        with self.every_example(inputs, targets):
+            prior = dist.Categorical(logits=depths.log_prior.unsqueeze(1), validate_args=False)
+            depth = pyro.sample("depth", prior, infer=enumerate_it)
+            by_cell = depths.logits.transpose(2, 3)
+            chosen = Vindex(by_cell)[rows, depth, columns]
+            with self.cells_of_each(inputs):
+                answers = dist.Categorical(logits=chosen, validate_args=False)
+                return pyro.sample("answers", answers, obs=flattened(targets))
+
+    def posterior(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The evidence log p(y | x), (B,), nats, and log p(t | x, y), (B, m + 1), exactly."""
+        depths = self.depths(inputs, self.iterations)
+        scores = depths.logits.log_softmax(2)
+        answers = targets.flatten(1).long()[:, None, None].expand(-1, scores.shape[1], 1, -1)
+        log_likelihood = scores.gather(2, answers).squeeze(2)
+        if self.scored is not None:
+            log_likelihood = log_likelihood * self.scored(inputs).flatten(1).unsqueeze(1)
+        joint = depths.log_prior + log_likelihood.sum(-1)
+        evidence = joint.logsumexp(1)
+        return evidence, joint - evidence.unsqueeze(1)
+
+
+def depth_prior(stop_logits: Tensor, patience: float) -> Tensor:
+    """log p(t | x), (B, m + 1), from the log-odds of stopping after each iteration, (B, m).
+
+    The last entry is the probability that time ran out before a stop.
+    """
+    stop, go_on = functional.logsigmoid(stop_logits), functional.logsigmoid(-stop_logits)
+    count = stop_logits.shape[1]
+    steps = torch.arange(count, device=stop_logits.device)
+    log_patience = torch.tensor(patience, dtype=stop_logits.dtype).log().item()
+    # Not stopped after iterations 1..t-1, for t = 1..m + 1.
+    reached = functional.pad(go_on.cumsum(1), (1, 0))
+    stopped = (steps + 1) * log_patience + reached[:, :-1] + stop
+    never = reached[:, -1:] + count * log_patience
+    if patience == 1:
+        return torch.cat([stopped, never], 1)
+    time_up = torch.tensor(1 - patience, dtype=stop_logits.dtype).log().item()
+    out_of_time = steps * log_patience + reached[:, :-1] + time_up
+    return torch.cat([stopped, torch.cat([out_of_time, never], 1).logsumexp(1, keepdim=True)], 1)
+
+
+class DepthSolver(ThinkingSolver):
+    """Trains a :class:`DepthThinker` through stock ``TraceEnum_ELBO``.
+
+    Args:
+        thinker: the Pyro programs.
+        precision: "bfloat16" computes the convolutions of the training in that type.
+    """
+
+    def __init__(self, thinker: DepthThinker, precision: str = "float32") -> None:
+        super().__init__(thinker, precision)
+        self.depth_thinker = thinker
+        self.enumeration = TraceEnum_ELBO(max_plate_nesting=2)
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        thinker = self.depth_thinker
+        with autocast(inputs.device, self.precision):
+            loss = self.enumeration.differentiable_loss(
+                thinker.training_model, thinker.guide, inputs, targets
+            )
+        return torch.as_tensor(loss) / thinker.num_scored(inputs)
+
+    def answers(self, inputs: Tensor, iterations: int) -> Iterator[Answer]:
+        network = self.depth_thinker.network
+        for thought in network.thoughts(inputs, iterations):
+            stop = self.depth_thinker.stop_logits(thought, inputs).sigmoid()
+            yield Answer(network.answer(thought), stop)

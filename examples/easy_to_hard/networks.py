@@ -1,0 +1,229 @@
+"""Convolutional networks that think in iterations, over sequences (1-D) and images (2-D).
+
+All are a projection, iterations of a residual block, and a head that can answer after any
+iteration. Layers, widths and the absence of biases are those of the published networks; sequences
+run through the same two-dimensional layers with kernels of 1 x 3, which lets one code serve both
+and computes channels-last, the fast layout on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+NETWORKS = ("recall", "recurrent", "feed-forward")
+"""The names that :func:`build` knows."""
+
+
+class ThinkingNetwork(nn.Module):
+    """A network that refines a thought (B, width, *cells) and can answer after every iteration.
+
+    Inputs are (B, channels, *cells) with one or two dimensions of cells.
+
+    Args:
+        dimensions: 1 for sequences, 2 for images.
+        channels: of the inputs.
+        width: channels of a thought.
+        classes: number of answers to choose from in each cell.
+    """
+
+    def __init__(self, dimensions: int, channels: int, width: int, classes: int = 2) -> None:
+        super().__init__()
+        if dimensions not in (1, 2):
+            raise ValueError(f"dimensions is {dimensions}; choose 1 (sequences) or 2 (images)")
+        self.dimensions = dimensions
+        self.width = width
+        # The published heads narrow by halves over sequences and to 32 and 8 over images.
+        first, second = (width, width // 2) if dimensions == 1 else (32, 8)
+        self.projection = self.convolution(channels, width)
+        self.head = nn.Sequential(
+            self.convolution(width, first),
+            nn.ReLU(),
+            self.convolution(first, second),
+            nn.ReLU(),
+            self.convolution(second, classes),
+        )
+
+    def convolution(self, channels: int, width: int) -> nn.Conv2d:
+        """A convolution over three cells in each dimension, without bias."""
+        kernel, padding = ((1, 3), (0, 1)) if self.dimensions == 1 else (3, 1)
+        layer = nn.Conv2d(channels, width, kernel, padding=padding, bias=False)
+        layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+        return layer
+
+    def begin(self, inputs: Tensor) -> Tensor:
+        """The thought before the first iteration, (B, width, *cells)."""
+        return self._cells(functional.relu(self.projection(self._image(inputs))))
+
+    def answer(self, thought: Tensor) -> Tensor:
+        """Logits of the answers, (B, classes, *cells)."""
+        return self._cells(self.head(self._image(thought)))
+
+    def think(self, thought: Tensor, inputs: Tensor, count: int, first: int = 0) -> Tensor:
+        """The thought after ``count`` more iterations.
+
+        Args:
+            thought: the thought now, (B, width, *cells).
+            inputs: the problem, (B, channels, *cells).
+            count: how many iterations to do.
+            first: how many were done before.
+        """
+        state, image = self._image(thought), self._image(inputs)
+        for iteration in range(first, first + count):
+            state = self.iterate(state, image, iteration)
+        return self._cells(state)
+
+    def thoughts(self, inputs: Tensor, iterations: int) -> Iterator[Tensor]:
+        """The thought after each of the iterations, (B, width, *cells), one after another."""
+        thought = self.begin(inputs)
+        for iteration in range(iterations):
+            thought = self.think(thought, inputs, 1, iteration)
+            yield thought
+
+    def forward(self, inputs: Tensor, iterations: int) -> Tensor:
+        """Logits (B, classes, *cells) after so many iterations."""
+        return self.answer(self.think(self.begin(inputs), inputs, iterations))
+
+    @property
+    def longest(self) -> int | None:
+        """The most iterations it can do; None where there is no limit."""
+        return None
+
+    def iterate(self, state: Tensor, image: Tensor, iteration: int) -> Tensor:
+        """One iteration on four-dimensional tensors, (B, width, rows, columns)."""
+        # Not abstract: an abstract class could not be turned into a PyroModule.
+        raise NotImplementedError(f"{type(self).__name__} has no iterations of its own")
+
+    def _image(self, values: Tensor) -> Tensor:
+        if self.dimensions == 1:
+            values = values.unsqueeze(2)
+        return values.contiguous(memory_format=torch.channels_last)
+
+    def _cells(self, values: Tensor) -> Tensor:
+        return values.squeeze(2) if self.dimensions == 1 else values
+
+
+class ResidualBlock(nn.Module):
+    """relu(x + conv(relu(conv(x)))), (B, width, rows, columns) to the same shape."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(x + self.second(functional.relu(self.first(x))))
+
+
+class RecurrentNetwork(ThinkingNetwork):
+    """One block of two residual blocks iterated, with recall or without.
+
+    With recall every iteration begins with a convolution over the thought and the inputs, so that
+    the problem cannot be forgotten however long it thinks.
+
+    Args:
+        dimensions: 1 for sequences, 2 for images.
+        channels: of the inputs.
+        width: channels of a thought.
+        classes: number of answers to choose from in each cell.
+        recall: whether the inputs are given again in every iteration.
+
+    Source: with recall section 3 of arXiv:2202.05826, without arXiv:2106.04537::
+
+        @inproceedings{bansal2022endtoend,
+          title={End-to-end Algorithm Synthesis with Recurrent Networks: Extrapolation without
+                 Overthinking},
+          author={Bansal, Arpit and Schwarzschild, Avi and Borgnia, Eitan and Emam, Zeyad and
+                  Huang, Furong and Goldblum, Micah and Goldstein, Tom},
+          booktitle={Advances in Neural Information Processing Systems}, year={2022}
+        }
+        @inproceedings{schwarzschild2021can,
+          title={Can You Learn an Algorithm? Generalizing from Easy to Hard Problems with
+                 Recurrent Networks},
+          author={Schwarzschild, Avi and Borgnia, Eitan and Gupta, Arjun and Huang, Furong and
+                  Vishkin, Uzi and Goldblum, Micah and Goldstein, Tom},
+          booktitle={Advances in Neural Information Processing Systems}, year={2021}
+        }
+    """
+
+    def __init__(
+        self, dimensions: int, channels: int, width: int, classes: int = 2, *, recall: bool = True
+    ) -> None:
+        super().__init__(dimensions, channels, width, classes)
+        self.recall = self.convolution(width + channels, width) if recall else None
+        self.block = _residual_blocks(self)
+
+    def iterate(self, state: Tensor, image: Tensor, iteration: int) -> Tensor:
+        del iteration
+        if self.recall is not None:
+            state = self.recall(torch.cat([state, image], dim=1))
+            # The published image network has no activation here, the sequence network has one.
+            state = functional.relu(state) if self.dimensions == 1 else state
+        return self.block(state)
+
+
+class FeedForwardNetwork(ThinkingNetwork):
+    """The recurrent network without recall, unrolled into layers with weights of their own.
+
+    Args:
+        dimensions: 1 for sequences, 2 for images.
+        channels: of the inputs.
+        width: channels of a thought.
+        classes: number of answers to choose from in each cell.
+        iterations: how many blocks; it cannot think longer.
+    """
+
+    def __init__(
+        self, dimensions: int, channels: int, width: int, classes: int = 2, *, iterations: int
+    ) -> None:
+        super().__init__(dimensions, channels, width, classes)
+        self.blocks = nn.ModuleList(_residual_blocks(self) for _ in range(iterations))
+
+    @property
+    def longest(self) -> int:
+        return len(self.blocks)
+
+    def iterate(self, state: Tensor, image: Tensor, iteration: int) -> Tensor:
+        del image
+        return self.blocks[iteration](state)
+
+
+def keep_sizes(network: ThinkingNetwork, branch: float = 0.1) -> None:
+    """Draw a network's weights so that thoughts keep their size over many iterations, in place.
+
+    torch's own draw, which the published networks use, shrinks a thought in every convolution
+    outside a residual branch, so that at first little survives an iteration and whether the
+    recurrence is found becomes a matter of luck. Here convolutions before a ReLU keep the size of
+    what they read (He et al., arXiv:1502.01852) and residual branches begin small.
+
+    Args:
+        network: the network.
+        branch: size of a residual branch relative to what it is added to.
+    """
+    for name, weight in network.named_parameters():
+        scale = branch if name.endswith("second.weight") else 1.0
+        nn.init.normal_(weight, 0, scale * (2 / weight[0].numel()) ** 0.5)
+
+
+def _residual_blocks(network: ThinkingNetwork) -> nn.Sequential:
+    width = network.width
+    layers = [network.convolution(width, width) for _ in range(4)]
+    return nn.Sequential(ResidualBlock(*layers[:2]), ResidualBlock(*layers[2:]))
+
+
+def build(
+    name: str, dimensions: int, channels: int, width: int, classes: int, iterations: int
+) -> ThinkingNetwork:
+    """A network by name, see :data:`NETWORKS`.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"network {name!r} is unknown; choose one of {', '.join(NETWORKS)}")
+    if name == "feed-forward":
+        return FeedForwardNetwork(dimensions, channels, width, classes, iterations=iterations)
+    return RecurrentNetwork(dimensions, channels, width, classes, recall=name == "recall")

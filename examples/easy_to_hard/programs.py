@@ -1,0 +1,203 @@
+"""Thinking networks as Pyro programs: a categorical site for every cell of an answer.
+
+The programs have no latents of their own, so stock ``Trace_ELBO`` with the empty guide is maximum
+likelihood; :func:`random_weights` turns the weights into latents, and then priors, ``AutoGuide``s
+and ``Predictive`` work as for any Pyro model. :mod:`.depth` adds thinking depth as a latent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule, PyroSample, pyro_method
+from pyro.nn.module import to_pyro_module_
+from torch import Tensor
+
+from .networks import ThinkingNetwork
+
+Scored = Callable[[Tensor], Tensor]
+"""From inputs (B, channels, *cells) to the cells that count, (B, *cells), True or False."""
+
+_serial_numbers = itertools.count(1)
+
+
+class Thinker(PyroModule):
+    """Answers p(y | x) after a given number of iterations, and the progressive loss.
+
+    - ``model(inputs, targets)`` is the likelihood after ``iterations`` iterations,
+    - ``training_model(inputs, targets)`` holds the two terms of the progressive loss as sites
+      weighted with ``poutine.scale``,
+    - ``guide`` is empty and goes with both.
+
+    Inputs are (B, channels, *cells), targets (B, *cells) whole numbers; cells are flattened to
+    one dimension within the plates ``examples`` (dim -2) and ``cells`` (dim -1).
+
+    Args:
+        network: what thinks.
+        iterations: m, the number of iterations in training.
+        progressive_weight: a, the weight of the progressive term.
+        scored: which cells count; all by default.
+
+    Source: equation 1 and algorithm 1 of arXiv:2202.05826.
+    """
+
+    def __init__(
+        self,
+        network: ThinkingNetwork,
+        iterations: int,
+        progressive_weight: float,
+        scored: Scored | None = None,
+    ) -> None:
+        # A name of its own: two of them in one process must not meet in Pyro's parameter store.
+        super().__init__(f"thinker_{next(_serial_numbers)}")
+        self.network = network
+        self.iterations = iterations
+        self.progressive_weight = progressive_weight
+        self.scored = scored
+        self.data_size: int | None = None
+
+    @pyro_method
+    def model(
+        self, inputs: Tensor, targets: Tensor | None = None, iterations: int | None = None
+    ) -> Tensor:
+        """The answers after ``iterations`` iterations; returns them, (B, cells).
+
+        Args:
+            inputs: problems, (B, channels, *cells).
+            targets: answers, (B, *cells); None draws them.
+            iterations: how long to think; by default as long as in training.
+        """
+        count = self.iterations if iterations is None else iterations
+        logits = self.network(inputs, count)
+        with self.every_cell(inputs, targets):
+            return pyro.sample("answers", answer_distribution(logits), obs=flattened(targets))
+
+    @pyro_method
+    def training_model(self, inputs: Tensor, targets: Tensor) -> None:
+        """The progressive loss (1 - a) L_max + a L_prog as weighted log-likelihoods.
+
+        L_max is the loss after all m iterations. L_prog is the loss after n iterations without
+        gradient and k with, n ~ U{0..m-1} and k ~ U{1..m-n}, which teaches the block to improve
+        whatever thought it is given, and so to go on beyond m. A term of weight 0 costs nothing.
+        """
+        before, count = draw_progress(self.iterations)
+        # Computed before the plates open: weights may be latents, and those stand outside.
+        terms = list(self.progressive_answers(inputs, before, count))
+        with self.every_cell(inputs, targets):
+            for name, weight, logits in terms:
+                with scaled(weight):
+                    pyro.sample(name, answer_distribution(logits), obs=flattened(targets))
+
+    def progressive_answers(
+        self, inputs: Tensor, before: int, count: int
+    ) -> Iterator[tuple[str, float, Tensor]]:
+        """The sites of the progressive loss: (name, weight, logits (B, classes, *cells)).
+
+        Args:
+            inputs: problems, (B, channels, *cells).
+            before: n, how many iterations the progressive term does without gradient.
+            count: k, how many it does with.
+        """
+        weight, network = self.progressive_weight, self.network
+        first = network.begin(inputs)
+        with torch.set_grad_enabled(weight < 1 and torch.is_grad_enabled()):
+            early = network.think(first, inputs, before)
+        if weight < 1:
+            late = network.think(early, inputs, self.iterations - before, before)
+            yield "answers", 1 - weight, network.answer(late)
+        if weight > 0:
+            # At n = 0 the projection is part of the progressive term, as published.
+            thought = early.detach() if before else first
+            logits = network.answer(network.think(thought, inputs, count, before))
+            yield "progressive_answers", weight, logits
+
+    def guide(self, *arguments: Any, **settings: Any) -> None:
+        """The empty guide: there are no latents."""
+
+    @contextlib.contextmanager
+    def every_cell(self, inputs: Tensor, targets: Tensor | None = None) -> Iterator[None]:
+        """The plates of examples and cells, with the cells that do not count masked out."""
+        with self.every_example(inputs, targets), self.cells_of_each(inputs):
+            yield
+
+    @contextlib.contextmanager
+    def every_example(self, inputs: Tensor, targets: Tensor | None = None) -> Iterator[None]:
+        """The plate of examples; where weights are latents a batch stands for all the data."""
+        examples = inputs.shape[0]
+        size = examples if targets is None or self.data_size is None else self.data_size
+        with pyro.plate("examples", examples, dim=-2), scaled(size / examples):
+            yield
+
+    @contextlib.contextmanager
+    def cells_of_each(self, inputs: Tensor) -> Iterator[None]:
+        """The plate of cells, with those that do not count masked out."""
+        with pyro.plate("cells", inputs[0, 0].numel(), dim=-1), self.masked(inputs):
+            yield
+
+    def masked(self, inputs: Tensor) -> Any:
+        """Mask out the cells that do not count."""
+        mask = True if self.scored is None else self.scored(inputs).flatten(1)
+        return poutine.mask(mask=mask)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+    def num_scored(self, inputs: Tensor) -> int:
+        """How many cells of a batch count: the denominator of the mean loss."""
+        if self.scored is None:
+            return inputs.shape[0] * inputs[0, 0].numel()
+        return int(self.scored(inputs).sum())
+
+
+def draw_progress(iterations: int) -> tuple[int, int]:
+    """n ~ U{0..m-1} iterations to do without gradient, then k ~ U{1..m-n} with."""
+    before = int(torch.randint(0, iterations, ()))
+    return before, int(torch.randint(1, iterations - before + 1, ()))
+
+
+def random_weights(thinker: Thinker, data_size: int, scale: float = 1.0) -> Thinker:
+    """Turn every weight of a thinker's network into a latent, in place.
+
+    Weights get independent normal priors of mean zero and the standard deviation ``scale`` /
+    sqrt(fan in), at which activations keep their size. Train with ``thinker.training_model`` and
+    an ``AutoGuide`` of ``thinker.model``; ``AutoDelta`` is weight decay.
+
+    Args:
+        thinker: its network's weights become Pyro samples.
+        data_size: how many examples there are, which sets how much a batch weighs.
+        scale: of the prior, relative to 1 / sqrt(fan in).
+    """
+    thinker.data_size = data_size
+    to_pyro_module_(thinker.network)
+    for module in thinker.network.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            deviation = scale / weight[0].numel() ** 0.5
+            prior = dist.Normal(torch.zeros_like(weight), deviation).to_event(weight.dim())
+            delattr(module, name)
+            setattr(module, name, PyroSample(prior))
+    return thinker
+
+
+def answer_distribution(logits: Tensor) -> dist.Categorical:
+    """The distribution of every cell's answer, from logits (B, classes, *cells)."""
+    logits = at_least_float32(logits).flatten(2).transpose(1, 2)
+    return dist.Categorical(logits=logits, validate_args=False)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Values in a type in which probabilities can be summed."""
+    return values.float() if values.element_size() < 4 else values
+
+
+def flattened(targets: Tensor | None) -> Tensor | None:
+    """Answers (B, *cells) as the sites hold them, (B, cells)."""
+    return None if targets is None else targets.flatten(1).long()
+
+
+def scaled(weight: float) -> Any:
+    """Weigh the log-probabilities of all sites within."""
+    return poutine.scale(scale=weight)  # pyright: ignore[reportCallIssue]

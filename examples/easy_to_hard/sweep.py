@@ -1,0 +1,172 @@
+"""Accuracy against iterations, and the rule that chooses their number before any test.
+
+The rule: on held-out problems of every validation size v, let t_v be the first number of
+iterations at which most problems are solved wholly. A problem of size n then gets
+``ceil(MARGIN * max_v(t_v / difficulty(v)) * difficulty(n))`` iterations. Nothing else is looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .solvers import Solver
+from .tasks import Examples, Task
+
+MARGIN = 1.5
+"""How much longer than on validation problems of the same difficulty; written down beforehand."""
+
+LONGEST_SEARCH = 6
+"""Validation tries up to so many times the iterations of training."""
+
+ROWS = 1 << 15
+"""Cells in a batch of a sweep."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How many of ``count`` problems of one size are solved wholly, by number of iterations.
+
+    Attributes:
+        size: of the problems.
+        count: of the problems.
+        accuracy: after iterations 1, 2, ...: the fraction solved.
+        confident: the fraction solved if each problem's most confident answer so far counts, after
+            iterations 1, 2, ...
+        stopped: the fraction solved where every problem stops by the solver's own rule (the first
+            iteration whose probability to stop is 1/2 or more, at the latest the last); None
+            where it has none.
+        stopped_after: the mean number of iterations of that rule, or None.
+    """
+
+    size: int
+    count: int
+    accuracy: tuple[float, ...]
+    confident: tuple[float, ...]
+    stopped: float | None = None
+    stopped_after: float | None = None
+
+    @property
+    def first_best(self) -> int:
+        """The first number of iterations with the highest accuracy."""
+        return 1 + max(range(len(self.accuracy)), key=lambda i: (self.accuracy[i], -i))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Iterations per unit of difficulty, as found on validation problems.
+
+    Attributes:
+        rate: MARGIN * max_v(t_v / difficulty(v)).
+        longest: the most iterations that the solver can do, or None.
+    """
+
+    rate: float
+    longest: int | None
+
+    def iterations(self, task: Task, size: int) -> int:
+        """How long to think about problems of a size."""
+        # Rounding first: 1.5 * 32 / 64 * 128 must not become 97 through the last binary digit.
+        count = max(1, math.ceil(round(self.rate * task.difficulty(size), 9)))
+        return count if self.longest is None else min(count, self.longest)
+
+
+def choose(task: Task, sweeps: Sequence[Sweep], longest: int | None) -> Rule:
+    """The rule from sweeps over validation problems; sizes without any success do not count."""
+    solved = [sweep for sweep in sweeps if max(sweep.accuracy) > 0] or sweeps
+    rate = max(sweep.first_best / task.difficulty(sweep.size) for sweep in solved)
+    return Rule(MARGIN * rate, longest)
+
+
+@torch.no_grad()
+def sweep(
+    solver: Solver,
+    task: Task,
+    examples: Examples,
+    size: int,
+    iterations: int,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Sweep:
+    """Let a solver think about problems and count what it solves after every iteration.
+
+    Args:
+        solver: anything with answers.
+        task: says what is right.
+        examples: the problems.
+        size: of the problems, for the record.
+        iterations: how long to think, at most; cut to what the solver can do.
+        on_batch: told (problems done, problems) after each batch.
+    """
+    count = len(examples.inputs)
+    if solver.longest is not None:
+        iterations = min(iterations, solver.longest)
+    like = next(solver.parameters())
+    tallies = _Tallies(iterations)
+    rows = max(1, ROWS // examples.targets[0].numel())
+    was_training = solver.training
+    solver.eval()
+    for first in range(0, count, rows):
+        inputs = examples.inputs[first : first + rows].to(like)
+        targets = examples.targets[first : first + rows].to(like.device)
+        tallies.add(solver, task, inputs, targets)
+        if on_batch is not None:
+            on_batch(min(first + rows, count), count)
+    solver.train(was_training)
+    return tallies.result(size, count)
+
+
+class _Tallies:
+    """Running counts of one sweep."""
+
+    def __init__(self, iterations: int) -> None:
+        self.iterations = iterations
+        self.solved = torch.zeros(iterations, dtype=torch.long)
+        self.confident = torch.zeros(iterations, dtype=torch.long)
+        self.stopped: int | None = None
+        self.stopped_after = 0
+
+    def add(self, solver: Solver, task: Task, inputs: Tensor, targets: Tensor) -> None:
+        best = torch.full((len(inputs),), -math.inf, device=inputs.device)
+        best_right = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
+        stopped = torch.zeros_like(best_right)
+        stopped_right = torch.zeros_like(best_right)
+        scored = None if task.scored is None else task.scored(inputs)
+        for iteration, (logits, stop) in enumerate(solver.answers(inputs, self.iterations)):
+            right = task.correct(inputs, logits, targets)
+            self.solved[iteration] += int(right.sum())
+            confidence = confidence_of(logits, scored)
+            better = confidence > best
+            best = torch.where(better, confidence, best)
+            best_right = torch.where(better, right, best_right)
+            self.confident[iteration] += int(best_right.sum())
+            if stop is not None:
+                last = iteration + 1 == self.iterations
+                now = ((stop >= 0.5) | last) & ~stopped
+                stopped_right = torch.where(now, right, stopped_right)
+                stopped |= now
+                self.stopped_after += int(now.sum()) * (iteration + 1)
+        if bool(stopped.any()):
+            self.stopped = (self.stopped or 0) + int(stopped_right.sum())
+
+    def result(self, size: int, count: int) -> Sweep:
+        own = self.stopped is not None
+        return Sweep(
+            size,
+            count,
+            tuple((self.solved.double() / count).tolist()),
+            tuple((self.confident.double() / count).tolist()),
+            None if self.stopped is None else self.stopped / count,
+            self.stopped_after / count if own else None,
+        )
+
+
+def confidence_of(logits: Tensor, scored: Tensor | None) -> Tensor:
+    """The summed probability of the most probable answers of all scored cells, (B,)."""
+    confidence = logits.float().softmax(1).amax(1)
+    if scored is not None:
+        confidence = confidence * scored
+    return confidence.flatten(1).sum(1)

@@ -1,0 +1,196 @@
+"""What a task is: where its problems come from, how its network is shaped, what counts as right.
+
+A task lives in a module of its own that defines ``TASK``; the registry below names the modules, so
+that ``--help`` needs no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MODULES = {
+    "prefix-sums": "zpyro_examples.easy_to_hard.prefix_sums_task",
+    "mazes": "zpyro_examples.easy_to_hard.mazes_task",
+    "chess": "zpyro_examples.easy_to_hard.chess_task",
+}
+"""The module of every task, by the task's name."""
+
+Option = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything that decides a training besides task, solver and seed.
+
+    Attributes:
+        width: channels of a thought.
+        iterations: m, how long the network thinks in training.
+        progressive_weight: a, the weight of the progressive term.
+        train_size: the size of the problems to train on.
+        train_count: how many of them.
+        epochs: passes over them.
+        batch_size: problems in a step.
+        learning_rate: of the first steps.
+        optimizer: "adam", or "sgd" (momentum 0.9).
+        weight_decay: added to the gradients, as torch's Adam and SGD do it.
+        clip_norm: largest norm of the gradient of all weights together; None for any.
+        schedule: of the learning rate, "cosine" to zero or "steps" (a tenth at each milestone).
+        milestones: epochs at which "steps" steps.
+        warmup: epochs over which the learning rate warms up, as 1 - exp(-epoch / warmup).
+        average: decay of the moving average of the weights that is kept and tested; 0 for none.
+        initialization: "torch" as published, or "keep-sizes", see
+            :func:`zpyro_examples.easy_to_hard.networks.keep_sizes`.
+        growing: the share of the training over which sequences grow to their full length, from
+            ``shortest`` cells; the answer to the first cells of a sequence must not depend on what
+            follows. 0 for full length throughout.
+        shortest: see ``growing``.
+        precision: "float32", or "bfloat16" for the convolutions of the training.
+        valid_sizes: sizes on whose held-out problems the number of iterations is chosen.
+        valid_count: how many problems of each.
+        test_sizes: what ``test`` tests unless told otherwise.
+        max_minutes: the training stops there; the cosine ends there too if that is sooner.
+        options: what only this task knows, passed to its data builder.
+    """
+
+    width: int
+    iterations: int
+    progressive_weight: float
+    train_size: int
+    train_count: int
+    epochs: int
+    batch_size: int
+    learning_rate: float = 1e-3
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    clip_norm: float | None = 1.0
+    schedule: str = "cosine"
+    milestones: tuple[int, ...] = ()
+    warmup: float = 0.0
+    average: float = 0.0
+    initialization: str = "torch"
+    growing: float = 0.0
+    shortest: int = 8
+    precision: str = "float32"
+    valid_sizes: tuple[int, ...] = ()
+    valid_count: int = 500
+    test_sizes: tuple[int, ...] = ()
+    max_minutes: float | None = None
+    options: Mapping[str, Option] = dataclasses.field(default_factory=dict)
+
+
+class Examples(NamedTuple):
+    """Problems and answers.
+
+    Attributes:
+        inputs: (N, channels, *cells), of whatever type; networks get them as float32.
+        targets: (N, *cells), whole numbers.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which problems a data builder is asked for.
+
+    Attributes:
+        split: "train", "valid" or "test"; problems of different splits differ.
+        size: how hard: bits, or the side of a maze, or whatever the task says.
+        count: how many at most.
+        seed: of the draw.
+        source: a file or folder that the user named, or None.
+        options: those of the preset.
+    """
+
+    split: str
+    size: int
+    count: int
+    seed: int
+    source: Path | None = None
+    options: Mapping[str, Option] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Forming:
+    """One problem and the answers after every iteration, to be shown.
+
+    Attributes:
+        inputs: (1, channels, *cells).
+        targets: (1, *cells).
+        logits: after iterations 1, 2, ...: each (1, classes, *cells).
+        out: the file to write a picture to, or None.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    logits: Sequence[Tensor]
+    out: Path | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A family of problems that come in sizes.
+
+    Attributes:
+        name: as on the command line.
+        dimensions: 1 for sequences of cells, 2 for images.
+        channels: of the inputs.
+        classes: answers to choose from in each cell.
+        presets: settings by name; "quick" and "published".
+        build: makes the problems of a request.
+        correct: from inputs, logits (B, classes, *cells) and targets to whether each problem is
+            solved wholly, (B,).
+        show: prints or draws an answer forming; returns the lines to print.
+        difficulty: what the number of iterations grows in proportion to, from a size.
+        scored: the cells that count, (B, *cells), from inputs; None where all do.
+        unit: what a size is, for tables ("bits").
+        summary: one line for the help.
+    """
+
+    name: str
+    dimensions: int
+    channels: int
+    classes: int
+    presets: Mapping[str, Preset]
+    build: Callable[[Request], Examples]
+    correct: Callable[[Tensor, Tensor, Tensor], Tensor]
+    show: Callable[[Forming], list[str]]
+    difficulty: Callable[[int], float] = float
+    scored: Callable[[Tensor], Tensor] | None = None
+    unit: str = "size"
+    summary: str = ""
+
+    def preset(self, name: str) -> Preset:
+        """A preset by name.
+
+        Raises:
+            UserError: if there is none of that name.
+        """
+        from zpyro.errors import UserError
+
+        if name not in self.presets:
+            choices = ", ".join(self.presets)
+            raise UserError(f"preset {name!r} is unknown; {self.name} has {choices}")
+        return self.presets[name]
+
+
+def load(name: str) -> Task:
+    """A task by name.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    from zpyro.errors import UserError
+
+    if name not in MODULES:
+        raise UserError(f"task {name!r} is unknown; choose one of {', '.join(MODULES)}")
+    return importlib.import_module(MODULES[name]).TASK

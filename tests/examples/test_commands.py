@@ -1,0 +1,178 @@
+"""``zpyro example prefix-sums`` on tiny sizes, and a line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from zpyro_cli.main import main
+from zpyro_examples.easy_to_hard import prefix_sums_task
+from zpyro_examples.easy_to_hard.tasks import Preset
+
+TINY = Preset(
+    width=8,
+    iterations=4,
+    progressive_weight=1.0,
+    train_size=16,
+    train_count=60,
+    epochs=2,
+    batch_size=20,
+    valid_sizes=(16,),
+    valid_count=10,
+    test_sizes=(16, 24),
+)
+
+
+def run(*arguments: object) -> Result:
+    runner = CliRunner(catch_exceptions=False)
+    return runner.invoke(main, ["example", *(str(each) for each in arguments)])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny() -> object:
+    patch = pytest.MonkeyPatch()
+    patch.setitem(prefix_sums_task.PRESETS, "tiny", TINY)  # pyright: ignore[reportArgumentType]
+    yield
+    patch.undo()
+
+
+def trained(folder: Path, *more: object) -> Path:
+    result = run("prefix-sums", "train", "--preset", "tiny", "--out", folder, *more)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("runs") / "sums")
+
+
+def test_train_leaves_a_run(sums: Path) -> None:
+    records = [json.loads(line) for line in (sums / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records if "epoch" in record] == [1, 2]
+    assert json.loads((sums / "settings.json").read_text())["seed"] == 0
+    assert (sums / "last" / "model.safetensors").exists()
+
+
+def test_json_lines(sums: Path) -> None:
+    result = run("prefix-sums", "test", sums, "--sizes", "20,24", "--count", 30, "--json")
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["size"] for line in lines] == [20, 24]
+    for line in lines:
+        assert line["count"] == 30
+        assert 0 <= line["accuracy"] <= 1
+        assert line["iterations"] >= 1
+    assert lines[1]["iterations"] >= lines[0]["iterations"]
+
+
+def test_the_table_and_the_picture(sums: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "accuracy.png"
+    result = run("prefix-sums", "test", sums, "--count", 10, "--picture", picture)
+    assert result.exit_code == 0, result.output
+    for shown in ("16", "24", "solved", "most confident"):
+        assert shown in result.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_show_prints_the_answer_forming(sums: Path) -> None:
+    lines = run("prefix-sums", "show", sums, "--size", 12, "--iterations", 3).stdout.splitlines()
+    assert lines[0].split()[0] == "bits"
+    assert [line.split()[0] for line in lines[1:4]] == ["1", "2", "3"]
+    bits, sums_shown = lines[0].split()[1], lines[4].split()[1]
+    assert [int(bit) for bit in sums_shown] == [
+        bits[: i + 1].count("1") % 2 for i in range(len(bits))
+    ]
+    for line in lines[1:4]:
+        answer = line.split()[1]
+        wrong = sum(a != b for a, b in zip(answer, sums_shown, strict=True))
+        assert line.endswith(f"{wrong} wrong" if wrong else "all right")
+
+
+def test_latent_depth_reports_its_own_stop(tmp_path: Path) -> None:
+    folder = trained(tmp_path / "run", "--depth", "latent")
+    result = run("prefix-sums", "test", folder, "--sizes", "16", "--count", 10, "--json")
+    line = json.loads(result.stdout)
+    assert 0 <= line["stopped_accuracy"] <= 1
+    assert line["stopped_iterations"] >= 1
+
+
+def test_resuming_a_finished_run_trains_no_further(sums: Path) -> None:
+    before = (sums / "last" / "model.safetensors").read_bytes()
+    assert run("prefix-sums", "train", "--resume", sums).exit_code == 0
+    assert (sums / "last" / "model.safetensors").read_bytes() == before
+
+
+def test_a_file_that_runs_by_itself() -> None:
+    script = Path(__file__).parents[2] / "examples" / "prefix_sums.py"
+    shown = subprocess.run(
+        [sys.executable, str(script), "train", "--help"], capture_output=True, text=True
+    )
+    assert shown.returncode == 0
+    assert "--preset" in shown.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "test", "show"])
+@pytest.mark.parametrize("task", ["prefix-sums", "mazes", "chess"])
+def test_help_has_an_example(task: str, command: str) -> None:
+    result = run(task, command, "--help")
+    assert result.exit_code == 0
+    assert f"zpyro example {task} {command}" in result.output
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys, zpyro_cli.example; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def mistake(*arguments: object) -> str:
+    result = run("prefix-sums", *arguments)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == result.stderr.splitlines()[-1:]
+    return errors[0]
+
+
+def test_mistakes_in_training(tmp_path: Path, sums: Path) -> None:
+    out = ("--out", tmp_path / "run")
+    assert "preset 'hasty' is unknown; prefix-sums has quick, published" in mistake(
+        "train", "--preset", "hasty", *out
+    )
+    assert "choose one of recall, recurrent" in mistake("train", "--solver", "oracle", *out)
+    assert "choose one of fixed, latent" in mistake("train", "--depth", "deep", *out)
+    assert "leave out --solver zforcing" in mistake(
+        "train", "--depth", "latent", "--solver", "zforcing", *out
+    )
+    assert "Invalid value for '--seed'" in mistake("train", "--seed", -1, *out)
+    assert "Invalid value for '--max-minutes'" in mistake("train", "--max-minutes", 0, *out)
+    assert not (tmp_path / "run").exists()
+    assert "is not empty; take another --out" in mistake("train", "--out", sums)
+    assert "is no run directory" in mistake("train", "--resume", tmp_path)
+
+
+def test_mistakes_in_testing(tmp_path: Path, sums: Path) -> None:
+    assert "is no run directory" in mistake("test", tmp_path)
+    assert "write whole numbers as in 64,128,512" in mistake("test", sums, "--sizes", "64;128")
+    assert "bits and size must be positive" in mistake("test", sums, "--sizes", "0")
+    assert "Invalid value for '--count'" in mistake("test", sums, "--count", 0)
+    assert "Missing argument 'RUN'" in mistake("test")
+    wrong = ("test", sums, "--count", 5, "--picture", tmp_path / "no" / "where.png")
+    assert "cannot be written" in mistake(*wrong)
+    assert "No such command" in mistake("tset")
+
+
+def test_a_run_of_another_task(sums: Path, tmp_path: Path) -> None:
+    text = (sums / "settings.json").read_text()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "settings.json").write_text(text.replace('"prefix-sums"', '"mazes"'))
+    assert "is a run of mazes, not of prefix-sums" in mistake("test", other)
+    (other / "settings.json").write_text("{")
+    assert "settings.json: is damaged" in mistake("test", other)
+    (other / "settings.json").write_text(text)
+    assert "has no checkpoint yet" in mistake("test", other)

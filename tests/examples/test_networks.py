@@ -1,0 +1,103 @@
+"""The networks against plain loops over their published layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tests.examples.small import ITERATIONS, network, strings
+from zpyro_examples.easy_to_hard import networks
+from zpyro_examples.easy_to_hard.networks import ThinkingNetwork
+
+pytestmark = pytest.mark.fast
+
+
+def convolve(x: Tensor, weight: Tensor) -> Tensor:
+    if x.dim() == 3:
+        return functional.conv1d(x, weight.squeeze(2), padding=1)
+    return functional.conv2d(x, weight, padding=1)
+
+
+def plain(built: ThinkingNetwork, name: str, x: Tensor, iterations: int) -> Tensor:
+    """The published forward pass, layer by layer."""
+    weights = dict(built.named_parameters())
+    thought = convolve(x, weights["projection.weight"]).relu()
+    for iteration in range(iterations):
+        block = f"blocks.{iteration}" if name == "feed-forward" else "block"
+        if name == "recall":
+            thought = convolve(torch.cat([thought, x], 1), weights["recall.weight"])
+            thought = thought.relu() if x.dim() == 3 else thought
+        for number in (0, 1):
+            inner = convolve(thought, weights[f"{block}.{number}.first.weight"]).relu()
+            inner = convolve(inner, weights[f"{block}.{number}.second.weight"])
+            thought = (inner + thought).relu()
+    for layer in (0, 2):
+        thought = convolve(thought, weights[f"head.{layer}.weight"]).relu()
+    return convolve(thought, weights["head.4.weight"])
+
+
+@pytest.mark.parametrize("dimensions", [1, 2])
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_it_is_the_plain_loop(name: str, dimensions: int) -> None:
+    built = network(name, dimensions)
+    shape = (2, 1, 9) if dimensions == 1 else (2, 3, 6, 7)
+    x = torch.rand(*shape, dtype=torch.float64)
+    logits = built(x, ITERATIONS)
+    assert logits.shape == (2, 2, *shape[2:])
+    torch.testing.assert_close(logits, plain(built, name, x, ITERATIONS), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_thinking_in_parts_is_thinking_at_once(name: str) -> None:
+    built, (x, _) = network(name), strings()
+    thoughts = list(built.thoughts(x, ITERATIONS))
+    part = built.think(built.begin(x), x, 2)
+    torch.testing.assert_close(part, thoughts[1], rtol=1e-12, atol=0)
+    whole = built.think(part, x, ITERATIONS - 2, first=2)
+    torch.testing.assert_close(whole, thoughts[-1], rtol=1e-12, atol=0)
+    torch.testing.assert_close(built.answer(whole), built(x, ITERATIONS), rtol=1e-12, atol=0)
+
+
+def test_only_recall_reads_the_problem_again() -> None:
+    x, _ = strings()
+    other = 1 - x
+    for name, reads in (("recall", True), ("recurrent", False), ("feed-forward", False)):
+        built = network(name)
+        thought = built.begin(x)
+        same = torch.equal(built.think(thought, x, 2), built.think(thought, other, 2))
+        assert same != reads
+
+
+def test_only_the_feed_forward_network_has_an_end() -> None:
+    assert network("recall").longest is None
+    assert network("recurrent").longest is None
+    assert network("feed-forward").longest == ITERATIONS
+    x, _ = strings()
+    network("recall")(x, 3 * ITERATIONS)
+    with pytest.raises(IndexError):
+        network("feed-forward")(x, ITERATIONS + 1)
+
+
+def test_published_sizes() -> None:
+    """Weights of the published networks, counted from their layers."""
+    sums = networks.build("recall", 1, 1, 400, 2, 30)
+    head = 400 * 400 * 3 + 400 * 200 * 3 + 200 * 2 * 3
+    assert count(sums) == 400 * 3 + 401 * 400 * 3 + 4 * 400 * 400 * 3 + head
+    mazes = networks.build("recall", 2, 3, 128, 2, 30)
+    head = 128 * 32 * 9 + 32 * 8 * 9 + 8 * 2 * 9
+    assert count(mazes) == 3 * 128 * 9 + 131 * 128 * 9 + 4 * 128 * 128 * 9 + head
+    deep = networks.build("feed-forward", 2, 3, 128, 2, 30)
+    assert count(deep) == 3 * 128 * 9 + 30 * 4 * 128 * 128 * 9 + head
+
+
+def count(built: ThinkingNetwork) -> int:
+    return sum(weight.numel() for weight in built.parameters())
+
+
+def test_unknown_names_and_dimensions() -> None:
+    with pytest.raises(ValueError, match="choose one of recall, recurrent, feed-forward"):
+        networks.build("transformer", 1, 1, 6, 2, 3)
+    with pytest.raises(ValueError, match="choose 1"):
+        networks.build("recall", 3, 1, 6, 2, 3)
