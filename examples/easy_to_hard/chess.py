@@ -6,7 +6,6 @@ is that last move and is played on the position, the second is the one to find.
 
 from __future__ import annotations
 
-import pickle
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zpyro.errors import UserError
-from zpyro_examples.easy_to_hard.chess_board import BLACK, Board
-from zpyro_examples.easy_to_hard.chess_export import Row, rows
-from zpyro_examples.easy_to_hard.chess_moves import checked, played
+
+from .chess_board import Board
+from .chess_export import Row, rows
+from .chess_moves import checked, played
 
 PLANES = 12
 """The mover's king, queen, bishops, knights, rooks and pawns, then the opponent's."""

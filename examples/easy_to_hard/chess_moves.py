@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from zpyro.errors import UserError
-from zpyro_examples.easy_to_hard.chess_board import (
+
+from .chess_board import (
     BISHOP,
     BLACK,
     CASTLING,

@@ -256,9 +256,7 @@ def _grown(cells: int, start: Integers, random: np.random.Generator) -> Integers
     return parents
 
 
-def _paths(
-    parents: Integers, start: Integers, end: Integers, size: int, stride: int
-) -> Booleans:
+def _paths(parents: Integers, start: Integers, end: Integers, size: int, stride: int) -> Booleans:
     """The grid squares from every end up to its start, (N, size, size)."""
     paths = np.zeros((len(start), size, size), dtype=bool)
     mazes, here = np.arange(len(start)), end
@@ -270,9 +268,7 @@ def _paths(
     return paths
 
 
-def _open(
-    grids: Booleans, mazes: Integers, cell: Integers, parent: Integers, stride: int
-) -> None:
+def _open(grids: Booleans, mazes: Integers, cell: Integers, parent: Integers, stride: int) -> None:
     """Mark a cell of each maze and the square between it and its parent."""
     place, other = _place(cell, stride), _place(parent, stride)
     between = (place + other) // 2
