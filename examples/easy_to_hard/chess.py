@@ -6,7 +6,7 @@ is that last move and is played on the position, the second is the one to find.
 
 from __future__ import annotations
 
-from array import array
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +24,27 @@ from .chess_moves import checked, played
 PLANES = 12
 """The mover's king, queen, bishops, knights, rooks and pawns, then the opponent's."""
 
-# What a piece's number becomes when the colours change places.
-_OTHER_SIDE = np.array([0, *range(7, 13), *range(1, 7)], dtype=np.uint8)
+
+OTHER_SIDE = np.array([0, *range(7, 13), *range(1, 7)], dtype=np.uint8)
+"""What a piece's number becomes when the colours change places."""
+
+_RIGHTS = tuple((1 << n, right) for n, right in enumerate("KQkq"))
 _UPSIDE_DOWN = np.arange(64).reshape(8, 8)[::-1].ravel()
+
+
+# A puzzle as bytes, so that millions fit: the same layout for struct and for numpy.
+_PACKED = struct.Struct("<?BBhBb")
+_RECORD = np.dtype(
+    [
+        ("board", np.uint8, 64),
+        ("black", np.bool_),
+        ("origin", np.uint8),
+        ("destination", np.uint8),
+        ("rating", "<i2"),
+        ("rights", np.uint8),
+        ("en_passant", np.int8),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +57,8 @@ class ChessPuzzles:
         origins: the square that the move to find leaves, uint8 (N,).
         destinations: the square that it reaches, uint8 (N,).
         ratings: Lichess's rating of the puzzle, (N,).
+        rights: which of the castling rights K, Q, k, q are left, as bits 1, 2, 4, 8, (N,).
+        en_passant: the square where a pawn can be captured en passant, -1 for none, (N,).
         skipped: how many bad rows were left out.
         first_damage: what was wrong with the first of them, "" if none.
 
@@ -50,6 +70,8 @@ class ChessPuzzles:
     origins: NDArray[np.uint8]
     destinations: NDArray[np.uint8]
     ratings: NDArray[np.int16]
+    rights: NDArray[np.uint8]
+    en_passant: NDArray[np.int8]
     skipped: int = 0
     first_damage: str = ""
 
@@ -63,6 +85,18 @@ class ChessPuzzles:
             self.origins[index],
             self.destinations[index],
             self.ratings[index],
+            self.rights[index],
+            self.en_passant[index],
+        )
+
+    def board(self, index: int) -> Board:
+        """The position of one puzzle."""
+        castling = "".join(right for bit, right in _RIGHTS if self.rights[index] & bit)
+        return Board(
+            bytearray(self.boards[index].tobytes()),
+            not self.black[index],
+            castling,
+            int(self.en_passant[index]),
         )
 
     def planes(self, turned: bool = True) -> Tensor:
@@ -75,7 +109,7 @@ class ChessPuzzles:
         Returns:
             uint8, (N, 12, 8, 8): rows are ranks, columns files a to h.
         """
-        boards = np.where(self.black[:, None], _OTHER_SIDE[self.boards], self.boards)
+        boards = np.where(self.black[:, None], OTHER_SIDE[self.boards], self.boards)
         boards = self._turned(boards) if turned else boards
         planes = boards[:, None] == np.arange(1, PLANES + 1, dtype=np.uint8)[:, None]
         return torch.from_numpy(planes.astype(np.uint8)).view(-1, PLANES, 8, 8)
@@ -103,39 +137,35 @@ def read_puzzles(path: Path, skip_bad: bool = False) -> ChessPuzzles:
         UserError: if the file is bad (see :func:`.chess_export.rows`), holds no puzzle, or, without
             ``skip_bad``, has a bad row: malformed FEN, illegal move, no rating, missing columns.
     """
-    boards, black = bytearray(), bytearray()
-    origins, destinations, ratings = bytearray(), bytearray(), array("h")
+    records = bytearray()
     skipped, first_damage = 0, ""
     for row in rows(path):
         try:
-            board, origin, destination, rating = _puzzle(row)
+            records += _record(row)
         except UserError as error:
             if not skip_bad:
                 raise UserError(f"{path}: row {row.number} {error}") from error
             skipped, first_damage = skipped + 1, first_damage or f"row {row.number} {error}"
-            continue
-        boards += board.squares
-        black.append(not board.white)
-        origins.append(origin)
-        destinations.append(destination)
-        ratings.append(rating)
-    if not ratings:
+    if not records:
         reason = f"; {skipped} bad rows, the first: {first_damage}" if skipped else ""
         raise UserError(f"{path}: holds no puzzle that can be read{reason}")
-    order = np.argsort(np.array(ratings), kind="stable")
+    table = np.frombuffer(records, dtype=_RECORD)
+    table = table[np.argsort(table["rating"], kind="stable")]
     return ChessPuzzles(
-        np.frombuffer(boards, dtype=np.uint8).reshape(-1, 64)[order],
-        np.frombuffer(black, dtype=np.bool_)[order],
-        np.frombuffer(origins, dtype=np.uint8)[order],
-        np.frombuffer(destinations, dtype=np.uint8)[order],
-        np.array(ratings, dtype=np.int16)[order],
+        table["board"],
+        table["black"],
+        table["origin"],
+        table["destination"],
+        table["rating"],
+        table["rights"],
+        table["en_passant"],
         skipped,
         first_damage,
     )
 
 
-def _puzzle(row: Row) -> tuple[Board, int, int, int]:
-    """Position, origin, destination and rating of a row, once the opponent has moved."""
+def _record(row: Row) -> bytes:
+    """A row as the bytes of a record, once the opponent has moved."""
     if row.values is None:
         raise UserError(row.damage)
     _, fen, moves, rating = row.values
@@ -146,4 +176,7 @@ def _puzzle(row: Row) -> tuple[Board, int, int, int]:
         raise UserError(f"has the rating {rating!r}, which is no rating")
     board = played(Board.read(fen), listed[0])
     move = checked(board, listed[1])
-    return board, move.origin, move.destination, int(rating)
+    rights = sum(bit for bit, right in _RIGHTS if right in board.castling)
+    return board.squares + _PACKED.pack(
+        not board.white, move.origin, move.destination, int(rating), rights, board.en_passant
+    )

@@ -96,7 +96,7 @@ LINES = {
     KNIGHT: _lines(_LEAPS, 1),
     ROOK: _lines(_STRAIGHT, 7),
 }
-"""Where every piece but the pawn goes from each square, line by line until something stands there."""
+"""Where each piece but the pawn goes from every square: lines, each ending at what stands there."""
 
 PAWN_CAPTURES = {
     True: [[s for line in lines for s in line] for lines in _lines(((1, 1), (-1, 1)), 1)],
@@ -186,7 +186,7 @@ class Board:
                 for place in line:
                     piece = squares[place]
                     if piece:
-                        if piece == queen or piece == slider or (first and piece == near):
+                        if piece in (queen, slider) or (first and piece == near):
                             return True
                         break
                     first = False
