@@ -177,6 +177,6 @@ def _record(row: Row) -> bytes:
     board = played(Board.read(fen), listed[0])
     move = checked(board, listed[1])
     rights = sum(bit for bit, right in _RIGHTS if right in board.castling)
-    return board.squares + _PACKED.pack(
+    return bytes(board.squares) + _PACKED.pack(
         not board.white, move.origin, move.destination, int(rating), rights, board.en_passant
     )
