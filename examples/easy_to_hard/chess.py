@@ -152,13 +152,7 @@ def read_puzzles(path: Path, skip_bad: bool = False) -> ChessPuzzles:
     table = np.frombuffer(records, dtype=_RECORD)
     table = table[np.argsort(table["rating"], kind="stable")]
     return ChessPuzzles(
-        table["board"],
-        table["black"],
-        table["origin"],
-        table["destination"],
-        table["rating"],
-        table["rights"],
-        table["en_passant"],
+        *(np.ascontiguousarray(table[name]) for name in _RECORD.names or ()),
         skipped,
         first_damage,
     )
