@@ -151,8 +151,15 @@ def read_puzzles(path: Path, skip_bad: bool = False) -> ChessPuzzles:
         raise UserError(f"{path}: holds no puzzle that can be read{reason}")
     table = np.frombuffer(records, dtype=_RECORD)
     table = table[np.argsort(table["rating"], kind="stable")]
+    columns = {name: np.ascontiguousarray(table[name]) for name in table.dtype.names or ()}
     return ChessPuzzles(
-        *(np.ascontiguousarray(table[name]) for name in _RECORD.names or ()),
+        columns["board"],
+        columns["black"],
+        columns["origin"],
+        columns["destination"],
+        columns["rating"],
+        columns["rights"],
+        columns["en_passant"],
         skipped,
         first_damage,
     )

@@ -181,6 +181,7 @@ TASK = Task(
     correct=correct,
     show=show,
     difficulty=one_for_all,
+    players=players,
     unit="rating",
     summary="the two squares of the best move",
 )

@@ -146,6 +146,8 @@ class Task:
         show: prints or draws an answer forming; returns the lines to print.
         difficulty: what the number of iterations grows in proportion to, from a size.
         scored: the cells that count, (B, *cells), from inputs; None where all do.
+        players: what is solved without learning of the problems of a request, by player; None
+            where there is nobody to compare with.
         unit: what a size is, for tables ("bits").
         summary: one line for the help.
     """
@@ -160,6 +162,7 @@ class Task:
     show: Callable[[Forming], list[str]]
     difficulty: Callable[[int], float] = float
     scored: Callable[[Tensor], Tensor] | None = None
+    players: Callable[[Request], Mapping[str, float]] | None = None
     unit: str = "size"
     summary: str = ""
 
