@@ -104,7 +104,8 @@ class ChessPuzzles:
 
         Args:
             turned: whether rows are counted from the mover's side of the board, so that Black's
-                pawns move up too; the published planes have the first rank first for both.
+                pawns move up too, as the published training does; the published files have the
+                first rank first for both.
 
         Returns:
             uint8, (N, 12, 8, 8): rows are ranks, columns files a to h.

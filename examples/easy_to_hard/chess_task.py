@@ -40,7 +40,7 @@ PRESETS = {
         precision="bfloat16",
         valid_sizes=(0,),
         test_sizes=(0, 800, 1200, 1600, 1800, 2000, 2200, 2400),
-        options={"train_part": 0.75, "held_out_every": 20, "mirrored": True, "turned": True},
+        options={"train_part": 0.75, "held_out_every": 20, "mirrored": True},
     ),
     "published": Preset(
         width=512,
@@ -53,17 +53,13 @@ PRESETS = {
         learning_rate=1e-2,
         optimizer="sgd",
         weight_decay=2e-4,
+        clip_norm=None,
         schedule="steps",
         milestones=(100, 110),
         warmup=3.0,
         valid_sizes=(0,),
         test_sizes=(0,),
-        options={
-            "train_to": 600_000,
-            "test_to": 700_000,
-            "held_out_every": 200,
-            "turned": False,
-        },
+        options={"train_to": 600_000, "test_to": 700_000, "held_out_every": 200},
     ),
 }
 

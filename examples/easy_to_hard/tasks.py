@@ -39,6 +39,8 @@ class Preset:
         epochs: passes over them.
         batch_size: problems in a step.
         learning_rate: of the first steps.
+        throttle: divide the learning rate of what is iterated by the iterations, as published for
+            mazes.
         optimizer: "adam", or "sgd" (momentum 0.9).
         weight_decay: added to the gradients, as torch's Adam and SGD do it.
         clip_norm: largest norm of the gradient of all weights together; None for any.
@@ -64,6 +66,7 @@ class Preset:
     epochs: int
     batch_size: int
     learning_rate: float = 1e-3
+    throttle: bool = False
     optimizer: str = "adam"
     weight_decay: float = 0.0
     clip_norm: float | None = 1.0
