@@ -28,15 +28,15 @@ BAND = 200
 
 PRESETS = {
     "quick": Preset(
-        width=64,
-        iterations=8,
+        width=48,
+        iterations=6,
         progressive_weight=0.5,
         train_size=0,
         train_count=15_000,
-        epochs=12,
-        batch_size=64,
+        epochs=5,
+        batch_size=32,
         weight_decay=1e-4,
-        average=0.999,
+        average=0.998,
         precision="bfloat16",
         valid_sizes=(0,),
         test_sizes=(0, 800, 1200, 1600, 1800, 2000, 2200, 2400),
