@@ -64,6 +64,7 @@ def _train(name: str) -> click.Command:
         help="fixed, or latent: the number of iterations as a latent variable.",
     )
     @click.option("--data", type=click.Path(path_type=Path), help="Your own file or folder.")
+    @click.option("--skip-bad", is_flag=True, help="Leave out bad rows of it, and count them.")
     @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
     @click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run.")
     def train(**options: Any) -> None:
@@ -99,6 +100,7 @@ def _test(name: str) -> click.Command:
     @click.option("--picture", type=click.Path(path_type=Path), help="Draw accuracy to this file.")
     @click.option("--seed", type=click.IntRange(0, (1 << 31) - 1), help="Of the problems.")
     @click.option("--data", type=click.Path(path_type=Path), help="Your own file or folder.")
+    @click.option("--skip-bad", is_flag=True, help="Leave out bad rows of it, and count them.")
     @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
     def test(as_json: bool, **options: Any) -> None:
         from . import running
@@ -133,6 +135,7 @@ def _show(name: str) -> click.Command:
     @click.option("--iterations", type=click.IntRange(1), help="In place of the rule's.")
     @click.option("--out", type=click.Path(path_type=Path), help="A picture, where there is one.")
     @click.option("--data", type=click.Path(path_type=Path), help="Your own file or folder.")
+    @click.option("--skip-bad", is_flag=True, help="Leave out bad rows of it, and count them.")
     def show(**options: Any) -> None:
         from . import running
 

@@ -20,7 +20,7 @@ from zpyro.seeding import seed_everything
 from . import solvers, tasks
 from .run_folder import RunFolder, Settings
 from .sweep import Rule, Sweep, sweep
-from .tasks import Forming, Task
+from .tasks import Forming, Preset, Task
 from .train import Trainer, request_of
 
 BEYOND = 1.5
@@ -103,23 +103,27 @@ def test(
     iterations: int | None,
     seed: int | None,
     data: Path | None,
+    skip_bad: bool,
     device: str,
     picture: Path | None,
 ) -> Iterator[tuple[Sweep, int]]:
     """A sweep for each size, and the number of iterations that counts for it."""
     task = tasks.load(name)
     folder, settings = _opened(task, run)
-    settings = _with_data(settings, seed, data)
+    settings = _with_data(settings, seed, data, skip_bad)
     solver = _loaded(task, folder, settings).to(choose_device(device))
     rule = None if iterations is not None else folder.rule()
     for size in _sizes(sizes, settings):
-        examples = task.build(request_of(settings, "test", size, count))
+        request = request_of(settings, "test", size, count)
+        examples = task.build(request)
         thinking = _iterations(iterations, rule, task, size, solver)
         # A solver that stops by itself must be free to stop later than the rule would.
         further = picture is not None or settings.depth == "latent"
         longest = math.ceil(BEYOND * thinking) if further else thinking
         with ConsoleReporter() as reporter:
             found = sweep(solver, task, examples, size, longest, reporter.searching)
+        if task.players is not None:
+            found = dataclasses.replace(found, players=task.players(request))
         yield found, min(thinking, len(found.accuracy))
 
 
@@ -132,11 +136,12 @@ def show(
     iterations: int | None,
     out: Path | None,
     data: Path | None,
+    skip_bad: bool,
 ) -> None:
     """Print (or draw) one problem being solved."""
     task = tasks.load(name)
     folder, settings = _opened(task, run)
-    settings = _with_data(settings, None, data)
+    settings = _with_data(settings, None, data, skip_bad)
     size = settings.preset.train_size if size is None else size
     solver = _loaded(task, folder, settings)
     rule = None if iterations is not None else folder.rule()
@@ -168,6 +173,8 @@ def record(found: Sweep, iterations: int) -> dict[str, Any]:
     if found.stopped is not None:
         values["stopped_accuracy"] = found.stopped
         values["stopped_iterations"] = found.stopped_after
+    if found.players:
+        values["players"] = dict(found.players)
     return values
 
 
@@ -180,11 +187,15 @@ def print_table(name: str, run: Path, found: Sequence[tuple[Sweep, int]]) -> Non
     if own:
         table.add_column("own stop", justify="right")
         table.add_column("after", justify="right")
+    players = list(found[0][0].players) if found else []
+    for player in players:
+        table.add_column(player, justify="right")
     for each, iterations in found:
         row = [str(each.size), str(iterations), f"{each.accuracy[iterations - 1]:.2%}"]
         row += [f"{each.confident[iterations - 1]:.2%}", f"{each.count:,}"]
         if own and each.stopped is not None:
             row += [f"{each.stopped:.2%}", f"{each.stopped_after:.1f}"]
+        row += [f"{each.players[player]:.2%}" for player in players]
         table.add_row(*row)
     Console().print(table)
 
@@ -222,6 +233,7 @@ def _settings(task: Task, options: dict[str, Any]) -> Settings:
     preset = task.preset(options["preset"])
     if options["epochs"] is not None:
         preset = dataclasses.replace(preset, epochs=options["epochs"])
+    preset = _skipping(preset, options["skip_bad"])
     data = options["data"]
     return Settings(
         task.name,
@@ -252,7 +264,15 @@ def _opened(task: Task, path: Path) -> tuple[RunFolder, Settings]:
     return folder, settings
 
 
-def _with_data(settings: Settings, seed: int | None, data: Path | None) -> Settings:
+def _skipping(preset: Preset, skip_bad: bool) -> Preset:
+    """A preset that leaves out bad rows of the user's file, if asked to."""
+    if not skip_bad:
+        return preset
+    return dataclasses.replace(preset, options={**preset.options, "skip_bad": True})
+
+
+def _with_data(settings: Settings, seed: int | None, data: Path | None, skip_bad: bool) -> Settings:
+    settings = dataclasses.replace(settings, preset=_skipping(settings.preset, skip_bad))
     if seed is not None:
         settings = dataclasses.replace(settings, seed=seed)
     return settings if data is None else dataclasses.replace(settings, source=str(data))

@@ -8,8 +8,8 @@ iterations at which most problems are solved wholly. A problem of size n then ge
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ class Sweep:
             iteration whose probability to stop is 1/2 or more, at the latest the last); None
             where it has none.
         stopped_after: the mean number of iterations of that rule, or None.
+        players: the fraction that players without learning solve, by player.
     """
 
     size: int
@@ -49,6 +50,7 @@ class Sweep:
     confident: tuple[float, ...]
     stopped: float | None = None
     stopped_after: float | None = None
+    players: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def first_best(self) -> int:

@@ -39,6 +39,8 @@ class Preset:
         epochs: passes over them.
         batch_size: problems in a step.
         learning_rate: of the first steps.
+        throttle: divide the learning rate of what is iterated by the iterations, as published for
+            mazes.
         optimizer: "adam", or "sgd" (momentum 0.9).
         weight_decay: added to the gradients, as torch's Adam and SGD do it.
         clip_norm: largest norm of the gradient of all weights together; None for any.
@@ -68,6 +70,7 @@ class Preset:
     epochs: int
     batch_size: int
     learning_rate: float = 1e-3
+    throttle: bool = False
     optimizer: str = "adam"
     weight_decay: float = 0.0
     clip_norm: float | None = 1.0
@@ -152,6 +155,8 @@ class Task:
         show: prints or draws an answer forming; returns the lines to print.
         difficulty: what the number of iterations grows in proportion to, from a size.
         scored: the cells that count, (B, *cells), from inputs; None where all do.
+        players: what is solved without learning of the problems of a request, by player; None
+            where there is nobody to compare with.
         unit: what a size is, for tables ("bits").
         summary: one line for the help.
     """
@@ -166,6 +171,7 @@ class Task:
     show: Callable[[Forming], list[str]]
     difficulty: Callable[[int], float] = float
     scored: Callable[[Tensor], Tensor] | None = None
+    players: Callable[[Request], Mapping[str, float]] | None = None
     unit: str = "size"
     summary: str = ""
 

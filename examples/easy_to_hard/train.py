@@ -73,7 +73,7 @@ class Trainer:
         self.limit = self.preset.max_minutes if max_minutes is None else max_minutes
         self.device = next(solver.parameters()).device
         self.parameters = list(solver.parameters())
-        self.optimizer = make_optimizer(self.parameters, self.preset)
+        self.optimizer = make_optimizer(solver, self.preset)
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         self.progress = Progress()
         self._interrupted = False
@@ -145,9 +145,8 @@ class Trainer:
 
     def _step(self, batch: Examples, epoch: int) -> float:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.preset.learning_rate * rate_factor(
-                self.preset, epoch, self.fraction()
-            )
+            rate = group["share"] * self.preset.learning_rate
+            group["lr"] = rate * rate_factor(self.preset, epoch, self.fraction())
         loss = self.solver.loss(*batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -217,13 +216,22 @@ def request_of(settings: Settings, split: str, size: int, count: int) -> Request
     return Request(split, size, count, settings.seed, source, settings.preset.options)
 
 
-def make_optimizer(parameters: list[nn.Parameter], preset: Preset) -> torch.optim.Optimizer:
-    """The preset's optimiser.
+def make_optimizer(solver: nn.Module, preset: Preset) -> torch.optim.Optimizer:
+    """The preset's optimiser; groups carry their ``share`` of the learning rate.
 
     Raises:
         UserError: for an optimiser that is neither "adam" nor "sgd".
     """
     rate, decay = preset.learning_rate, preset.weight_decay
+    iterated, once = [], []
+    for name, parameter in solver.named_parameters():
+        (iterated if {"recall", "block"} & set(name.split(".")) else once).append(parameter)
+    share = 1 / preset.iterations if preset.throttle else 1.0
+    parameters = [
+        {"params": group, "share": each}
+        for group, each in ((once, 1.0), (iterated, share))
+        if group
+    ]
     if preset.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
     if preset.optimizer == "sgd":

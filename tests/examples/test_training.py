@@ -176,7 +176,7 @@ def test_learning_rates() -> None:
     cosine = [train.rate_factor(PRESET, 0, fraction) for fraction in (0.0, 0.5, 1.0)]
     assert cosine == pytest.approx([1.0, 0.5, 0.0])
     with pytest.raises(UserError, match="choose adam or sgd"):
-        train.make_optimizer([], dataclasses.replace(PRESET, optimizer="lion"))
+        train.make_optimizer(torch.nn.Linear(1, 1), dataclasses.replace(PRESET, optimizer="lion"))
 
 
 def test_sequences_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,3 +241,16 @@ def test_the_rule() -> None:
     hopeless = Sweep(64, 9, (0.0, 0.0), ())
     assert sweep.choose(TASK, [easy, hopeless], None).rate == pytest.approx(1.5 * 3 / 32)
     assert Rule(1.5 * 32 / 64, None).iterations(TASK, 128) == 96
+
+
+def test_throttled_training_slows_only_what_is_iterated() -> None:
+    preset = dataclasses.replace(PRESET, throttle=True)
+    solver = solvers.build(tasks.load("prefix-sums"), preset)
+    shares: dict[str, float] = {}
+    names = {parameter: name for name, parameter in solver.named_parameters()}
+    for group in train.make_optimizer(solver, preset).param_groups:
+        shares |= {names[parameter]: group["share"] for parameter in group["params"]}
+    assert shares.keys() == set(names.values())
+    for name, share in shares.items():
+        iterated = ".recall." in name or ".block." in name
+        assert share == (1 / preset.iterations if iterated else 1.0), name

@@ -1,0 +1,237 @@
+"""A chess board: read from FEN, changed by a move, asked whether a square is attacked.
+
+Squares are numbered 0 (a1), 1 (b1) .. 63 (h8). Pieces are numbers: 0 for none, 1 to 6 for the white
+king, queen, bishop, knight, rook and pawn, 7 to 12 for the black ones: the order of the planes of
+the published chess data.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from zpyro.errors import UserError
+
+PIECES = ".KQBNRPkqbnrp"
+KING, QUEEN, BISHOP, KNIGHT, ROOK, PAWN = range(1, 7)
+BLACK = 6
+"""What a black piece's number exceeds its white counterpart's by."""
+
+_NUMBERS = bytes.maketrans(PIECES.encode(), bytes(range(13)))
+_EXPANDED = str.maketrans({str(n): "." * n for n in range(1, 9)})
+_PROMOTIONS = {"q": QUEEN, "b": BISHOP, "n": KNIGHT, "r": ROOK}
+
+
+def square(name: str) -> int:
+    """The number of a square such as "e4".
+
+    Raises:
+        UserError: if there is no such square.
+    """
+    if len(name) != 2 or name[0] not in "abcdefgh" or name[1] not in "12345678":
+        raise UserError(f"there is no square {name!r}; squares are a1 to h8")
+    return "abcdefgh".index(name[0]) + 8 * (int(name[1]) - 1)
+
+
+def square_name(number: int) -> str:
+    """The name of a square such as "e4"."""
+    return "abcdefgh"[number % 8] + str(number // 8 + 1)
+
+
+class Move(NamedTuple):
+    """From one square to another; castling is the king's move.
+
+    Attributes:
+        origin: number of the square left.
+        destination: number of the square reached.
+        promotion: the white number of the piece that a pawn becomes, 0 for none.
+    """
+
+    origin: int
+    destination: int
+    promotion: int = 0
+
+    @classmethod
+    def read(cls, text: str) -> Move:
+        """A move in long algebraic notation, such as "e2e4" or "a7a8q".
+
+        Raises:
+            UserError: if it is none.
+        """
+        promotion = text[4:]
+        if len(text) < 4 or (promotion and promotion not in _PROMOTIONS):
+            raise UserError(f"{text!r} is no move; moves look like e2e4 or a7a8q")
+        return cls(square(text[:2]), square(text[2:4]), _PROMOTIONS.get(promotion, 0))
+
+    def __str__(self) -> str:
+        promotion = PIECES[self.promotion].lower() if self.promotion else ""
+        return square_name(self.origin) + square_name(self.destination) + promotion
+
+
+def _lines(steps: tuple[tuple[int, int], ...], longest: int) -> list[list[tuple[int, ...]]]:
+    """For every square, the squares reached one after another in each direction."""
+    table: list[list[tuple[int, ...]]] = []
+    for start in range(64):
+        file, rank = start % 8, start // 8
+        lines: list[tuple[int, ...]] = []
+        for right, up in steps:
+            reached = [
+                (rank + up * n) * 8 + file + right * n
+                for n in range(1, longest + 1)
+                if 0 <= rank + up * n < 8 and 0 <= file + right * n < 8
+            ]
+            if reached:
+                lines.append(tuple(reached))
+        table.append(lines)
+    return table
+
+
+_STRAIGHT = ((1, 0), (-1, 0), (0, 1), (0, -1))
+_DIAGONAL = ((1, 1), (1, -1), (-1, 1), (-1, -1))
+_LEAPS = ((1, 2), (2, 1), (-1, 2), (-2, 1), (1, -2), (2, -1), (-1, -2), (-2, -1))
+
+LINES = {
+    KING: _lines(_STRAIGHT + _DIAGONAL, 1),
+    QUEEN: _lines(_STRAIGHT + _DIAGONAL, 7),
+    BISHOP: _lines(_DIAGONAL, 7),
+    KNIGHT: _lines(_LEAPS, 1),
+    ROOK: _lines(_STRAIGHT, 7),
+}
+"""Where each piece but the pawn goes from every square: lines, each ending at what stands there."""
+
+PAWN_CAPTURES = {
+    True: [[s for line in lines for s in line] for lines in _lines(((1, 1), (-1, 1)), 1)],
+    False: [[s for line in lines for s in line] for lines in _lines(((1, -1), (-1, -1)), 1)],
+}
+"""What a pawn of White (True) or Black (False) captures on, from each square."""
+
+# Castling by right: king from and to, rook from and to.
+CASTLING = {"K": (4, 6, 7, 5), "Q": (4, 2, 0, 3), "k": (60, 62, 63, 61), "q": (60, 58, 56, 59)}
+_RIGHTS_LOST = {4: "KQ", 7: "K", 0: "Q", 60: "kq", 63: "k", 56: "q"}
+
+
+class Board:
+    """A position.
+
+    Attributes:
+        squares: the piece on each of the 64 squares.
+        white: whether White is to move.
+        castling: the rights that are left, of "KQkq".
+        en_passant: the square behind a pawn that has just moved two, or -1.
+    """
+
+    __slots__ = ("castling", "en_passant", "squares", "white")
+
+    def __init__(self, squares: bytearray, white: bool, castling: str, en_passant: int) -> None:
+        self.squares = squares
+        self.white = white
+        self.castling = castling
+        self.en_passant = en_passant
+
+    @classmethod
+    def read(cls, fen: str) -> Board:
+        """The position that a FEN describes; the move counters may be missing.
+
+        Raises:
+            UserError: if it is malformed, or no position of a game.
+        """
+        fields = fen.split()
+        if len(fields) not in (4, 6):
+            raise UserError(f"FEN {fen!r} has {len(fields)} fields; it needs 6")
+        placement, turn, castling, en_passant = fields[:4]
+        if turn not in ("w", "b"):
+            raise UserError(f"FEN {fen!r} gives the move to {turn!r}; it must be w or b")
+        if not all(counter.isdecimal() for counter in fields[4:]):
+            raise UserError(f"FEN {fen!r} ends with move counters that are no numbers")
+        board = cls(_placed(placement, fen), turn == "w", castling.replace("-", ""), -1)
+        board._check_castling(fen)
+        if en_passant != "-":
+            board.en_passant = square(en_passant)
+            board._check_en_passant(fen)
+        if board.in_check(not board.white):
+            raise UserError(f"FEN {fen!r} lets the side to move capture the king")
+        return board
+
+    def after(self, move: Move) -> Board:
+        """The position after a move, which must be at least pseudo-legal."""
+        squares = self.squares[:]
+        origin, destination, promotion = move
+        piece = squares[origin]
+        kind = piece if piece <= BLACK else piece - BLACK
+        en_passant = -1
+        squares[origin] = 0
+        squares[destination] = promotion + piece - kind if promotion else piece
+        if kind == PAWN:
+            if destination == self.en_passant:
+                squares[destination + (-8 if self.white else 8)] = 0
+            if abs(destination - origin) == 16:
+                en_passant = (origin + destination) // 2
+        elif kind == KING and abs(destination - origin) == 2:
+            for king, king_to, rook, rook_to in CASTLING.values():
+                if (king, king_to) == (origin, destination):
+                    squares[rook_to], squares[rook] = squares[rook], 0
+        castling = self.castling
+        for changed in (origin, destination):
+            for right in _RIGHTS_LOST.get(changed, "") if castling else "":
+                castling = castling.replace(right, "")
+        return Board(squares, not self.white, castling, en_passant)
+
+    def attacked(self, target: int, by_white: bool) -> bool:
+        """Whether a piece of one side could capture on a square."""
+        squares, side = self.squares, 0 if by_white else BLACK
+        # Seen from the target: a piece attacks it where the same piece there would attack back.
+        for diagonal, kind in ((True, BISHOP), (False, ROOK)):
+            near, queen, slider = side + KING, side + QUEEN, side + kind
+            for line in LINES[BISHOP if diagonal else ROOK][target]:
+                first = True
+                for place in line:
+                    piece = squares[place]
+                    if piece:
+                        if piece in (queen, slider) or (first and piece == near):
+                            return True
+                        break
+                    first = False
+        knight, pawn = side + KNIGHT, side + PAWN
+        return any(squares[line[0]] == knight for line in LINES[KNIGHT][target]) or any(
+            squares[place] == pawn for place in PAWN_CAPTURES[not by_white][target]
+        )
+
+    def in_check(self, white: bool) -> bool:
+        """Whether the king of White (True) or Black (False) is attacked."""
+        return self.attacked(self.squares.index(KING if white else KING + BLACK), not white)
+
+    def _check_castling(self, fen: str) -> None:
+        for right in self.castling:
+            king, _, rook, _ = CASTLING.get(right, (0, 0, 0, 0))
+            side = 0 if right.isupper() else BLACK
+            if (
+                right not in CASTLING
+                or self.castling.count(right) > 1
+                or self.squares[king] != KING + side
+                or self.squares[rook] != ROOK + side
+            ):
+                raise UserError(f"FEN {fen!r} has a castling right {right!r} that cannot be")
+
+    def _check_en_passant(self, fen: str) -> None:
+        rank, ahead = (5, -8) if self.white else (2, 8)
+        pawn = PAWN + BLACK if self.white else PAWN
+        target = self.en_passant
+        if (
+            target // 8 != rank
+            or self.squares[target]
+            or self.squares[target - ahead]
+            or self.squares[target + ahead] != pawn
+        ):
+            raise UserError(f"FEN {fen!r} has an en passant square that no pawn has passed")
+
+
+def _placed(placement: str, fen: str) -> bytearray:
+    """The 64 squares from the first field of a FEN, which lists the eighth rank first."""
+    ranks = placement.translate(_EXPANDED).split("/")
+    text = "".join(reversed(ranks))
+    if len(ranks) != 8 or any(len(rank) != 8 for rank in ranks) or set(text) - set(PIECES):
+        raise UserError(f"FEN {fen!r} does not place pieces on 8 ranks of 8 squares")
+    if text.count("K") != 1 or text.count("k") != 1:
+        raise UserError(f"FEN {fen!r} needs one white and one black king")
+    if "P" in text[:8] + text[56:] or "p" in text[:8] + text[56:]:
+        raise UserError(f"FEN {fen!r} has a pawn on the first or last rank")
+    return bytearray(text.encode().translate(_NUMBERS))

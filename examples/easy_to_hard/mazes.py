@@ -1,0 +1,281 @@
+"""Mazes with one way through, grown by randomised depth-first search, many at a time.
+
+A maze of odd size n has m x m cells, m = (n + 1) / 2, and the walls or openings between them, which
+makes a grid of n x n. Its openings are a spanning tree of the cells, so exactly one path leads from
+the start to the end. The search that grows the tree begins at the start, as the published one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zpyro.errors import UserError
+
+Booleans = NDArray[np.bool_]
+Integers = NDArray[np.int64]
+
+GEOMETRIES = ("published", "compact")
+"""Ways to draw a maze: see :meth:`Mazes.images`."""
+
+SMALLEST = 3
+"""The smallest size with more than one cell."""
+
+_CELLS_AT_A_TIME = 100_000
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Mazes side by side, as grids of n x n.
+
+    Attributes:
+        passages: where one can walk, (N, n, n).
+        paths: the way from start to end, both included, (N, n, n).
+        starts: row and column of the starts in the grid, (N, 2).
+        ends: row and column of the ends, (N, 2).
+    """
+
+    passages: Booleans
+    paths: Booleans
+    starts: Integers
+    ends: Integers
+
+    def __len__(self) -> int:
+        return len(self.passages)
+
+    def __getitem__(self, index: slice | Integers) -> Drawing:
+        return Drawing(
+            self.passages[index], self.paths[index], self.starts[index], self.ends[index]
+        )
+
+
+class Mazes:
+    """Distinct mazes of one size; a longer draw of the same seed begins with a shorter one.
+
+    Mazes that repeat one drawn before are dropped and others are drawn for them.
+
+    Args:
+        size: side of the grid, odd and at least 3; the published ones are 9 to 59.
+        count: how many mazes.
+        seed: of the draw.
+
+    Attributes:
+        drawing: the mazes as grids.
+        repeats: how many mazes were dropped because they had been drawn before.
+
+    Raises:
+        UserError: if the size is even or too small, or has not so many mazes.
+
+    Source: appendix of arXiv:2108.06011, the data sets of arXiv:2106.04537::
+
+        @article{schwarzschild2021datasets,
+          title={Datasets for Studying Generalization from Easy to Hard Examples},
+          author={Schwarzschild, Avi and Borgnia, Eitan and Gupta, Arjun and Bansal, Arpit and
+                  Emam, Zeyad and Huang, Furong and Goldblum, Micah and Goldstein, Tom},
+          journal={arXiv:2108.06011}, year={2021}
+        }
+    """
+
+    def __init__(self, size: int, count: int, seed: int = 0) -> None:
+        check_size(size)
+        if count < 1:
+            raise UserError(f"{count} mazes were asked for; ask for at least 1")
+        self.size = size
+        self.drawing, self.repeats = _distinct(size, count, seed)
+
+    def __len__(self) -> int:
+        return len(self.drawing)
+
+    def images(self, geometry: str = "published") -> Tensor:
+        """Pictures of 0 and 1: walls black, passages white, the start green, the end red.
+
+        Args:
+            geometry: "published" draws every grid square as 2 x 2 pixels within a border of 3,
+                side 4m + 4; "compact" as one pixel within a border of 1, side 2m + 1.
+
+        Returns:
+            uint8, (N, 3, side, side), in the order red, green, blue.
+        """
+        mazes = np.arange(len(self))
+        drawing = self.drawing
+        colours = np.repeat(drawing.passages[:, None], 3, axis=1).astype(np.uint8)
+        for channel, ends in ((0, drawing.ends), (1, drawing.starts)):
+            rows, columns = ends.T
+            colours[mazes, :, rows, columns] = np.eye(3, dtype=np.uint8)[channel]
+        return _drawn(colours, geometry)
+
+    def masks(self, geometry: str = "published") -> Tensor:
+        """1 on the path from start to end, both included, 0 elsewhere: uint8, (N, side, side)."""
+        return _drawn(self.drawing.paths.astype(np.uint8), geometry)
+
+
+def check_size(size: int) -> None:
+    """Refuse sizes that no maze has.
+
+    Raises:
+        UserError: if the size is even or below 3.
+    """
+    if size < SMALLEST:
+        raise UserError(f"maze size {size} is too small; choose an odd size of {SMALLEST} or more")
+    if size % 2 == 0:
+        raise UserError(f"maze size {size} is even; choose an odd size such as {size + 1}")
+
+
+def side(size: int, geometry: str) -> int:
+    """Pixels in a row of a picture.
+
+    Raises:
+        UserError: if there is no such geometry.
+    """
+    if geometry not in GEOMETRIES:
+        raise UserError(f"geometry {geometry!r} is unknown; choose one of {', '.join(GEOMETRIES)}")
+    return 2 * size + 6 if geometry == "published" else size + 2
+
+
+def _drawn(grids: NDArray[np.uint8], geometry: str) -> Tensor:
+    size = grids.shape[-1]
+    length = side(size, geometry)
+    pictures = np.zeros((*grids.shape[:-2], length, length), dtype=np.uint8)
+    if geometry == "compact":
+        pictures[..., 1:-1, 1:-1] = grids
+    else:
+        for row, column in np.ndindex(2, 2):
+            pictures[..., 3 + row : -3 : 2, 3 + column : -3 : 2] = grids
+    return torch.from_numpy(pictures)
+
+
+def _distinct(size: int, count: int, seed: int) -> tuple[Drawing, int]:
+    """The first ``count`` distinct mazes of a seed, and how many repeats stood among them."""
+    kept: list[Drawing] = []
+    seen: set[bytes] = set()
+    found = drawn = 0
+    for drawing in _draws(size, seed):
+        fresh = _fresh(drawing, seen)[: count - found]
+        kept.append(drawing[fresh])
+        found += len(fresh)
+        if found == count:
+            # What followed the last maze kept does not count as drawn.
+            repeats = drawn + int(fresh[-1]) + 1 - count
+            return _joined(kept), repeats
+        drawn += len(drawing)
+        if drawn > 100 * count + 100_000:
+            raise UserError(
+                f"{count} mazes of size {size} were asked for, but {drawn} draws held only "
+                f"{found} different ones; ask for fewer or larger mazes"
+            )
+    raise AssertionError("the draws never end")
+
+
+def _fresh(drawing: Drawing, seen: set[bytes]) -> Integers:
+    """Indices of the mazes not in ``seen``, which learns them."""
+    ends = np.concatenate([drawing.starts, drawing.ends], axis=1).astype(np.uint16)
+    walls = np.packbits(drawing.passages.reshape(len(drawing), -1), axis=1)
+    keys = np.concatenate([walls, ends.view(np.uint8)], axis=1)
+    fresh: list[int] = []
+    for index, key in enumerate(keys):
+        name = key.tobytes()
+        if name not in seen:
+            seen.add(name)
+            fresh.append(index)
+    return np.array(fresh, dtype=np.int64)
+
+
+def _joined(drawings: list[Drawing]) -> Drawing:
+    return Drawing(
+        np.concatenate([d.passages for d in drawings]),
+        np.concatenate([d.paths for d in drawings]),
+        np.concatenate([d.starts for d in drawings]),
+        np.concatenate([d.ends for d in drawings]),
+    )
+
+
+def _draws(size: int, seed: int) -> Iterator[Drawing]:
+    """Mazes without end, in portions that depend on size and seed alone."""
+    cells = (size + 1) // 2
+    portion = max(32, _CELLS_AT_A_TIME // cells**2)
+    number = 0
+    while True:
+        yield draw(cells, portion, np.random.default_rng([seed, size, number]))
+        number += 1
+
+
+def draw(cells: int, count: int, random: np.random.Generator) -> Drawing:
+    """Grow ``count`` mazes of ``cells`` x ``cells`` cells in step with each other."""
+    start = random.integers(cells**2, size=count)
+    # One of the other cells, each as likely.
+    end = (start + random.integers(1, cells**2, size=count)) % cells**2
+    # Cells are numbered in a field with a margin, where every cell has four neighbours.
+    stride = cells + 2
+    start, end = ((1 + n // cells) * stride + 1 + n % cells for n in (start, end))
+    parents = _grown(cells, start, random)
+    size = 2 * cells - 1
+    inner = (np.arange(1, cells + 1)[:, None] * stride + np.arange(1, cells + 1)).ravel()
+    passages = np.zeros((count, size, size), dtype=bool)
+    mazes = np.arange(count)
+    for cell in inner:
+        _open(passages, mazes, np.full(count, cell), parents[:, cell], stride)
+    paths = _paths(parents, start, end, size, stride)
+    return Drawing(passages, paths, _place(start, stride), _place(end, stride))
+
+
+def _grown(cells: int, start: Integers, random: np.random.Generator) -> Integers:
+    """Parents in the trees of a depth-first search from ``start``: (N, cells of the field)."""
+    count, stride = len(start), cells + 2
+    field = stride**2
+    offsets = np.array([-stride, -1, 1, stride])
+    rows = np.arange(count)
+    free = np.zeros((count, stride, stride), dtype=bool)
+    free[:, 1:-1, 1:-1] = True
+    free = free.reshape(-1)
+    free[rows * field + start] = False
+    parents = np.zeros((count, field), dtype=np.int64)
+    parents[rows, start] = start
+    stack = np.zeros((count, cells**2), dtype=np.int64)
+    stack[:, 0] = start
+    depth = np.zeros(count, dtype=np.int64)
+    # Every cell but the first is entered once and, but for the last, left once.
+    for _ in range(2 * cells**2 - 3):
+        here = stack[rows, depth]
+        neighbours = here[:, None] + offsets
+        open_ways = free[(rows * field)[:, None] + neighbours]
+        lots = random.random((count, 4), dtype=np.float32) + open_ways
+        chosen = neighbours[rows, lots.argmax(1)]
+        advance = open_ways.any(1)
+        moving = rows[advance]
+        cell = chosen[advance]
+        free[moving * field + cell] = False
+        parents[moving, cell] = here[advance]
+        depth += np.where(advance, 1, -1)
+        np.maximum(depth, 0, out=depth)
+        stack[moving, depth[advance]] = cell
+    return parents
+
+
+def _paths(parents: Integers, start: Integers, end: Integers, size: int, stride: int) -> Booleans:
+    """The grid squares from every end up to its start, (N, size, size)."""
+    paths = np.zeros((len(start), size, size), dtype=bool)
+    mazes, here = np.arange(len(start)), end
+    while len(mazes):
+        above = parents[mazes, here]
+        _open(paths, mazes, here, above, stride)
+        going = here != start[mazes]
+        mazes, here = mazes[going], above[going]
+    return paths
+
+
+def _open(grids: Booleans, mazes: Integers, cell: Integers, parent: Integers, stride: int) -> None:
+    """Mark a cell of each maze and the square between it and its parent."""
+    place, other = _place(cell, stride), _place(parent, stride)
+    between = (place + other) // 2
+    grids[mazes, place[:, 0], place[:, 1]] = True
+    grids[mazes, between[:, 0], between[:, 1]] = True
+
+
+def _place(cell: Integers, stride: int) -> Integers:
+    """Row and column in the grid of cells numbered in the field, (N, 2)."""
+    return 2 * np.stack([cell // stride - 1, cell % stride - 1], axis=-1)

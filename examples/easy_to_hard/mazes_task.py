@@ -1,0 +1,147 @@
+"""The maze task: presets, splits, exact match on the passages, and a path forming."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import pictures
+from .mazes import Mazes
+from .mazes_archive import archived, compacted
+from .tasks import Examples, Forming, Preset, Request, Task
+
+_ORDER = {"test": 0, "valid": 1, "train": 2}
+
+_PATH = np.array([40, 90, 220])
+_SHORT_SIDE = 160
+"""Pictures are at least so many pixels wide."""
+
+PRESETS = {
+    "quick": Preset(
+        width=32,
+        iterations=16,
+        progressive_weight=0.01,
+        train_size=9,
+        train_count=60_000,
+        epochs=1,
+        batch_size=16,
+        precision="bfloat16",
+        valid_sizes=(9,),
+        test_sizes=(9, 13, 33, 59),
+        options={"geometry": "compact"},
+    ),
+    "published": Preset(
+        width=128,
+        iterations=30,
+        progressive_weight=0.01,
+        train_size=9,
+        train_count=50_000,
+        epochs=50,
+        batch_size=50,
+        throttle=True,
+        weight_decay=2e-4,
+        clip_norm=None,
+        schedule="steps",
+        warmup=10.0,
+        valid_sizes=(9,),
+        test_sizes=(9, 11, 13, 15, 17, 33, 59),
+        options={"geometry": "published"},
+    ),
+}
+
+
+def held_out(size: int) -> int:
+    """How many mazes of a seed are kept for each of "test" and "valid"."""
+    # All there are that a search from the start can grow: 24 and 864.
+    few = {3: 4, 5: 150}
+    return few.get(size, 10_000 if size <= 17 else 1_000)
+
+
+def build(request: Request) -> Examples:
+    """Mazes of one size; no maze stands in two splits of the same seed.
+
+    The splits are successive parts of one draw without repeats. With ``request.source`` training
+    and test mazes come from the published archives there; validation mazes are still drawn.
+    """
+    size, geometry = request.size, str(request.options.get("geometry", "published"))
+    if request.source is not None and request.split != "valid":
+        inputs, targets = archived(request.source, request.split, size, request.count)
+        if geometry == "compact":
+            inputs, targets = compacted(inputs), compacted(targets)
+        return Examples(inputs, targets)
+    kept = held_out(size)
+    first = _ORDER[request.split] * kept
+    count = request.count if request.split == "train" else min(request.count, kept)
+    mazes = Mazes(size, first + count, request.seed)
+    return Examples(mazes.images(geometry)[first:], mazes.masks(geometry)[first:])
+
+
+def passages(inputs: Tensor) -> Tensor:
+    """Where one can walk, (B, side, side)."""
+    return inputs.amax(1) > 0
+
+
+def correct(inputs: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    """Whether every square of the passages is right, (B,)."""
+    right = (logits.argmax(1) == targets) | ~passages(inputs)
+    return right.flatten(1).all(1)
+
+
+def cells(size: int) -> float:
+    """How many cells a maze has, in proportion to which its longest ways grow."""
+    return ((size + 1) // 2) ** 2
+
+
+def show(forming: Forming) -> list[str]:
+    """A line for every iteration and the last answer; with ``out`` a picture of each."""
+    image = forming.inputs[0]
+    walkable, path = passages(forming.inputs)[0], forming.targets[0].bool()
+    lines: list[str] = []
+    for iteration, logits in enumerate(forming.logits, start=1):
+        wrong = int(((logits[0].argmax(0).bool() != path) & walkable).sum())
+        total = int(walkable.sum())
+        lines.append(f"{iteration:>6}  " + (f"{wrong} of {total} wrong" if wrong else "all right"))
+    lines += _characters(image, forming.logits[-1][0].argmax(0).bool() & walkable)
+    if forming.out is not None:
+        frames = [_picture(image, logits[0].softmax(0)[1]) for logits in forming.logits]
+        captions = [f"after {n}" for n in range(1, len(frames) + 1)]
+        frames.append(_picture(image, path.float()))
+        lines.append(pictures.save(frames, [*captions, "the path"], forming.out))
+    return lines
+
+
+def _characters(image: Tensor, path: Tensor) -> list[str]:
+    """A maze in two characters a square: walls filled, the path dotted."""
+    codes = (image.long() * torch.tensor([4, 2, 1]).view(3, 1, 1)).sum(0)
+    names = {0: "██", 7: "  ", 2: "[green]S[/green] ", 4: "[red]E[/red] "}
+    return [
+        "".join("• " if dot and code == 7 else names[code] for code, dot in zip(*row, strict=True))
+        for row in zip(codes.tolist(), path.tolist(), strict=True)
+    ]
+
+
+def _picture(image: Tensor, probability: Tensor) -> pictures.Picture:
+    """A maze with its passages the bluer the more probably they belong to the path."""
+    colours = image.permute(1, 2, 0).float().numpy() * 255
+    plain = image.amin(0).bool().numpy()
+    share = probability.numpy()[plain][:, None]
+    colours[plain] = (1 - share) * 255 + share * _PATH
+    scale = max(1, -(-_SHORT_SIDE // len(colours)))
+    return pictures.enlarged(colours.astype(np.uint8), scale)
+
+
+TASK = Task(
+    name="mazes",
+    dimensions=2,
+    channels=3,
+    classes=2,
+    presets=PRESETS,
+    build=build,
+    correct=correct,
+    show=show,
+    difficulty=cells,
+    scored=passages,
+    unit="maze size",
+    summary="the one path from start to end",
+)

@@ -1,0 +1,108 @@
+"""``zpyro example mazes`` and ``chess`` from the command line, and mistakes that users make."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from zpyro_cli.main import main
+
+HEADER = "PuzzleId,FEN,Moves,Rating,RatingDeviation,Popularity,NbPlays,Themes,GameUrl,OpeningTags"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["example", *map(str, arguments)])
+
+
+def puzzles(path: Path, count: int = 80, bad: int = 0) -> Path:
+    """White takes a queen with a pawn, on boards that differ by black pawns."""
+    lines = [HEADER]
+    for number in range(count):
+        pawns = "".join("p1"[number >> n & 1] for n in range(8))
+        fen = f"4k3/{pawns}/8/3q4/4P3/8/8/4K3 b - - 0 1"
+        lines.append(f"id{number},{fen},e8f8 e4d5,{1000 + 10 * number},80,90,100,x,https://x,")
+    for _ in range(bad):
+        lines.append("bad,8/8 w - - 0 1,e8f8 e4d5,900,80,90,100,x,https://x,")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_chess_from_training_to_a_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    data, folder = puzzles(tmp_path / "puzzles.csv"), tmp_path / "run"
+    trained = run("chess", "train", "--data", data, "--out", folder, "--max-minutes", 0.02)
+    assert trained.exit_code == 0, trained.output
+    tested = run("chess", "test", folder, "--sizes", "0,1600", "--json")
+    assert tested.exit_code == 0, tested.output
+    records = [json.loads(line) for line in tested.stdout.splitlines()]
+    assert [(record["size"], record["count"]) for record in records] == [(0, 20), (1600, 20)]
+    for record in records:
+        assert record["players"]["greedy"] == 1.0
+        assert 0.05 < record["players"]["any legal move"] < 0.25
+    table = run("chess", "test", folder, "--sizes", "0")
+    assert "greedy" in table.stdout
+    assert "100.00%" in table.stdout
+    shown = run("chess", "show", folder, "--out", tmp_path / "board.png")
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.splitlines()[0].count(" ") == 7
+    assert (tmp_path / "board.png").stat().st_size > 1000
+
+
+def test_bad_rows_are_an_error_or_skipped_and_counted(tmp_path: Path) -> None:
+    data, folder = puzzles(tmp_path / "puzzles.csv", bad=3), tmp_path / "run"
+    options = ("--data", data, "--out", folder, "--max-minutes", 0.01)
+    refused = run("chess", "train", *options)
+    assert refused.exit_code == 2
+    assert refused.stderr.count("\n") == 1
+    assert refused.stderr.startswith("error: ")
+    assert "puzzles.csv: row 82 FEN '8/8 w - - 0 1'" in refused.stderr
+    assert not folder.exists()
+    trained = run("chess", "train", *options, "--skip-bad")
+    assert trained.exit_code == 0, trained.output
+    assert "3 bad rows skipped, the first: row 82" in trained.stderr
+    # The run remembers; a new file needs the word again.
+    assert run("chess", "test", folder, "--sizes", "0").exit_code == 0
+    assert run("chess", "test", folder, "--sizes", "0", "--data", data).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("chess", "train", "--out", "x"), "chess needs --data FILE"),
+        (("chess", "train", "--data", "missing.csv", "--out", "x"), "missing.csv"),
+        (("mazes", "train", "--preset", "slow", "--out", "x"), "preset 'slow' is unknown"),
+        (("mazes", "train", "--solver", "zforcing", "--out", "x"), "zforcing"),
+        (("mazes", "train", "--data", "nowhere", "--out", "x"), "nowhere"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_mazes_from_training_to_a_picture(tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    folder = tmp_path / "run"
+    trained = run("mazes", "train", "--out", folder, "--max-minutes", 0.02)
+    assert trained.exit_code == 0, trained.output
+    tested = run("mazes", "test", folder, "--sizes", "5,9", "--count", 20, "--json")
+    assert tested.exit_code == 0, tested.output
+    assert [json.loads(line)["count"] for line in tested.stdout.splitlines()] == [20, 20]
+    for size, word in ((8, "even"), (1, "too small")):
+        refused = run("mazes", "test", folder, "--sizes", size)
+        assert refused.exit_code == 2
+        assert f"maze size {size} is {word}" in refused.stderr
+    shown = run("mazes", "show", folder, "--size", 13, "--out", tmp_path / "maze.gif")
+    assert shown.exit_code == 0, shown.output
+    assert (tmp_path / "maze.gif").stat().st_size > 1000
+    assert run("mazes", "show", folder, "--out", tmp_path / "maze.txt").exit_code == 2
