@@ -27,7 +27,6 @@ from torch.nn import functional
 import zpyro
 from zpyro.likelihoods import Bernoulli
 from zpyro.networks import State
-from zpyro.recurrence import Path
 
 from .solvers import Answer, Solver
 
@@ -45,6 +44,9 @@ class ScoredSum(Bernoulli):
         return 1
 
     def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
+        raise NotImplementedError("the next bit is given, not drawn; use ZForcingSolver.answers")
+
+    def draw(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
         raise NotImplementedError("the next bit is given, not drawn; use ZForcingSolver.answers")
 
     def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
@@ -81,11 +83,8 @@ class PrefixSumZForcing(zpyro.ZForcing):
         self.embedding = SumEmbedding(embedding_size)
         self.embedding_size = embedding_size
 
-    def rollout(self, backward: Tensor, inputs: Tensor, noise: Tensor, state: State) -> Path:
-        return super().rollout(backward, self.bits_alone(inputs), noise, state)
-
-    def replay(self, z: Tensor, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        return super().replay(z, self.bits_alone(inputs), state)
+    def deterministic(self, inputs: Tensor) -> Tensor:
+        return self.bits_alone(inputs)
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
         return super().transition(z, self.bits_alone(inputs), state)
