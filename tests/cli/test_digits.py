@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,16 @@ from zpyro import runs
 from zpyro.datasets import binary_baselines, load
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the digits are prepared on first use."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zpyro.datasets.preparation.engine.cache_folder", lambda: folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
 def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits")
     for seed, (name, count) in enumerate((("train", 40), ("valid", 6), ("test", 10))):
@@ -23,7 +33,7 @@ def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def digit_run(zpyro: Zpyro, digit_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "digits"
     more = ("--preset=mnist-small", "--set=data.downsample=4")

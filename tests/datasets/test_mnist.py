@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import struct
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,10 @@ import pytest
 import scipy.io
 
 from zpyro import UserError, datasets
-from zpyro.datasets import mnist
+from zpyro.datasets import mnist_files
 from zpyro.datasets.image_files import read_amat, read_idx
-from zpyro.datasets.mnist import MnistSettings
+from zpyro.datasets.mnist import Mnist, MnistSettings
+from zpyro.datasets.preparation import prepare
 from zpyro.datasets.sequences import Normalization
 
 pytestmark = pytest.mark.fast
@@ -55,12 +58,37 @@ def idx_files(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def load(folder: Path | None, **changes: Any) -> datasets.Dataset:
+    """As the command line loads it, prepared in one process and into a place of its own."""
+    if folder is None:
+        return datasets.load("mnist")
+    settings = MnistSettings(**changes)
+    with TemporaryDirectory() as place:
+        store = prepare(Mnist(), folder, Path(place) / "prepared", settings)
+        return in_memory(Mnist().dataset(store))
+
+
+def in_memory(data: datasets.Dataset) -> datasets.Dataset:
+    """The same data set without files."""
+    parts = {
+        name: replace(
+            part,
+            values=tuple(np.array(value) for value in part.values),
+            names=tuple(part.names),
+            start=None if part.start is None else np.stack(list(part.start)),
+        )
+        for name in ("train", "valid", "test")
+        for part in (data.split(name),)
+    }
+    return replace(data, **parts)
+
+
 def joined(sequences: datasets.Sequences) -> np.ndarray:
     return np.stack([value.reshape(-1) for value in sequences.values])
 
 
 def test_text_files_are_the_three_splits(texts: Path) -> None:
-    data = datasets.load("mnist", texts)
+    data = load(texts)
     assert (data.likelihood, data.frame_size, data.train.kind) == ("bernoulli", 1, "binary")
     for seed, (split, count) in enumerate((("train", 8), ("valid", 3), ("test", 4))):
         found = data.split(split)
@@ -82,23 +110,23 @@ def test_matlab_files_under_the_same_names(texts: Path, kind: type, compressed: 
     with path.open("wb") as stream:
         scipy.io.savemat(stream, {"data": bits.astype(kind)}, do_compression=compressed)
     np.testing.assert_array_equal(read_amat(path), bits)
-    np.testing.assert_array_equal(joined(datasets.load("mnist", texts).train), bits)
+    np.testing.assert_array_equal(joined(load(texts).train), bits)
 
 
 def test_rows_and_smaller_images_are_the_same_digits(texts: Path) -> None:
     bits = digits(4, 2).reshape(4, 28, 28)
-    rows = datasets.load("mnist", texts, row_by_row=True)
+    rows = load(texts, row_by_row=True)
     assert rows.frame_size == 28
     assert rows.test.image_shape == (28, 28)
-    np.testing.assert_array_equal(np.stack(rows.test.values), bits)
-    small = datasets.load("mnist", texts, row_by_row=True, downsample=2).test
+    np.testing.assert_array_equal(np.stack(list(rows.test.values)), bits)
+    small = load(texts, row_by_row=True, downsample=2).test
     for image, value in zip(bits, small.values, strict=True):
         expected = [
             [image[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].sum() >= 2 for j in range(14)]
             for i in range(14)
         ]
         np.testing.assert_array_equal(value, expected)
-    pixels = datasets.load("mnist", texts, downsample=2).test
+    pixels = load(texts, downsample=2).test
     assert pixels.values[0].shape == (196, 1)
     assert pixels.image_shape == (14, 14)
     np.testing.assert_array_equal(joined(pixels), joined(small))
@@ -107,38 +135,38 @@ def test_rows_and_smaller_images_are_the_same_digits(texts: Path) -> None:
 @pytest.mark.parametrize("factor", [0, 3, 29])
 def test_blocks_must_fit(texts: Path, factor: int) -> None:
     with pytest.raises(UserError, match=f"downsample is {factor}"):
-        datasets.load("mnist", texts, downsample=factor)
+        load(texts, downsample=factor)
 
 
 def test_grey_images_are_binarised_once(idx_files: Path) -> None:
-    data = datasets.load("mnist", idx_files)
+    data = load(idx_files)
     assert (len(data.train), len(data.valid), len(data.test)) == (10, 2, 5)
-    again = datasets.load("mnist", idx_files)
+    again = load(idx_files)
     train = np.concatenate([joined(data.train), joined(data.valid)])
     np.testing.assert_array_equal(joined(data.test), joined(again.test))
     images = grey(12).reshape(12, 784)
     assert (train[images == 0] == 0).all()
     assert (train[images == 255] == 1).all()
-    other = datasets.load("mnist", idx_files, binarization_seed=1)
+    other = load(idx_files, binarization_seed=1)
     assert (joined(data.test) != joined(other.test)).any()
 
 
 def test_pixels_are_on_as_often_as_they_are_bright() -> None:
     for intensity in (1, 64, 200, 254):
         images = np.full((40, 28, 28), intensity, np.uint8)
-        bits = mnist.binarize(images, 0, "train")
+        bits = mnist_files.binarize(images, 0, "train")
         expected = intensity / 255
         error = (expected * (1 - expected) / bits.size) ** 0.5
         assert abs(bits.mean() - expected) < 6 * error
     # Images that follow, and the other split, change nothing and everything.
-    longer = mnist.binarize(np.full((50, 28, 28), 254, np.uint8), 0, "train")
+    longer = mnist_files.binarize(np.full((50, 28, 28), 254, np.uint8), 0, "train")
     np.testing.assert_array_equal(longer[:40], bits)
-    assert (mnist.binarize(images, 0, "test") != bits).any()
+    assert (mnist_files.binarize(images, 0, "test") != bits).any()
 
 
 def test_the_draw_never_changes() -> None:
     """Trained models are scored on these very bits."""
-    bits = mnist.binarize(np.full((1, 28, 28), 128, np.uint8), 0, "train")
+    bits = mnist_files.binarize(np.full((1, 28, 28), 128, np.uint8), 0, "train")
     assert "".join(map(str, bits.reshape(-1)[:32])) == "01000011000011010100100010001100"
     assert int(bits.sum()) == 382
 
@@ -147,15 +175,15 @@ def test_published_names_in_other_places(idx_files: Path) -> None:
     (idx_files / "MNIST" / "raw").mkdir(parents=True)
     old = idx_files / "t10k-images-idx3-ubyte.gz"
     old.rename(idx_files / "MNIST" / "raw" / "t10k-images.idx3-ubyte.gz")
-    assert len(datasets.load("mnist", idx_files).test) == 5
+    assert len(load(idx_files).test) == 5
 
 
 def test_the_published_binarisation_goes_before_grey_images(texts: Path, idx_files: Path) -> None:
-    assert len(datasets.load("mnist", texts).train) == 8
+    assert len(load(texts).train) == 8
 
 
 def test_all_of_a_folder_in_one_split(texts: Path) -> None:
-    assert len(datasets.load_all("mnist", texts, MnistSettings(), Normalization())) == 15
+    assert len(load(texts).split("all")) == 15
 
 
 def spoil_idx(path: Path, kind: str) -> None:
@@ -252,10 +280,10 @@ def test_bad_text_files_are_named(texts: Path, kind: str, message: str) -> None:
 def test_unreadable_files_are_named(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, opened = texts / "binarized_mnist_valid.amat", Path.open
 
-    def refuse(self: Path, *given: Any) -> Any:
+    def refuse(self: Path, *given: Any, **more: Any) -> Any:
         if self == path:
             raise PermissionError(13, "Permission denied")
-        return opened(self, *given)
+        return opened(self, *given, **more)
 
     monkeypatch.setattr(Path, "open", refuse)
     assert_named(texts, path, r"cannot be opened \(Permission denied\)")
@@ -282,7 +310,7 @@ def test_matlab_files_of_something_else(
 
 def assert_named(folder: Path, path: Path, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        datasets.load("mnist", folder)
+        load(folder)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -290,34 +318,53 @@ def assert_named(folder: Path, path: Path, message: str) -> None:
 def test_missing_files_are_told(texts: Path, tmp_path: Path) -> None:
     (texts / "binarized_mnist_valid.amat").unlink()
     with pytest.raises(UserError, match=r"binarized_mnist_valid\.amat is missing"):
-        datasets.load("mnist", texts)
+        load(texts)
     empty = tmp_path / "empty"
     with pytest.raises(UserError, match="does not exist; mnist is free"):
-        datasets.load("mnist", empty)
+        load(empty)
     empty.mkdir()
     for data in (empty, None):
         with pytest.raises(UserError) as caught:
-            datasets.load("mnist", data)
+            load(data)
         for words in ("free", "binarized_mnist_train.amat", "t10k-images-idx3-ubyte", ".gz"):
             assert words in str(caught.value)
 
 
-def test_few_images_cannot_be_split(idx_files: Path) -> None:
+def test_few_images_cannot_be_split(idx_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZPYRO_CACHE", str(idx_files / "cache"))
     (idx_files / "train-images-idx3-ubyte").write_bytes(idx_bytes(grey(2)))
-    with pytest.raises(UserError, match="has 2 images, too few"):
+    with pytest.raises(UserError, match="too few sequences for three splits"):
         datasets.load("mnist", idx_files)
+
+
+def test_digits_are_prepared_on_first_use(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZPYRO_CACHE", str(texts / "cache"))
+    first, again = (datasets.load("mnist", texts, row_by_row=True) for _ in range(2))
+    assert len(list((texts / "cache" / "prepared").iterdir())) == 1
+    for data in (first, again):
+        np.testing.assert_array_equal(joined(data.test), digits(4, 2))
+        assert data.test.values[0].dtype == np.uint8
+        assert tuple(data.test.names) == ("test#0", "test#1", "test#2", "test#3")
+    whole = datasets.load_all("mnist", texts, MnistSettings(row_by_row=True), Normalization())
+    assert len(whole) == 15
+
+
+def test_a_bad_file_cannot_be_left_out(texts: Path, tmp_path: Path) -> None:
+    (texts / "binarized_mnist_valid.amat").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot do without its valid images"):
+        prepare(Mnist(), texts, tmp_path / "out", MnistSettings(), skip_bad=True)
 
 
 def test_real_binarised_digits(data_folder: Path) -> None:
     folder = data_folder / "binarized_mnist"
-    data = datasets.load("mnist", folder)
+    data = load(folder)
     assert (len(data.train), len(data.valid), len(data.test)) == (2000, 250, 250)
     path = folder / "binarized_mnist_valid.amat"
     np.testing.assert_array_equal(joined(data.valid), np.loadtxt(path, dtype=np.uint8))
 
 
 def test_real_grey_digits(data_folder: Path) -> None:
-    data = datasets.load("mnist", data_folder / "mnist")
+    data = load(data_folder / "mnist")
     assert (len(data.train), len(data.valid), len(data.test)) == (8333, 1667, 2000)
     images = read_idx(data_folder / "mnist" / "t10k-images-idx3-ubyte.gz").reshape(2000, 784)
     # The expected number of pixels that are on, within 6 standard errors.

@@ -123,17 +123,18 @@ ENTRIES = {
             "timit",
             "TIMIT (licensed): rows of 40 frames at 16 kHz, test utterances whole",
             timit.TimitSettings,
-            timit.load,
+            loaders(timit.Timit())[0],
             timit.load_all,
             timit.MISSING,
+            corpus=timit.Timit(),
         ),
         Entry(
             "mnist",
             "binarised handwritten digits: 784 steps of a pixel, or 28 of a row",
             mnist.MnistSettings,
-            mnist.load,
-            mnist.load_all,
+            *loaders(mnist.Mnist()),
             mnist.MISSING,
+            corpus=mnist.Mnist(),
         ),
     )
 }

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from zpyro.datasets.image_files import PIXELS, SIDE, Bits, read_amat, read_idx
-from zpyro.datasets.sequences import Dataset, Normalization, Sequences
+from zpyro.datasets import mnist_files
+from zpyro.datasets.image_files import SIDE
+from zpyro.datasets.mnist_files import MISSING
+from zpyro.datasets.preparation.corpus import Corpus, Item, Layout, Piece, Placed, Reader, Split
 from zpyro.errors import UserError
 from zpyro.settings import setting
 
-AMAT = {split: f"binarized_mnist_{split}.amat" for split in ("train", "valid", "test")}
-IDX = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
-
-EXPECTED = (
-    f"{', '.join(AMAT.values())} (the static binarisation by Salakhutdinov and Murray, as H."
-    f" Larochelle published it), or {' and '.join(IDX.values())} (the original MNIST archives,"
-    " unpacked or still .gz)"
-)
-MISSING = (
-    f"it is free, but nothing is downloaded: give a folder with --data DIR that holds {EXPECTED}"
-)
-
-PLACES = ("", "raw", "MNIST/raw")
-"""Where in the folder the files are looked for; the last two as torchvision leaves them."""
+__all__ = ["MISSING", "Mnist", "MnistSettings"]
 
 VALID_SHARE = 6
 """One in so many training images of the idx files validates: 10,000 of 60,000."""
@@ -58,129 +47,97 @@ class MnistSettings:
         """Rows and columns of an image as modelled."""
         return SIDE // self.downsample, SIDE // self.downsample
 
-
-def load(folder: Path, settings: MnistSettings) -> Dataset:
-    """Read binarised digits, Bernoulli frames from the top left to the bottom right.
-
-    Where the three ``.amat`` files are there, they are the three splits. Otherwise the idx files
-    are binarised (see :func:`binarize`); the last sixth of the training images (10,000 of the
-    60,000) validates.
-
-    Raises:
-        UserError: if files are missing or cannot be used.
-    """
-    files = find(folder)
-    if "valid" in files:
-        bits = {split: read_amat(path) for split, path in files.items()}
-        notes = ("binarised as in the .amat files",)
-    else:
-        bits = _from_idx(files, settings)
-        notes = (
-            f"binarised once, each pixel on with probability intensity / 255, seed"
-            f" {settings.binarization_seed}; the last sixth of the training images validates",
-        )
-    parts = {split: to_sequences(split, found, settings) for split, found in bits.items()}
-    size = parts["train"].frame_size
-    return Dataset("mnist", parts["train"], parts["valid"], parts["test"], "bernoulli", size, notes)
+    @property
+    def frame_size(self) -> int:
+        """Pixels in a step."""
+        return self.image_shape[1] if self.row_by_row else 1
 
 
-def load_all(folder: Path, settings: MnistSettings, _normalization: Normalization) -> Sequences:
-    """Every digit of a folder as one split.
-
-    Raises:
-        UserError: if files are missing or cannot be used.
-    """
-    return load(folder, settings).split("all")
-
-
-def find(folder: Path) -> dict[str, Path]:
-    """The files by split: "train", "valid" and "test" of ``.amat``, else "train" and "test" of idx.
-
-    Raises:
-        UserError: if neither all of the one kind nor of the other are there.
-    """
-    if not folder.is_dir():
-        what = "is not a folder" if os.path.lexists(folder) else "does not exist"
-        raise UserError(f"{folder} {what}; mnist is free, --data must hold {EXPECTED}")
-    found = [_found(folder, names) for names in (AMAT, IDX)]
-    for names, files in zip((AMAT, IDX), found, strict=True):
-        if len(files) == len(names):
-            return files
-    for names, files in zip((AMAT, IDX), found, strict=True):
-        if files:
-            missing = ", ".join(name for split, name in names.items() if split not in files)
-            raise UserError(f"{folder}: {missing} is missing; put it beside the others")
-    raise UserError(f"{folder} holds no MNIST files; mnist is free, --data must hold {EXPECTED}")
-
-
-def binarize(images: NDArray[np.uint8], seed: int, split: str) -> Bits:
-    """Images of 0 to 255 as 0 and 1, each pixel on with probability intensity / 255.
-
-    The draw depends on the seed, the split and the pixel's place in the file alone, on no version
-    of numpy, and not on how many images follow.
+def _places(counts: Mapping[str, int]) -> dict[str, tuple[str, int, int]]:
+    """For each split the file, its first image there, and the one after its last.
 
     Args:
-        images: (N, ...).
-        seed: of the draw.
-        split: "train" or "test", so that the two get draws of their own.
+        counts: images in each file.
+
     """
-    stream = np.random.PCG64(np.random.SeedSequence((seed, sorted(IDX).index(split))))
-    bits = np.empty(images.shape, np.uint8)
-    for image, out in zip(images, bits, strict=True):
-        # 255 divides 2^64 - 1, so that the remainders are uniform but for one draw in 2^64.
-        draws = stream.random_raw(image.size) % np.uint64(255)
-        out[...] = draws.reshape(image.shape) < image
-    return bits
+    found = {split: (split, 0, count) for split, count in counts.items()}
+    if "valid" not in counts:
+        whole = counts["train"]
+        train = whole - round(whole / VALID_SHARE)
+        found |= {"train": ("train", 0, train), "valid": ("train", train, whole)}
+    return found
 
 
-def shrink(bits: Bits, factor: int) -> Bits:
-    """Images (N, 784) with blocks of factor x factor pixels made one, (N, 784 / factor^2).
-
-    A pixel is on where at least half of its block is.
-    """
-    if factor == 1:
-        return bits
-    side = SIDE // factor
-    blocks = bits.reshape(-1, side, factor, side, factor).sum((2, 4), dtype=np.uint16)
-    return (2 * blocks >= factor**2).astype(np.uint8).reshape(-1, side * side)
-
-
-def to_sequences(split: str, bits: Bits, settings: MnistSettings) -> Sequences:
-    """Images (N, 784) of 0 and 1 as sequences, kept as bytes."""
-    rows, columns = settings.image_shape
-    size = columns if settings.row_by_row else 1
-    values = shrink(bits, settings.downsample).reshape(len(bits), -1, size)
-    return Sequences(
-        values=tuple(values),
-        names=tuple(f"{split}/{number}" for number in range(len(bits))),
-        kind="binary",
-        image_shape=(rows, columns),
+def _note(settings: MnistSettings, *, grey: bool) -> str:
+    """How the images became black and white."""
+    if not grey:
+        return "binarised as in the .amat files"
+    return (
+        "binarised once, each pixel on with probability intensity / 255, seed"
+        f" {settings.binarization_seed}; the last sixth of the training images validates"
     )
 
 
-def _from_idx(files: dict[str, Path], settings: MnistSettings) -> dict[str, Bits]:
-    bits = {
-        split: binarize(read_idx(path), settings.binarization_seed, split).reshape(-1, PIXELS)
-        for split, path in files.items()
-    }
-    train = len(bits["train"]) - round(len(bits["train"]) / VALID_SHARE)
-    if train == len(bits["train"]):
-        raise UserError(f"{files['train']}: has {train} images, too few to hold some out")
-    return {"train": bits["train"][:train], "valid": bits["train"][train:], "test": bits["test"]}
+class Mnist(Corpus):
+    """Binarised digits, Bernoulli frames from the top left to the bottom right.
+
+    Where the three ``.amat`` files are there, they are the three splits. Otherwise the idx files
+    are binarised (see :func:`zpyro.datasets.mnist_files.binarize`); the last sixth of the training
+    images (10,000 of the 60,000) validates.
+    """
+
+    name = "mnist"
+    dtype = "uint8"
+
+    def items(self, source: Path, settings: Any) -> list[Item]:
+        del settings
+        return [Item(path.name, path, split) for split, path in mnist_files.find(source).items()]
+
+    def reader(self, settings: MnistSettings) -> Reader:
+        return MnistReader(settings)
+
+    def arrange(
+        self, placed: Sequence[Placed], shard_facts: Sequence[Any], settings: MnistSettings
+    ) -> tuple[dict[str, Split], Layout]:
+        del shard_facts
+        rows, columns = settings.image_shape
+        files = {item.group: item for item in placed}
+        grey = not any(".amat" in item.key for item in placed)
+        missing = ({"train", "test"} if grey else {"train", "valid", "test"}) - files.keys()
+        if missing:
+            raise UserError(f"mnist cannot do without its {min(missing)} images; mend their file")
+        counts = {split: item.count // (rows * columns) for split, item in files.items()}
+        splits = {
+            split: _split(split, files[file].start + first * rows * columns, last - first, settings)
+            for split, (file, first, last) in _places(counts).items()
+        }
+        layout = Layout(
+            kind="binary",
+            likelihood="bernoulli",
+            frame_size=settings.frame_size,
+            image_shape=(rows, columns),
+            notes=(_note(settings, grey=grey),),
+        )
+        return splits, layout
 
 
-def _found(folder: Path, names: dict[str, str]) -> dict[str, Path]:
-    """The files of these names by split, gzipped or not, with a dot or a dash before "idx"."""
-    found: dict[str, Path] = {}
-    for split, name in names.items():
-        spellings = dict.fromkeys((name, name.replace("-idx", ".idx")))
-        for path in (
-            folder / place / f"{spelling}{ending}"
-            for place in PLACES
-            for spelling in spellings
-            for ending in ("", ".gz")
-        ):
-            # A link that leads nowhere is there too: reading it says what is wrong with it.
-            if split not in found and os.path.lexists(path):
-                found[split] = path
-    return found
+@dataclass(frozen=True)
+class MnistReader(Reader):
+    """Reads whole files: the largest, 50,000 images as text, has 78 MB."""
+
+    settings: MnistSettings
+
+    def read(self, item: Item) -> Piece:
+        seed, factor = self.settings.binarization_seed, self.settings.downsample
+        bits = mnist_files.read(item.path, item.group, seed=seed, downsample=factor)
+        return Piece(bits.reshape(-1), (bits.size,))
+
+
+def _split(name: str, start: int, count: int, settings: MnistSettings) -> Split:
+    """So many images from a position on, called ``name#0``, ``name#1`` and so on."""
+    pixels = settings.image_shape[0] * settings.image_shape[1]
+    numbers = np.arange(count)
+    rows = np.stack(
+        [start + numbers * pixels, np.full(count, pixels), np.zeros(count, np.int64), numbers], 1
+    )
+    return Split(rows, (name,))

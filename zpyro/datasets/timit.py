@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from zpyro.datasets.audio import Waveform
-from zpyro.datasets.sequences import Dataset, Normalization, Sequences
-from zpyro.datasets.timit_files import MISSING, RATE, Utterance, find, read_all
-from zpyro.datasets.wav import WavSettings, to_sequences, waveform_normalization
-from zpyro.errors import UserError
+from zpyro.datasets import corpora
+from zpyro.datasets.preparation.corpus import Corpus, Indices, Item, Layout, Placed, Split, cut_rows
+from zpyro.datasets.recordings import FULL_SCALE, RecordingReader
+from zpyro.datasets.sequences import Normalization, Sequences
+from zpyro.datasets.timit_files import MISSING, RATE, Utterance, find
 from zpyro.settings import setting
 
-__all__ = ["MISSING", "TimitSettings", "describe", "load", "load_all", "split"]
+__all__ = ["MISSING", "Timit", "TimitSettings", "load_all", "split"]
 
+SPLITS = ("train", "valid", "test")
 TRAIN_UTTERANCES, TEST_UTTERANCES = 4620, 1680
 """Of the whole corpus."""
 
@@ -39,31 +41,49 @@ class TimitSettings:
     )
 
 
-Split = tuple[list[Utterance], list[Utterance], list[Utterance]]
+class Timit(Corpus):
+    """A copy of TIMIT's disc, or NLTK's sample, at 16 kHz.
 
-
-def load(folder: Path, settings: TimitSettings) -> Dataset:
-    """Read TIMIT from a copy of its disc, or from NLTK's sample.
-
-    Train and validation utterances, in the order of their names, are joined and cut into rows of 40
-    scored frames as published; so a frame at the end of an utterance is followed by the beginning
-    of the next one (``data.concatenate=false`` keeps rows within utterances). Each test utterance
-    is one sequence, whole but for a last frame that is not full. The first frame of each sequence
-    is its start frame: conditioned on, not scored. The scale is that of the training samples.
-
-    Raises:
-        UserError: if the folder or a file cannot be used.
+    Train and validation utterances, in the order of their names, are joined and cut into whole rows
+    of 40 scored frames as published; so a frame at the end of an utterance is followed by the
+    beginning of the next one (``data.concatenate=false`` keeps rows within utterances, the last of
+    each shorter). Each test utterance is one sequence, whole but for a last frame that is not full.
+    The first frame of each sequence is its start frame: conditioned on, not scored.
     """
-    parts = split(find(folder), settings)
-    waveforms = [read_all(part, settings.frame_size) for part in parts]
-    normalization = waveform_normalization(waveforms[0])
-    train, valid = (
-        _rows(name, [u.name for u in part], found, settings, normalization)
-        for name, part, found in zip(("train", "valid"), parts, waveforms, strict=False)
-    )
-    test = _whole(parts[2], waveforms[2], settings, normalization)
-    notes = (describe(parts),)
-    return Dataset("timit", train, valid, test, "gaussian", settings.frame_size, notes)
+
+    name = "timit"
+    dtype = "int16"
+
+    def items(self, source: Path, settings: TimitSettings) -> list[Item]:
+        # Split by split, so that the utterances to be joined are stored one after another.
+        parts = split(find(source), settings)
+        return [Item(u.name, u.path, name) for name, part in parts.items() for u in part]
+
+    def reader(self, settings: TimitSettings) -> RecordingReader:
+        return RecordingReader(RATE, 2 * settings.frame_size, same_rate=True)
+
+    def arrange(
+        self, placed: Sequence[Placed], shard_facts: Sequence[Any], settings: TimitSettings
+    ) -> tuple[dict[str, Split], Layout]:
+        del shard_facts
+        parts = {
+            name: [p for p in placed if p.group == name] for name in ("train", "valid", "test")
+        }
+        splits = {name: _rows(name, parts[name], settings) for name in ("train", "valid")}
+        tested = parts["test"]
+        rows = _whole([(p.start, p.count) for p in tested], settings.frame_size)
+        splits["test"] = Split(rows, [p.key for p in tested])
+        layout = Layout(
+            kind="audio",
+            likelihood="gaussian",
+            frame_size=settings.frame_size,
+            start=True,
+            gain=1.0 / FULL_SCALE,
+            normalized=True,
+            sample_rate=RATE,
+            notes=(_note({name: [p.key for p in part] for name, part in parts.items()}),),
+        )
+        return splits, layout
 
 
 def load_all(folder: Path, settings: TimitSettings, normalization: Normalization) -> Sequences:
@@ -72,48 +92,35 @@ def load_all(folder: Path, settings: TimitSettings, normalization: Normalization
     Raises:
         UserError: if the folder or a file cannot be used.
     """
-    found = find(folder)
-    return _whole(found, read_all(found, settings.frame_size), settings, normalization)
+    store = corpora.opened(Timit(), folder, settings)
+    counts = [int(source["count"]) for source in store.index["sources"]]
+    starts = np.cumsum([0, *counts[:-1]]).tolist()
+    rows = _whole(list(zip(starts, counts, strict=True)), settings.frame_size)
+    names = [str(source["key"]) for source in store.index["sources"]]
+    return store.sequences(rows, names, normalization)
 
 
-def split(utterances: Sequence[Utterance], settings: TimitSettings) -> Split:
+def split(utterances: Iterable[Utterance], settings: TimitSettings) -> dict[str, list[Utterance]]:
     """Train, validation and test utterances.
 
     The disc's TEST half is the test. NLTK's sample has no halves: there all sentences of some
     speakers are the test, so that as in TIMIT nobody is heard in both. Of the other utterances
     some validate. Which ones depends on a hash of speaker and sentence alone.
-
-    Raises:
-        UserError: if one of them would be empty.
     """
-    if any(utterance.half for utterance in utterances):
-        test = [utterance for utterance in utterances if utterance.half == "test"]
+    everything = list(utterances)
+    if any(utterance.half for utterance in everything):
+        test = [utterance for utterance in everything if utterance.half == "test"]
     else:
-        speakers = _some({u.speaker for u in utterances}, settings.test_fraction)
-        test = [utterance for utterance in utterances if utterance.speaker in speakers]
+        speakers = _some({u.speaker for u in everything}, settings.test_fraction)
+        test = [utterance for utterance in everything if utterance.speaker in speakers]
     tested = {utterance.key for utterance in test}
-    rest = [utterance for utterance in utterances if utterance.key not in tested]
+    rest = [utterance for utterance in everything if utterance.key not in tested]
     held_out = _some({utterance.key for utterance in rest}, settings.valid_fraction)
-    valid = [utterance for utterance in rest if utterance.key in held_out]
-    train = [utterance for utterance in rest if utterance.key not in held_out]
-    if not (train and valid and test):
-        raise UserError(
-            f"TIMIT with {len(utterances)} utterances gives {len(train)} to train on, {len(valid)}"
-            f" to validate and {len(test)} to test; give more of it"
-        )
-    return train, valid, test
-
-
-def describe(parts: Split) -> str:
-    """How many utterances there are, and what that says of the copy."""
-    train, valid, test = map(len, parts)
-    counts = f"{train} + {valid} utterances to train and validate, {test} to test"
-    if not parts[2][0].half:
-        speakers = sorted({utterance.speaker for utterance in parts[2]})
-        return f"{counts}; there is no TEST half, the test is all of {', '.join(speakers)}"
-    if (train + valid, test) != (TRAIN_UTTERANCES, TEST_UTTERANCES):
-        return f"{counts}; the whole corpus has {TRAIN_UTTERANCES} and {TEST_UTTERANCES}"
-    return counts
+    return {
+        "train": [utterance for utterance in rest if utterance.key not in held_out],
+        "valid": [utterance for utterance in rest if utterance.key in held_out],
+        "test": test,
+    }
 
 
 def _some(names: set[str], fraction: float) -> set[str]:
@@ -122,30 +129,37 @@ def _some(names: set[str], fraction: float) -> set[str]:
     return set(ranked[: max(1, round(fraction * len(ranked)))])
 
 
-def _rows(
-    split_name: str,
-    names: Sequence[str],
-    waveforms: Sequence[Waveform],
-    settings: TimitSettings,
-    normalization: Normalization,
-) -> Sequences:
+def _rows(name: str, placed: Sequence[Placed], settings: TimitSettings) -> Split:
     """Rows of train or validation."""
-    cutting = WavSettings(frame_size=settings.frame_size, row_frames=settings.row_frames)
-    if not settings.concatenate:
-        return to_sequences(names, waveforms, RATE, cutting, normalization)
-    rows = to_sequences([split_name], [np.concatenate(waveforms)], RATE, cutting, normalization)
-    whole = rows[[i for i, row in enumerate(rows.values) if len(row) == settings.row_frames]]
-    if not len(whole):
-        raise UserError(f"the {split_name} utterances fill no row of {settings.row_frames} frames")
-    return whole
+    size, length = settings.frame_size, settings.row_frames
+    if settings.concatenate:
+        stream = [(name, placed[0].start, sum(p.count for p in placed))] if placed else []
+        return Split(*cut_rows(stream, size, length))
+    rows = [
+        (item.start + first * size, (min(length, frames - 1 - first) + 1) * size, label, number)
+        for label, item in enumerate(placed)
+        for frames in (item.count // size,)
+        for number, first in enumerate(range(0, frames - 1, length))
+    ]
+    return Split(np.array(rows, np.int64).reshape(-1, 4), [item.key for item in placed])
 
 
-def _whole(
-    utterances: Sequence[Utterance],
-    waveforms: Sequence[Waveform],
-    settings: TimitSettings,
-    normalization: Normalization,
-) -> Sequences:
-    framing = WavSettings(frame_size=settings.frame_size)
-    names = [utterance.name for utterance in utterances]
-    return to_sequences(names, waveforms, RATE, framing, normalization)
+def _whole(places: Sequence[tuple[int, int]], frame_size: int) -> Indices:
+    """Utterances at (first sample, how many) as they are, up to a last frame that is not full."""
+    rows = [
+        (start, count // frame_size * frame_size, label, -1)
+        for label, (start, count) in enumerate(places)
+    ]
+    return np.array(rows, np.int64).reshape(-1, 4)
+
+
+def _note(names: dict[str, list[str]]) -> str:
+    """How many utterances there are, and what that says of the copy."""
+    train, valid, test = (len(names[part]) for part in SPLITS)
+    counts = f"{train} + {valid} utterances to train and validate, {test} to test"
+    if not any(name.startswith("test/") for name in names["test"]):
+        speakers = sorted({name.split("/")[-2] for name in names["test"]})
+        return f"{counts}; there is no TEST half, the test is all of {', '.join(speakers)}"
+    if (train + valid, test) != (TRAIN_UTTERANCES, TEST_UTTERANCES):
+        return f"{counts}; the whole corpus has {TRAIN_UTTERANCES} and {TEST_UTTERANCES}"
+    return counts

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from zpyro.datasets import audio
-from zpyro.datasets.audio import Waveform
 from zpyro.errors import UserError
 
 RATE = 16_000
@@ -84,42 +83,6 @@ def find(folder: Path) -> list[Utterance]:
         raise UserError(f"{folder} holds no utterances of TIMIT; {MISSING}")
     _check_halves(folder, found.values())
     return sorted(found.values(), key=lambda utterance: utterance.name)
-
-
-def read(utterance: Utterance, frame_size: int) -> Waveform:
-    """The samples of an utterance, 16 kHz.
-
-    Raises:
-        UserError: if the file cannot be used or has another rate.
-    """
-    waveform, rate = audio.read(utterance.path)
-    if rate != RATE:
-        raise UserError(f"{utterance.path}: has {rate} samples a second; TIMIT has {RATE}")
-    if len(waveform) < 2 * frame_size:
-        raise UserError(
-            f"{utterance.path}: has {len(waveform)} samples; two frames of {frame_size}"
-            " are needed; remove it"
-        )
-    return waveform
-
-
-def read_all(utterances: Sequence[Utterance], frame_size: int) -> list[Waveform]:
-    """The samples of utterances.
-
-    Raises:
-        UserError: naming the first file that cannot be used, and how many more there are.
-    """
-    waveforms: list[Waveform] = []
-    problems: list[UserError] = []
-    for utterance in utterances:
-        try:
-            waveforms.append(read(utterance, frame_size))
-        except UserError as problem:
-            problems.append(problem)
-    if problems:
-        more = f" (and {len(problems) - 1} more files like it)" if len(problems) > 1 else ""
-        raise UserError(f"{problems[0]}{more}")
-    return waveforms
 
 
 def _utterance(path: Path, name: str) -> Utterance | None:

@@ -220,10 +220,11 @@ def _frames(store: Store, numbers: Array, like: StoredValues | StoredStart) -> A
     """Stored numbers as frames (T, D) or tokens (T,)."""
     index = store.index
     if index["kind"] == "tokens":
-        return numbers
+        return np.array(numbers)
     frames = numbers.reshape(-1, index["frame_size"])
     if index["kind"] == "binary":
-        return frames
+        # A copy: torch takes no arrays that must not be written to.
+        return np.array(frames)
     return like.normalization.apply(frames * index["gain"])
 
 
