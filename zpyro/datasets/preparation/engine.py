@@ -94,7 +94,7 @@ def prepare(
     tasks = _tasks(corpus, settings, items, out)
     with files.saying(out):
         (out / JOURNAL).mkdir(parents=True, exist_ok=True)
-    with _mapping(workers) as mapped:
+    with _mapping(min(workers, len(tasks))) as mapped:
         records = _write_all(tasks, mapped, len(items), progress)
         problems = [tuple(problem) for record in records for problem in record["problems"]]
         if problems and not skip_bad:
@@ -150,7 +150,7 @@ Mapped = Callable[[Callable[[T], R], Iterable[T]], Iterator[R]]
 @contextmanager
 def _mapping(workers: int) -> Iterator[Any]:
     """A map over processes, results in order; in this process for one worker."""
-    if workers == 1:
+    if workers <= 1:
         yield map
         return
     # Spawned, not forked: a fork would copy threads' locks in whatever state they are.
