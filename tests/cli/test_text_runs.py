@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,14 @@ def write_lines(path: Path, count: int, seed: int = 0) -> Path:
     lines = [" ".join(random.choice(WORDS, size=random.integers(2, 8))) + "." for _ in range(count)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is prepared on first use goes into a folder of these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZPYRO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +128,26 @@ def test_other_text_is_scored_in_the_runs_vocabulary(
         assert vocabulary is not None
         source = turned.read_text().splitlines()
         for name, i in number.items():
-            line = source[int(name.rpartition(":")[2]) - 1]
+            line = source[int(name.rpartition("#")[2]) - 1]
             assert vocabulary.split(line) == [
                 vocabulary.words[token] for token in read.values[i][:-1]
             ]
+
+
+def test_text_is_prepared_and_trained_on(zpyro: Zpyro, lines: Path, tmp_path: Path) -> None:
+    prepared = tmp_path / "prepared"
+    result = zpyro("data", "prepare", "text", lines, "--out", prepared, "--workers=1")
+    assert result.exit_code == 0, result.output
+    assert "tokens are words" in result.stdout
+    assert zpyro("data", "verify", prepared).exit_code == 0
+    out = train(zpyro, "text", prepared, tmp_path / "run", "--max-steps", 4)
+    ours, theirs = (
+        json.loads(zpyro("evaluate", out, *more, "--json").stdout)
+        for more in ((), ("--data", lines, "--split=test"))
+    )
+    assert ours["sequences"] == theirs["sequences"]
+    assert ours["elbo"] == pytest.approx(theirs["elbo"], rel=1e-6)
+    assert "frames" in ours
 
 
 def test_training_goes_on_only_with_the_same_words(

@@ -23,6 +23,13 @@ from zpyro.errors import UserError
 
 pytestmark = pytest.mark.fast
 
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is prepared on first use goes into a folder of the test's own."""
+    monkeypatch.setenv("ZPYRO_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 FILMS = "It was a bad film.<br /><br />Mr. Lee can't act. I left"
 
 
@@ -59,7 +66,7 @@ def decoded(dataset: datasets.Dataset, split: Sequences) -> list[str]:
 
 
 def owners(split: Sequences) -> set[str]:
-    return {name.rpartition(":")[0] for name in split.names}
+    return {name.rpartition("#")[0] for name in split.names}
 
 
 def test_acl_imdb_gives_sentences_in_its_own_splits(tmp_path: Path) -> None:
@@ -91,9 +98,9 @@ def test_polarity_keeps_lines_and_spaces(tmp_path: Path) -> None:
     assert not owners(data.train) & (owners(data.valid) | owners(data.test))
     assert decoded(data, data.test)[1].startswith("mr . lee can't act , ")
     again = datasets.load("imdb", tmp_path / "txt_sentoken")
-    assert again.test.names == data.test.names
+    assert tuple(again.test.names) == tuple(data.test.names)
     other = datasets.load("imdb", tmp_path, seed=1)
-    assert other.test.names != data.test.names
+    assert tuple(other.test.names) != tuple(data.test.names)
 
 
 def test_numbers_of_reviews_may_choose_the_splits(tmp_path: Path) -> None:
@@ -149,13 +156,17 @@ def test_lines_of_one_file_are_split_by_hash(tmp_path: Path) -> None:
     lines = [f"line number {n % 7}, it's so." for n in range(100)]
     file = write(tmp_path / "notes.txt", "\ufeff" + "\r\n".join(lines) + "\r\n\r\n")
     data = datasets.load("text", file, valid_fraction=0.2)
-    assert [len(split) for split in (data.train, data.valid, data.test)] == [70, 20, 10]
+    sizes = [len(split) for split in (data.train, data.valid, data.test)]
+    assert sum(sizes) == 100
+    assert 60 <= sizes[0] <= 80
+    assert 10 <= sizes[1] <= 30
+    assert 4 <= sizes[2] <= 20
     names = [*data.train.names, *data.valid.names, *data.test.names]
-    assert sorted(names) == sorted(f"notes.txt:{n}" for n in range(1, 101))
+    assert sorted(names) == sorted(f"notes.txt#{n}" for n in range(1, 101))
     assert data.vocabulary is not None
     assert data.vocabulary.text(data.train.values[0]).startswith("line number")
     longer = datasets.load("text", write(tmp_path / "b" / "notes.txt", "\n".join(lines[:99])))
-    assert len(set(longer.test.names) - set(data.test.names)) <= 1
+    assert set(longer.test.names) == set(data.test.names) - {"notes.txt#100"}
 
 
 def test_names_of_files_say_their_splits(tmp_path: Path) -> None:
@@ -214,7 +225,7 @@ def test_links_that_lead_round_are_named_or_left(tmp_path: Path) -> None:
     folder = tmp_path / "text"
     write(folder / "a.txt", "some words\n" * 20)
     (folder / "round").symlink_to(folder)
-    assert len(datasets.load("text", folder).train) == 16
+    assert len(datasets.load("text", folder).split("all")) == 20
     os.symlink("self.txt", folder / "self.txt")
     with pytest.raises(UserError, match=r"self.txt: cannot be read \(Too many levels"):
         datasets.load("text", folder)
@@ -273,7 +284,7 @@ def test_an_archive_reads_as_its_folder(tmp_path: Path, layout: Callable[[Path],
     assert packed.vocabulary == unpacked.vocabulary
     for split in ("train", "valid", "test"):
         ours, theirs = packed.split(split), unpacked.split(split)
-        assert ours.names == theirs.names
+        assert tuple(ours.names) == tuple(theirs.names)
         assert all(map(np.array_equal, ours.values, theirs.values))
 
 
@@ -294,7 +305,9 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"reviews.tar.gz: is a damaged archive"):
             datasets.load("imdb", archive)
     pack(folder, archive, ("aclImdb/train/pos/bad.txt", b"so \xff"))
-    with pytest.raises(UserError, match=r"reviews.tar.gz: train/pos/bad.txt: byte 3 \(0xff\)"):
+    with pytest.raises(
+        UserError, match=r"reviews.tar.gz: aclImdb/train/pos/bad.txt: byte 3 \(0xff\)"
+    ):
         datasets.load("imdb", archive)
     pack(tmp_path / "folder" / "aclImdb" / "train" / "unsup", archive)
     with pytest.raises(UserError, match=r"holds no reviews"):
@@ -306,7 +319,7 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
 
 
 def test_too_little_text_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the train split would be empty with 1 sequences"):
+    with pytest.raises(UserError, match="has too few sequences for three splits"):
         datasets.load("text", write(tmp_path / "a.txt", "one line"))
     special = write(tmp_path / "b.txt", "<end> <start>\n" * 20)
     with pytest.raises(UserError, match="the vocabulary is empty"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zpyro.datasets import blizzard, imdb, mnist, npz, text, timit, vowels, wav
+from zpyro.datasets import blizzard, imdb, mnist, npz, text, text_loading, timit, vowels, wav
 from zpyro.datasets.corpora import loaders
 from zpyro.datasets.preparation import Corpus
 from zpyro.datasets.sequences import Batch, Dataset, Normalization, Sequences
@@ -109,15 +109,16 @@ ENTRIES = {
             imdb.load_all,
             imdb.MISSING,
             has_words=True,
+            corpus=imdb.Imdb(),
         ),
         Entry(
             "text",
             "your own text, a line a sequence; words or characters",
             text.TextSettings,
-            text.load,
-            text.load_all,
+            *text_loading.loaders(text.Text()),
             "give a text file or a folder of *.txt with --data PATH",
             has_words=True,
+            corpus=text.Text(),
         ),
         Entry(
             "timit",

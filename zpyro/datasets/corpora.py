@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,13 +63,22 @@ def check_usable(store: Store, source: Path) -> None:
         UserError: if a split is empty, or the training recordings are silent throughout.
     """
     counts = {name: split["sequences"] for name, split in store.index["splits"].items()}
+    check_counts(counts, source)
+    if not store.normalization.scale:
+        raise UserError(f"{source}: its training part is silent throughout; give other recordings")
+
+
+def check_counts(counts: Mapping[str, int], source: Path) -> None:
+    """Make sure that no split is without sequences.
+
+    Raises:
+        UserError: if one is.
+    """
     if not all(counts.values()):
         found = ", ".join(f"{count} in {name}" for name, count in counts.items())
         raise UserError(
             f"{source}: has too few sequences for three splits ({found}); give more of the data"
         )
-    if not store.normalization.scale:
-        raise UserError(f"{source}: its training part is silent throughout; give other recordings")
 
 
 def available_cores() -> int:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from zpyro.datasets import archives, sentences, text_files
+from zpyro.datasets import archives, sentences, text_files, text_loading
+from zpyro.datasets.preparation import Item
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import hold_out, split_by_name
-from zpyro.datasets.tokenized import Tokenizer, TokenSettings, assemble, whole
+from zpyro.datasets.tokenized import SPLITS, TextCorpus, TokenSettings
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
 
@@ -47,105 +46,87 @@ class ImdbSettings(TokenSettings):
     test_files: str = ""
 
 
-@dataclass(frozen=True)
-class Review:
-    """One file.
-
-    Attributes:
-        key: its path below the data set's folder.
-        path: where it is, or the archive that it is in.
-        group: "train" or "test" where the layout says so, else "".
-        content: its bytes where it comes from an archive, else None.
-    """
-
-    key: str
-    path: Path
-    group: str
-    content: bytes | None = field(default=None, repr=False)
-
-    @property
-    def tokenised(self) -> bool:
-        """Whether a line is a sentence with spaces between its words, as in Polarity v2.0."""
-        return _TOKENISED.search(self.key) is not None
-
-    def text(self) -> str:
-        """Its text.
-
-        Raises:
-            UserError: if the file cannot be read or is no UTF-8.
-        """
-        if self.content is None:
-            return text_files.read_text(self.path)
-        return text_files.decoded(self.content, f"{self.path}: {self.key}")
-
-
-def load(folder: Path, settings: ImdbSettings, vocabulary: Vocabulary | None = None) -> Dataset:
-    """Read reviews, a sentence a sequence; all sentences of a review are in one split.
+class Imdb(TextCorpus):
+    """Reviews, a sentence a sequence; all sentences of a review are in one split.
 
     Of aclImdb test is the test, and the reviews of train with the smallest hashes of (seed, path)
     are validation. Polarity v2.0 has no splits: test and validation are chosen by that hash, or by
     patterns of file names.
 
     Args:
-        folder: where the archive was unpacked, or the archive itself (read in memory).
-        settings: how.
-        vocabulary: the one to use, such as a trained model's; by default that of train.
+        archive: an archive whose files are read instead of the disk's, all of them now.
 
     Raises:
-        UserError: if the folder has another layout, a file cannot be used, or a split is empty.
+        UserError: if the archive is damaged, or has members that lead out of it.
     """
-    found = reviews(folder, settings)
-    tokenizer, owner = _read(found, settings)
-    split = np.array(_splits(found, settings), dtype=np.int64)[owner]
-    return assemble(
-        "imdb", tokenizer, [split == number for number in range(3)], settings, vocabulary
-    )
+
+    name = "imdb"
+
+    def __init__(self, archive: Path | None = None) -> None:
+        self._path = archive
+        self._archive = None if archive is None else archives.members(archive, ".txt")
+
+    def items(self, source: Path, settings: ImdbSettings) -> list[Item]:
+        if self._archive is not None:
+            return _with_splits(_archived(source, self._archive, settings), settings)
+        if archives.is_archive(source):
+            raise UserError(f"{source}: unpack it first; only --data takes an archive as it is")
+        if not source.is_dir():
+            what = "is not a folder" if source.exists() else "does not exist"
+            raise UserError(f"{source} {what}; {MISSING}")
+        for root in (source / name for name in _ROOTS):
+            places = _places(lambda place, root=root: (root / place).is_dir(), settings)
+            if places:
+                return _with_splits(_listed(root, places), settings)
+        raise UserError(f"{source} holds no reviews; it must be laid out as {TREE}")
+
+    def lines(self, item: Item, splitter: Vocabulary) -> Iterator[list[str]]:
+        if self._archive is None:
+            text = text_files.read_text(item.path)
+        else:
+            name = item.path.as_posix()
+            text = text_files.decoded(self._archive[name], f"{self._path}: {name}")
+        return _sentences(text, splitter, tokenised=_TOKENISED.search(item.key) is not None)
+
+
+def load(folder: Path, settings: ImdbSettings, vocabulary: Vocabulary | None = None) -> Dataset:
+    """Read reviews from where an archive was unpacked, from a prepared folder, or from the archive
+    itself (in memory), see :class:`Imdb`.
+
+    Raises:
+        UserError: if the layout or a file cannot be used, or a split is empty.
+    """
+    if archives.is_archive(folder):
+        return text_loading.read(Imdb(folder), folder, settings, vocabulary)
+    return text_loading.load(Imdb(), folder, settings, vocabulary)
 
 
 def load_all(
-    folder: Path, settings: ImdbSettings, _normalization: Normalization, vocabulary: Vocabulary
+    folder: Path, settings: ImdbSettings, normalization: Normalization, vocabulary: Vocabulary
 ) -> Sequences:
-    """Every sentence of a folder as one split, in the tokens of a trained model.
+    """Every sentence as one split, in the words of a trained model.
 
     Raises:
-        UserError: if the folder has another layout or a file cannot be used.
+        UserError: if the layout or a file cannot be used.
     """
-    return whole(_read(reviews(folder, settings), settings)[0], vocabulary)
+    corpus = Imdb(folder if archives.is_archive(folder) else None)
+    return text_loading.load_all(corpus, folder, settings, normalization, vocabulary)
 
 
-def reviews(folder: Path, settings: ImdbSettings) -> list[Review]:
-    """The reviews below a folder or in an archive, in the order of folders and of names in them.
-
-    Raises:
-        UserError: if there is no such folder, it has another layout, or the archive is damaged or
-            has members that lead out of it.
-    """
-    if archives.is_archive(folder):
-        return _archived(folder, settings)
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {what}; {MISSING}")
-    for root in (folder / name for name in _ROOTS):
-        places = _places(lambda place, root=root: (root / place).is_dir(), settings)
-        if places:
-            return _listed(root, places)
-    raise UserError(f"{folder} holds no reviews; it must be laid out as {TREE}")
-
-
-def sentences_of(review: Review, splitter: Vocabulary) -> Iterator[list[str]]:
-    """The words of every sentence of a review.
-
-    Raises:
-        UserError: if the file cannot be read or is no UTF-8.
-    """
-    text = review.text()
-    if review.tokenised:
-        for line in text.split("\n"):
-            words = line.split()
-            yield splitter.split(" ".join(words)) if splitter.unit == "character" else words
-    else:
+def _sentences(text: str, splitter: Vocabulary, *, tokenised: bool) -> Iterator[list[str]]:
+    """The words of every sentence; where the text is tokenised a line is one, spaces between."""
+    if not tokenised:
         for sentence in sentences.sentences(sentences.without_markup(text)):
             yield splitter.split(sentence)
+        return
+    for line in text.split("\n"):
+        words = line.split()
+        if splitter.unit == "word" and not splitter.lower_case:
+            yield words
+        elif splitter.unit == "word":
+            yield [word.lower() for word in words]
+        else:
+            yield splitter.split(" ".join(words))
 
 
 def _places(there: Callable[[str], bool], settings: ImdbSettings) -> list[tuple[str, str]]:
@@ -157,15 +138,10 @@ def _places(there: Callable[[str], bool], settings: ImdbSettings) -> list[tuple[
     return [("", "pos"), ("", "neg")] if there("pos") and there("neg") else []
 
 
-def _archived(path: Path, settings: ImdbSettings) -> list[Review]:
-    found = archives.members(path, ".txt")
+def _archived(path: Path, found: Mapping[str, bytes], settings: ImdbSettings) -> list[Item]:
     for root in _ROOTS:
         prefix = "" if root == "." else f"{root}/"
-        inside = {
-            name.removeprefix(prefix): content
-            for name, content in sorted(found.items())
-            if name.startswith(prefix)
-        }
+        inside = [name.removeprefix(prefix) for name in sorted(found) if name.startswith(prefix)]
         folders = {name.rpartition("/")[0] for name in inside}
         places = _places(folders.__contains__, settings)
         absent = [place for _, place in places if place not in folders]
@@ -173,16 +149,16 @@ def _archived(path: Path, settings: ImdbSettings) -> list[Review]:
             raise UserError(f"{path}: {prefix}{absent[0]} is missing in it; download it again")
         if places:
             return [
-                Review(name, path, group, content)
+                Item(name, Path(prefix + name), group)
                 for group, place in places
-                for name, content in inside.items()
+                for name in inside
                 if name.rpartition("/")[0] == place
             ]
     raise UserError(f"{path} holds no reviews; it must be laid out as {TREE}")
 
 
-def _listed(root: Path, places: list[tuple[str, str]]) -> list[Review]:
-    found: list[Review] = []
+def _listed(root: Path, places: Sequence[tuple[str, str]]) -> list[Item]:
+    found: list[Item] = []
     for group, place in places:
         folder = root / place
         if not folder.is_dir():
@@ -190,32 +166,15 @@ def _listed(root: Path, places: list[tuple[str, str]]) -> list[Review]:
         paths = text_files.find(folder, lambda name: name.endswith(".txt"))
         if not paths:
             raise UserError(f"{folder} holds no reviews (*.txt); unpack the archive again")
-        found += [Review(path.relative_to(root).as_posix(), path, group) for path in paths]
+        found += [Item(path.relative_to(root).as_posix(), path, group) for path in paths]
     return found
 
 
-def _read(found: list[Review], settings: ImdbSettings) -> tuple[Tokenizer, list[int]]:
-    """All sentences, and the review that each belongs to."""
-    tokenizer, splitter = Tokenizer(settings), settings.splitter()
-    owner: list[int] = []
-    problems: list[UserError] = []
-    for number, review in enumerate(found):
-        try:
-            for position, words in enumerate(sentences_of(review, splitter), start=1):
-                tokenizer.add(f"{review.key}:{position}", words)
-        except UserError as problem:
-            problems.append(problem)
-        owner += [number] * (len(tokenizer.names) - len(owner))
-    if problems:
-        raise text_files.first_of(problems)
-    return tokenizer, owner
-
-
-def _splits(found: list[Review], settings: ImdbSettings) -> list[int]:
-    """0, 1 or 2 (train, valid, test) for each review."""
-    keys = [review.key for review in found]
-    if not any(review.group for review in found):
-        train, valid, test = split_by_name(
+def _with_splits(found: Sequence[Item], settings: ImdbSettings) -> list[Item]:
+    """The same reviews, the split of each as its group."""
+    keys = [item.key for item in found]
+    if not any(item.group for item in found):
+        parts = split_by_name(
             keys,
             settings.valid_fraction,
             settings.test_fraction,
@@ -223,14 +182,14 @@ def _splits(found: list[Review], settings: ImdbSettings) -> list[int]:
             test_files=settings.test_files,
             seed=settings.seed,
         )
-        numbers = dict.fromkeys(train, 0) | dict.fromkeys(valid, 1) | dict.fromkeys(test, 2)
-        return [numbers[i] for i in range(len(found))]
+        names = {i: name for name, part in zip(SPLITS, parts, strict=True) for i in part}
+        return [Item(item.key, item.path, names[i]) for i, item in enumerate(found)]
     if settings.valid_files or settings.test_files:
         raise UserError(
             "data.valid_files and data.test_files are for reviews without splits; aclImdb brings"
             " its own, leave them out"
         )
-    in_train = [i for i, review in enumerate(found) if review.group == "train"]
-    chosen = hold_out([keys[i] for i in in_train], settings.valid_fraction, seed=settings.seed)
-    valid = {in_train[i] for i in chosen}
-    return [2 if review.group == "test" else int(i in valid) for i, review in enumerate(found)]
+    train = [key for key, item in zip(keys, found, strict=True) if item.group == "train"]
+    chosen = hold_out(train, settings.valid_fraction, seed=settings.seed)
+    valid = {train[i] for i in chosen}
+    return [Item(i.key, i.path, "valid" if i.key in valid else i.group) for i in found]

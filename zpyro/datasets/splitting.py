@@ -60,6 +60,12 @@ def hold_out(names: Sequence[str], fraction: float, *, seed: int = 0) -> list[in
     return _take(list(range(len(names))), names, "", fraction, len(names), seed)[0]
 
 
+def stable_fraction(name: str, seed: int) -> float:
+    """A number in [0, 1) that depends on (seed, name) alone, spread evenly over names."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2.0**48
+
+
 def _take(
     rest: list[int], names: Sequence[str], pattern: str, fraction: float, total: int, seed: int
 ) -> tuple[list[int], list[int]]:

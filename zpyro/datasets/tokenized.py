@@ -1,15 +1,23 @@
-"""From lines of words to data sets of tokens: what ``imdb`` and ``text`` have in common."""
+"""From files of text to sequences of tokens: what ``imdb`` and ``text`` have in common.
+
+Words are first numbered in the order in which they turn up, shard by shard. Once all of train was
+counted the vocabulary is known, and the provisional numbers are replaced by the final tokens.
+"""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Sequence
+import abc
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zpyro.datasets.sequences import Dataset, Sequences
+from zpyro.datasets.preparation import Corpus, Item, Layout, Piece, Placed, Reader, Split, Store
+from zpyro.datasets.sequences import Dataset
+from zpyro.datasets.splitting import stable_fraction
 from zpyro.datasets.vocabulary import (
     END,
     SPECIAL,
@@ -17,11 +25,17 @@ from zpyro.datasets.vocabulary import (
     UNKNOWN,
     Tokens,
     Vocabulary,
+    from_json,
     most_frequent,
+    to_json,
 )
 from zpyro.errors import UserError
 
-Counts = NDArray[np.int64]
+SPLITS = ("train", "valid", "test")
+SEVERAL = "/"
+"""Between the splits of an item whose lines are dealt out to several."""
+
+Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -67,63 +81,132 @@ class TokenSettings:
         return Vocabulary(SPECIAL, self.unit, self.lower_case)
 
 
-class Tokenizer:
-    """Collects sequences under provisional tokens: words numbered in the order they turn up.
+class TextCorpus(Corpus):
+    """Files of text whose lines, or sentences, are sequences of tokens.
 
-    The special tokens have their final numbers. Which words stay is known only once all of train
-    was seen; then :func:`translation` gives the final number of every provisional one.
-
-    Attributes:
-        numbers: provisional tokens by word.
-        names: of the sequences.
-        lengths: of the sequences, with their ends.
-        dropped: how many sequences were too long and left out.
-        cut: how many were too long and cut.
+    The group of an item is its split, or the splits that its lines are dealt out to.
     """
 
-    def __init__(self, settings: TokenSettings) -> None:
+    dtype = "int32"
+
+    @abc.abstractmethod
+    def lines(self, item: Item, splitter: Vocabulary) -> Iterator[list[str]]:
+        """The words of every line of a file, of blank ones too.
+
+        Raises:
+            UserError: if the file cannot be read or is no UTF-8.
+        """
+
+    def reader(self, settings: TokenSettings) -> TextReader:
+        return TextReader(self, settings)
+
+    def arrange(
+        self, placed: Sequence[Placed], shard_facts: Sequence[Any], settings: TokenSettings
+    ) -> tuple[dict[str, Split], Layout]:
+        vocabulary = most_frequent(
+            _counts(shard_facts, "train"),
+            settings.vocabulary_size,
+            settings.unit,
+            settings.lower_case,
+        )
+        layout = Layout(
+            kind="tokens",
+            likelihood="categorical",
+            frame_size=len(vocabulary),
+            vocabulary=to_json(vocabulary),
+            notes=tuple(notes(shard_facts, settings, vocabulary)),
+        )
+        return splits_of(placed, settings), layout
+
+    def vocabulary(self, layout: Layout) -> Vocabulary:
+        """The words behind the tokens of an arranged data set."""
+        return from_json(layout.vocabulary, self.name)
+
+    def translate(self, shard_facts: Any, layout: Layout) -> Tokens:
+        return translation(shard_facts["words"], self.vocabulary(layout))
+
+    def dataset(self, store: Store) -> Dataset:
+        vocabulary = from_json(store.index["vocabulary"], str(store.folder))
+        return store.dataset(vocabulary=vocabulary)
+
+
+class TextReader(Reader):
+    """Reads files under provisional tokens; the special ones have their final numbers.
+
+    Args:
+        corpus: finds the lines of a file.
+        settings: of the data set.
+    """
+
+    def __init__(self, corpus: TextCorpus, settings: TokenSettings) -> None:
+        self.corpus, self.settings = corpus, settings
         # Under names that no text holds: an <end> that stands in the text is a word as any other.
         self.numbers = {f"\0{word}": number for number, word in enumerate(SPECIAL)}
-        self.names: list[str] = []
-        self.lengths: list[int] = []
-        self.dropped = 0
-        self.cut = 0
-        self._limit = settings.max_length
-        self._drop = settings.long_lines == "drop"
-        self._values = array("i")
+        self._counts: list[Numbers] = [np.zeros(0, dtype=np.int64) for _ in SPLITS]
+        self._dropped = self._cut = 0
 
-    def add(self, name: str, words: Sequence[str]) -> None:
-        """Add a sequence; one without words is left out."""
-        if not words:
-            return
-        long = self._limit is not None and len(words) > self._limit
-        if long and self._drop:
-            self.dropped += 1
-            return
-        numbers = self.numbers
-        kept = words[: self._limit] if long else words
-        self._values.extend([numbers.setdefault(word, len(numbers)) for word in kept])
-        if long:
-            self.cut += 1
-        else:
-            self._values.append(END)
-        self.names.append(name)
-        self.lengths.append(len(kept) + (not long))
+    def read(self, item: Item) -> Piece:
+        values: list[int] = []
+        lengths: list[int] = []
+        left_out: list[int] = []
+        limit, drop = self.settings.max_length, self.settings.long_lines == "drop"
+        for position, words in enumerate(self.corpus.lines(item, self.settings.splitter()), 1):
+            long = limit is not None and len(words) > limit
+            if not words or (long and drop):
+                left_out.append(position)
+                self._dropped += long
+                continue
+            kept = words[:limit] if long else words
+            values += [self.numbers.setdefault(word, len(self.numbers)) for word in kept]
+            if long:
+                self._cut += 1
+            else:
+                values.append(END)
+            lengths.append(len(kept) + (not long))
+        tokens = np.array(values, dtype=np.int32)
+        self._count(item, tokens, lengths, left_out)
+        return Piece(tokens, lengths, facts={"left_out": left_out})
 
-    @property
-    def values(self) -> Tokens:
-        """The provisional tokens of all sequences, one after another."""
-        return np.array(self._values, dtype=np.int32)
+    def facts(self) -> dict[str, Any]:
+        """Words by provisional token, how often each is in train and in test, lines too long."""
+        size = len(self.numbers)
+        counts = [np.pad(found, (0, size - len(found))).tolist() for found in self._counts]
+        return {
+            "words": list(self.numbers),
+            **dict(zip(SPLITS, counts, strict=True)),
+            "dropped": self._dropped,
+            "cut": self._cut,
+        }
+
+    def _count(
+        self, item: Item, tokens: Tokens, lengths: Sequence[int], left_out: Sequence[int]
+    ) -> None:
+        positions = _positions(len(lengths), left_out)
+        split = np.repeat(_dealt(item.key, item.group, positions, self.settings), lengths)
+        for number, known in enumerate(self._counts):
+            found = np.bincount(tokens[split == number], minlength=len(self.numbers))
+            found[: len(known)] += known
+            self._counts[number] = found
 
 
-def counted(values: Tokens, words: Sequence[str]) -> dict[str, int]:
-    """How often each word stands among provisional tokens; the special ones are left out."""
-    found: Counts = np.bincount(values, minlength=len(words))
-    return {
-        word: int(count)
-        for word, count in zip(words[UNKNOWN + 1 :], found[UNKNOWN + 1 :], strict=True)
-        if count
-    }
+def splits_of(placed: Sequence[Placed], settings: TokenSettings) -> dict[str, Split]:
+    """The sequences of each split, named ``file#line``; lines that were left out are counted."""
+    rows: dict[str, list[Numbers]] = {name: [] for name in SPLITS}
+    labels: dict[str, list[str]] = {name: [] for name in SPLITS}
+    for item in placed:
+        positions = _positions(len(item.lengths), item.facts["left_out"])
+        lengths = np.array(item.lengths, dtype=np.int64)
+        starts = item.start + np.cumsum(lengths) - lengths
+        dealt = _dealt(item.key, item.group, positions, settings)
+        for number, name in enumerate(SPLITS):
+            mine = dealt == number
+            if mine.any():
+                label = np.full(int(mine.sum()), len(labels[name]))
+                parts = (starts[mine], lengths[mine], label, positions[mine])
+                rows[name].append(np.stack(parts, axis=1))
+                labels[name].append(item.key)
+    nothing = np.zeros((0, 4), dtype=np.int64)
+    return {name: Split(np.concatenate([nothing, *rows[name]]), labels[name]) for name in SPLITS}
 
 
 def translation(words: Iterable[str], vocabulary: Vocabulary) -> Tokens:
@@ -134,77 +217,51 @@ def translation(words: Iterable[str], vocabulary: Vocabulary) -> Tokens:
     return found
 
 
-def assemble(
-    name: str,
-    tokenizer: Tokenizer,
-    splits: Sequence[NDArray[np.bool_]],
-    settings: TokenSettings,
-    vocabulary: Vocabulary | None = None,
-) -> Dataset:
-    """A data set from collected sequences.
-
-    Args:
-        name: of the data set.
-        tokenizer: what was collected.
-        splits: whether each sequence is in train, in valid, in test.
-        settings: of the vocabulary.
-        vocabulary: the one to use, such as a trained model's; by default that of train.
-
-    Raises:
-        UserError: if a split or the vocabulary would be empty.
-    """
-    for split, chosen in zip(("train", "valid", "test"), splits, strict=True):
-        if not chosen.any():
-            raise UserError(
-                f"the {split} split would be empty with {len(tokenizer.names)} sequences; give"
-                " more text, or set data.valid_fraction, data.test_fraction or data.max_length"
-            )
-    words, values = list(tokenizer.numbers), tokenizer.values
-    if vocabulary is None:
-        in_train = values[np.repeat(splits[0], tokenizer.lengths)]
-        vocabulary = most_frequent(
-            counted(in_train, words), settings.vocabulary_size, settings.unit, settings.lower_case
-        )
-    rows = _rows(values, tokenizer.lengths, translation(words, vocabulary))
-    train, valid, test = (_sequences(rows, tokenizer.names, chosen) for chosen in splits)
-    notes = tuple(_notes(tokenizer, settings, test))
-    return Dataset(name, train, valid, test, "categorical", len(vocabulary), notes, vocabulary)
-
-
-def whole(tokenizer: Tokenizer, vocabulary: Vocabulary) -> Sequences:
-    """Everything that was collected as one split, in the tokens of a vocabulary.
-
-    Raises:
-        UserError: if nothing was collected.
-    """
-    if not tokenizer.names:
-        raise UserError("the text holds no sequence to score; give other text")
-    final = translation(tokenizer.numbers, vocabulary)
-    rows = _rows(tokenizer.values, tokenizer.lengths, final)
-    return _sequences(rows, tokenizer.names, np.ones(len(rows), dtype=np.bool_))
-
-
-def _rows(values: Tokens, lengths: Sequence[int], final: Tokens) -> list[Tokens]:
-    return np.split(final[values], np.cumsum(lengths)[:-1])
-
-
-def _sequences(
-    rows: Sequence[Tokens], names: Sequence[str], chosen: NDArray[np.bool_]
-) -> Sequences:
-    indices = np.flatnonzero(chosen).tolist()
-    return Sequences(
-        values=tuple(rows[i] for i in indices),
-        names=tuple(names[i] for i in indices),
-        kind="tokens",
-    )
-
-
-def _notes(tokenizer: Tokenizer, settings: TokenSettings, test: Sequences) -> Iterable[str]:
-    unknown = sum(int((row == UNKNOWN).sum()) for row in test.values)
-    share = 100.0 * unknown / test.num_frames
+def notes(
+    shard_facts: Sequence[Any], settings: TokenSettings, vocabulary: Vocabulary
+) -> Iterator[str]:
+    """What a user should know of how text was read."""
     yield f"tokens are {settings.unit}s; every sequence ends in an end token that is scored too"
+    test = _counts(shard_facts, "test")
+    ends = sum(facts["test"][END] for facts in shard_facts)
+    unknown = sum(count for word, count in test.items() if word not in vocabulary.tokens)
+    share = 100.0 * unknown / max(sum(test.values()) + ends, 1)
     yield f"{share:.2f} % of the test tokens are not in the vocabulary and count as one word"
-    if tokenizer.dropped:
-        yield f"{tokenizer.dropped} sequences of more than {settings.max_length} are left out"
-    if tokenizer.cut:
-        yield f"{tokenizer.cut} sequences are cut after {settings.max_length} and have no end"
+    dropped = sum(facts["dropped"] for facts in shard_facts)
+    if dropped:
+        yield f"{dropped} sequences of more than {settings.max_length} are left out"
+    cut = sum(facts["cut"] for facts in shard_facts)
+    if cut:
+        yield f"{cut} sequences are cut after {settings.max_length} and have no end"
+
+
+def _counts(shard_facts: Sequence[Mapping[str, Any]], split: str) -> Counter[str]:
+    """How often each word stands in a split; the special ones are left out."""
+    found: Counter[str] = Counter()
+    first = len(SPECIAL)
+    for facts in shard_facts:
+        for word, count in zip(facts["words"][first:], facts[split][first:], strict=True):
+            if count:
+                found[word] += count
+    return found
+
+
+def _positions(count: int, left_out: Sequence[int]) -> Numbers:
+    """Positions from 1 of so many sequences among all lines."""
+    everything = np.arange(1, count + len(left_out) + 1)
+    return np.delete(everything, np.array(left_out, dtype=np.int64) - 1)
+
+
+def _dealt(key: str, group: str, positions: Numbers, settings: TokenSettings) -> Numbers:
+    """The number of the split of each sequence of a file."""
+    if SEVERAL not in group:
+        return np.full(len(positions), SPLITS.index(group))
+    # The test comes first, so that the share of validation does not move it.
+    names = [name for name in ("test", "valid") if name in group.split(SEVERAL)]
+    shares = {"valid": settings.valid_fraction, "test": settings.test_fraction}
+    ends = np.cumsum([shares[name] for name in names])
+    chances = np.array(
+        [stable_fraction(f"{key}#{position}", settings.seed) for position in positions.tolist()]
+    )
+    dealt_to = np.array([SPLITS.index(name) for name in (*names, "train")])
+    return dealt_to[np.searchsorted(ends, chances, side="right")]

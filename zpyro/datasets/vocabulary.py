@@ -86,14 +86,19 @@ def most_frequent(counts: Mapping[str, int], size: int, unit: str, lower_case: b
     return Vocabulary((*SPECIAL, *(word for _, word in order[:size])), unit, lower_case)
 
 
-def write(path: Path, vocabulary: Vocabulary) -> None:
-    """Write a vocabulary as JSON."""
-    content = {
+def to_json(vocabulary: Vocabulary) -> dict[str, Any]:
+    """A vocabulary as :func:`from_json` takes it back."""
+    return {
         "unit": vocabulary.unit,
         "lower_case": vocabulary.lower_case,
-        "words": vocabulary.words,
+        "words": list(vocabulary.words),
     }
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+
+
+def write(path: Path, vocabulary: Vocabulary) -> None:
+    """Write a vocabulary as JSON."""
+    content = json.dumps(to_json(vocabulary), ensure_ascii=False, indent=0)
+    path.write_text(content + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> Vocabulary:

@@ -220,6 +220,7 @@ def _frames(store: Store, numbers: Array, like: StoredValues | StoredStart) -> A
     """Stored numbers as frames (T, D) or tokens (T,)."""
     index = store.index
     if index["kind"] == "tokens":
+        # A copy: torch wants to be able to write.
         return np.array(numbers)
     frames = numbers.reshape(-1, index["frame_size"])
     if index["kind"] == "binary":

@@ -1,0 +1,154 @@
+"""Text as a data set: prepared once, or read in memory in the words of a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from zpyro.datasets import corpora, text_files
+from zpyro.datasets.preparation import Placed, is_prepared, prepared_folder
+from zpyro.datasets.sequences import Dataset, Normalization, Sequences
+from zpyro.datasets.tokenized import (
+    SPLITS,
+    TextCorpus,
+    TextReader,
+    TokenSettings,
+    notes,
+    splits_of,
+    translation,
+)
+from zpyro.datasets.vocabulary import Tokens, Vocabulary
+from zpyro.errors import UserError
+
+
+def load(
+    corpus: TextCorpus, folder: Path, settings: TokenSettings, vocabulary: Vocabulary | None = None
+) -> Dataset:
+    """The data set of a prepared folder, or of original files, which are prepared on first use.
+
+    Args:
+        corpus: how to read them.
+        folder: the prepared folder, or the original files.
+        settings: of the data set.
+        vocabulary: the words of a trained model; where the data have others of their own, the
+            original files are read anew, in memory.
+
+    Raises:
+        UserError: if the layout or a file cannot be used, or a split is empty.
+    """
+    if vocabulary is None or _stored(corpus, folder, settings):
+        store = corpora.opened(corpus, folder, settings)
+        corpora.check_usable(store, folder)
+        dataset = corpus.dataset(store)
+        if vocabulary is None or dataset.vocabulary == vocabulary:
+            return dataset
+        if is_prepared(folder):
+            raise UserError(
+                f"{folder}: was prepared with other words than this run knows; point --data at the"
+                " original text"
+            )
+    return read(corpus, folder, settings, vocabulary)
+
+
+def load_all(
+    corpus: TextCorpus,
+    folder: Path,
+    settings: TokenSettings,
+    _normalization: Normalization,
+    vocabulary: Vocabulary,
+) -> Sequences:
+    """Every sequence of a folder as one split, in the words of a trained model.
+
+    Raises:
+        UserError: if the layout or a file cannot be used.
+    """
+    if is_prepared(folder):
+        return load(corpus, folder, settings, vocabulary).split("all")
+    reader, placed, values = _read(corpus, folder, settings)
+    if not len(values):
+        raise UserError(f"{folder}: holds no sequence to score; give other text")
+    final = translation(reader.numbers, vocabulary)[values]
+    parts = _parts(placed, settings, final)
+    return Sequences(
+        values=tuple(value for part in parts for value in part.values),
+        names=tuple(name for part in parts for name in part.names),
+        kind="tokens",
+    )
+
+
+def read(
+    corpus: TextCorpus, folder: Path, settings: TokenSettings, vocabulary: Vocabulary | None = None
+) -> Dataset:
+    """Original files as a data set in memory; nothing is written.
+
+    Raises:
+        UserError: if the layout or a file cannot be used, or a split or the vocabulary is empty.
+    """
+    reader, placed, values = _read(corpus, folder, settings)
+    facts = [reader.facts()]
+    if vocabulary is None:
+        _, layout = corpus.arrange(placed, facts, settings)
+        vocabulary = corpus.vocabulary(layout)
+    parts = _parts(placed, settings, translation(reader.numbers, vocabulary)[values])
+    train, valid, test = parts
+    corpora.check_counts(
+        {name: len(part) for name, part in zip(SPLITS, parts, strict=True)}, folder
+    )
+    told = tuple(notes(facts, settings, vocabulary))
+    return Dataset(
+        corpus.name, train, valid, test, "categorical", len(vocabulary), told, vocabulary
+    )
+
+
+def loaders(corpus: TextCorpus) -> tuple[Callable[..., Dataset], Callable[..., Sequences]]:
+    """:func:`load` and :func:`load_all` of a corpus."""
+    return partial(load, corpus), partial(load_all, corpus)
+
+
+def _stored(corpus: TextCorpus, folder: Path, settings: TokenSettings) -> bool:
+    """Whether a folder is prepared, or was already on an earlier use."""
+    return is_prepared(folder) or is_prepared(prepared_folder(corpus, folder, settings))
+
+
+def _read(
+    corpus: TextCorpus, folder: Path, settings: TokenSettings
+) -> tuple[TextReader, list[Placed], Tokens]:
+    """Every file in memory, under provisional tokens."""
+    reader = corpus.reader(settings)
+    placed: list[Placed] = []
+    values: list[Tokens] = [np.zeros(0, dtype=np.int32)]
+    problems: list[UserError] = []
+    start = 0
+    for item in corpus.items(folder, settings):
+        try:
+            piece = reader.read(item)
+        except UserError as problem:
+            problems.append(problem)
+            continue
+        lengths = tuple(piece.lengths)
+        placed.append(Placed(item.key, item.group, start, lengths, (), piece.facts))
+        values.append(piece.values)
+        start += len(piece.values)
+    if problems:
+        raise text_files.first_of(problems)
+    return reader, placed, np.concatenate(values)
+
+
+def _parts(placed: list[Placed], settings: TokenSettings, tokens: Tokens) -> list[Sequences]:
+    """The three splits of tokens in memory."""
+    parts: list[Sequences] = []
+    splits = splits_of(placed, settings)
+    for name in SPLITS:
+        split = splits[name]
+        rows = split.rows.tolist()
+        parts.append(
+            Sequences(
+                values=tuple(tokens[start : start + count] for start, count, _, _ in rows),
+                names=tuple(f"{split.labels[label]}#{number}" for _, _, label, number in rows),
+                kind="tokens",
+            )
+        )
+    return parts
