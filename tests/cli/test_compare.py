@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from tests.cli.conftest import SMALL, Zpyro
 
 PROGRAM = (sys.executable, "-m", "zpyro_cli")
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def arguments(data: Path, out: Path, *more: object) -> list[str]:
@@ -77,7 +79,10 @@ def test_stopped_and_gone_on_with_is_as_if_never_stopped(arrays: Path, tmp_path:
     logs = ("--set=train.log_every=1", "--set=train.checkpoint_every=7")
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     done = subprocess.run(
-        [*PROGRAM, *arguments(arrays, whole, *more, *logs)], capture_output=True, timeout=120
+        [*PROGRAM, *arguments(arrays, whole, *more, *logs)],
+        capture_output=True,
+        env=ONE_THREAD,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     process = subprocess.Popen(
@@ -85,6 +90,7 @@ def test_stopped_and_gone_on_with_is_as_if_never_stopped(arrays: Path, tmp_path:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=ONE_THREAD,
     )
     metrics = parted / "vrnn" / "seed-0" / "metrics.jsonl"
     deadline = time.monotonic() + 60
@@ -98,7 +104,10 @@ def test_stopped_and_gone_on_with_is_as_if_never_stopped(arrays: Path, tmp_path:
     assert "the same command goes on from here" in said
     assert not (parted / "vrnn" / "seed-0" / "result.json").exists()
     done = subprocess.run(
-        [*PROGRAM, *arguments(arrays, parted, *more, *logs)], capture_output=True, timeout=120
+        [*PROGRAM, *arguments(arrays, parted, *more, *logs)],
+        capture_output=True,
+        env=ONE_THREAD,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     results = [
