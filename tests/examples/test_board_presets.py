@@ -40,7 +40,7 @@ def test_a_step_on_mazes(name: str, solver: str) -> None:
     loss = built.loss(examples.inputs.float(), examples.targets.long())
     loss.backward()
     # Two answers, not told apart yet.
-    assert 0.5 < float(loss) < 1.0
+    assert 0.5 < loss.item() < 1.0
     assert all(
         parameter.grad is not None and bool(parameter.grad.isfinite().all())
         for parameter in built.parameters()
