@@ -55,23 +55,25 @@ class Depths:
     Attributes:
         log_prior: log p(t | x), (B, m + 1), nats.
         logits: of the answers, (B, m + 1, classes, cells); zeros for the guess at the end.
+        last: of the answers after m iterations, (B, classes, *cells).
     """
 
     log_prior: Tensor
     logits: Tensor
+    last: Tensor
 
 
 class DepthThinker(Thinker):
     """A thinker whose number of iterations is the latent site ``depth``.
 
     ``model(inputs, targets)`` has the sites ``depth`` (enumerated in parallel) and ``answers``;
-    ``training_model`` puts the evidence of that model in the place of L_max, the loss after all
-    iterations, beside the progressive term. Both go with the empty guide and ``TraceEnum_ELBO``.
+    ``training_model`` sets the evidence beside the progressive term, see there. Both go with the
+    empty guide and ``TraceEnum_ELBO``.
 
     Args:
         network: what thinks.
         iterations: m, the greatest depth.
-        progressive_weight: a, the weight of the progressive term.
+        progressive_weight: a, the weight of the progressive term; the evidence has 1 - a.
         scored: which cells count; all by default.
         patience: the probability of having time for another iteration.
     """
@@ -98,14 +100,26 @@ class DepthThinker(Thinker):
             ready = ready.where(self.scored(inputs).flatten(1), ready.new_tensor(torch.inf))
         return ready.amin(1)
 
-    def depths(self, inputs: Tensor, iterations: int) -> Depths:
-        """The prior over depths and the answers at each."""
-        thoughts = list(self.network.thoughts(inputs, iterations))
-        stops = torch.stack([self.stop_logits(thought, inputs) for thought in thoughts], 1)
-        logits = [self.network.answer(thought) for thought in thoughts]
-        logits = [at_least_float32(each).flatten(2) for each in logits]
-        guess = torch.zeros_like(logits[0])
-        return Depths(depth_prior(stops, self.patience), torch.stack([*logits, guess], 1))
+    def depths(self, inputs: Tensor, iterations: int, before: int = 0) -> Depths:
+        """The prior over depths and the answers at each.
+
+        Args:
+            inputs: problems, (B, channels, *cells).
+            iterations: the greatest depth, counted from here.
+            before: how many iterations were done, without gradient, and did not end in a stop.
+        """
+        thought = self.network.begin(inputs)
+        if before:
+            with torch.no_grad():
+                thought = self.network.think(thought, inputs, before)
+        stops, logits = [], []
+        for iteration in range(before, before + iterations):
+            thought = self.network.think(thought, inputs, 1, iteration)
+            stops.append(self.stop_logits(thought, inputs))
+            logits.append(at_least_float32(self.network.answer(thought)))
+        prior = depth_prior(torch.stack(stops, 1), self.patience)
+        flat = [each.flatten(2) for each in logits]
+        return Depths(prior, torch.stack([*flat, torch.zeros_like(flat[0])], 1), logits[-1])
 
     @pyro_method
     def model(
@@ -123,30 +137,25 @@ class DepthThinker(Thinker):
 
     @pyro_method
     def training_model(self, inputs: Tensor, targets: Tensor) -> None:
-        """(1 - a) times the evidence of the model, and a times the progressive term."""
-        weight = self.progressive_weight
+        """a times the progressive term, and 1 - a times the evidence along the same iterations.
+
+        As in the progressive loss, n iterations are done without gradient and k with. The evidence
+        is that of depths n + 1..n + k given that there was no stop before; the prior has no memory
+        but the thought, so it is the same prior from there on.
+        """
         before, count = draw_progress(self.iterations)
-        depths = self.depths(inputs, self.iterations)
-        logits = self.progressive_logits(inputs, before, count)
-        with scaled(1 - weight):
+        depths = self.depths(inputs, count, before)
+        with scaled(1 - self.progressive_weight):
             self.observe(depths, inputs, targets)
         # Plates of their own: a plate may be entered only once in a program.
         with (
             pyro.plate("progressive_examples", len(inputs), dim=-2),
             pyro.plate("progressive_cells", inputs[0, 0].numel(), dim=-1),
             self.masked(inputs),
-            scaled(weight),
+            scaled(self.progressive_weight),
         ):
-            distribution = answer_distribution(logits)
+            distribution = answer_distribution(depths.last)
             pyro.sample("progressive_answers", distribution, obs=flattened(targets))
-
-    def progressive_logits(self, inputs: Tensor, before: int, count: int) -> Tensor:
-        """Logits after ``before`` iterations without gradient and ``count`` with."""
-        thought = self.network.begin(inputs)
-        if before:
-            with torch.no_grad():
-                thought = self.network.think(thought, inputs, before)
-        return self.network.answer(self.network.think(thought, inputs, count, before))
 
     def observe(self, depths: Depths, inputs: Tensor, targets: Tensor | None) -> Tensor:
         """The sites ``depth`` and ``answers``."""
@@ -162,9 +171,19 @@ class DepthThinker(Thinker):
                 answers = dist.Categorical(logits=chosen, validate_args=False)
                 return pyro.sample("answers", answers, obs=flattened(targets))
 
-    def posterior(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The evidence log p(y | x), (B,), nats, and log p(t | x, y), (B, m + 1), exactly."""
-        depths = self.depths(inputs, self.iterations)
+    def posterior(
+        self, inputs: Tensor, targets: Tensor, iterations: int | None = None, before: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """The evidence log p(y | x), (B,), nats, and log p(t | x, y), (B, m + 1), exactly.
+
+        Args:
+            inputs: problems, (B, channels, *cells).
+            targets: answers, (B, *cells).
+            iterations: the greatest depth, counted from ``before``; by default as in training.
+            before: see :meth:`depths`.
+        """
+        count = self.iterations if iterations is None else iterations
+        depths = self.depths(inputs, count, before)
         scores = depths.logits.log_softmax(2)
         answers = targets.flatten(1).long()[:, None, None].expand(-1, scores.shape[1], 1, -1)
         log_likelihood = scores.gather(2, answers).squeeze(2)

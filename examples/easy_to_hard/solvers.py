@@ -130,7 +130,7 @@ def _network(task: Task, preset: Preset, solver: str) -> networks.ThinkingNetwor
 def _latent_depth(task: Task, preset: Preset, solver: str) -> Solver:
     from .depth import DepthSolver, DepthThinker
 
-    # The evidence stands where L_max does, so it needs a share of the weight.
+    # The evidence needs a share of the weight, and L_max is not computed beside it.
     weight = min(preset.progressive_weight, 0.5)
     network = _network(task, preset, solver)
     thinker = DepthThinker(network, preset.iterations, weight, task.scored)

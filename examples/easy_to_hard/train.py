@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zpyro.errors import UserError
 from zpyro.interruption import Interruption
@@ -76,7 +77,8 @@ class Trainer:
         self.optimizer = make_optimizer(solver, self.preset)
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         self.progress = Progress()
-        self._interrupted = False
+        self.total = 0
+        self._order: tuple[int, Tensor] = -1, torch.empty(0)
 
     def fit(self) -> bool:
         """Train to the end of the epochs or the minutes; False where Ctrl-C came first."""
@@ -134,7 +136,7 @@ class Trainer:
 
     def _batch(self, data: Examples, epoch: int, batch: int) -> Examples:
         """Batch number ``batch`` of an epoch's own order."""
-        if not hasattr(self, "_order") or self._order[0] != epoch:
+        if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
             self._order = epoch, torch.randperm(len(data.inputs), generator=generator)
         size = self.preset.batch_size
@@ -209,9 +211,7 @@ class Trainer:
 
 
 def request_of(settings: Settings, split: str, size: int, count: int) -> Request:
-    """The request for problems of a run; tests see other seeds' problems than other runs' do."""
-    from pathlib import Path
-
+    """The request for problems of a run."""
     source = None if settings.source is None else Path(settings.source)
     return Request(split, size, count, settings.seed, source, settings.preset.options)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.examples.small import ITERATIONS, network, strings
-from zpyro_examples.easy_to_hard import tasks
+from zpyro_examples.easy_to_hard import depth, tasks
 from zpyro_examples.easy_to_hard.depth import DepthSolver, DepthThinker, depth_prior
 from zpyro_examples.easy_to_hard.sweep import sweep
 from zpyro_examples.easy_to_hard.tasks import Examples
@@ -107,16 +107,28 @@ def test_pyro_computes_the_same_posterior() -> None:
     torch.testing.assert_close(found, posterior.exp(), rtol=1e-5, atol=1e-8)
 
 
-def test_training_adds_the_progressive_term(monkeypatch: pytest.MonkeyPatch) -> None:
-    from zpyro_examples.easy_to_hard import depth
-
-    monkeypatch.setattr(depth, "draw_progress", lambda iterations: (2, 3))
+@pytest.mark.parametrize(("before", "count"), [(0, 5), (2, 3), (4, 1)])
+def test_training_adds_the_progressive_term(
+    monkeypatch: pytest.MonkeyPatch, before: int, count: int
+) -> None:
+    monkeypatch.setattr(depth, "draw_progress", lambda iterations: (before, count))
     built, (x, y) = thinker(weight=0.3), strings()
     loss = DepthSolver(built).loss(x, y)
-    evidence, _ = built.posterior(x, y)
-    late = functional.cross_entropy(built.network(x, 5), y, reduction="sum")
+    evidence, _ = built.posterior(x, y, count, before)
+    thought = built.network.begin(x)
+    if before:
+        thought = built.network.think(thought, x, before).detach()
+    logits = built.network.answer(built.network.think(thought, x, count))
+    late = functional.cross_entropy(logits, y, reduction="sum")
     expected = (0.7 * -evidence.sum() + 0.3 * late) / y.numel()
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    parameters = list(built.parameters())
+    mine = torch.autograd.grad(loss, parameters, allow_unused=True)
+    by_hand = torch.autograd.grad(expected, parameters, allow_unused=True)
+    for a, b in zip(mine, by_hand, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize("patience", [0.5, 0.98, 1.0])
