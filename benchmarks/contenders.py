@@ -114,6 +114,7 @@ def _training(size: Size, frames: Tensor) -> Step:
     train = TrainConfig(clip_norm=CLIP_NORM)
     elbo = zpyro.ZForcingELBO(KL_WEIGHT, AUXILIARY_WEIGHT, REVERSE_WEIGHT)
     step = TrainingStep(
+        model,
         elbo(model.model, model.guide),
         Optimizer(model, train),
         Tally(frames.device),

@@ -108,6 +108,9 @@ class TrainConfig:
     max_minutes: float | None = setting(None, "minutes of training, none for no limit", above=0)
     batch_size: int = setting(32, "sequences a step", at_least=1, at_most=1 << 20)
     bucketed: bool = setting(True, "batch sequences of like length together")
+    carry_state: bool = setting(
+        False, "rows go on with the state of the row before (truncated back-propagation)"
+    )
     learning_rate: float = setting(1e-3, "Adam's step size", above=0)
     learning_rate_schedule: str = setting(
         "constant", "how the step size moves", choices=("constant", "cosine", "plateau")

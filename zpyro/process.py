@@ -149,8 +149,10 @@ class Process:
         """Latents from the guide for standard normal draws (..., B, T, Z), same shape."""
         noise = self._without_padding(noise)
         rows = noise.flatten(0, -3)
-        state = self.model.initial_state(rows.shape[0])
+        state = self.model.first_state(rows.shape[0])
         path = self.model.rollout(self.backward_states, self.driven, rows, state)
+        if self.model.carried is not None:
+            self.model.carried.last = tuple(part.detach() for part in path.state)
         z = self._without_padding(path.z.reshape(noise.shape))
         parameters = self._time_major(path.mean), self._time_major(path.log_variance)
         trajectory = self._trajectory_of(z, path.hidden, parameters)
@@ -225,7 +227,7 @@ class Process:
     def _replayed(self, z: Tensor, driven: Tensor) -> Trajectory:
         clean = self._without_padding(z)
         rows = clean.flatten(0, -3)
-        state = self.model.initial_state(rows.shape[0])
+        state = self.model.first_state(rows.shape[0])
         hidden = self.model.replay(rows, self._rows(driven, rows.shape[0]), state)
         return self._trajectory_of(clean, hidden, None)
 
@@ -244,7 +246,8 @@ class Process:
         frames = self.conditions.source[0]
         version = frames._version if isinstance(frames, Tensor) else 0
         modes = torch.is_grad_enabled(), self.model.training
-        return PathKey(self.conditions.source, (version, versions, *modes))
+        source = (*self.conditions.source, self.model.carried)
+        return PathKey(source, (version, versions, *modes))
 
     def posterior(self, trajectory: Trajectory) -> GaussianParameters:
         """Parameters of q(z_t | context, b_t) along a path."""

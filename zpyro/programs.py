@@ -95,7 +95,7 @@ def step_model(
     previous, observed = process.conditions.start, process.conditions.x
     frames: list[Tensor] = []
     with pyro.plate(PLATE, process.sequences):
-        state = module.initial_state(process.sequences)
+        state = module.first_state(process.sequences)
         for t in range(process.steps):
             inputs = module.input_of(previous)
             state = module.prepare(inputs, state)
@@ -130,7 +130,7 @@ def step_guide(
     backward, inputs = process.backward_states, process.inputs
     latents: list[Tensor] = []
     with pyro.plate(PLATE, process.sequences):
-        state = module.initial_state(process.sequences)
+        state = module.first_state(process.sequences)
         for t in range(process.steps):
             state = module.prepare(inputs[:, t], state)
             with _only_valid(process, t):

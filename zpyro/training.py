@@ -113,6 +113,10 @@ class _Training:
                 f"data set {dataset.name}: training and validation both need sequences; "
                 "give more data or set other fractions"
             )
+        if config.train.carry_state and not module.carries_state:
+            raise UserError(
+                f"train.carry_state means nothing to the model {config.model.name}; leave it out"
+            )
         self.module = module.train()
         self.module.skip_gradient = config.objective.skip_gradient
         self.dataset = dataset
@@ -126,6 +130,7 @@ class _Training:
         self.optimizer = Optimizer(module, config.train)
         self.tally = Tally(next(module.parameters()).device)
         self.take_step = TrainingStep(
+            module,
             self.elbo(module.model, module.guide),
             self.optimizer,
             self.tally,
@@ -157,6 +162,7 @@ class _Training:
         try:
             self.position = Position.from_state(state["position"])
             self.tally.restore(state["tally"])
+            self.take_step.restore(state["carried"])
             self.optimizer.restore(state["optimizer"])
             restore_random_states(state["random"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -177,15 +183,17 @@ class _Training:
         """Batches without end, from the present position on."""
         first = self.position.batch
         for epoch in itertools.count(self.position.epoch):
-            batches = self.dataset.train.batches(
-                self.train.batch_size,
-                shuffle=True,
-                seed=self.train.seed,
-                epoch=epoch,
-                bucketed=self.train.bucketed,
-            )
-            yield from itertools.islice(batches, first, None)
+            yield from itertools.islice(self._pass(epoch), first, None)
             first = 0
+
+    def _pass(self, epoch: int) -> Iterator[Batch]:
+        size, seed = self.train.batch_size, self.train.seed
+        if self.train.carry_state:
+            return self.dataset.train.stream_batches(size, seed=seed, epoch=epoch)
+        bucketed = self.train.bucketed
+        return self.dataset.train.batches(
+            size, shuffle=True, seed=seed, epoch=epoch, bucketed=bucketed
+        )
 
     def step(self, batch: Batch) -> None:
         """One step of the optimiser, or none if its loss or gradient is not finite."""
@@ -245,6 +253,7 @@ class _Training:
         state = {
             "position": self.position.state(),
             "tally": self.tally.state(),
+            "carried": self.take_step.state(),
             "optimizer": self.optimizer.state(),
             "random": random_states(),
         }

@@ -7,6 +7,8 @@ what the steps gave is summed there (:mod:`zpyro.tally`).
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +18,11 @@ from torch import Tensor
 
 from zpyro import precision
 from zpyro.config import TrainConfig
-from zpyro.cuda_graph import Captured, Tensors
+from zpyro.cuda_graph import Captured
 from zpyro.elbo import ObjectiveModule
 from zpyro.evaluation import in_type_of
+from zpyro.models import SequenceModel
+from zpyro.networks import State
 from zpyro.optimizer import Optimizer
 from zpyro.tally import Tally
 
@@ -33,6 +37,7 @@ class TrainingStep:
     """Forward, backward, clipping, the optimiser's move, and the sums.
 
     Args:
+        module: the model.
         objective: the loss as a module, e.g. of :class:`zpyro.ZForcingELBO`.
         optimizer: moves the parameters.
         tally: takes in the terms.
@@ -42,12 +47,14 @@ class TrainingStep:
 
     def __init__(
         self,
+        module: SequenceModel,
         objective: ObjectiveModule,
         optimizer: Optimizer,
         tally: Tally,
         train: TrainConfig,
         lengths: np.ndarray,
     ) -> None:
+        self._module = module
         self._objective = objective
         self._optimizer = optimizer
         self._tally = tally
@@ -57,6 +64,8 @@ class TrainingStep:
         self._edges = length_edges(lengths) if self._recorded else None
         self._functions: dict[tuple[bool, ...], Captured] = {}
         self._checked = False
+        # The state after the newest batch, where rows of streams go on with it.
+        self._carried: State = ()
 
     def __call__(self, batch: Batch, rate: float) -> None:
         """Take one step at the objective's present schedule step.
@@ -71,31 +80,59 @@ class TrainingStep:
         inputs = [self._moved(x), self._moved(batch.lengths)]
         if batch.start is not None:
             inputs.append(self._moved(in_type_of(batch.start, self._like)))
+        first = self._first(batch)
+        function = self._function(weights, with_start=batch.start is not None)
         # Pyro's own checks read values back; the first step passes them for all.
         with precision.products(self._train.precision), pyro.validation_enabled(not self._checked):
-            self._function(weights)(self._moved(controls), *inputs)
+            self._carried = function(self._moved(controls), *inputs, *first)
         self._checked = True
 
-    def _function(self, weights: tuple[float, ...]) -> Captured:
+    def state(self) -> list[Tensor]:
+        """What a checkpoint must hold."""
+        return list(self._carried)
+
+    def restore(self, state: list[Tensor]) -> None:
+        """Put back what :meth:`state` gave."""
+        self._carried = tuple(part.to(self._like.device) for part in state)
+
+    def _first(self, batch: Batch) -> State:
+        """The state before each row of a stream: that after the row before, or the initial one."""
+        if batch.continues is None:
+            return ()
+        initial = self._module.initial_state(len(batch))
+        if not self._carried:
+            return initial
+        goes_on = self._moved(batch.continues).unsqueeze(-1)
+        # Lanes end together but for the last: what is left of the state are its first rows.
+        return tuple(
+            before[: len(batch)].where(goes_on, start)
+            for before, start in zip(self._carried, initial, strict=True)
+        )
+
+    def _function(self, weights: tuple[float, ...], *, with_start: bool) -> Captured:
         """The step for weights that are zero in these places: terms without weight cost nothing."""
-        needed = tuple(bool(weight) for weight in weights)
+        needed = (*(bool(weight) for weight in weights), with_start)
         if needed not in self._functions:
+            function = partial(self._compute, with_start)
             self._functions[needed] = Captured(
-                self._compute, most=2 * MOST_LENGTHS, enabled=self._recorded
+                function, most=2 * MOST_LENGTHS, enabled=self._recorded
             )
         return self._functions[needed]
 
     def _compute(
-        self, controls: Tensor, x: Tensor, lengths: Tensor, start: Tensor | None = None
-    ) -> Tensors:
+        self, with_start: bool, controls: Tensor, x: Tensor, lengths: Tensor, *rest: Tensor
+    ) -> State:
+        start = rest[0] if with_start else None
+        first = rest[with_start:]
         weighted = self._objective.objective.weighted(controls.to(self._like.dtype))
-        with precision.autocast(self._train.precision, x.device), weighted:
+        carrying = self._module.carrying(first) if first else nullcontext(None)
+        with precision.autocast(self._train.precision, x.device), weighted, carrying as carried:
             loss = self._objective(x, lengths, start) / len(x)
         norm = self._optimizer.gradients(loss)
         assert self._objective.terms is not None
         good = self._tally.add(self._objective.terms, norm, len(x), lengths.sum())
         self._optimizer.step(controls[-1], good)
-        return ()
+        return () if carried is None or carried.last is None else carried.last
 
     def _padded(self, x: Tensor) -> Tensor:
         """x with zeros up to the next of the lengths that are recorded: padding changes nothing."""

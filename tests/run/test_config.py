@@ -108,7 +108,9 @@ def test_presets_are_valid_and_say_where_each_number_is_from(name: str) -> None:
     text = resources.files("zpyro.presets").joinpath(f"{name}.toml").read_text(encoding="utf-8")
     for line in text.splitlines():
         if re.search(r"=\s*[\d\[\"]", line) and not line.startswith(("#", "dataset")):
-            assert re.search(r"# (published|protocol|ours|likewise)", line), line
+            assert re.search(r"# (published|protocol|ours|likewise|recalled, unconfirmed)", line), (
+                line
+            )
 
 
 def test_a_preset_belongs_to_its_data_set() -> None:

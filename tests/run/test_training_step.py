@@ -29,7 +29,7 @@ def make(device: str = "cpu", **train: object) -> tuple[TrainingStep, Tally]:
     objective = build_objective(config.objective, 6)(module.model, module.guide)
     optimizer = Optimizer(model() if device == "meta" else module, config.train)
     lengths = dataset().train.lengths
-    return TrainingStep(objective, optimizer, tally, config.train, lengths), tally
+    return TrainingStep(module, objective, optimizer, tally, config.train, lengths), tally
 
 
 def test_nothing_is_read_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,7 @@ def test_nothing_is_read_from_the_device(monkeypatch: pytest.MonkeyPatch) -> Non
     gradients = patch.object(Optimizer, "gradients", lambda _, loss: backward(loss))
     moves = patch.object(Optimizer, "step")
     with pyro.validation_enabled(False), gradients, moves as moved:
-        assert step._compute(controls, batch.x, lengths, batch.start) == ()
+        assert step._compute(True, controls, batch.x, lengths, batch.start) == ()
     assert moved.call_args.args[1].device.type == "meta"
 
 

@@ -46,12 +46,15 @@ class Batch:
         lengths: (B,) int64, on the CPU so that reading them never stalls an accelerator.
         start: x_0, (B, D) or (B,), or None for the likelihood's default.
         names: one a sequence.
+        continues: whether each goes on where the one in its place of the batch before ended, (B,);
+            None in batches that are mixed.
     """
 
     x: Tensor
     lengths: Tensor
     start: Tensor | None
     names: tuple[str, ...]
+    continues: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -91,6 +94,11 @@ class Stored(abc.ABC, Generic[T]):
     def renormalized(self, normalization: Normalization) -> Self:
         """The same on another scale."""
         raise NotImplementedError(f"{type(self).__name__} has no scale")
+
+    @property
+    def streams(self) -> NDArray[np.int64] | None:
+        """A number for the stream that each sequence is a row of, or None."""
+        return None
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -243,6 +251,32 @@ class Sequences:
             groups = [groups[i] for i in random.permutation(len(groups))]
         for group in groups:
             yield self[group.tolist()].batch()
+
+    def stream_batches(self, batch_size: int, *, seed: int = 0, epoch: int = 0) -> Iterator[Batch]:
+        """One pass in batches whose rows go on where those of the batch before ended.
+
+        The streams, in an order that (seed, epoch) fixes, are laid end to end and cut into
+        ``batch_size`` lanes; each batch takes the next row of every lane.
+
+        Raises:
+            UserError: if the sequences are no rows of streams.
+        """
+        streams = self.values.streams if isinstance(self.values, Stored) else None
+        if streams is None:
+            raise UserError("these sequences are no rows of longer streams; no state to carry")
+        random = np.random.default_rng(np.random.SeedSequence((seed, epoch)))
+        borders = np.flatnonzero(np.diff(streams)) + 1
+        parts = np.split(np.arange(len(self)), borders)
+        order = np.concatenate([parts[i] for i in random.permutation(len(parts))])
+        steps = self.num_batches(batch_size)
+        for step in range(steps):
+            places = np.arange(step, len(order), steps)
+            rows = order[places]
+            goes_on = np.zeros(len(rows), dtype=bool)
+            if step:
+                before = order[places - 1]
+                goes_on = (before == rows - 1) & (streams[before] == streams[rows])
+            yield replace(self[rows.tolist()].batch(), continues=torch.from_numpy(goes_on))
 
     def batch(self) -> Batch:
         """All sequences as one batch."""

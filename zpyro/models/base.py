@@ -18,8 +18,10 @@ For a whole sequence the same is ``deterministic`` (once for all steps, before a
 from __future__ import annotations
 
 import abc
+import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -40,6 +42,19 @@ Program = Callable[..., Any]
 """A Pyro model or guide called with (x, lengths, start)."""
 
 _serial_numbers = itertools.count(1)
+
+
+@dataclass
+class Carried:
+    """What rows of longer streams begin with and end with.
+
+    Attributes:
+        first: the state before the first step, each part (B, ...).
+        last: the state after the last step of the newest path drawn from the posterior; detached.
+    """
+
+    first: State
+    last: State | None = None
 
 
 class AbstractModuleMeta(type(PyroModule), abc.ABCMeta):
@@ -80,6 +95,7 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
         self.word_dropout = 0.0
         self.skip_gradient = 0.0
         self.memory = TrajectoryMemory()
+        self.carried: Carried | None = None
         # Names in Pyro's global parameter store: two models in one process must not meet there.
         self.store_name = f"{type(self).__name__.lower()}_{next(_serial_numbers)}"
 
@@ -196,6 +212,29 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
                 del store[site]
             pyro.param(site, parameter)
 
+    @contextlib.contextmanager
+    def carrying(self, first: State) -> Iterator[Carried]:
+        """Within it, sequences go on from a state in place of the initial one.
+
+        For truncated back-propagation through rows of a longer stream: give the state after the
+        row before, detached, and read that after this row from what is yielded.
+
+        Args:
+            first: the state before the first step, each part (B, ...).
+        """
+        self.carried = Carried(first)
+        try:
+            yield self.carried
+        finally:
+            self.carried = None
+
+    def first_state(self, rows: int) -> State:
+        """The state that sequences begin with now: carried to here, or the initial one."""
+        if self.carried is None:
+            return self.initial_state(rows)
+        particles = rows // len(self.carried.first[0])
+        return tuple(part.repeat(particles, 1) for part in self.carried.first)
+
     def _start(self, count: int, start: Tensor | None) -> Tensor:
         like = next(self.parameters())
         return self.likelihood.start(count, like) if start is None else start
@@ -209,6 +248,9 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
         """The state before the first step, each part (rows, ...); zeros (h_0, c_0) by default."""
         zeros = next(self.parameters()).new_zeros(rows, self.hidden_size)
         return zeros, zeros
+
+    carries_state: bool = False
+    """Whether :meth:`carrying` is told the state after a path drawn from the posterior."""
 
     @abc.abstractmethod
     def embed(self, frames: Tensor) -> Tensor:
@@ -246,7 +288,7 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
             hidden: h_1..h_T of ``rollout`` or ``replay``, time-major (T, N, H).
         """
         del z
-        first = self.initial_state(hidden.shape[1])[0]
+        first = self.first_state(hidden.shape[1])[0]
         return torch.cat([first.unsqueeze(0).to(hidden.dtype), hidden[:-1]]), hidden
 
     def prepare(self, inputs: Tensor, state: State) -> State:

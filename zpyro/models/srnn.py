@@ -115,7 +115,7 @@ class SRNN(SmoothingModel):
 
     def deterministic(self, inputs: Tensor) -> Tensor:
         """d_1..d_T, (N, T, H)."""
-        return lstm_states(self.lstm, inputs, self.initial_state(len(inputs))[:2])[0]
+        return lstm_states(self.lstm, inputs, self.first_state(len(inputs))[:2])[0]
 
     def backward(self, embedded: Tensor, driven: Tensor, valid: Tensor | None) -> Tensor:
         """a_1..a_T."""
@@ -138,7 +138,7 @@ class SRNN(SmoothingModel):
 
     def views(self, z: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """The contexts [z_{t-1}, d_t] and the features [z_t, d_t]."""
-        first = self.initial_state(z.shape[1])[2].unsqueeze(0)
+        first = self.first_state(z.shape[1])[2].unsqueeze(0)
         previous = self.into_recurrence(torch.cat([first.to(z.dtype), z[:-1]]))
         return torch.cat([previous, hidden], dim=-1), torch.cat([z, hidden], dim=-1)
 

@@ -99,6 +99,8 @@ class ZForcing(SmoothingModel):
         self.output = likelihood.output(hidden_size, self.embedding)
         self.reverse_output = nn.Linear(hidden_size, likelihood.parameter_size)
 
+    carries_state = True
+
     def embed(self, frames: Tensor) -> Tensor:
         return self.dropout(self.embedding(frames))
 

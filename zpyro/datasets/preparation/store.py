@@ -158,6 +158,11 @@ class StoredValues(Stored[Array]):
         return counts - 1 if self.store.index["start"] else counts
 
     @property
+    def streams(self) -> Indices | None:
+        numbered = len(self.table) and (np.asarray(self.table[:, 3]) >= 0).all()
+        return np.asarray(self.table[:, 2]) if numbered else None
+
+    @property
     def _frame(self) -> int:
         """Stored numbers in a frame."""
         index = self.store.index
