@@ -279,6 +279,7 @@ class _Moments:
             count += len(part)
             total += int(part.sum())
             squares += int(np.dot(part, part))
+        self.numbers.forget()
         return count, total, squares
 
 

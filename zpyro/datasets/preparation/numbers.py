@@ -64,3 +64,7 @@ class Numbers:
             parts.append(np.asarray(part))
             start, count, shard = start + len(part), count - len(part), shard + 1
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def forget(self) -> None:
+        """Give up the maps, which the system counts to this process, until the next read."""
+        self.__dict__.pop("_maps", None)
