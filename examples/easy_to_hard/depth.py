@@ -75,6 +75,7 @@ class DepthThinker(Thinker):
         iterations: m, the greatest depth.
         progressive_weight: a, the weight of the progressive term; the evidence has 1 - a.
         scored: which cells count; all by default.
+        linger: see :class:`Thinker`.
         patience: the probability of having time for another iteration.
     """
 
@@ -84,9 +85,10 @@ class DepthThinker(Thinker):
         iterations: int,
         progressive_weight: float,
         scored: Scored | None = None,
+        linger: int = 0,
         patience: float = PATIENCE,
     ) -> None:
-        super().__init__(network, iterations, progressive_weight, scored)
+        super().__init__(network, iterations, progressive_weight, scored, linger)
         self.patience = patience
         self.done = nn.Linear(network.width, 1)
         # At the start a geometric prior whose mean is half of what is allowed.
@@ -143,7 +145,7 @@ class DepthThinker(Thinker):
         is that of depths n + 1..n + k given that there was no stop before; the prior has no memory
         but the thought, so it is the same prior from there on.
         """
-        before, count = draw_progress(self.iterations)
+        before, count = draw_progress(self.iterations, self.linger)
         depths = self.depths(inputs, count, before)
         with scaled(1 - self.progressive_weight):
             self.observe(depths, inputs, targets)

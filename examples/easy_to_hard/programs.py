@@ -44,6 +44,8 @@ class Thinker(PyroModule):
         iterations: m, the number of iterations in training.
         progressive_weight: a, the weight of the progressive term.
         scored: which cells count; all by default.
+        linger: every other time, n is larger by up to so many iterations, so that an answer once
+            found is kept however long the thinking; 0 as published.
 
     Source: equation 1 and algorithm 1 of arXiv:2202.05826.
     """
@@ -54,6 +56,7 @@ class Thinker(PyroModule):
         iterations: int,
         progressive_weight: float,
         scored: Scored | None = None,
+        linger: int = 0,
     ) -> None:
         # A name of its own: two of them in one process must not meet in Pyro's parameter store.
         super().__init__(f"thinker_{next(_serial_numbers)}")
@@ -61,6 +64,7 @@ class Thinker(PyroModule):
         self.iterations = iterations
         self.progressive_weight = progressive_weight
         self.scored = scored
+        self.linger = linger
         self.data_size: int | None = None
 
     @pyro_method
@@ -87,7 +91,7 @@ class Thinker(PyroModule):
         gradient and k with, n ~ U{0..m-1} and k ~ U{1..m-n}, which teaches the block to improve
         whatever thought it is given, and so to go on beyond m. A term of weight 0 costs nothing.
         """
-        before, count = draw_progress(self.iterations)
+        before, count = draw_progress(self.iterations, self.linger)
         # Computed before the plates open: weights may be latents, and those stand outside.
         terms = list(self.progressive_answers(inputs, before, count))
         with self.every_cell(inputs, targets):
@@ -110,7 +114,9 @@ class Thinker(PyroModule):
         with torch.set_grad_enabled(weight < 1 and torch.is_grad_enabled()):
             early = network.think(first, inputs, before)
         if weight < 1:
-            late = network.think(early, inputs, self.iterations - before, before)
+            # After lingering there are more than m iterations behind, and m are done anew.
+            start, done = (early, before) if before < self.iterations else (first, 0)
+            late = network.think(start, inputs, self.iterations - done, done)
             yield "answers", 1 - weight, network.answer(late)
         if weight > 0:
             # At n = 0 the projection is part of the progressive term, as published.
@@ -153,10 +159,16 @@ class Thinker(PyroModule):
         return int(self.scored(inputs).sum())
 
 
-def draw_progress(iterations: int) -> tuple[int, int]:
-    """n ~ U{0..m-1} iterations to do without gradient, then k ~ U{1..m-n} with."""
+def draw_progress(iterations: int, linger: int = 0) -> tuple[int, int]:
+    """n ~ U{0..m-1} iterations to do without gradient, then k ~ U{1..m-n} with.
+
+    With ``linger`` l, U{0..l} further iterations without gradient come in between every other time.
+    """
     before = int(torch.randint(0, iterations, ()))
-    return before, int(torch.randint(1, iterations - before + 1, ()))
+    count = int(torch.randint(1, iterations - before + 1, ()))
+    if linger and bool(torch.rand(()) < 0.5):
+        before += int(torch.randint(0, linger + 1, ()))
+    return before, count
 
 
 def random_weights(thinker: Thinker, data_size: int, scale: float = 1.0) -> Thinker:

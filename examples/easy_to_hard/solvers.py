@@ -114,7 +114,8 @@ def build(task: Task, preset: Preset, solver: str = "recall", depth: str = "fixe
     if depth == "latent":
         return _latent_depth(task, preset, solver)
     network = _network(task, preset, solver)
-    thinker = Thinker(network, preset.iterations, preset.progressive_weight, task.scored)
+    weight, linger = preset.progressive_weight, _linger(preset, network)
+    thinker = Thinker(network, preset.iterations, weight, task.scored, linger)
     return ThinkingSolver(thinker, preset.precision)
 
 
@@ -127,13 +128,19 @@ def _network(task: Task, preset: Preset, solver: str) -> networks.ThinkingNetwor
     return network
 
 
+def _linger(preset: Preset, network: networks.ThinkingNetwork) -> int:
+    """A network that has an end cannot go on beyond it."""
+    return preset.linger if network.longest is None else 0
+
+
 def _latent_depth(task: Task, preset: Preset, solver: str) -> Solver:
     from .depth import DepthSolver, DepthThinker
 
     # The evidence needs a share of the weight, and L_max is not computed beside it.
     weight = min(preset.progressive_weight, 0.5)
     network = _network(task, preset, solver)
-    thinker = DepthThinker(network, preset.iterations, weight, task.scored)
+    linger = _linger(preset, network)
+    thinker = DepthThinker(network, preset.iterations, weight, task.scored, linger)
     return DepthSolver(thinker, preset.precision)
 
 

@@ -34,6 +34,7 @@ class Preset:
         width: channels of a thought.
         iterations: m, how long the network thinks in training.
         progressive_weight: a, the weight of the progressive term.
+        linger: see :class:`zpyro_examples.easy_to_hard.programs.Thinker`.
         train_size: the size of the problems to train on.
         train_count: how many of them.
         epochs: passes over them.
@@ -81,6 +82,7 @@ class Preset:
     initialization: str = "torch"
     growing: float = 0.0
     shortest: int = 8
+    linger: int = 0
     precision: str = "float32"
     valid_sizes: tuple[int, ...] = ()
     valid_count: int = 500

@@ -111,7 +111,7 @@ def test_pyro_computes_the_same_posterior() -> None:
 def test_training_adds_the_progressive_term(
     monkeypatch: pytest.MonkeyPatch, before: int, count: int
 ) -> None:
-    monkeypatch.setattr(depth, "draw_progress", lambda iterations: (before, count))
+    monkeypatch.setattr(depth, "draw_progress", lambda *_: (before, count))
     built, (x, y) = thinker(weight=0.3), strings()
     loss = DepthSolver(built).loss(x, y)
     evidence, _ = built.posterior(x, y, count, before)

@@ -66,7 +66,7 @@ def test_images_have_a_site_for_every_pixel() -> None:
 def test_the_progressive_loss_and_its_gradient_are_a_hand_made_one(
     monkeypatch: pytest.MonkeyPatch, weight: float, before: int, count: int
 ) -> None:
-    monkeypatch.setattr(programs, "draw_progress", lambda iterations: (before, count))
+    monkeypatch.setattr(programs, "draw_progress", lambda *_: (before, count))
     thinker, (x, y) = Thinker(network(), ITERATIONS, weight), strings()
     loss = Trace_ELBO().differentiable_loss(thinker.training_model, thinker.guide, x, y)
     torch.as_tensor(loss).backward()
@@ -100,6 +100,28 @@ def test_iterations_with_and_without_gradient_are_drawn_as_published() -> None:
     assert sum(counts) == len(draws)
     result = stats.chisquare(counts, [8_000 * p for p in expected.values()])
     assert result.pvalue > 1e-6
+
+
+def test_lingering_adds_iterations_every_other_time() -> None:
+    torch.manual_seed(0)
+    draws = [draw_progress(1, 3) for _ in range(8_000)]
+    assert {k for _, k in draws} == {1}
+    # n = 0 half of the time and, in the other half, uniform on 0..3.
+    counts = [[n for n, _ in draws].count(n) for n in range(4)]
+    result = stats.chisquare(counts, [8_000 * p for p in (0.625, 0.125, 0.125, 0.125)])
+    assert result.pvalue > 1e-6
+
+
+def test_the_late_term_is_the_same_after_lingering(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = strings()
+    losses = []
+    for before in (2, 3 * ITERATIONS):
+        monkeypatch.setattr(programs, "draw_progress", lambda *_, n=before: (n, 1))
+        thinker = Thinker(network(), ITERATIONS, 0.5, linger=20)
+        trace = poutine.trace(thinker.training_model).get_trace(x, y)
+        trace.compute_log_prob()
+        losses.append(trace.nodes["answers"]["log_prob_sum"].item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
 def test_two_thinkers_in_one_process_keep_their_weights() -> None:

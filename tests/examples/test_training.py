@@ -179,6 +179,19 @@ def test_learning_rates() -> None:
         train.make_optimizer(torch.nn.Linear(1, 1), dataclasses.replace(PRESET, optimizer="lion"))
 
 
+def test_only_what_has_no_end_lingers() -> None:
+    lingering = dataclasses.replace(PRESET, linger=20)
+    for name, depth, linger in (
+        ("recall", "fixed", 20),
+        ("recall", "latent", 20),
+        ("recurrent", "fixed", 20),
+        ("feed-forward", "fixed", 0),
+    ):
+        solver = solvers.build(TASK, lingering, name, depth)
+        assert isinstance(solver, solvers.ThinkingSolver)
+        assert solver.thinker.linger == linger
+
+
 def test_sequences_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     growing = dataclasses.replace(PRESET, growing=0.5, shortest=4)
     lengths = [train.grown_length(growing, f, 16) for f in (0.0, 0.125, 0.25, 0.49, 0.5, 1.0)]
