@@ -94,7 +94,10 @@ def cells(size: int) -> float:
 
 
 def show(forming: Forming) -> list[str]:
-    """A line for every iteration and the last answer; with ``out`` a picture of each."""
+    """A line for every iteration and the last answer.
+
+    With ``out`` a picture for every iteration until the answer stays as it is, and of the path.
+    """
     image = forming.inputs[0]
     walkable, path = passages(forming.inputs)[0], forming.targets[0].bool()
     lines: list[str] = []
@@ -104,7 +107,9 @@ def show(forming: Forming) -> list[str]:
         lines.append(f"{iteration:>6}  " + (f"{wrong} of {total} wrong" if wrong else "all right"))
     lines += _characters(image, forming.logits[-1][0].argmax(0).bool() & walkable)
     if forming.out is not None:
-        frames = [_picture(image, logits[0].softmax(0)[1]) for logits in forming.logits]
+        answers = [logits[0].argmax(0)[walkable] for logits in forming.logits]
+        drawn = forming.logits[: pictures.settled(answers)]
+        frames = [_picture(image, logits[0].softmax(0)[1]) for logits in drawn]
         captions = [f"after {n}" for n in range(1, len(frames) + 1)]
         frames.append(_picture(image, path.float()))
         lines.append(pictures.save(frames, [*captions, "the path"], forming.out))
