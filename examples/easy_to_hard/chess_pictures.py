@@ -26,11 +26,11 @@ def show(forming: Forming) -> list[str]:
 
     Boards are seen from the mover's side, whose pieces are the capital (white) ones.
     """
-    best = _names(forming.targets[0].float())
+    best = _names(forming.targets[0].float(), forming.inputs[0])
     lines = _rows(forming.inputs[0])
     for iteration, logits in enumerate(forming.logits, start=1):
         probability = logits[0].softmax(0)[1]
-        names = _names(probability)
+        names = _names(probability, forming.inputs[0])
         odds = " ".join(f"{p:.0%}" for p in probability.flatten().topk(2).values.tolist())
         lines.append(
             f"{iteration:>6}  {' '.join(names)}  ({odds})"
@@ -48,9 +48,11 @@ def show(forming: Forming) -> list[str]:
     return lines
 
 
-def _names(values: Tensor) -> list[str]:
-    """The squares of the two highest values."""
-    return [square_name(n) for n in values.flatten().topk(2).indices.tolist()]
+def _names(values: Tensor, planes: Tensor) -> list[str]:
+    """The squares of the two highest values, the mover's own pieces first."""
+    mine = planes[:6].sum(0).flatten()
+    highest = values.flatten().topk(2).indices.tolist()
+    return [square_name(n) for n in sorted(highest, key=lambda n: -int(mine[n]))]
 
 
 def _pieces(planes: Tensor) -> list[str]:

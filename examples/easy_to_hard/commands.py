@@ -22,7 +22,8 @@ HELP = {
     "mazes": "Mazes whose path is wanted, learned on 9 x 9 and asked of 59 x 59.",
     "chess": "Chess puzzles whose best move is wanted, learned on easy and asked of hard ones.",
 }
-SIZES = {"prefix-sums": "64,128,512", "mazes": "9,13,33", "chess": "0"}
+SIZES = {"prefix-sums": "64,128,512", "mazes": "9,13,33", "chess": "0,1600,2000"}
+DATA = {"chess": " --data lichess_db_puzzle.csv"}
 
 
 def group(name: str) -> click.Group:
@@ -42,8 +43,8 @@ def _train(name: str) -> click.Command:
 
         \b
         Example:
-          zpyro example {name} train --preset quick --out runs/{name}
-          zpyro example {name} train --solver feed-forward --max-minutes 5 --seed 1
+          zpyro example {name} train{DATA.get(name, "")} --out runs/{name}
+          zpyro example {name} train{DATA.get(name, "")} --solver feed-forward --seed 1
         """,
     )
     @click.option("--preset", default="quick", show_default=True, help="quick or published.")

@@ -94,17 +94,25 @@ def cells(size: int) -> float:
 
 
 def show(forming: Forming) -> list[str]:
-    """A line for every iteration and the last answer; with ``out`` a picture of each."""
+    """A line for every iteration until the answer stays as it is, and that answer.
+
+    With ``out`` a picture of each and one of the path.
+    """
     image = forming.inputs[0]
     walkable, path = passages(forming.inputs)[0], forming.targets[0].bool()
+    answers = [logits[0].argmax(0).bool() & walkable for logits in forming.logits]
+    count = pictures.settled(answers)
     lines: list[str] = []
-    for iteration, logits in enumerate(forming.logits, start=1):
-        wrong = int(((logits[0].argmax(0).bool() != path) & walkable).sum())
-        total = int(walkable.sum())
-        lines.append(f"{iteration:>6}  " + (f"{wrong} of {total} wrong" if wrong else "all right"))
-    lines += _characters(image, forming.logits[-1][0].argmax(0).bool() & walkable)
+    for iteration, answer in enumerate(answers[:count], start=1):
+        wrong = int((answer != path)[walkable].sum())
+        verdict = f"{wrong} of {int(walkable.sum())} squares wrong" if wrong else "all right"
+        lines.append(f"{iteration:>6}  {verdict}")
+    if count < len(answers):
+        lines.append(f"{len(answers):>6}  the same")
+    lines += _characters(image, answers[-1])
     if forming.out is not None:
-        frames = [_picture(image, logits[0].softmax(0)[1]) for logits in forming.logits]
+        drawn = forming.logits[:count]
+        frames = [_picture(image, logits[0].softmax(0)[1]) for logits in drawn]
         captions = [f"after {n}" for n in range(1, len(frames) + 1)]
         frames.append(_picture(image, path.float()))
         lines.append(pictures.save(frames, [*captions, "the path"], forming.out))

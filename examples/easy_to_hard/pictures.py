@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from zpyro.errors import UserError
 
@@ -52,6 +53,12 @@ def save(pictures: Sequence[Picture], captions: Sequence[str], path: Path) -> st
         return f"{path}: {len(chosen)} of {len(framed)} pictures"
     except OSError as error:
         raise UserError(f"--out {path}: cannot be written ({error.strerror or error})") from error
+
+
+def settled(answers: Sequence[Tensor]) -> int:
+    """How many answers there are up to the first that is like all that follow."""
+    changes = [n for n in range(1, len(answers)) if not answers[n].equal(answers[n - 1])]
+    return changes[-1] + 1 if changes else 1
 
 
 def enlarged(pixels: Picture, scale: int) -> Picture:

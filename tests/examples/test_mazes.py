@@ -229,7 +229,9 @@ def test_a_maze_forming_is_printed_and_drawn(tmp_path: Path, suffix: str) -> Non
     right = torch.nn.functional.one_hot(examples.targets.long(), 2).movedim(-1, 1).float() * 9
     path = tmp_path / f"maze{suffix}"
     lines = task.show(
-        tasks.Forming(examples.inputs, examples.targets, [torch.zeros_like(right), right], path)
+        tasks.Forming(
+            examples.inputs, examples.targets, [torch.zeros_like(right), *[right] * 5], path
+        )
     )
     assert "wrong" in lines[0]
     assert "all right" in lines[1]
@@ -239,6 +241,7 @@ def test_a_maze_forming_is_printed_and_drawn(tmp_path: Path, suffix: str) -> Non
     with image.open(path) as picture:
         assert picture.width > 100
         if suffix == ".gif":
+            # Two iterations until it stays the same, and the path.
             assert picture.n_frames == 3
 
 
