@@ -6,7 +6,7 @@ Progress goes to standard error, results to standard output.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ def say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def waiting(what: str) -> Iterator[None]:
+def waiting(what: str) -> Generator[None, None, None]:
     """Show what is being waited for: a spinner in a terminal, else a line."""
     screen = console()
     if screen.is_terminal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -157,7 +157,7 @@ def _check_fits(checkpoint: Checkpoint, sequences: Sequences) -> None:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[OnBatch | None]:
+def _progress() -> Generator[OnBatch | None, None, None]:
     """A bar in a terminal; elsewhere one line that says what is awaited."""
     from rich.progress import Progress
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
@@ -158,7 +158,7 @@ class ZForcingELBO(ELBO):
         return self.weights() if self._given is None else self._given
 
     @contextlib.contextmanager
-    def weighted(self, weights: Tensor) -> Iterator[None]:
+    def weighted(self, weights: Tensor) -> Generator[None, None, None]:
         """Within it, the loss has the weights that a tensor holds, read where it stands.
 
         A recorded CUDA graph replays what it did with other numbers in the same places. Terms whose
@@ -177,8 +177,14 @@ class ZForcingELBO(ELBO):
         """The KL that enters the loss: the plain one, or what exceeds the free bits."""
         if not self.free_bits:
             return kl
-        settings = {"analytic": self.analytic_kl, "group": self.free_bits_per, "like": kl}
-        return free_kl(model_trace, guide_trace, free=self.free_bits, **settings)
+        return free_kl(
+            model_trace,
+            guide_trace,
+            free=self.free_bits,
+            analytic=self.analytic_kl,
+            group=self.free_bits_per,
+            like=kl,
+        )
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss as a tensor to differentiate."""

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from zpyro.errors import UserError
@@ -90,7 +90,7 @@ def checksum(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def saying(path: Path) -> Iterator[None]:
+def saying(path: Path) -> Generator[None, None, None]:
     """Turn a failure to write within into a UserError that names the path."""
     try:
         yield

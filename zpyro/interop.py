@@ -151,7 +151,7 @@ def _likelihood(kind: str, inputs: int, outputs: int) -> Likelihood:
     raise UserError(f"reference checkpoint: out_type {kind!r} is neither softmax nor gaussian")
 
 
-def _entry(state: Mapping[str, Any], name: str) -> Any:
+def _entry(state: object, name: str) -> Any:
     if not isinstance(state, Mapping) or name not in state:
         raise UserError(f"reference checkpoint: entry {name!r} is missing; is it a saved ZForcing?")
     return state[name]

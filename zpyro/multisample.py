@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, cast
 
 import torch
@@ -161,7 +161,7 @@ def _traced(
 
 
 @contextlib.contextmanager
-def _frozen(trace: Trace) -> Iterator[None]:
+def _frozen(trace: Trace) -> Generator[None, None, None]:
     """No gradient reaches the parameters that a trace has met."""
     nodes = cast(dict[str, Site], trace.nodes)
     values = [site["value"] for site in nodes.values() if site["type"] == "param"]

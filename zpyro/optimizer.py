@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -117,7 +117,7 @@ class AveragedWeights:
         self._updates += good
 
     @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> Generator[None, None, None]:
         """Within it, the parameters have the averaged values."""
         own = [parameter.detach().clone() for parameter in self._parameters]
         self._copy(self._averages)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -14,7 +14,7 @@ nothing on a CPU); bfloat16 computes products in bfloat16 and keeps states and s
 
 
 @contextlib.contextmanager
-def products(precision: str) -> Iterator[None]:
+def products(precision: str) -> Generator[None, None, None]:
     """Within it, float32 products on CUDA are exact or rounded to TF32; then as they were before.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,13 +74,11 @@ def pillow() -> Any:
         UserError: if it is not installed.
     """
     try:
-        import PIL
-        import PIL.Image
-        import PIL.ImageDraw
-        import PIL.ImageFont
+        for part in ("Image", "ImageDraw", "ImageFont"):
+            importlib.import_module(f"PIL.{part}")
     except ImportError as error:
         raise UserError("drawing pictures needs Pillow; pip install 'zpyro[plots]'") from error
-    return PIL
+    return importlib.import_module("PIL")
 
 
 def _framed(pixels: Picture, caption: str) -> Image:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pyro
@@ -128,13 +128,17 @@ class Thinker(PyroModule):
         """The empty guide: there are no latents."""
 
     @contextlib.contextmanager
-    def every_cell(self, inputs: Tensor, targets: Tensor | None = None) -> Iterator[None]:
+    def every_cell(
+        self, inputs: Tensor, targets: Tensor | None = None
+    ) -> Generator[None, None, None]:
         """The plates of examples and cells, with the cells that do not count masked out."""
         with self.every_example(inputs, targets), self.cells_of_each(inputs):
             yield
 
     @contextlib.contextmanager
-    def every_example(self, inputs: Tensor, targets: Tensor | None = None) -> Iterator[None]:
+    def every_example(
+        self, inputs: Tensor, targets: Tensor | None = None
+    ) -> Generator[None, None, None]:
         """The plate of examples; where weights are latents a batch stands for all the data."""
         examples = inputs.shape[0]
         size = examples if targets is None or self.data_size is None else self.data_size
@@ -142,7 +146,7 @@ class Thinker(PyroModule):
             yield
 
     @contextlib.contextmanager
-    def cells_of_each(self, inputs: Tensor) -> Iterator[None]:
+    def cells_of_each(self, inputs: Tensor) -> Generator[None, None, None]:
         """The plate of cells, with those that do not count masked out."""
         with pyro.plate("cells", inputs[0, 0].numel(), dim=-1), self.masked(inputs):
             yield

@@ -20,7 +20,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -208,12 +208,12 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
                 continue
             site = f"{self.store_name}.{name}"
             # A copied module carries its original's names: whoever runs takes them over.
-            if site in store and store._params[site] is not parameter:
+            if site in store and store.param_name(parameter) != site:
                 del store[site]
             pyro.param(site, parameter)
 
     @contextlib.contextmanager
-    def carrying(self, first: State) -> Iterator[Carried]:
+    def carrying(self, first: State) -> Generator[Carried, None, None]:
         """Within it, sequences go on from a state in place of the initial one.
 
         For truncated back-propagation through rows of a longer stream: give the state after the

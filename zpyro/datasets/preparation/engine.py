@@ -9,7 +9,7 @@ import math
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -148,7 +148,7 @@ Mapped = Callable[[Callable[[T], R], Iterable[T]], Iterator[R]]
 
 
 @contextmanager
-def _mapping(workers: int) -> Iterator[Any]:
+def _mapping(workers: int) -> Generator[Any, None, None]:
     """A map over processes, results in order; in this process for one worker."""
     if workers <= 1:
         yield map
