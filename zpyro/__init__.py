@@ -5,6 +5,7 @@ from zpyro.elbo import ObjectiveTerms, ZForcingELBO
 from zpyro.errors import UserError
 from zpyro.models import SequenceModel, ZForcing
 from zpyro.multisample import MultiSampleELBO
+from zpyro.posteriors import Posterior, posterior
 from zpyro.terms import SequenceTerms, sequence_terms
 
 __version__ = "0.1.0"
@@ -12,6 +13,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MultiSampleELBO",
     "ObjectiveTerms",
+    "Posterior",
     "SequenceModel",
     "SequenceTerms",
     "UserError",
@@ -20,6 +22,7 @@ __all__ = [
     "datasets",
     "likelihoods",
     "models",
+    "posterior",
     "schedules",
     "sequence_terms",
 ]
