@@ -117,7 +117,7 @@ def test_tighter_bounds(zpyro: Zpyro, array_run: Path, token_run: Path, bound: s
     assert values["particles"] == 20
     assert 1.0 <= values["ess"] <= 20.0
     assert values["stderr"] > 0
-    assert values[bound] > values["elbo"] - 3 * values["stderr"]
+    assert values[bound] > values["elbo"] - 1.0  # of a few sequences, each by chance
     assert values["bound_perplexity"] is None
     table = zpyro("evaluate", array_run, *more).stdout
     name = {"iwae": "importance-weighted bound", "smc": "particle-filter bound"}[bound]
