@@ -59,6 +59,7 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     config = settings(validate_every=10, checkpoint_every=10, average=0.9, log_every=5)
     module, run = train(tmp_path / "run", config)
     assert sorted(path.name for path in run.folder.iterdir()) == [
+        ".lock",
         "best",
         "config.toml",
         "last",
