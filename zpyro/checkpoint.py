@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 
 import zpyro
-from zpyro import files, likelihoods, manifest, settings, tensor_files
+from zpyro import files, likelihoods, manifest, settings, tensor_files, torch_files
 from zpyro.building import build_model
 from zpyro.config import ModelConfig
 from zpyro.datasets import vocabulary as vocabularies
@@ -197,12 +196,7 @@ def load_state(folder: Path) -> dict[str, Any]:
     folder = files.complete_folder(folder)
     path = folder / STATE
     manifest.check(path, manifest.read(folder))
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: is missing; take another checkpoint") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: is corrupt; take another checkpoint") from error
+    state = torch_files.read(path)
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds no state of a training; take another checkpoint")
     return state

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from zpyro.errors import UserError
 
 NONE = "none"
+LARGEST_FILE = 1 << 20
 
 T = TypeVar("T")
 
@@ -152,7 +153,7 @@ def parse_value(text: str) -> object:
     """A TOML value, or the text itself where it is none."""
     try:
         table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     return table["value"] if set(table) == {"value"} else text
 
@@ -164,10 +165,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         UserError: if the file cannot be read or is no TOML.
     """
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise UserError(f"{path}: is larger than settings can be; take another file")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not TOML ({error}); mend it or take another file") from error
 
 

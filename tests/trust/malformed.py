@@ -83,7 +83,9 @@ class Outcome:
     def _defects(self) -> list[str]:
         checks = {
             "traceback": "Traceback" in self.stderr or bool(self.trace),
-            "a warning": "Warning" in self.stderr,
+            # Not "Warning: Xing ...", which mpg123 prints of a damaged mp3 whatever one does.
+            "a warning": "Warning:"
+            in self.stderr.replace("\nWarning: ", "\n").removeprefix("Warning: "),
             "something unpickled": "unpickled" in self.stderr.splitlines(),
             f"{self.seconds:.0f} s": self.seconds > LONGEST,
             f"{self.grown >> 20} MiB": self.grown > LARGEST,
