@@ -66,6 +66,7 @@ DIGITS = ("--set=data.downsample=7",)
 
 KINDS = (
     Kind("wav", ("sounds/*.wav",), _train(*SOUND)),
+    Kind("wav, resampled", ("sounds/*.wav",), _train(*SOUND, "--set=data.sample_rate=16000")),
     Kind("flac", ("sounds/*.flac",), _train(*SOUND)),
     Kind("mp3", ("sounds/*.mp3",), _train(*SOUND)),
     Kind("sphere", ("sounds/*.sph",), _train(*SOUND)),
@@ -103,6 +104,20 @@ KINDS = (
         "shards of prepared data",
         ("prepared/*.bin",),
         lambda f, _: ("data", "verify", f / "prepared"),
+    ),
+    Kind("shards of prepared data, read", ("prepared/*.bin",), _train("text", "prepared")),
+    Kind(
+        "npy prefix",
+        ("prefix.npy",),
+        lambda folder, out: (
+            *_with_run("sample", "-n2", out=True)(folder, out),
+            *("--prefix", folder / "prefix.npy"),
+        ),
+    ),
+    Kind(
+        "safetensors start",
+        ("frames/best/start.safetensors",),
+        lambda f, o: ("sample", f / "frames", "-n2", "--frames=4", "--out", o / "made"),
     ),
     Kind("safetensors weights", ("run/best/model.safetensors",), _with_run("evaluate")),
     Kind("safetensors baselines", ("run/baselines.safetensors",), _with_run("evaluate")),
@@ -150,6 +165,9 @@ def write_all(folder: Path) -> None:
         _use_new_zipfile_serialization=False,
     )
     run(*_train("text", "words.txt")(folder, folder))
+    np.save(folder / "prefix.npy", np.array([3, 4, 3], dtype=np.int64))
+    frames = ("--dataset=npz", "--data", folder / "frames.npz", "--out", folder / "frames")
+    run("train", *frames, *TINY, "--set=data.condition_on_first=true")
     run("data", "prepare", "text", folder / "words.txt", "--out", folder / "prepared")
     short = ("--epochs=1", "--max-minutes=0.001")
     chess = ("--data", folder / "puzzles.csv", "--out", folder / "chess")
@@ -220,6 +238,8 @@ def copy_for(kind: Kind, valid: Path, place: Path) -> None:
     names = {pattern.partition("/")[0] for pattern in kind.files}
     if kind.name == "TOML preset":
         names.add("frames.npz")
+    if kind.name == "npy prefix":
+        names.add("run")
     if kind.name == "csv":
         names.add("chess")
     if "run" in names:
