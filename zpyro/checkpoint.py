@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +43,9 @@ MODEL, START, STATE = "model.safetensors", "start.safetensors", "state.pt"
 VOCABULARY = "vocabulary.json"
 START_FRAMES = 64
 
+KINDS = ("audio", "frames", "binary", "tokens")
+
+_LARGEST_COUNT = 1 << 24
 _TYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -64,6 +68,15 @@ class DataFacts:
     mean: float
     scale: float
     image_shape: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"data.kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
+        if not (math.isfinite(self.mean) and math.isfinite(self.scale) and self.scale > 0):
+            raise UserError(f"data are (raw - {self.mean}) / {self.scale}, which is no scale")
+        positive = [self.sample_rate or 1, *(self.image_shape or ())]
+        if min(positive) < 1 or max(positive) > _LARGEST_COUNT:
+            raise UserError("data.sample_rate or data.image_shape is no size; take another file")
 
 
 @dataclass(frozen=True, eq=False)

@@ -128,13 +128,25 @@ def build(cls: type[T], values: Mapping[str, object], source: str) -> T:
     """A settings dataclass from names and values, checked.
 
     Raises:
-        UserError: for an unknown name, a wrong type or a value outside its limits.
+        UserError: for an unknown name, a missing value, a wrong type or a value outside its limits.
     """
     fields = fields_of(cls, "")
     for name in values:
         if name not in fields:
             raise unknown_key(name, fields, source)
-    return cls(**{name: fields[name].convert(value, source) for name, value in values.items()})
+    needed = {
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    missing = sorted(needed & fields.keys() - values.keys())
+    if missing:
+        raise UserError(f"{source}: setting {missing[0]} is missing; take another file")
+    converted = {name: fields[name].convert(value, source) for name, value in values.items()}
+    try:
+        return cls(**converted)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
 
 
 def unknown_key(key: str, known: Iterable[str], source: str) -> UserError:

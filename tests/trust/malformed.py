@@ -106,6 +106,8 @@ class Harness:
         self.valid = folder / "valid"
         # A folder of its own, so that preparations do not meet those of other runs.
         os.environ["ZPYRO_CACHE"] = str(folder / "cache")
+        # matplotlib makes a folder for its fonts.
+        os.environ["MPLCONFIGDIR"] = str(folder / "cache" / "matplotlib")
         write_all(self.valid)
         self._written: list[str] | None = None
         self._allowed: tuple[str, ...] = ()

@@ -79,7 +79,7 @@ KINDS = (
         ("puzzles.csv",),
         lambda folder, out: (
             *("example", "chess", "show", folder / "chess", "--data", folder / "puzzles.csv"),
-            *("--iterations", 1, "--out", out / "board.svg"),
+            *("--iterations", 1, "--out", out / "board.png"),
         ),
     ),
     Kind("npz", ("frames.npz",), _train("npz", "frames.npz")),

@@ -145,16 +145,26 @@ def read(path: Path) -> dict[str, list[tuple[str, Array]]]:
     )
 
 
+def load_plain(path: Path) -> Any:
+    """The array of a ``.npy`` file, or those of a ``.npz`` by name, of plain numbers.
+
+    Raises:
+        UserError: if the file declares more than it holds.
+        Exception: one of :data:`DAMAGED`, if it is damaged.
+    """
+    # Opened here, so that a file which is no archive is closed all the same.
+    with path.open("rb") as stream:
+        check_declared(path, stream)
+        found = np.load(stream, allow_pickle=False)
+        return found if isinstance(found, np.ndarray) else dict(found.items())
+
+
 def _load(path: Path) -> Any:
     try:
-        # Opened here, so that a file which is no archive is closed all the same.
-        with path.open("rb") as stream:
-            check_declared(path, stream)
-            found = np.load(stream, allow_pickle=False)
-            return found if isinstance(found, np.ndarray) else dict(found.items())
-    except UserError:
-        raise
+        return load_plain(path)
     except DAMAGED as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(
             f"{path}: cannot be read as plain arrays; save a .npz with numpy.savez, without Python"
             " objects (for unequal lengths: values and lengths)"

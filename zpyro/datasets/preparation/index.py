@@ -57,6 +57,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     _check(path, "", index, _ENTRIES)
     if index["likelihood"] not in LIKELIHOODS.get(index["kind"], ("gaussian", "gaussian-mixture")):
         raise UserError(f"{path}: is damaged, kind and likelihood differ; prepare it again")
+    if index["start"] and index["kind"] == "tokens":
+        raise UserError(f"{path}: is damaged, tokens have no start frames; prepare it again")
     for number, shard in enumerate(index["shards"]):
         _check(path, f"shard {number}: ", shard, _SHARD)
     for name in SPLITS:
