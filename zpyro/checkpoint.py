@@ -13,7 +13,6 @@ memory is taken for it.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 from collections.abc import Mapping
@@ -155,7 +154,7 @@ def save(
             tensor_files.write(place / START, {"start": checkpoint.start[:START_FRAMES]})
         if checkpoint.vocabulary is not None:
             vocabularies.write(place / VOCABULARY, checkpoint.vocabulary)
-        _write_state(place / STATE, state or {})
+        torch_files.write(place / STATE, dict(state or {}))
         sums = {file.name: files.checksum(file) for file in sorted(place.iterdir())}
         text = json.dumps(manifest.signed(_meta(checkpoint, sums)), indent=2, allow_nan=False)
         (place / META).write_text(text + "\n", encoding="utf-8")
@@ -234,16 +233,6 @@ def _meta(checkpoint: Checkpoint, sums: Mapping[str, str]) -> dict[str, Any]:
         "data": _plain(asdict(checkpoint.data)),
         "sha256": dict(sums),
     }
-
-
-def _write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """torch.save, but with the system's own words where the disk is full."""
-    with path.open("wb") as file:
-        try:
-            torch.save(dict(state), file)
-        except RuntimeError as error:
-            # What torch's writer makes of an OSError in file.write.
-            raise OSError(errno.EIO, "the state of the training cannot be written") from error
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 def locked(folder: Path) -> Iterator[None]:
     """Within it, this process alone trains in a run directory; within itself it changes nothing.
 
+    Of the processes that torchrun starts for one training the first takes the lock for all.
+
     Args:
         folder: the run directory; it must be there.
 
@@ -43,7 +45,7 @@ def locked(folder: Path) -> Iterator[None]:
         UserError: if another process trains in it, or the lock's file cannot be written.
     """
     place = folder.resolve()
-    if place in _held.get():
+    if place in _held.get() or os.environ.get("RANK", "0") != "0":
         yield
         return
     descriptor = _opened(folder)

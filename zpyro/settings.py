@@ -136,7 +136,7 @@ def build(cls: type[T], values: Mapping[str, object], source: str) -> T:
             raise unknown_key(name, fields, source)
     needed = {
         field.name
-        for field in dataclasses.fields(cls)
+        for field in dataclasses.fields(typing.cast(Any, cls))
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     }
     missing = sorted(needed & fields.keys() - values.keys())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import struct
 import zipfile
@@ -55,6 +56,30 @@ def read(path: Path) -> Any:
             f"{path}: is corrupt, or no file of plain tensors with weights_only=True; "
             "take another one"
         ) from error
+
+
+def write(path: Path, value: Any) -> None:
+    """torch.save, with an OSError where the disk is full.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with path.open("wb") as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:
+            # What torch's writer makes of an OSError in file.write.
+            raise _cause(error) from error
+
+
+def _cause(error: RuntimeError) -> OSError:
+    """The failure to write behind torch's own complaint, if it tells."""
+    before: BaseException | None = error
+    while before is not None:
+        if isinstance(before, OSError):
+            return OSError(before.errno, before.strerror)
+        before = before.__cause__ or before.__context__
+    return OSError(errno.EIO, f"torch could not write it: {error}".splitlines()[0])
 
 
 def _check_container(path: Path, stream: BinaryIO) -> None:

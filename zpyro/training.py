@@ -76,18 +76,27 @@ def fit(
 
 def _loop(training: _Training, config: Config) -> Outcome:
     """Steps, with validations and checkpoints between them, up to the end or a signal."""
-    with Interruption() as interruption, training.reporter, training.open_log():
-        batches = training.batches()
-        while not training.finished() and not interruption.signal:
-            training.step(next(batches))
-            if training.due(config.train.validate_every):
+    with training.interruption as interruption, training.reporter, training.open_log():
+        try:
+            training.catch_up()
+            batches = training.batches()
+            while not training.finished() and not interruption.signal:
+                training.step(next(batches))
+                if training.due(config.train.validate_every):
+                    training.validate()
+                if training.due(config.train.checkpoint_every):
+                    training.save()
+            if not interruption.signal:
                 training.validate()
-            if training.due(config.train.checkpoint_every):
-                training.save()
-        if not interruption.signal:
-            training.validate()
+        except _PutOffError:
+            # Whoever sends a signal may not wait: resuming begins with this validation.
+            pass
         training.save()
     return training.outcome(interruption.signal)
+
+
+class _PutOffError(Exception):
+    """A signal came within a validation, which is left for later."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,7 @@ class _Training:
         self.clock = Clock(0.0)
         self.log: MetricsLog | None = None
         self.anomalies: AnomalyDetection | None = None
+        self.interruption = Interruption()
 
     def restore(self) -> None:
         """Take up the position, the optimiser and the random states of the last checkpoint."""
@@ -229,11 +239,17 @@ class _Training:
         done, left = self.budget.fraction(position), self.budget.seconds_left(position)
         self.reporter.step(position, done, left)
 
+    def catch_up(self) -> None:
+        """The validation that a signal put off, if it did."""
+        if self.position.step and self.due(self.train.validate_every):
+            self.validate()
+
     def validate(self) -> None:
         """Score the held-out sequences, and keep the weights if they are the best so far."""
         position = self.position
         if position.validated == position.step:
             return
+        self._check_signal()
         average = self.optimizer.average
         with nullcontext() if average is None else average.applied():
             result = evaluate(
@@ -241,7 +257,7 @@ class _Training:
                 self.dataset.valid,
                 batch_size=self.train.batch_size,
                 seed=VALIDATION_SEED,
-                on_batch=self.reporter.validating,
+                on_batch=self._validating,
             )
             numbers = _numbers(result)
             better = numbers["elbo"] is not None and (
@@ -301,6 +317,14 @@ class _Training:
         )
 
     # -- parts of a turn --------------------------------------------------------------------------
+
+    def _validating(self, done: int, total: int) -> None:
+        self.reporter.validating(done, total)
+        self._check_signal()
+
+    def _check_signal(self) -> None:
+        if self.interruption.signal is not None:
+            raise _PutOffError
 
     def _check_skipped(self, batch: Batch) -> None:
         """The one place where a training waits for the device: once an interval of the log."""
