@@ -1,8 +1,7 @@
-"""A process that kills itself within the writing of a checkpoint, at a chosen file operation.
+"""Processes that kill themselves within the writing of a checkpoint, at a chosen file operation.
 
-``python -m tests.trust.writes RUN WRITE OPERATION`` trains, and dies in its WRITE-th write of the
-checkpoint ``last`` just before file operation OPERATION there. An operation is what Python audits
-(open, rename, mkdir, remove, rmdir) or half of the bytes of a file being written.
+An operation is what Python audits (open, rename, mkdir, remove, rmdir) or half of the bytes of a
+file being written; the process dies just before it.
 """
 
 from __future__ import annotations
@@ -10,13 +9,13 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.run.small import dataset, model, settings
+from tests.trust.killing import LIMIT, start
 from zpyro import files, runs, training
 
 EVERY = 3
@@ -79,30 +78,21 @@ def kill_within_writes(folder: Path, kills: int, *, seed: int) -> list[str]:
         seed: of the choice of writes.
     """
     choice = random.Random(seed)
-    operations = int(_child(folder / "counting", 2, None).stdout)
+    counting = start(train_and_die, folder / "counting", 2, None)
+    counting.join(LIMIT)
+    operations = int((folder / "counting.txt").read_text())
     found: list[str] = []
     for number in range(kills):
         # The first write has no checkpoint before it, and the last one ends the training.
         write = choice.randint(2, 5)
         operation = number * operations // kills
         place = folder / f"killed{number}"
-        done = _child(place, write, operation)
-        if done.returncode != -signal.SIGKILL:
-            raise RuntimeError(f"operation {operation} of {operations} killed nothing: {done}")
+        process = start(train_and_die, place, write, operation)
+        process.join(LIMIT)
+        if process.exitcode != -signal.SIGKILL:
+            raise RuntimeError(f"operation {operation} of {operations} killed nothing")
         found.append(_outcome(runs.open_run(place), write))
     return found
-
-
-def _child(place: Path, write: int, operation: int | None) -> subprocess.CompletedProcess[str]:
-    asked = [] if operation is None else [str(operation)]
-    return subprocess.run(
-        [sys.executable, "-m", "tests.trust.writes", str(place), str(write), *asked],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=Path(__file__).parents[2],
-    )
 
 
 def _outcome(run: runs.Run, write: int) -> str:
@@ -116,15 +106,9 @@ def _outcome(run: runs.Run, write: int) -> str:
     return "loads" if outcome.step == 18 else f"ended at {outcome.step}"
 
 
-def main() -> None:
-    """Train and die; without an operation, print how many there are in that write."""
-    place, write = Path(sys.argv[1]), int(sys.argv[2])
-    operation = int(sys.argv[3]) if len(sys.argv) > 3 else None
+def train_and_die(place: Path, write: int, operation: int | None) -> None:
+    """Train in a place; without an operation, write down how many there are in that write."""
     run = runs.create(place, CONFIG)
     killer = Killer(write, operation)
     training.fit(model(), dataset(), CONFIG, run=run)
-    print(killer.operations)
-
-
-if __name__ == "__main__":
-    main()
+    place.with_suffix(".txt").write_text(str(killer.operations))
