@@ -6,8 +6,7 @@ from zpyro.errors import UserError
 from zpyro.models import SequenceModel, ZForcing
 from zpyro.multisample import MultiSampleELBO
 from zpyro.terms import SequenceTerms, sequence_terms
-
-__version__ = "0.1.0"
+from zpyro.version import __version__
 
 __all__ = [
     "MultiSampleELBO",
@@ -17,6 +16,7 @@ __all__ = [
     "UserError",
     "ZForcing",
     "ZForcingELBO",
+    "__version__",
     "datasets",
     "likelihoods",
     "models",

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import zpyro
 from zpyro import files, likelihoods, settings, tensor_files
 from zpyro.building import build_model
 from zpyro.config import ModelConfig
@@ -32,6 +31,7 @@ from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
 from zpyro.likelihoods import Likelihood
 from zpyro.models import SequenceModel
+from zpyro.version import __version__
 
 if TYPE_CHECKING:
     from zpyro.datasets.sequences import Dataset, Sequences
@@ -216,7 +216,7 @@ def _meta(checkpoint: Checkpoint, sums: Mapping[str, str]) -> dict[str, Any]:
     kind = next(checkpoint.module.parameters()).dtype
     return {
         "format": FORMAT,
-        "zpyro": zpyro.__version__,
+        "zpyro": __version__,
         "step": checkpoint.step,
         "epoch": checkpoint.epoch,
         "averaged": checkpoint.averaged,
@@ -251,7 +251,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         found = meta.get("format") if isinstance(meta, dict) else None
         writer = meta.get("zpyro") if isinstance(meta, dict) else None
         raise UserError(
-            f"{path}: has format version {found!r}, but zpyro {zpyro.__version__} reads {FORMAT}; "
+            f"{path}: has format version {found!r}, but zpyro {__version__} reads {FORMAT}; "
             f"use the zpyro that wrote it ({writer})"
         )
     return meta
