@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ def commands(block: Block) -> list[list[str]]:
             words = shlex.split(part, comments=True)
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
                 words = words[1:]
+            # Where the output goes is the shell's business.
+            words = list(itertools.takewhile(lambda word: word not in (">", ">>"), words))
             if words:
                 found.append(words)
     return found
