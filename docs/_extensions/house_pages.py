@@ -17,7 +17,6 @@ from sphinx.util.docutils import SphinxDirective
 
 import zpyro
 
-WIDTH = 96
 HOUSE = Path(__file__).parents[1] / "house.toml"
 
 
@@ -46,12 +45,12 @@ class Picture(SphinxDirective):
 
 def picture(storeys: list[dict[str, Any]]) -> str:
     """The layers as boxes of text, the lowest at the bottom."""
-    inner = WIDTH - 4
-    roof = [" " * (inner // 2) + "/\\", " " * 4 + "/" + "-" * (inner - 4) + "\\"]
-    lines = [*roof, "+" + "-" * (WIDTH - 2) + "+"]
-    for storey in reversed(storeys):
-        lines.append(f"| {storey['name']:<10} {storey['holds']:<{inner - 11}} |")
-        lines.append("+" + "-" * (WIDTH - 2) + "+")
+    rows = [f"{storey['name']:<10} {storey['holds']}" for storey in reversed(storeys)]
+    inner = max(map(len, rows))
+    floor = "+" + "-" * (inner + 2) + "+"
+    lines = [" " * (inner // 2 + 1) + "/\\", " " * 3 + "/" + "-" * (inner - 4) + "\\", floor]
+    for row in rows:
+        lines += [f"| {row:<{inner}} |", floor]
     return "\n".join([*lines, "a module imports from its own storey and from those below it"])
 
 

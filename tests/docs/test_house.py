@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ast
 import tomllib
+import types
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+import zpyro
+from zpyro.datasets import ENTRIES
+from zpyro.models import MODELS as MODELS_BY_NAME
 
 pytestmark = pytest.mark.fast
 
@@ -105,6 +110,16 @@ def test_an_upward_import_would_be_found() -> None:
     unseen = "if TYPE_CHECKING:\n    from zpyro.training import fit"
     assert imports("zpyro.errors", unseen, is_package=False) == set()
     assert upward({"zpyro.errors": {"zpyro.training"}}) != []
+
+
+def test_what_the_library_gives_stands_in_the_reference() -> None:
+    """Whatever ``zpyro.__all__`` names, every model and every data set: in a public module."""
+    public = {entry for layer in LAYERS for entry in layer["public"]}
+    given = [getattr(zpyro, name) for name in zpyro.__all__ if not name.startswith("__")]
+    given += [*MODELS_BY_NAME.values(), *(entry.settings for entry in ENTRIES.values())]
+    for thing in given:
+        module = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__
+        assert module in public, f"{thing} is not in the reference; make {module} public"
 
 
 def test_every_name_in_the_layers_exists_once() -> None:
