@@ -32,7 +32,7 @@ types: install-dev
 
 # Every warning is an error, a reference to something of ours that is not there too.
 docs: install-dev
-	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -j $(JOBS) docs docs/_build/html
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env -j $(JOBS) docs docs/_build/html
 
 dist: install-dev
 	$(BIN)/python -m build --no-isolation

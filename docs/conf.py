@@ -43,6 +43,8 @@ myst_heading_anchors = 3
 # A block of TeX in Markdown, as GitHub shows it too.
 myst_fence_as_directive = ["math"]
 html_math_renderer = "mathml"
+# Two hyphens begin an option here.
+smartquotes = False
 
 autodoc_default_options = {"members": True, "show-inheritance": True, "ignore-module-all": True}
 autodoc_member_order = "bysource"
@@ -60,9 +62,10 @@ html_show_sourcelink = False
 
 
 def setup(app: Sphinx) -> None:
-    """Leave pages that are not written yet out of the contents, and stars in shapes as they are."""
+    """Small repairs of what is read: see the functions below."""
     app.connect("source-read", leave_out_missing)
     app.connect("autodoc-process-docstring", keep_stars)
+    app.connect("sphinx-click-process-description", set_examples_apart)
 
 
 def leave_out_missing(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -82,3 +85,12 @@ def keep_stars(
 ) -> None:
     """A shape such as (B, classes, *cells) begins no emphasis."""
     lines[:] = [re.sub(r"(?<=[( ])\*(?=\w+[),])", r"\\*", line) for line in lines]
+
+
+def set_examples_apart(_app: Sphinx, _context: object, lines: list[str]) -> None:
+    """The examples in a command's help as a block of code."""
+    if "| Example:" in lines:
+        start = lines.index("| Example:")
+        shown = [line.removeprefix("|   ") for line in lines[start + 1 :]]
+        block = ["", ".. code-block:: bash", "", *(f"   {line}" for line in shown), ""]
+        lines[start:] = ["For example:", *block]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import pkgutil
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class LayerTables(SphinxDirective):
         self.env.note_dependency(str(HOUSE))
         text: list[str] = []
         for layer in reversed(layers()):
-            rows = [f"## {layer['name']}", f"{layer['holds'].capitalize()}.", ""]
+            rows = [f"## {layer['name']}", f"{layer['holds'][0].upper()}{layer['holds'][1:]}.", ""]
             rows += ["| module | what it is |", "|---|---|"]
             names = expanded([*layer["public"], *layer["internal"]])
             rows += [f"| `{name}` | {summary(name)} |" for name in sorted(names)]
@@ -95,8 +96,8 @@ class PublicNames(SphinxDirective):
                 continue
             role = "mod" if not hasattr(thing, "__qualname__") else "obj"
             path = full_name("zpyro", name) or f"zpyro.{name}"
-            first = (thing.__doc__ or "").strip().split("\n\n")[0]
-            rows.append(f"| {{py:{role}}}`zpyro.{name} <{path}>` | {' '.join(first.split())} |")
+            told = first_sentence(thing.__doc__ or "")
+            rows.append(f"| {{py:{role}}}`zpyro.{name} <{path}>` | {told} |")
         return self.parse_text_to_nodes("\n".join(rows))
 
 
@@ -125,8 +126,13 @@ def source(name: str) -> Path:
 def summary(name: str) -> str:
     """The first sentence of a module's docstring, without its markup."""
     text = ast.get_docstring(ast.parse(source(name).read_text(encoding="utf-8"))) or ""
-    first = " ".join(text.split("\n\n")[0].split())
-    return first.replace("``", "`").replace("|", "\\|").replace(":mod:", "").replace(":class:", "")
+    return first_sentence(text)
+
+
+def first_sentence(docstring: str) -> str:
+    """The first paragraph on one line, its roles and quotes as Markdown has them."""
+    first = " ".join(docstring.split("\n\n")[0].split())
+    return re.sub(r":\w+:(?=`)", "", first).replace("``", "`").replace("|", "\\|")
 
 
 def resolve_short_name(
