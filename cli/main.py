@@ -11,7 +11,16 @@ from typing import Any
 
 import click
 
-COMMANDS = ("train", "evaluate", "sample", "compare", "data", "import-reference", "example")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "sample",
+    "compare",
+    "data",
+    "import-reference",
+    "example",
+    "cite",
+)
 
 
 class UserMistake(click.ClickException):
