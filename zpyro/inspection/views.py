@@ -1,0 +1,189 @@
+"""What there is to see of one sequence: its frames, terms, latents and reconstruction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zpyro.checkpoint import Checkpoint
+from zpyro.datasets.sequences import Batch, Sequences
+from zpyro.datasets.vocabulary import Vocabulary
+from zpyro.evaluation import in_type_of
+from zpyro.models import SequenceModel
+from zpyro.networks import gaussian_kl
+from zpyro.sampling import raw
+from zpyro.seeding import named_noise
+
+Array = NDArray[Any]
+
+LATENT_ARRAYS = ("z", "prior_loc", "prior_scale", "posterior_loc", "posterior_scale")
+
+MOST_STEPS = 2_000
+"""Longer sequences are cut: a picture shows no more, and memory stays bounded."""
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceView:
+    """One sequence as the model sees it. T steps, S draws from the posterior, Z latents; nats.
+
+    Attributes:
+        name: of the sequence.
+        number: its place in the split, from 0.
+        kind: "audio", "frames", "binary" or "tokens".
+        frames: on the scale of the raw data, (T, D), or tokens (T,).
+        reconstruction: the expected frame given a path of latents drawn from the posterior and the
+            frames before it, like ``frames``; of tokens the most probable one.
+        log_likelihood: log p(x_t | h_t), mean over draws, (T,).
+        kl: KL(q_t || p_t), mean over draws, (T,).
+        z: draws from the posterior, (S, T, Z).
+        prior_loc: prior mean along each draw, (S, T, Z).
+        prior_scale: prior standard deviation, (S, T, Z).
+        posterior_loc: posterior mean along each draw, (S, T, Z).
+        posterior_scale: posterior standard deviation, (S, T, Z).
+        whole_length: steps of the whole sequence; more than T where it was cut.
+        words: of the tokens, or None.
+        reconstructed_words: of the reconstruction, or None.
+        sample_rate: samples a second of audio, else None.
+        image_shape: rows and columns where the sequence is a picture, else None.
+        unit: what a token is: "word", "character", or "token" where there is no vocabulary.
+    """
+
+    name: str
+    number: int
+    kind: str
+    frames: Array
+    reconstruction: Array
+    log_likelihood: Array
+    kl: Array
+    z: Array
+    prior_loc: Array
+    prior_scale: Array
+    posterior_loc: Array
+    posterior_scale: Array
+    whole_length: int
+    words: tuple[str, ...] | None = None
+    reconstructed_words: tuple[str, ...] | None = None
+    sample_rate: int | None = None
+    image_shape: tuple[int, int] | None = None
+    unit: str = "token"
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.frames)
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether the model has latents at all."""
+        return self.z.shape[-1] > 0
+
+    @property
+    def step_name(self) -> str:
+        """What one step is: frame, row, pixel, word, character or token."""
+        if self.kind == "tokens":
+            return self.unit
+        if self.image_shape is None:
+            return "frame"
+        return "pixel" if self.frames.shape[1] == 1 else "row"
+
+    @property
+    def edges(self) -> Array:
+        """Where steps begin and the last one ends, (T + 1,): seconds of audio, else 0.5, 1.5, .."""
+        if self.sample_rate is None:
+            return np.arange(self.steps + 1) + 0.5
+        return np.arange(self.steps + 1) * self.frames.shape[1] / self.sample_rate
+
+    @property
+    def time_label(self) -> str:
+        """What :attr:`edges` are, with their unit."""
+        return "time, s" if self.sample_rate is not None else self.step_name
+
+    @property
+    def kl_by_latent(self) -> Array:
+        """KL of each latent at each step, mean over draws, nats, (T, Z); its sum over Z is kl."""
+        shift = self.posterior_loc - self.prior_loc
+        ratio = self.posterior_scale / self.prior_scale
+        each = 0.5 * (ratio**2 + (shift / self.prior_scale) ** 2 - 1.0) - np.log(ratio)
+        return each.mean(0)
+
+    @property
+    def order(self) -> Array:
+        """Latents, those with the most KL first, (Z,)."""
+        return np.argsort(-self.kl_by_latent.sum(0), kind="stable")
+
+
+def view(
+    checkpoint: Checkpoint, sequences: Sequences, number: int, *, draws: int = 8, seed: int = 0
+) -> SequenceView:
+    """Everything to see of one sequence.
+
+    Args:
+        checkpoint: the model and what it knows of its data.
+        sequences: on the scale that the model was trained on.
+        number: which of them.
+        draws: S, paths of latents drawn from the posterior.
+        seed: of the draws.
+    """
+    one = sequences[[number]]
+    batch = one.batch()
+    whole = batch.x.shape[1]
+    steps = min(whole, MOST_STEPS)
+    batch = replace(batch, x=batch.x[:, :steps], lengths=batch.lengths.clamp(max=steps))
+    paths = _paths(checkpoint.module, batch, draws, seed)
+    frames = raw(checkpoint, batch.x[0].numpy())
+    reconstruction = raw(checkpoint, paths["mean"][0])
+    return SequenceView(
+        name=str(one.names[0]),
+        number=number,
+        kind=one.kind,
+        frames=frames,
+        reconstruction=reconstruction,
+        log_likelihood=paths["log_likelihood"].mean(0),
+        kl=paths["kl"].mean(0),
+        **{name: paths[name] for name in LATENT_ARRAYS},
+        whole_length=whole,
+        words=_words(checkpoint.vocabulary, frames),
+        reconstructed_words=_words(checkpoint.vocabulary, reconstruction),
+        sample_rate=one.sample_rate,
+        image_shape=one.image_shape if steps == whole else None,
+        unit="token" if checkpoint.vocabulary is None else checkpoint.vocabulary.unit,
+    )
+
+
+def _paths(module: SequenceModel, batch: Batch, draws: int, seed: int) -> dict[str, Array]:
+    """Arrays of S paths drawn from the posterior: (S, T, Z), or (S, T), or (S, T, D) the mean."""
+    like = next(module.parameters())
+    draws = draws if module.latent_size else 1
+    steps = batch.x.shape[1]
+    noise = [named_noise(batch.names, steps, module.latent_size, seed, i) for i in range(draws)]
+    moved = batch.to(like.device)
+    start = None if moved.start is None else in_type_of(moved.start, like)
+    with torch.no_grad():
+        process = module.bind(in_type_of(moved.x, like), moved.lengths, start)
+        z = process.draw_posterior(torch.stack(noise).to(like))
+        trajectory = process.trajectory(z)
+        prior, posterior = process.prior(trajectory), process.posterior(trajectory)
+        parameters = module.emission(trajectory.hidden)
+        frames = process.frames_time_major(process.x)
+        found = {
+            "z": trajectory.z,
+            "prior_loc": prior[0],
+            "prior_scale": (0.5 * prior[1]).exp(),
+            "posterior_loc": posterior[0],
+            "posterior_scale": (0.5 * posterior[1]).exp(),
+            "kl": gaussian_kl(*posterior, *prior).sum(-1),
+            "log_likelihood": module.likelihood.log_prob(parameters, frames),
+            "mean": module.likelihood.mean(parameters),
+        }
+    # Inside, everything is (T, S, 1, ...).
+    return {name: value[:, :, 0].transpose(0, 1).cpu().numpy() for name, value in found.items()}
+
+
+def _words(vocabulary: Vocabulary | None, tokens: Array) -> tuple[str, ...] | None:
+    if vocabulary is None:
+        return None
+    return tuple(vocabulary.words[int(token)] for token in tokens)
