@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from zpyro import files
 from zpyro.errors import UserError
@@ -11,6 +11,8 @@ from zpyro.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+
+Layout = Literal["constrained", "compressed"]
 
 INSTALL = 'pictures need matplotlib; pip install "zpyro[plots]"'
 
@@ -27,8 +29,13 @@ def require() -> None:
         raise UserError(INSTALL) from error
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float, layout: Layout = "constrained") -> Figure:
     """An empty figure of that size in inches.
+
+    Args:
+        width: inches.
+        height: inches.
+        layout: "compressed" where panels keep their own shape, as pictures do.
 
     Raises:
         UserError: if matplotlib is missing.
@@ -37,7 +44,7 @@ def new_figure(width: float, height: float) -> Figure:
     require()
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout=layout)
 
 
 def whole_numbers(axis: Axis) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -10,7 +12,7 @@ from numpy.testing import assert_allclose
 from tests.inspection import runs
 from zpyro import plots
 from zpyro.inspection.figures import input_figure, reconstruction_figure
-from zpyro.inspection.latent_figures import latents_figure, prior_posterior_figure
+from zpyro.inspection.latent_figures import latents_figure, prior_posterior_figure, speaking
 from zpyro.inspection.views import view
 
 pytestmark = pytest.mark.fast
@@ -107,18 +109,31 @@ def test_prior_against_posterior(make: object) -> None:
     found = view(*make(), 0, draws=4)
     figure = prior_posterior_figure(found)
     middles = (found.edges[1:] + found.edges[:-1]) / 2
-    assert [axes.get_ylabel() for axes in figure.axes] == [f"latent {i}" for i in found.order]
+    chosen = speaking(found)
+    assert [axes.get_ylabel() for axes in figure.axes] == [f"latent {i}" for i in chosen]
     assert figure.axes[-1].get_xlabel() == found.time_label
-    for axes, latent in zip(figure.axes, found.order, strict=True):
+    for axes, latent in zip(figure.axes, chosen, strict=True):
         prior, posterior, *draws = axes.lines
         assert_allclose(prior.get_data(), (middles, found.prior_loc[0, :, latent]))
         assert_allclose(posterior.get_ydata(), found.posterior_loc[0, :, latent])
-        assert_allclose([line.get_ydata() for line in draws], found.z[:, :, latent])
+        assert_allclose([line.get_ydata() for line in draws], found.z[:3, :, latent])
         band = axes.collections[1].get_paths()[0].vertices[:, 1]
         highest = (found.posterior_loc + found.posterior_scale)[0, :, latent].max()
         assert band.max() == pytest.approx(highest)
         nats = found.kl_by_latent.sum(0)[latent]
         assert axes.get_title(loc="right") == f"KL {nats:,.2f} nats/sequence"
+
+
+def test_latents_that_say_nothing_have_no_panel() -> None:
+    found = view(*runs.frames(), 0)
+    silent = found.prior_loc.copy(), found.prior_scale.copy()
+    for array, of_posterior in zip(
+        silent, (found.posterior_loc, found.posterior_scale), strict=True
+    ):
+        array[..., [0, 2]] = of_posterior[..., [0, 2]]
+    assert speaking(replace(found, prior_loc=silent[0], prior_scale=silent[1])) == [1]
+    same = replace(found, prior_loc=found.posterior_loc, prior_scale=found.posterior_scale)
+    assert len(speaking(same)) >= 1
 
 
 def test_all_latents_over_time() -> None:

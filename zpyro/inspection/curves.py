@@ -20,7 +20,7 @@ Records = Sequence[Mapping[str, Any]]
 Points = tuple[list[int], list[float]]
 """Training steps and values."""
 
-WIDTH, HEIGHT = 5.0, 2.8
+WIDTH, HEIGHT = 4.5, 2.7
 """Inches of one panel."""
 
 
@@ -170,7 +170,7 @@ def _draw(axes: Axes, runs: Mapping[str, Records], metric: Metric) -> None:
     axes.set(xlabel="training step", ylabel=metric.label)
     axes.grid(alpha=0.25)
     if axes.has_data():
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=9)
 
 
 def _records(run: Run) -> Records:

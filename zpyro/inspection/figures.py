@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from zpyro import drawing, plots
-from zpyro.inspection.views import SequenceView
+from zpyro.inspection.views import Array, SequenceView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
-WIDTH = 5.0
+WIDTH = 4.5
 """Inches: narrow enough that letters stay readable where a picture is as wide as a telephone."""
 
 KL_COLOR, SURPRISE_COLOR = "C0", "C1"
@@ -36,7 +36,7 @@ def input_figure(view: SequenceView) -> Figure:
     return _of_signal(view)
 
 
-def terms(view: SequenceView) -> list[tuple[str, NDArray[Any], str]]:
+def terms(view: SequenceView) -> list[tuple[str, Array, str]]:
     """Label, values (T,) and colour of the terms to draw, nats a step."""
     found = [("surprise", -view.log_likelihood, SURPRISE_COLOR)]
     return [("KL", view.kl, KL_COLOR), *found] if view.has_latents else found
@@ -59,7 +59,7 @@ def _of_signal(view: SequenceView) -> Figure:
     return figure
 
 
-def draw_signal(axes: Axes, view: SequenceView, frames: NDArray[Any]) -> None:
+def draw_signal(axes: Axes, view: SequenceView, frames: Array) -> None:
     """A sequence's frames, or others of its kind, over its time.
 
     Args:
@@ -91,12 +91,28 @@ def draw_signal(axes: Axes, view: SequenceView, frames: NDArray[Any]) -> None:
     drawing.whole_numbers(axes.yaxis)
 
 
-def draw_image(axes: Axes, view: SequenceView, frames: NDArray[Any]) -> None:
-    """A picture's frames, (T, D), as the picture; 1 black on 0 white."""
+def draw_image(axes: Axes, view: SequenceView, frames: Array) -> None:
+    """Draw a picture's frames, (T, D), as the picture; 1 black on 0 white."""
     assert view.image_shape is not None
-    picture = frames.reshape(view.image_shape)
-    axes.imshow(picture, cmap="gray_r", vmin=0.0, vmax=1.0, interpolation="nearest")
+    _map(axes, view.image_shape, frames, "gray_r", 0.0, 1.0)
     axes.set(xlabel="column", ylabel="row")
+
+
+def _map(
+    axes: Axes, shape: tuple[int, int], values: Array, colors: str, lowest: float, highest: float
+) -> AxesImage:
+    """Draw a number a pixel, rows and columns counted from 1."""
+    rows, columns = shape
+    axes.set_box_aspect(rows / columns)
+    return axes.imshow(
+        values.reshape(shape),
+        aspect="auto",
+        cmap=colors,
+        vmin=lowest,
+        vmax=highest,
+        interpolation="nearest",
+        extent=(0.5, columns + 0.5, rows + 0.5, 0.5),
+    )
 
 
 def _of_image(view: SequenceView) -> Figure:
@@ -105,21 +121,20 @@ def _of_image(view: SequenceView) -> Figure:
     assert view.image_shape is not None
     rows, columns = view.image_shape
     by_row = view.steps == rows
-    figure = drawing.new_figure(WIDTH, 2.3 if len(shown) > 1 else 2.6)
-    first, *panels = figure.subplots(
-        1, 1 + len(shown), sharey=True, squeeze=False, width_ratios=[1.1] + [1.0] * len(shown)
-    ).flat
+    panels = 1 + len(shown)
+    side = (WIDTH - 0.6) / panels * rows / columns
+    figure = drawing.new_figure(WIDTH, side + (0.5 if by_row else 0.85), "compressed")
+    first, *others = figure.subplots(1, panels, sharey=True, squeeze=False).flat
     draw_image(first, view, view.frames)
-    for axes, (label, values, color) in zip(panels, shown, strict=True):
+    for axes, (label, values, color) in zip(others, shown, strict=True):
         if by_row:
-            axes.barh(np.arange(rows), values, height=0.9, color=color)
+            axes.set_box_aspect(rows / columns)
+            axes.barh(np.arange(1, rows + 1), values, height=0.9, color=color)
             axes.set(xlabel=f"{label}, nats/row")
             axes.grid(axis="x", alpha=0.25)
         else:
-            image = axes.imshow(
-                values.reshape(rows, columns), cmap="magma", interpolation="nearest"
-            )
-            bar = figure.colorbar(image, ax=axes, location="bottom", pad=0.02)
+            image = _map(axes, view.image_shape, values, "magma", 0.0, float(values.max()))
+            bar = figure.colorbar(image, ax=axes, location="bottom", pad=0.04)
             bar.set_label(f"{label}, nats/pixel")
             axes.set_xticks([])
     return figure
@@ -147,7 +162,7 @@ def _of_tokens(view: SequenceView) -> Figure:
         )
         axes.grid(axis="y", alpha=0.25)
     figure.axes[-1].set(xlabel=f"{view.step_name}s in their order")
-    figure.axes[0].legend(fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0))
+    figure.axes[0].legend(fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -167,7 +182,9 @@ def reconstruction_figure(view: SequenceView) -> Figure:
     if view.kind == "tokens":
         raise ValueError("tokens have no picture of a reconstruction")
     if view.image_shape is not None:
-        figure = drawing.new_figure(WIDTH, 2.7)
+        rows, columns = view.image_shape
+        height = (WIDTH - 0.6) / 2 * rows / columns + 0.7
+        figure = drawing.new_figure(WIDTH, height, "compressed")
         for axes, (title, frames) in zip(figure.subplots(1, 2, sharey=True), both, strict=True):
             draw_image(axes, view, frames)
             axes.set(title=title)
@@ -185,7 +202,7 @@ def reconstruction_figure(view: SequenceView) -> Figure:
     return figure
 
 
-def draw_sounds(figure: Figure, sounds: list[tuple[str, NDArray[Any]]], rate: int) -> None:
+def draw_sounds(figure: Figure, sounds: list[tuple[str, Array]], rate: int) -> None:
     """Waveform above spectrogram of each sound, under its title, all on one scale of amplitude.
 
     Args:

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN_LATENTS = 3
-SHOWN_DRAWS = 8
+SHOWN_DRAWS = 3
+LEAST_SHARE = 0.01
+"""Latents with less of the sequence's KL say nothing worth a panel."""
+
 PRIOR_COLOR, POSTERIOR_COLOR = "0.55", "C0"
 
 
@@ -31,14 +34,14 @@ def prior_posterior_figure(view: SequenceView, count: int = SHOWN_LATENTS) -> Fi
     Raises:
         UserError: if matplotlib is missing.
     """
-    chosen = view.order[:count]
+    chosen = speaking(view, count)
     figure = drawing.new_figure(WIDTH, 0.9 + 1.5 * len(chosen))
     panels = figure.subplots(len(chosen), 1, sharex=True, squeeze=False).flat
     nats = view.kl_by_latent.sum(0)
     for axes, latent in zip(panels, chosen, strict=True):
-        _band(axes, view, view.prior_loc, view.prior_scale, int(latent), PRIOR_COLOR, "prior")
+        _band(axes, view, view.prior_loc, view.prior_scale, latent, PRIOR_COLOR, "prior")
         _band(
-            axes, view, view.posterior_loc, view.posterior_scale, int(latent), POSTERIOR_COLOR,
+            axes, view, view.posterior_loc, view.posterior_scale, latent, POSTERIOR_COLOR,
             "posterior",
         )  # fmt: skip
         for number, path in enumerate(view.z[:SHOWN_DRAWS, :, latent]):
@@ -52,10 +55,17 @@ def prior_posterior_figure(view: SequenceView, count: int = SHOWN_LATENTS) -> Fi
     panels = figure.axes
     panels[-1].set(xlabel=view.time_label, xlim=(view.edges[0], view.edges[-1]))
     figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8
+        *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9
     )
     figure.align_ylabels()
     return figure
+
+
+def speaking(view: SequenceView, count: int = SHOWN_LATENTS) -> list[int]:
+    """The latents with the most KL, at least one, but none with less than 1 % of it."""
+    nats = view.kl_by_latent.sum(0)
+    least = LEAST_SHARE * nats.sum()
+    return [int(i) for place, i in enumerate(view.order[:count]) if not place or nats[i] >= least]
 
 
 def latents_figure(view: SequenceView) -> Figure:
@@ -112,9 +122,7 @@ def _band(
     axes.fill_between(
         middles, center - deviation, center + deviation, color=color, alpha=0.3, linewidth=0.0
     )
-    axes.plot(
-        middles, center, color=color, linewidth=1.2, zorder=3, label=f"{label}, ± 1 deviation"
-    )
+    axes.plot(middles, center, color=color, linewidth=1.2, zorder=3, label=f"{label} ± 1 sd")
 
 
 def _middles(view: SequenceView) -> Array:

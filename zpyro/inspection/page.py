@@ -81,6 +81,10 @@ th[scope=row] { font-weight: normal; }
 details { margin: 0.6rem 0; }
 summary { cursor: pointer; font-weight: 600; }
 mark { background: none; color: var(--differs); font-weight: 600; text-decoration: underline; }
+@media (max-width: 40rem) {
+  body { padding: 0.6rem; }
+  figure { padding: 0.35rem; }
+}
 .note, footer { color: var(--soft); font-size: 0.95rem; }
 """
 

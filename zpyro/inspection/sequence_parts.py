@@ -104,9 +104,7 @@ def _latents(view: SequenceView, folder: Path, stem: str) -> list[str]:
     every = folder / f"{stem}-latents.png"
     drawing.save(latent_figures.latents_figure(view), every, DPI)
     nats = view.kl_by_latent.sum(0)
-    best = ", ".join(
-        f"latent {i} with {nats[i]:,.2f}" for i in view.order[: latent_figures.SHOWN_LATENTS]
-    )
+    best = ", ".join(f"latent {i} with {nats[i]:,.2f}" for i in latent_figures.speaking(view))
     return [
         page.figure(
             both,
