@@ -25,6 +25,11 @@ from .common import say
     metavar="NAME|INDEX",
     help="A sequence to show, by name or by number from 0; again for another.  [default: 0, 1, 2]",
 )
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Where the data are now.  [default: where they were at training]",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: RUN/inspect]")
 @click.option(
     "--draws",
@@ -69,6 +74,7 @@ def command(
     run: Path,
     split: str,
     sequences: tuple[str, ...],
+    data: Path | None,
     out: Path | None,
     draws: int,
     samples: int,
@@ -95,6 +101,7 @@ def command(
         split=split,
         sequences=sequences,
         out=out,
+        data_folder=data,
         which=which,
         device=str(choose_device(device)),
         draws=draws,

@@ -199,6 +199,9 @@ def test_data_that_changed(zpyro: Zpyro, arrays: Path, tmp_path: Path) -> None:
     result = zpyro("inspect", run)
     assert result.exit_code == 2
     assert "in frames of 3, the run was trained on frames in frames of 5" in result.stderr
+    data.unlink()
+    assert zpyro("inspect", run).exit_code == 2
+    assert zpyro("inspect", run, "--data", arrays, "--scored=0").exit_code == 0
 
 
 def test_without_matplotlib_the_line_to_install_it(
@@ -223,3 +226,18 @@ def test_help_has_an_example(zpyro: Zpyro, command: str) -> None:
     assert (
         f"zpyro {command} runs/vowels" in zpyro(command, "--help").output.partition("Example:")[2]
     )
+
+
+def test_the_python_of_the_page_runs(
+    tone_run: Path, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del tones
+    page = (Path(__file__).parents[2] / "docs" / "inspect.md").read_text(encoding="utf-8")
+    for name in ("vowels", "vowels-plain"):
+        shutil.copytree(tone_run, tmp_path / "runs" / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("zpyro.inspection.choosing.choose", lambda *_: [0])
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(compile(block, "inspect.md", "exec"), {})
+    assert (tmp_path / "looks" / "report.html").exists()
+    assert (tmp_path / "curves.png").exists()

@@ -48,6 +48,11 @@ def test_several_runs_in_one_picture(tmp_path: Path) -> None:
         ("b, held out", [12], [-7.0]),
     ]
     assert [list(line.get_xdata()) for line in kl.lines] == [[1], [2], [11], [12]]
+    entries = figure.legends[0].legend_handles
+    assert [(each.get_label(), each.get_color()) for each in entries if each is not None][:2] == [  # pyright: ignore[reportAttributeAccessIssue]
+        ("a", bound.lines[0].get_color()),
+        ("b", bound.lines[2].get_color()),
+    ]
     assert bound.lines[0].get_color() == bound.lines[1].get_color() != bound.lines[2].get_color()
 
 

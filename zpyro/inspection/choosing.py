@@ -16,20 +16,25 @@ DEFAULT_COUNT = 3
 SHOWN_NAMES = 3
 
 
-def split_of(run: Run, checkpoint: Checkpoint, split: str) -> Sequences:
+def split_of(
+    run: Run, checkpoint: Checkpoint, split: str, data_folder: Path | None = None
+) -> Sequences:
     """A split of the data that a run was trained on, on the scale of its training.
 
     Args:
         run: whose settings name the data.
         checkpoint: whose scale and vocabulary count.
         split: "train", "valid", "test" or "all".
+        data_folder: where the data are now; by default where they were at training.
 
     Raises:
         UserError: if the data are gone, are of another shape than the model's, or the split is
             unknown or empty.
     """
     config = run.config()
-    folder = None if config.data_folder is None else Path(config.data_folder)
+    folder = data_folder
+    if folder is None and config.data_folder is not None:
+        folder = Path(config.data_folder)
     data = datasets.load(config.dataset, folder, config.data, vocabulary=checkpoint.vocabulary)
     scale = Normalization(checkpoint.data.mean, checkpoint.data.scale)
     found = data.split(split).renormalized(scale)
@@ -39,9 +44,9 @@ def split_of(run: Run, checkpoint: Checkpoint, split: str) -> Sequences:
     size = 1 if likelihood.discrete_tokens else likelihood.size
     if found.kind != checkpoint.data.kind or found.frame_size != size:
         raise UserError(
-            f"{config.data_folder or config.dataset}: holds {found.kind} in frames of "
+            f"{folder or config.dataset}: holds {found.kind} in frames of "
             f"{found.frame_size}, the run was trained on {checkpoint.data.kind} in frames of "
-            f"{size}; put its data back"
+            f"{size}; give its own data"
         )
     return found
 

@@ -110,6 +110,7 @@ def curves_figure(runs: Mapping[str, Records], metrics: Sequence[str] = DEFAULT)
             _draw(axes, runs, METRICS[metrics[place]])
         else:
             axes.set_axis_off()
+    _legend(figure, list(runs))
     return figure
 
 
@@ -158,19 +159,33 @@ def _draw(axes: Axes, runs: Mapping[str, Records], metric: Metric) -> None:
     for number, (name, records) in enumerate(runs.items()):
         color = f"C{number % 10}"
         steps, values = points(records, "train", metric.train)
-        lead = "" if len(runs) == 1 else f"{name}, "
         if steps:
             axes.plot(
-                steps, values, "--", color=color, linewidth=0.9, alpha=0.6, label=f"{lead}training",
+                steps, values, "--", color=color, linewidth=0.9, alpha=0.6, label=f"{name}, training",
                 marker="." if len(steps) == 1 else "",
             )  # fmt: skip
         steps, values = points(records, "valid", metric.valid)
         if steps:
-            axes.plot(steps, values, "-o", color=color, markersize=3, label=f"{lead}held out")
+            axes.plot(steps, values, "-o", color=color, markersize=3, label=f"{name}, held out")
     axes.set(xlabel="training step", ylabel=metric.label)
     axes.grid(alpha=0.25)
-    if axes.has_data():
-        axes.legend(fontsize=9)
+
+
+def _legend(figure: Figure, names: Sequence[str]) -> None:
+    """One legend for all panels: the colours of the runs, and what dashes mean."""
+    from matplotlib.lines import Line2D
+
+    kinds = [
+        Line2D([], [], color="0.4", linestyle="--", linewidth=0.9, label="training"),
+        Line2D([], [], color="0.4", linestyle="-", marker="o", markersize=3, label="held out"),
+    ]
+    colors = [
+        Line2D([], [], color=f"C{number % 10}", linewidth=2, label=name.replace("$", r"\$"))
+        for number, name in enumerate(names)
+    ]
+    handles = kinds if len(names) == 1 else [*colors, *kinds]
+    columns = min(len(handles), 2 if len(figure.axes) == 1 else 4)
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=9)
 
 
 def _records(run: Run) -> Records:

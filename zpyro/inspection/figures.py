@@ -144,19 +144,20 @@ def _of_tokens(view: SequenceView) -> Figure:
     """The words in lines, each with the bars of its terms above it."""
     shown = terms(view)
     lines = -(-view.steps // WORDS_A_LINE)
+    each = -(-view.steps // lines)
     figure = drawing.new_figure(WIDTH, 0.5 + 1.7 * lines)
     names = view.words or tuple(str(int(token)) for token in view.frames)
     highest = max(float(values.max()) for _, values, _ in shown)
     width = 0.8 / len(shown)
     for line, axes in enumerate(figure.subplots(lines, 1, squeeze=False, sharey=True).flat):
-        part = slice(line * WORDS_A_LINE, min((line + 1) * WORDS_A_LINE, view.steps))
+        part = slice(line * each, min((line + 1) * each, view.steps))
         places = np.arange(part.start, part.stop)
         for number, (label, values, color) in enumerate(shown):
             shift = (number - (len(shown) - 1) / 2) * width
             axes.bar(places + shift, values[part], width, color=color, label=label)
         axes.set_xticks(places, [_short(name) for name in names[part]], rotation=40, ha="right")
         axes.set(
-            xlim=(part.start - 0.6, part.start + min(WORDS_A_LINE, view.steps) - 0.4),
+            xlim=(part.start - 0.6, part.start + each - 0.4),
             ylim=(0.0, 1.05 * max(highest, 1e-6)),
             ylabel=f"nats/{view.step_name}",
         )

@@ -47,6 +47,7 @@ def inspect(
     split: str = "test",
     sequences: Sequence[str] = (),
     out: Path | None = None,
+    data_folder: Path | None = None,
     which: str = "best",
     device: str = "cpu",
     draws: int = 8,
@@ -63,6 +64,7 @@ def inspect(
         split: whose sequences: "train", "valid", "test" or "all".
         sequences: names, or numbers from 0; by default the first three.
         out: where to write; by default ``inspect`` in the run directory.
+        data_folder: where the data are now; by default where they were at training.
         which: the checkpoint, "best" or "last".
         device: where to compute.
         draws: paths of latents drawn from the posterior of each sequence.
@@ -81,7 +83,7 @@ def inspect(
     run = open_run(folder)
     checkpoint = _load(run, which, device)
     tell("loading the data")
-    found = choosing.split_of(run, checkpoint, split)
+    found = choosing.split_of(run, checkpoint, split, data_folder)
     chosen = choosing.choose(found, sequences, split)
     target = out or folder / "inspect"
     with files.saying(target):
