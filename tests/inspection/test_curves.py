@@ -53,6 +53,11 @@ def test_several_runs_in_one_picture(tmp_path: Path) -> None:
         ("a", bound.lines[0].get_color()),
         ("b", bound.lines[2].get_color()),
     ]
+    assert [each.get_text() for each in figure.legends[0].texts] == [
+        "a", "b", "training", "held out",
+    ]  # fmt: skip
+    alone = curves.curves_figure({"a": RECORDS}, ("learning_rate",))
+    assert [each.get_text() for each in alone.legends[0].texts] == ["training"]
     assert bound.lines[0].get_color() == bound.lines[1].get_color() != bound.lines[2].get_color()
 
 

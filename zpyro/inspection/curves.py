@@ -160,10 +160,8 @@ def _draw(axes: Axes, runs: Mapping[str, Records], metric: Metric) -> None:
         color = f"C{number % 10}"
         steps, values = points(records, "train", metric.train)
         if steps:
-            axes.plot(
-                steps, values, "--", color=color, linewidth=0.9, alpha=0.6, label=f"{name}, training",
-                marker="." if len(steps) == 1 else "",
-            )  # fmt: skip
+            (line,) = axes.plot(steps, values, "--", color=color, linewidth=0.9, alpha=0.6)
+            line.set(label=f"{name}, training", marker="." if len(steps) == 1 else "")
         steps, values = points(records, "valid", metric.valid)
         if steps:
             axes.plot(steps, values, "-o", color=color, markersize=3, label=f"{name}, held out")
@@ -175,10 +173,12 @@ def _legend(figure: Figure, names: Sequence[str]) -> None:
     """One legend for all panels: the colours of the runs, and what dashes mean."""
     from matplotlib.lines import Line2D
 
+    drawn = {str(line.get_linestyle()) for axes in figure.axes for line in axes.lines}
     kinds = [
         Line2D([], [], color="0.4", linestyle="--", linewidth=0.9, label="training"),
         Line2D([], [], color="0.4", linestyle="-", marker="o", markersize=3, label="held out"),
     ]
+    kinds = [kind for kind in kinds if kind.get_linestyle() in drawn]
     colors = [
         Line2D([], [], color=f"C{number % 10}", linewidth=2, label=name.replace("$", r"\$"))
         for number, name in enumerate(names)
