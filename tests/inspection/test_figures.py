@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from matplotlib.axes import Axes
 from numpy.testing import assert_allclose
 
 from tests.inspection import runs
-from zpyro import plots
+from zpyro import drawing, plots
 from zpyro.inspection.figures import input_figure, reconstruction_figure
 from zpyro.inspection.latent_figures import latents_figure, prior_posterior_figure, speaking
 from zpyro.inspection.views import view
@@ -96,11 +97,31 @@ def test_every_word_has_its_bars() -> None:
     assert lines[-1].get_xlabel() == "words in their order"
 
 
-def test_words_that_matplotlib_would_take_for_formulas() -> None:
-    checkpoint, sequences = runs.text(
-        words=runs.Vocabulary((*runs.WORDS.words[:3], "$x_", "$", "^", *"abcdef"))
-    )
-    input_figure(view(checkpoint, sequences, 0)).canvas.draw()
+@pytest.mark.parametrize("unit", ["word", "character"])
+def test_words_that_matplotlib_cannot_write(unit: str, tmp_path: Path) -> None:
+    words = (*runs.WORDS.words[:3], "$x_", "$", "^", "\u4f60", *"\\ \t{}")
+    found = view(*runs.text(words=runs.Vocabulary(words, unit)), 0)
+    figure = input_figure(found)
+    drawing.save(figure, tmp_path / "words.png")
+    assert len(figure.axes) == (3 if unit == "word" else 1)
+    assert figure.axes[-1].get_xlabel() == f"{unit}s in their order"
+
+
+@pytest.mark.parametrize("make", [runs.frames, runs.audio, runs.text])
+@pytest.mark.parametrize("model", ["zforcing", "rnn"])
+def test_a_single_step(make: object, model: str) -> None:
+    assert callable(make)
+    checkpoint, sequences = make(model)
+    short = replace(sequences, values=tuple(value[:1] for value in sequences.values))
+    found = view(checkpoint, short, 0)
+    figures = [input_figure(found)]
+    if found.kind != "tokens":
+        figures.append(reconstruction_figure(found))
+    if found.has_latents:
+        figures += [prior_posterior_figure(found), latents_figure(found)]
+    for figure in figures:
+        figure.canvas.draw()
+        assert any(axes.has_data() for axes in figure.axes)
 
 
 @pytest.mark.parametrize("make", [runs.frames, runs.audio, runs.text])

@@ -86,6 +86,8 @@ def test_a_long_sequence_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "MOST_STEPS", 10)
     found = view(*runs.images(True), 0)
     assert (found.steps, found.whole_length, found.image_shape) == (10, 24, None)
+    monkeypatch.setattr(views, "MOST_TOKENS", 7)
+    assert view(*runs.text(), 0).steps == 7
 
 
 def test_a_model_without_latents_shows_what_there_is() -> None:

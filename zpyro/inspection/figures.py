@@ -18,7 +18,7 @@ WIDTH = 4.5
 """Inches: narrow enough that letters stay readable where a picture is as wide as a telephone."""
 
 KL_COLOR, SURPRISE_COLOR = "C0", "C1"
-WORDS_A_LINE = 12
+WORDS_A_LINE, CHARACTERS_A_LINE = 12, 36
 
 
 def input_figure(view: SequenceView) -> Figure:
@@ -143,9 +143,10 @@ def _of_image(view: SequenceView) -> Figure:
 def _of_tokens(view: SequenceView) -> Figure:
     """The words in lines, each with the bars of its terms above it."""
     shown = terms(view)
-    lines = -(-view.steps // WORDS_A_LINE)
+    characters = view.unit == "character"
+    lines = -(-view.steps // (CHARACTERS_A_LINE if characters else WORDS_A_LINE))
     each = -(-view.steps // lines)
-    figure = drawing.new_figure(WIDTH, 0.5 + 1.7 * lines)
+    figure = drawing.new_figure(WIDTH, 0.5 + (1.2 if characters else 1.7) * lines)
     names = view.words or tuple(str(int(token)) for token in view.frames)
     highest = max(float(values.max()) for _, values, _ in shown)
     width = 0.8 / len(shown)
@@ -155,7 +156,11 @@ def _of_tokens(view: SequenceView) -> Figure:
         for number, (label, values, color) in enumerate(shown):
             shift = (number - (len(shown) - 1) / 2) * width
             axes.bar(places + shift, values[part], width, color=color, label=label)
-        axes.set_xticks(places, [_short(name) for name in names[part]], rotation=40, ha="right")
+        axes.set_xticks(places, [_short(name) for name in names[part]])
+        if not characters:
+            axes.tick_params(axis="x", rotation=40)
+            for label in axes.get_xticklabels():
+                label.set_horizontalalignment("right")
         axes.set(
             xlim=(part.start - 0.6, part.start + each - 0.4),
             ylim=(0.0, 1.05 * max(highest, 1e-6)),

@@ -25,6 +25,9 @@ LATENT_ARRAYS = ("z", "prior_loc", "prior_scale", "posterior_loc", "posterior_sc
 MOST_STEPS = 2_000
 """Longer sequences are cut: a picture shows no more, and memory stays bounded."""
 
+MOST_TOKENS = 480
+"""The same for tokens, each of which is written out."""
+
 
 @dataclass(frozen=True, eq=False)
 class SequenceView:
@@ -131,7 +134,7 @@ def view(
     one = sequences[[number]]
     batch = one.batch()
     whole = batch.x.shape[1]
-    steps = min(whole, MOST_STEPS)
+    steps = min(whole, MOST_TOKENS if one.kind == "tokens" else MOST_STEPS)
     batch = replace(batch, x=batch.x[:, :steps], lengths=batch.lengths.clamp(max=steps))
     paths = _paths(checkpoint.module, batch, draws, seed)
     frames = raw(checkpoint, batch.x[0].numpy())
