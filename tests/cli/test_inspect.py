@@ -129,8 +129,9 @@ def test_a_model_without_latents(zpyro: Zpyro, arrays: Path, tmp_path: Path) -> 
     shown = text_of(run / "inspect" / "report.html")
     assert "This model has no latents" in shown
     assert "log-likelihood, exact" in shown
+    assert "Samples from the model" in shown
     endings = {name.rpartition("-")[2] for name in names_of(run / "inspect")}
-    assert not {"posterior", "latents"} & endings
+    assert endings == {"input", "prediction", "likelihood", "norm", "samples"}
 
 
 def test_tokens_without_words(zpyro: Zpyro, token_run: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ Records = Sequence[Mapping[str, Any]]
 Points = tuple[list[int], list[float]]
 """Training steps and values."""
 
-WIDTH, HEIGHT = 4.5, 2.7
+WIDTH, HEIGHT = 4.5, 3.0
 """Inches of one panel."""
 
 

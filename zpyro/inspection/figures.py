@@ -184,7 +184,7 @@ def reconstruction_figure(view: SequenceView) -> Figure:
         UserError: if matplotlib is missing.
         ValueError: for tokens, which are better read than looked at.
     """
-    both = (("input", view.frames), ("reconstruction", view.reconstruction))
+    both = (("input", view.frames), (view.answer_name, view.reconstruction))
     if view.kind == "tokens":
         raise ValueError("tokens have no picture of a reconstruction")
     if view.image_shape is not None:

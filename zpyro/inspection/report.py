@@ -90,7 +90,7 @@ def inspect(
         target.mkdir(parents=True, exist_ok=True)
     tell("drawing sequences")
     views = tuple(view(checkpoint, found, place, draws=draws, seed=seed) for place in chosen)
-    sections = [training.section(run, target)]
+    sections = [training.section(run, target, latents=checkpoint.module.latent_size > 0)]
     sections.append(_sequences(views, target, split))
     tell("sampling from the prior")
     sections.append(samples.section(checkpoint, num_samples, views[0].steps, target, seed))

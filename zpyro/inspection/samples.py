@@ -37,16 +37,17 @@ def section(checkpoint: Checkpoint, count: int, steps: int, folder: Path, seed: 
         steps = max(1, round(SECONDS * data.sample_rate / size))
     elif data.kind == "tokens":
         steps = TEXT_STEPS
+    title = f"Samples from the {'prior' if checkpoint.module.latent_size else 'model'}"
     drawn = sampling.draw(checkpoint, count, steps, seed=seed)
     if data.image_shape is not None:
         parts = [_images(drawn.reshape(count, *data.image_shape), folder)]
     elif data.sample_rate is not None:
         parts = _sounds(drawn, data.sample_rate, folder)
     elif data.kind == "tokens":
-        return Section("samples", "Samples from the prior", (_texts(checkpoint, drawn, folder),))
+        return Section("samples", title, (_texts(checkpoint, drawn, folder),))
     else:
         parts = [_frames(drawn, folder, data.kind)]
-    return Section("samples", "Samples from the prior", (page.grid(parts),))
+    return Section("samples", title, (page.grid(parts),))
 
 
 def _images(images: Array, folder: Path) -> str:

@@ -80,21 +80,21 @@ def _input(view: SequenceView, folder: Path, stem: str) -> str:
 
 
 def _reconstruction(view: SequenceView, folder: Path, stem: str) -> str:
-    path = folder / f"{stem}-reconstruction.png"
+    path = folder / f"{stem}-{view.answer_name}.png"
     drawing.save(figures.reconstruction_figure(view), path, DPI)
     given = "latents drawn from the posterior and the frames before"
     given = given if view.has_latents else "the frames before"
-    caption = f"Input, and its reconstruction: what is expected of every step given {given}."
+    caption = f"Input, and its {view.answer_name}: what is expected of every step given {given}."
     players: list[str] = []
     if view.sample_rate is not None:
         sound = write_sound(
-            view.reconstruction.reshape(-1), view.sample_rate, folder / f"{stem}-reconstruction.wav"
+            view.reconstruction.reshape(-1),
+            view.sample_rate,
+            folder / f"{stem}-{view.answer_name}.wav",
         )
-        players.append(page.player(sound, "Reconstruction"))
+        players.append(page.player(sound, view.answer_name.capitalize()))
     error = float(np.sqrt(np.mean((view.frames - view.reconstruction) ** 2)))
-    alternative = (
-        f"{view.name} beside its reconstruction; the root mean squared difference is {error:.3g}."
-    )
+    alternative = f"{view.name} beside its {view.answer_name}; the root mean squared difference is {error:.3g}."
     return page.figure(path, alternative, caption, players)
 
 
@@ -133,9 +133,9 @@ def _readings(view: SequenceView) -> list[str]:
     given = "the latents and the words before" if view.has_latents else "the words before"
     return [
         f"<p><strong>Input:</strong> {_marked(words, words, joint)}</p>",
-        f"<p><strong>Reconstruction:</strong> {_marked(expected, words, joint)}</p>",
+        f"<p><strong>{view.answer_name.capitalize()}:</strong> {_marked(expected, words, joint)}</p>",
         page.paragraph(
-            f"The reconstruction is the most probable {view.step_name} at every place given "
+            f"The {view.answer_name} is the most probable {view.step_name} at every place given "
             f"{given}; {right} of {view.steps} are those of the input, the others are marked.",
             note=True,
         ),

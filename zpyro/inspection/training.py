@@ -10,16 +10,23 @@ from zpyro.inspection.page import Section
 from zpyro.runs import Run
 
 SHOWN = ("bound", "kl", "log_likelihood", "gradient_norm")
+WITHOUT_LATENTS = ("log_likelihood", "gradient_norm")
 
 
-def section(run: Run, folder: Path) -> Section:
+def section(run: Run, folder: Path, *, latents: bool = True) -> Section:
     """A curve of each metric that the run recorded, written to a folder too.
+
+    Args:
+        run: whose records.
+        folder: where to write.
+        latents: whether the model has any; without them the bound is the log-likelihood.
 
     Raises:
         UserError: if matplotlib is missing or the folder cannot be written.
     """
     records = run.records()
-    shown = [name for name in SHOWN if curves.has(records, curves.METRICS[name])]
+    wanted = SHOWN if latents else WITHOUT_LATENTS
+    shown = [name for name in wanted if curves.has(records, curves.METRICS[name])]
     figures: list[str] = []
     for name in shown:
         path = folder / f"training-{name.replace('_', '-')}.png"

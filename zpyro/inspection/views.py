@@ -85,6 +85,11 @@ class SequenceView:
         return self.z.shape[-1] > 0
 
     @property
+    def answer_name(self) -> str:
+        """What ``reconstruction`` is: without latents it is but a prediction."""
+        return "reconstruction" if self.has_latents else "prediction"
+
+    @property
     def step_name(self) -> str:
         """What one step is: frame, row, pixel, word, character or token."""
         if self.kind == "tokens":
