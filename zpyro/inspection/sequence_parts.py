@@ -94,7 +94,10 @@ def _reconstruction(view: SequenceView, folder: Path, stem: str) -> str:
         )
         players.append(page.player(sound, view.answer_name.capitalize()))
     error = float(np.sqrt(np.mean((view.frames - view.reconstruction) ** 2)))
-    alternative = f"{view.name} beside its {view.answer_name}; the root mean squared difference is {error:.3g}."
+    alternative = (
+        f"{view.name} beside its {view.answer_name}; "
+        f"the root mean squared difference is {error:.3g}."
+    )
     return page.figure(path, alternative, caption, players)
 
 
@@ -129,11 +132,12 @@ def _readings(view: SequenceView) -> list[str]:
     else:
         words, expected = list(view.words), list(view.reconstructed_words)
     joint = "" if view.unit == "character" else " "
+    title = view.answer_name.capitalize()
     right = sum(a == b for a, b in zip(words, expected, strict=True))
     given = "the latents and the words before" if view.has_latents else "the words before"
     return [
         f"<p><strong>Input:</strong> {_marked(words, words, joint)}</p>",
-        f"<p><strong>{view.answer_name.capitalize()}:</strong> {_marked(expected, words, joint)}</p>",
+        f"<p><strong>{title}:</strong> {_marked(expected, words, joint)}</p>",
         page.paragraph(
             f"The {view.answer_name} is the most probable {view.step_name} at every place given "
             f"{given}; {right} of {view.steps} are those of the input, the others are marked.",
