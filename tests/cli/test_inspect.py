@@ -87,6 +87,16 @@ def test_the_table_holds_the_bounds(array_run: Path, tmp_path: Path) -> None:
     assert [view.number for view in report.views] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("used", [0, 1])
+def test_latents_that_are_ignored_are_pointed_out(
+    array_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: int
+) -> None:
+    table = [inspection.scores.Score("latents in use", used, "of 3")]
+    monkeypatch.setattr("zpyro.inspection.report.scores", lambda *_, **__: table)
+    report = inspection.inspect(array_run, out=tmp_path, sequences=("0",), num_samples=1)
+    assert ("No latent is in use" in text_of(report.page)) == (used == 0)
+
+
 def test_text_is_read(zpyro: Zpyro, tmp_path: Path) -> None:
     lines = write_lines(tmp_path / "notes.txt", 60)
     run = train(zpyro, "text", lines, tmp_path / "run")

@@ -13,12 +13,17 @@ from zpyro.config import write_config
 from zpyro.errors import UserError
 from zpyro.inspection import choosing, page, samples, training
 from zpyro.inspection.page import Section
-from zpyro.inspection.scores import Score, scores
+from zpyro.inspection.scores import IN_USE, Score, scores
 from zpyro.inspection.sequence_parts import sequence_parts
 from zpyro.inspection.views import SequenceView, view
 from zpyro.runs import Run, open_run
 
 PAGE = "report.html"
+
+IGNORED = (
+    "No latent is in use: the decoder does without them. Training on may change that; so may an "
+    "auxiliary weight, a KL weight that starts low, free bits or word dropout."
+)
 
 OnStage = Callable[[str], None]
 """Told what is being done now."""
@@ -161,10 +166,11 @@ def _bounds(table: Sequence[Score], split: str, count: int, whole: int) -> Secti
     ]
     caption = f"On {which} sequences of the {split} split; ± is the standard error over sequences."
     header = ("quantity, unit", "value#", "error#")
-    note = page.paragraph(
-        "No weight of the training objective enters: these are pure bounds.", note=True
-    )
-    return Section("bounds", "Bounds", (page.table(caption, header, rows), note))
+    parts = [page.table(caption, header, rows)]
+    if any(score.label == IN_USE and score.value == 0 for score in table):
+        parts.append(page.paragraph(IGNORED))
+    pure = "No weight of the training objective enters: these are pure bounds."
+    return Section("bounds", "Bounds", (*parts, page.paragraph(pure, note=True)))
 
 
 def _sequences(views: Sequence[SequenceView], folder: Path, split: str) -> Section:

@@ -11,6 +11,7 @@ from zpyro.checkpoint import Checkpoint
 from zpyro.datasets.sequences import Sequences
 from zpyro.runs import Run
 
+IN_USE = "latents in use"
 BASELINES = {
     "gaussian": "baseline: diagonal Gaussian",
     "linear": "baseline: linear predictor",
@@ -76,7 +77,7 @@ def scores(
         table += [
             Score("log-likelihood given latents", result.log_likelihood, nats),
             Score("KL of posterior from prior", result.kl, nats),
-            Score("latents in use", result.active_units, f"of {module.latent_size}"),
+            Score(IN_USE, result.active_units, f"of {module.latent_size}"),
         ]
     per_step = "nats/token" if sequences.kind == "tokens" else "nats/frame"
     table.append(
