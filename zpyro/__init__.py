@@ -1,6 +1,7 @@
 """Stochastic recurrent networks with Z-Forcing, as Pyro models and guides."""
 
 from zpyro import datasets, likelihoods, models, schedules
+from zpyro.decoding import Decoded, decode, reconstruct
 from zpyro.elbo import ObjectiveTerms, ZForcingELBO
 from zpyro.errors import UserError
 from zpyro.models import SequenceModel, ZForcing
@@ -10,6 +11,7 @@ from zpyro.terms import SequenceTerms, sequence_terms
 __version__ = "0.1.0"
 
 __all__ = [
+    "Decoded",
     "MultiSampleELBO",
     "ObjectiveTerms",
     "SequenceModel",
@@ -18,8 +20,10 @@ __all__ = [
     "ZForcing",
     "ZForcingELBO",
     "datasets",
+    "decode",
     "likelihoods",
     "models",
+    "reconstruct",
     "schedules",
     "sequence_terms",
 ]
