@@ -92,7 +92,7 @@ def test_the_page_is_complete_and_readable(
     assert all(each["there"] and each["alt"] for each in pictures)
 
     sounds: list[dict[str, Any]] = page.evaluate(SOUNDS)
-    assert [each["error"] for each in sounds] == [None] * 8
+    assert [each["error"] for each in sounds] == [None] * 10
     assert all(each["label"] for each in sounds)
     seconds = sorted(each["seconds"] for each in sounds)
     files = sorted(soundfile.info(each).duration for each in report.folder.glob("*.wav"))

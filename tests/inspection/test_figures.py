@@ -168,17 +168,28 @@ def test_all_latents_over_time() -> None:
 
 
 def test_reconstruction_beside_input() -> None:
+    titles = ["input", "reconstruction", "latents alone"]
     found = view(*runs.audio(), 0)
-    axes = reconstruction_figure(found).axes
-    assert [axes[0].get_title(), axes[2].get_title()] == ["input", "reconstruction"]
-    assert_allclose(axes[0].lines[0].get_ydata(), found.frames.reshape(-1))
-    assert_allclose(axes[2].lines[0].get_ydata(), found.reconstruction.reshape(-1))
-    assert labels([axes[2], axes[3]]) == [("", "amplitude"), ("time, s", "kHz")]
-    for pixels in (False, True):
-        found = view(*runs.images(pixels), 0)
-        left, right = reconstruction_figure(found).axes
-        assert_allclose(image(left), found.frames.reshape(4, 6))
-        assert_allclose(image(right), found.reconstruction.reshape(4, 6))
+    waves, spectrograms = (reconstruction_figure(found).axes[first::2] for first in (0, 1))
+    shown = [found.frames, *(frames for _, frames in found.answers)]
+    assert [axes.get_title() for axes in waves] == titles
+    for axes, frames in zip(waves, shown, strict=True):
+        assert_allclose(axes.lines[0].get_ydata(), frames.reshape(-1))
+    assert {axes.get_ylabel() for axes in waves} == {"amplitude"}
+    assert {axes.get_ylabel() for axes in spectrograms} == {"kHz"}
+    assert spectrograms[-1].get_xlabel() == "time, s"
+    for make in (lambda: runs.images(False), lambda: runs.images(True)):
+        found = view(*make(), 0)
+        panels = reconstruction_figure(found).axes
+        shown = [found.frames, *(frames for _, frames in found.answers)]
+        assert [axes.get_title() for axes in panels] == titles
+        for axes, frames in zip(panels, shown, strict=True):
+            assert_allclose(image(axes), frames.reshape(4, 6))
+    found = view(*runs.frames(), 0)
+    panels = [axes for axes in reconstruction_figure(found).axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == titles
+    assert_allclose(image(panels[2]), found.answers[1][1].T)
+    assert panels[2].get_xlabel() == "frame"
 
 
 @pytest.mark.parametrize("make", [runs.frames, runs.audio, runs.text])

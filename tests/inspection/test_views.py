@@ -72,12 +72,29 @@ def test_frames_are_on_the_scale_of_the_raw_data() -> None:
     assert (found.step_name, found.time_label) == ("frame", "time, s")
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_reconstruction_and_what_the_latents_alone_give(name: str) -> None:
+    checkpoint, sequences = CASES[name]()
+    found = view(checkpoint, sequences, 1, seed=3)
+    batch = sequences[[1]].batch()
+    scale = sequences.normalization
+    given = zpyro.reconstruct(checkpoint.module, batch, seed=3)
+    assert_allclose(
+        found.reconstruction, scale.invert(given.mean[0, 0].numpy()), rtol=1e-4, atol=1e-5
+    )
+    free = zpyro.decode(checkpoint.module, given.z[0], start=batch.start, use_mean=True)
+    assert found.from_latents is not None
+    assert_allclose(found.from_latents, scale.invert(free.mean[0].numpy()), rtol=1e-4, atol=1e-5)
+    assert [title for title, _ in found.answers] == ["reconstruction", "latents alone"]
+
+
 def test_words_are_read_from_the_vocabulary() -> None:
     checkpoint, sequences = runs.text()
     found = view(checkpoint, sequences, 0)
     assert found.words == tuple(runs.WORDS.words[token] for token in sequences.values[0])
     assert found.reconstructed_words is not None
-    assert len(found.reconstructed_words) == found.steps
+    assert found.words_from_latents is not None
+    assert len(found.reconstructed_words) == len(found.words_from_latents) == found.steps
     assert found.step_name == "word"
     assert view(*runs.text(words=None), 0).step_name == "token"
 
@@ -96,5 +113,6 @@ def test_a_model_without_latents_shows_what_there_is() -> None:
     assert not found.has_latents
     assert found.z.shape == (1, found.steps, 0)
     assert not found.kl.any()
+    assert [title for title, _ in found.answers] == ["prediction"]
     expected = evaluate(checkpoint.module, sequences[[0]]).elbo
     assert found.log_likelihood.sum() == pytest.approx(expected, rel=1e-5)

@@ -178,33 +178,36 @@ def _short(word: str) -> str:
 
 
 def reconstruction_figure(view: SequenceView) -> Figure:
-    """What went in above, or beside, what the model expects given the latents.
+    """What went in above, or beside, what the model makes of it: see ``SequenceView.answers``.
 
     Raises:
         UserError: if matplotlib is missing.
         ValueError: for tokens, which are better read than looked at.
     """
-    both = (("input", view.frames), (view.answer_name, view.reconstruction))
+    shown = [("input", view.frames), *view.answers]
     if view.kind == "tokens":
         raise ValueError("tokens have no picture of a reconstruction")
     if view.image_shape is not None:
         rows, columns = view.image_shape
-        height = (WIDTH - 0.6) / 2 * rows / columns + 0.7
+        height = (WIDTH - 0.6) / len(shown) * rows / columns + 0.7
         figure = drawing.new_figure(WIDTH, height, "compressed")
-        for axes, (title, frames) in zip(figure.subplots(1, 2, sharey=True), both, strict=True):
+        panels = figure.subplots(1, len(shown), sharey=True)
+        for axes, (title, frames) in zip(panels, shown, strict=True):
             draw_image(axes, view, frames)
-            axes.set(title=title)
-        figure.axes[1].set(ylabel="")
+            axes.set_title(title, fontsize=10)
+            axes.label_outer()
         return figure
-    rate = view.sample_rate
-    figure = drawing.new_figure(WIDTH, 3.2 if rate is None else 5.0)
-    if rate is None:
-        for axes, (title, frames) in zip(figure.subplots(2, 1, sharex=True), both, strict=True):
-            draw_signal(axes, view, frames)
-            axes.set(title=title)
-        figure.axes[1].set(xlabel=view.time_label)
+    if view.sample_rate is not None:
+        figure = drawing.new_figure(WIDTH, 2.5 * len(shown))
+        sounds = [(title, frames.reshape(-1)) for title, frames in shown]
+        draw_sounds(figure, sounds, view.sample_rate)
         return figure
-    draw_sounds(figure, [(title, frames.reshape(-1)) for title, frames in both], rate)
+    figure = drawing.new_figure(WIDTH, 1.6 * len(shown))
+    panels = figure.subplots(len(shown), 1, sharex=True)
+    for axes, (title, frames) in zip(panels, shown, strict=True):
+        draw_signal(axes, view, frames)
+        axes.set_title(title, fontsize=10)
+    panels[-1].set(xlabel=view.time_label)
     return figure
 
 

@@ -82,23 +82,30 @@ def _input(view: SequenceView, folder: Path, stem: str) -> str:
 def _reconstruction(view: SequenceView, folder: Path, stem: str) -> str:
     path = folder / f"{stem}-{view.answer_name}.png"
     drawing.save(figures.reconstruction_figure(view), path, DPI)
-    given = "latents drawn from the posterior and the frames before"
-    given = given if view.has_latents else "the frames before"
-    caption = f"Input, and its {view.answer_name}: what is expected of every step given {given}."
     players: list[str] = []
     if view.sample_rate is not None:
-        sound = write_sound(
-            view.reconstruction.reshape(-1),
-            view.sample_rate,
-            folder / f"{stem}-{view.answer_name}.wav",
-        )
-        players.append(page.player(sound, view.answer_name.capitalize()))
+        for name, frames in view.answers:
+            sound = folder / f"{stem}-{slug(name)}.wav"
+            write_sound(frames.reshape(-1), view.sample_rate, sound)
+            players.append(page.player(sound, name.capitalize()))
     error = float(np.sqrt(np.mean((view.frames - view.reconstruction) ** 2)))
     alternative = (
         f"{view.name} beside its {view.answer_name}; "
         f"the root mean squared difference is {error:.3g}."
     )
-    return page.figure(path, alternative, caption, players)
+    return page.figure(path, alternative, _explained(view), players)
+
+
+def _explained(view: SequenceView) -> str:
+    """What the answers of the model are."""
+    expected = "the most probable" if view.kind == "tokens" else "the expected"
+    if not view.has_latents:
+        return f"Prediction: {expected} {view.step_name} given those before it."
+    return (
+        f"Reconstruction: {expected} {view.step_name} given latents drawn from the posterior and "
+        f"the true {view.step_name}s before it. Latents alone: the same latents, the model fed its "
+        f"own {view.step_name}s; more than what is usual is right there only where the latents hold it."
+    )
 
 
 def _latents(view: SequenceView, folder: Path, stem: str) -> list[str]:
@@ -125,25 +132,21 @@ def _latents(view: SequenceView, folder: Path, stem: str) -> list[str]:
 
 
 def _readings(view: SequenceView) -> list[str]:
-    """Input and reconstruction to read, words that differ marked."""
-    if view.words is None or view.reconstructed_words is None:
-        words = [str(int(token)) for token in view.frames]
-        expected = [str(int(token)) for token in view.reconstruction]
+    """Input and what the model makes of it to read, words that differ marked."""
+    answers = [tokens for _, tokens in view.answers]
+    if view.words is None:
+        words, *read = ([str(int(token)) for token in part] for part in (view.frames, *answers))
     else:
-        words, expected = list(view.words), list(view.reconstructed_words)
+        words = list(view.words)
+        found = (view.reconstructed_words, view.words_from_latents)
+        read = [list(part) for part in found if part is not None]
     joint = "" if view.unit == "character" else " "
-    title = view.answer_name.capitalize()
-    right = sum(a == b for a, b in zip(words, expected, strict=True))
-    given = "the latents and the words before" if view.has_latents else "the words before"
-    return [
-        f"<p><strong>Input:</strong> {_marked(words, words, joint)}</p>",
-        f"<p><strong>{title}:</strong> {_marked(expected, words, joint)}</p>",
-        page.paragraph(
-            f"The {view.answer_name} is the most probable {view.step_name} at every place given "
-            f"{given}; {right} of {view.steps} are those of the input, the others are marked.",
-            note=True,
-        ),
-    ]
+    parts = [f"<p><strong>Input:</strong> {_marked(words, words, joint)}</p>"]
+    for (name, _), answer in zip(view.answers, read, strict=True):
+        right = sum(a == b for a, b in zip(words, answer, strict=True))
+        title = f"{name.capitalize()} ({right} of {view.steps} right):"
+        parts.append(f"<p><strong>{title}</strong> {_marked(answer, words, joint)}</p>")
+    return [*parts, page.paragraph(f"{_explained(view)} Those that differ are marked.", note=True)]
 
 
 def _marked(words: Sequence[str], others: Sequence[str], joint: str) -> str:

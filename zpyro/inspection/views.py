@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from zpyro.checkpoint import Checkpoint
 from zpyro.datasets.sequences import Batch, Sequences
 from zpyro.datasets.vocabulary import Vocabulary
+from zpyro.decoding import decode
 from zpyro.evaluation import in_type_of
 from zpyro.models import SequenceModel
 from zpyro.networks import gaussian_kl
@@ -19,6 +20,8 @@ from zpyro.sampling import raw
 from zpyro.seeding import named_noise
 
 Array = NDArray[Any]
+
+ALONE = "latents alone"
 
 LATENT_ARRAYS = ("z", "prior_loc", "prior_scale", "posterior_loc", "posterior_scale")
 
@@ -40,6 +43,8 @@ class SequenceView:
         frames: on the scale of the raw data, (T, D), or tokens (T,).
         reconstruction: the expected frame given a path of latents drawn from the posterior and the
             frames before it, like ``frames``; of tokens the most probable one.
+        from_latents: the expected frames when the model runs freely along the first draw of the
+            latents, fed its own expected frames in place of the true ones; None without latents.
         log_likelihood: log p(x_t | h_t), mean over draws, (T,).
         kl: KL(q_t || p_t), mean over draws, (T,).
         z: draws from the posterior, (S, T, Z).
@@ -50,6 +55,7 @@ class SequenceView:
         whole_length: steps of the whole sequence; more than T where it was cut.
         words: of the tokens, or None.
         reconstructed_words: of the reconstruction, or None.
+        words_from_latents: of ``from_latents``, or None.
         sample_rate: samples a second of audio, else None.
         image_shape: rows and columns where the sequence is a picture, else None.
         unit: what a token is: "word", "character", or "token" where there is no vocabulary.
@@ -60,6 +66,7 @@ class SequenceView:
     kind: str
     frames: Array
     reconstruction: Array
+    from_latents: Array | None
     log_likelihood: Array
     kl: Array
     z: Array
@@ -70,6 +77,7 @@ class SequenceView:
     whole_length: int
     words: tuple[str, ...] | None = None
     reconstructed_words: tuple[str, ...] | None = None
+    words_from_latents: tuple[str, ...] | None = None
     sample_rate: int | None = None
     image_shape: tuple[int, int] | None = None
     unit: str = "token"
@@ -88,6 +96,12 @@ class SequenceView:
     def answer_name(self) -> str:
         """What ``reconstruction`` is: without latents it is but a prediction."""
         return "reconstruction" if self.has_latents else "prediction"
+
+    @property
+    def answers(self) -> list[tuple[str, Array]]:
+        """What the model makes of the sequence, by name, each like ``frames``."""
+        found = [(self.answer_name, self.reconstruction)]
+        return found if self.from_latents is None else [*found, (ALONE, self.from_latents)]
 
     @property
     def step_name(self) -> str:
@@ -144,18 +158,21 @@ def view(
     paths = _paths(checkpoint.module, batch, draws, seed)
     frames = raw(checkpoint, batch.x[0].numpy())
     reconstruction = raw(checkpoint, paths["mean"][0])
+    from_latents = _from_latents(checkpoint, batch, paths["z"][0], seed)
     return SequenceView(
         name=str(one.names[0]),
         number=number,
         kind=one.kind,
         frames=frames,
         reconstruction=reconstruction,
+        from_latents=from_latents,
         log_likelihood=paths["log_likelihood"].mean(0),
         kl=paths["kl"].mean(0),
         **{name: paths[name] for name in LATENT_ARRAYS},
         whole_length=whole,
         words=_words(checkpoint.vocabulary, frames),
         reconstructed_words=_words(checkpoint.vocabulary, reconstruction),
+        words_from_latents=_words(checkpoint.vocabulary, from_latents),
         sample_rate=one.sample_rate,
         image_shape=one.image_shape if steps == whole else None,
         unit="token" if checkpoint.vocabulary is None else checkpoint.vocabulary.unit,
@@ -191,7 +208,16 @@ def _paths(module: SequenceModel, batch: Batch, draws: int, seed: int) -> dict[s
     return {name: value[:, :, 0].transpose(0, 1).cpu().numpy() for name, value in found.items()}
 
 
-def _words(vocabulary: Vocabulary | None, tokens: Array) -> tuple[str, ...] | None:
-    if vocabulary is None:
+def _from_latents(checkpoint: Checkpoint, batch: Batch, z: Array, seed: int) -> Array | None:
+    """The expected frames (T, D) of a model that runs freely along latents (T, Z)."""
+    if z.shape[-1] == 0:
+        return None
+    latents = torch.from_numpy(z).unsqueeze(0)
+    decoded = decode(checkpoint.module, latents, start=batch.start, seed=seed, use_mean=True)
+    return raw(checkpoint, decoded.mean[0].cpu().numpy())
+
+
+def _words(vocabulary: Vocabulary | None, tokens: Array | None) -> tuple[str, ...] | None:
+    if vocabulary is None or tokens is None:
         return None
     return tuple(vocabulary.words[int(token)] for token in tokens)
