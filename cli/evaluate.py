@@ -8,7 +8,7 @@ import math
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,7 +27,16 @@ LABELS = {
     "log_likelihood": ("log-likelihood", "nats/sequence"),
     "kl": ("KL", "nats/sequence"),
     "perplexity": ("perplexity", "a token, from the bound, ends counted"),
+    "iwae": ("importance-weighted bound", "nats/sequence"),
+    "iwae_stderr": ("  its standard error", "nats/sequence"),
+    "smc": ("particle-filter bound", "nats/sequence"),
+    "smc_stderr": ("  its standard error", "nats/sequence"),
+    "stderr": ("  of it from the draws alone", "nats/sequence"),
+    "bound_perplexity": ("  its perplexity", "a token"),
+    "particles": ("  paths a sequence", ""),
+    "ess": ("  effective paths", ""),
     "active_units": ("latents in use", ""),
+    "mutual_information": ("information between latents and frames", "nats/frame"),
     "sequences": ("sequences", ""),
     "frames": ("frames", ""),
     "baseline_gaussian": ("baseline: diagonal Gaussian", "nats/sequence"),
@@ -51,6 +60,20 @@ LABELS = {
     type=click.Choice(["train", "valid", "test", "all"]),
     help="Which sequences.  [default: test; with --data all]",
 )
+@click.option(
+    "--bound",
+    default="elbo",
+    show_default=True,
+    type=click.Choice(["elbo", "iwae", "smc"]),
+    help="A tighter bound beside the plain one: importance-weighted, or by a particle filter.",
+)
+@click.option(
+    "--particles",
+    default=25,
+    show_default=True,
+    type=click.IntRange(1, 100_000),
+    help="Paths a sequence, for iwae and smc.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1, 1 << 20))
 @click.option(
@@ -68,6 +91,8 @@ def command(
     run: Path,
     data: Path | None,
     split: str | None,
+    bound: str,
+    particles: int,
     as_json: bool,
     batch_size: int,
     which: str,
@@ -85,6 +110,7 @@ def command(
     \b
     Example:
       zpyro evaluate runs/digits --split test --json
+      zpyro evaluate runs/digits --bound iwae --particles 100
     """
     from zpyro import evaluation, runs
     from zpyro.allocation import keep_freed_memory
@@ -99,7 +125,19 @@ def command(
             checkpoint.module, sequences, batch_size=batch_size, seed=seed, on_batch=on_batch
         )
     evaluation.check_finite(result)
-    values = {**_values(result, sequences.kind), **_baselines(opened, checkpoint, sequences)}
+    values = _values(result, sequences.kind)
+    if bound != "elbo":
+        with _progress() as on_batch:
+            values |= _tighter(
+                bound,
+                checkpoint,
+                sequences,
+                particles=particles,
+                batch_size=batch_size,
+                seed=seed,
+                on_batch=on_batch,
+            )
+    values |= _baselines(opened, checkpoint, sequences)
     if as_json:
         click.echo(json.dumps(values))
     else:
@@ -180,6 +218,7 @@ def _values(result: Evaluation, kind: str) -> dict[str, float | int | None]:
         "kl",
         "log_likelihood",
         "active_units",
+        "mutual_information",
         "sequences",
         "frames",
     )
@@ -187,6 +226,27 @@ def _values(result: Evaluation, kind: str) -> dict[str, float | int | None]:
     # JSON knows no infinity, which a bound far off may lead to.
     known = kind == "tokens" and math.isfinite(result.perplexity)
     return {**values, "perplexity": result.perplexity if known else None}
+
+
+def _tighter(
+    bound: str, checkpoint: Checkpoint, sequences: Sequences, **settings: Any
+) -> dict[str, float | int | None]:
+    """The bound by importance weights or by a particle filter, by the keys of the JSON object."""
+    from zpyro import evaluation
+
+    score = evaluation.iwae if bound == "iwae" else evaluation.smc
+    result = score(checkpoint.module, sequences, **settings)
+    nats = float(getattr(result, bound))
+    tokens = sequences.kind == "tokens"
+    total = nats * len(sequences)
+    return {
+        bound: nats,
+        f"{bound}_stderr": result.stderr,
+        "particles": result.particles,
+        "stderr": result.monte_carlo_stderr,
+        "ess": result.effective_paths,
+        "bound_perplexity": evaluation.perplexity(total, sequences.num_frames) if tokens else None,
+    }
 
 
 def _baselines(
@@ -215,9 +275,9 @@ def _print(values: dict[str, float | int | None], title: str) -> None:
 
     table = Table(title=title, title_justify="left", show_header=False)
     for key, (label, unit) in LABELS.items():
-        value = values[key]
+        value = values.get(key)
         if value is None:
-            # A baseline for data of another kind.
+            # A baseline for data of another kind, a bound that was not asked for.
             continue
         shown = f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
         table.add_row(label, shown, unit)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .common import say
+
+if TYPE_CHECKING:
+    from zpyro.models import ZForcing
 
 
 @click.command("import-reference")
@@ -34,7 +37,7 @@ def command(
     Example:
       zpyro import-reference model_best.pt runs/published --dataset wav --sample-rate 16000
     """
-    from zpyro import checkpoint, config, datasets, interop, runs
+    from zpyro import checkpoint, config, datasets, runs
     from zpyro.checkpoint import Checkpoint, DataFacts
     from zpyro.errors import UserError
 
@@ -42,8 +45,7 @@ def command(
         raise UserError(f"--scale is {scale}; give a number above 0")
     entry = datasets.entry(dataset)
     runs.check_free(run)
-    state = _read(old)
-    module = interop.from_reference(state).eval()
+    state, module = _converted(old)
     model = _model_config(state, module.likelihood.name)
     tokens = module.likelihood.discrete_tokens
     kind = "tokens" if tokens else "audio" if sample_rate else "frames"
@@ -58,30 +60,23 @@ def command(
     say(f"{run}: {sum(p.numel() for p in module.parameters()):,} weights imported")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The dictionary of a file of the published code; nothing but tensors and plain values."""
-    import pickle
-
-    import torch
-
+def _converted(path: Path) -> tuple[dict[str, Any], ZForcing]:
+    """The dictionary of a file of the published code, and the model that it makes."""
+    from zpyro import interop, torch_files
     from zpyro.errors import UserError
 
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path}: is no file of plain tensors with weights_only=True; "
-            "take the dictionary that the published code saves"
-        ) from error
+    state = torch_files.read(path)
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds no dictionary, as the published code saves it")
-    return state
+    try:
+        return state, interop.from_reference(state).eval()
+    except UserError as error:
+        raise UserError(f"{path}: {str(error).removeprefix('reference checkpoint: ')}") from error
 
 
 def _model_config(state: dict[str, Any], likelihood: str) -> Any:
     from zpyro.config import ModelConfig
+    from zpyro.interop import reference_settings
 
     return ModelConfig(
         likelihood=likelihood,
@@ -90,9 +85,6 @@ def _model_config(state: dict[str, Any], likelihood: str) -> Any:
         embedding_size=state["emb_dim"],
         mlp_size=state["mlp_dim"],
         backward_layers=state["nlayers"],
-        conditional_layer_norm=bool(state["cond_ln"]),
-        forced_auxiliary=bool(state["z_force"]),
-        squared_error_auxiliary=bool(state.get("use_l2", False)),
-        embedding_dropout=float(state.get("emb_dropout", 0.0)),
         log_variance_bounds=None,
+        **reference_settings(state),
     )

@@ -50,7 +50,7 @@ from .common import say
     default=10,
     show_default=True,
     type=click.IntRange(1, 100_000),
-    help="Of the importance-weighted bound; 1 leaves it out.",
+    help="Of the importance-weighted and the particle-filter bound; 1 leaves them out.",
 )
 @click.option(
     "--scored",

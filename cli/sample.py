@@ -133,7 +133,7 @@ def _read_prefix(path: Path, checkpoint: Checkpoint) -> np.ndarray:
     """Raw frames (P, D) or tokens (P,) of a file."""
     import numpy as np
 
-    from zpyro.datasets import audio, text_files
+    from zpyro.datasets import audio, npz, text_files
     from zpyro.errors import UserError
 
     rate = checkpoint.data.sample_rate
@@ -144,13 +144,17 @@ def _read_prefix(path: Path, checkpoint: Checkpoint) -> np.ndarray:
         words = checkpoint.vocabulary.split(text_files.read_text(path).strip())
         return checkpoint.vocabulary.encode(words)
     try:
-        values = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, EOFError) as error:
+        values = npz.load_plain(path)
+    except npz.DAMAGED as error:
+        if isinstance(error, UserError):
+            raise
+        if isinstance(error, OSError):
+            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
         raise UserError(f"{path}: is no .npy array; save one with numpy.save") from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
         raise UserError(f"{path}: is no .npy array of numbers; save one with numpy.save")
+    if not values.size:
+        raise UserError(f"{path}: has shape {values.shape}, it is empty; take another prefix")
     if not np.isfinite(values).all():
         raise UserError(f"{path}: has values that are not finite; mend them")
     return values

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +39,9 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=int, help="Stop after so many passes over the data in all.")
 @click.option("--max-minutes", type=float, help="Stop after so many minutes in all.")
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run directory.")
+@click.option(
+    "--detect-anomaly", is_flag=True, help="Stop at the first NaN or infinity and name it; slow."
+)
 def command(
     dataset: str | None,
     data: Path | None,
@@ -47,6 +49,7 @@ def command(
     assignments: tuple[str, ...],
     out: Path | None,
     resume: Path | None,
+    detect_anomaly: bool,
     **options: Any,
 ) -> None:
     """Train a model and leave a run directory.
@@ -59,7 +62,7 @@ def command(
     """
     given = {f"train.{name}": value for name, value in options.items() if value is not None}
     if resume is None:
-        outcome, run = _start(dataset, data, preset, assignments, out, given)
+        outcome, run = _start(dataset, data, preset, assignments, out, given, detect_anomaly)
     else:
         from zpyro.errors import UserError
 
@@ -68,7 +71,7 @@ def command(
                 "--resume takes the run's own settings; leave out --dataset, --preset, --set, "
                 "--out and --seed"
             )
-        outcome, run = _resume(resume, data, given)
+        outcome, run = _resume(resume, data, given, detect_anomaly)
     _say_how_it_ended(outcome, run)
 
 
@@ -79,6 +82,7 @@ def _start(
     assignments: tuple[str, ...],
     out: Path | None,
     given: dict[str, object],
+    detect_anomaly: bool,
 ) -> tuple[Outcome, Run]:
     from zpyro import config, datasets, runs
     from zpyro.building import build_likelihood, choose_device, fitted
@@ -106,38 +110,53 @@ def _start(
     loaded = load_data(settled)
     likelihood = build_likelihood(settled.model, loaded.likelihood, loaded.frame_size)
     settled = replace(settled, model=replace(settled.model, likelihood=likelihood.name))
-    return _begin(settled, loaded, lambda: runs.create(out, settled))
+    module = _fresh(settled, loaded)
+    # Once nothing else can go wrong.
+    run = runs.create(out, settled)
+    with run.locked():
+        return _begin(module, settled, loaded, run, detect_anomaly), run
 
 
-def _resume(folder: Path, data: Path | None, given: dict[str, object]) -> tuple[Outcome, Run]:
+def _resume(
+    folder: Path, data: Path | None, given: dict[str, object], detect_anomaly: bool
+) -> tuple[Outcome, Run]:
     from zpyro import config, files, runs
     from zpyro.building import choose_device
 
     run = runs.open_run(folder)
-    settled = config.with_options(run.config(), _with_limits(given))
-    if data is not None:
-        settled = replace(settled, data_folder=str(data.absolute()))
-    device = choose_device(settled.train.device)
-    # A training killed before its first checkpoint has nothing to lose: it begins again.
-    module = run.load("last", device).module if run.has("last") else None
-    loaded = load_data(settled)
-    files.replace_file(folder / runs.CONFIG, config.write_config(settled))
-    if module is None:
-        return _begin(settled, loaded, lambda: run)
-    return _fit(module, loaded, settled, run, resume=True)
+    with run.locked():
+        settled = config.with_options(run.config(), _with_limits(given))
+        if data is not None:
+            settled = replace(settled, data_folder=str(data.absolute()))
+        device = choose_device(settled.train.device)
+        damage = run.recover()
+        if damage is not None:
+            say(f"warning: {damage}")
+        # A training killed before its first checkpoint has nothing to lose: it begins again.
+        module = run.load("last", device).module if run.has("last") else None
+        loaded = load_data(settled)
+        files.replace_file(folder / runs.CONFIG, config.write_config(settled))
+        if module is None:
+            return _begin(_fresh(settled, loaded), settled, loaded, run, detect_anomaly), run
+        return _fit(module, loaded, settled, run, detect_anomaly, resume=True), run
 
 
-def _begin(settled: Config, data: Dataset, make_run: Callable[[], Run]) -> tuple[Outcome, Run]:
-    """Train from the start; the run directory is made once nothing else can go wrong."""
+def _fresh(settled: Config, data: Dataset) -> SequenceModel:
+    """The model to begin with."""
     from zpyro.building import build_likelihood, build_model, choose_device
     from zpyro.seeding import seed_everything
 
     likelihood = build_likelihood(settled.model, data.likelihood, data.frame_size)
     seed_everything(settled.train.seed)
-    module = build_model(settled.model, likelihood).to(choose_device(settled.train.device))
-    run = make_run()
+    return build_model(settled.model, likelihood).to(choose_device(settled.train.device))
+
+
+def _begin(
+    module: SequenceModel, settled: Config, data: Dataset, run: Run, detect_anomaly: bool
+) -> Outcome:
+    """Train from the start."""
     run.write_baselines(data.train, data.frame_size)
-    return _fit(module, data, settled, run, resume=False)
+    return _fit(module, data, settled, run, detect_anomaly, resume=False)
 
 
 def _with_limits(given: dict[str, object]) -> dict[str, object]:
@@ -149,8 +168,14 @@ def _with_limits(given: dict[str, object]) -> dict[str, object]:
 
 
 def _fit(
-    module: SequenceModel, data: Dataset, settled: Config, run: Run, *, resume: bool
-) -> tuple[Outcome, Run]:
+    module: SequenceModel,
+    data: Dataset,
+    settled: Config,
+    run: Run,
+    detect_anomaly: bool,
+    *,
+    resume: bool,
+) -> Outcome:
     from zpyro.allocation import keep_freed_memory
     from zpyro.reporting import for_console
     from zpyro.training import fit
@@ -163,8 +188,15 @@ def _fit(
         f"{settled.model.name} with {weights:,} weights on {device}; "
         f"run directory {run.folder}"
     )
-    reporter = for_console(console())
-    return fit(module, data, settled, run=run, resume=resume, reporter=reporter), run
+    return fit(
+        module,
+        data,
+        settled,
+        run=run,
+        resume=resume,
+        reporter=for_console(console()),
+        detect_anomaly=detect_anomaly,
+    )
 
 
 def _say_how_it_ended(outcome: Outcome, run: Run) -> None:

@@ -6,6 +6,7 @@ from zpyro.elbo import ObjectiveTerms, ZForcingELBO
 from zpyro.errors import UserError
 from zpyro.models import SequenceModel, ZForcing
 from zpyro.multisample import MultiSampleELBO
+from zpyro.posteriors import Posterior, posterior
 from zpyro.terms import SequenceTerms, sequence_terms
 
 __version__ = "0.1.0"
@@ -14,6 +15,7 @@ __all__ = [
     "Decoded",
     "MultiSampleELBO",
     "ObjectiveTerms",
+    "Posterior",
     "SequenceModel",
     "SequenceTerms",
     "UserError",
@@ -23,6 +25,7 @@ __all__ = [
     "decode",
     "likelihoods",
     "models",
+    "posterior",
     "reconstruct",
     "schedules",
     "sequence_terms",

@@ -5,6 +5,7 @@
     vocabulary.json     the words behind the tokens; only of models of text
     state.pt            optimiser, position and random states; plain, loaded with weights_only=True
     meta.json           versions, model and likelihood settings, data, metrics, sha256 of the others
+                        and of itself
 
 Nothing in it is unpickled, and everything is checked against what ``meta.json`` declares before
 memory is taken for it.
@@ -13,7 +14,7 @@ memory is taken for it.
 from __future__ import annotations
 
 import json
-import pickle
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,24 +25,26 @@ import torch
 from torch import Tensor
 
 import zpyro
-from zpyro import files, likelihoods, settings, tensor_files
+from zpyro import files, likelihoods, manifest, settings, tensor_files, torch_files
 from zpyro.building import build_model
 from zpyro.config import ModelConfig
 from zpyro.datasets import vocabulary as vocabularies
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
 from zpyro.likelihoods import Likelihood
+from zpyro.manifest import META
 from zpyro.models import SequenceModel
 
 if TYPE_CHECKING:
     from zpyro.datasets.sequences import Dataset, Sequences
 
-FORMAT = 1
-MODEL, START, STATE, META = "model.safetensors", "start.safetensors", "state.pt", "meta.json"
+MODEL, START, STATE = "model.safetensors", "start.safetensors", "state.pt"
 VOCABULARY = "vocabulary.json"
 START_FRAMES = 64
 
-_LARGEST_META = 1 << 20
+KINDS = ("audio", "frames", "binary", "tokens")
+
+_LARGEST_COUNT = 1 << 24
 _TYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -64,6 +67,15 @@ class DataFacts:
     mean: float
     scale: float
     image_shape: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"data.kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
+        if not (math.isfinite(self.mean) and math.isfinite(self.scale) and self.scale > 0):
+            raise UserError(f"data are (raw - {self.mean}) / {self.scale}, which is no scale")
+        positive = [self.sample_rate or 1, *(self.image_shape or ())]
+        if min(positive) < 1 or max(positive) > _LARGEST_COUNT:
+            raise UserError("data.sample_rate or data.image_shape is no size; take another file")
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,10 +154,9 @@ def save(
             tensor_files.write(place / START, {"start": checkpoint.start[:START_FRAMES]})
         if checkpoint.vocabulary is not None:
             vocabularies.write(place / VOCABULARY, checkpoint.vocabulary)
-        with (place / STATE).open("wb") as file:
-            torch.save(dict(state or {}), file)
+        torch_files.write(place / STATE, dict(state or {}))
         sums = {file.name: files.checksum(file) for file in sorted(place.iterdir())}
-        text = json.dumps(_meta(checkpoint, sums), indent=2, allow_nan=False)
+        text = json.dumps(manifest.signed(_meta(checkpoint, sums)), indent=2, allow_nan=False)
         (place / META).write_text(text + "\n", encoding="utf-8")
 
     files.replace_folder(folder, fill, keep_previous=keep_previous)
@@ -159,20 +170,20 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
             those that its settings ask for; the message names the first bad file or tensor.
     """
     folder = files.complete_folder(folder)
-    meta = _read_meta(folder)
+    meta = manifest.read(folder)
     source = str(folder / META)
-    model = settings.build(ModelConfig, _table(meta, "model", source), source)
-    data = settings.build(DataFacts, _table(meta, "data", source), source)
-    likelihood = _likelihood(_table(meta, "likelihood", source), source)
+    model = settings.build(ModelConfig, manifest.table(meta, "model", source), source)
+    data = settings.build(DataFacts, manifest.table(meta, "data", source), source)
+    likelihood = _likelihood(manifest.table(meta, "likelihood", source), source)
     kind = meta.get("dtype")
-    if kind not in _TYPES:
+    if not isinstance(kind, str) or kind not in _TYPES:
         raise UserError(f"{source}: dtype is {kind!r}; it must be one of {', '.join(_TYPES)}")
     with torch.device("meta"):
         module = build_model(model, likelihood).to(_TYPES[kind])
     tensors = tensor_files.read(folder / MODEL, module.state_dict())
     start = _read_start(folder / START, likelihood)
     for name in (MODEL, START, VOCABULARY):
-        _check_sum(folder / name, meta)
+        manifest.check(folder / name, meta)
     vocabulary = _read_vocabulary(folder / VOCABULARY, likelihood)
     module.load_state_dict(tensors, assign=True)
     return Checkpoint(
@@ -180,9 +191,9 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
         model=model,
         data=data,
         start=start,
-        step=_count(meta, "step", source),
-        epoch=_count(meta, "epoch", source),
-        metrics=_table(meta, "metrics", source),
+        step=manifest.count(meta, "step", source),
+        epoch=manifest.count(meta, "epoch", source),
+        metrics=manifest.table(meta, "metrics", source),
         averaged=meta.get("averaged") is True,
         vocabulary=vocabulary,
     )
@@ -196,13 +207,8 @@ def load_state(folder: Path) -> dict[str, Any]:
     """
     folder = files.complete_folder(folder)
     path = folder / STATE
-    _check_sum(path, _read_meta(folder))
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: is missing; take another checkpoint") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: is corrupt; take another checkpoint") from error
+    manifest.check(path, manifest.read(folder))
+    state = torch_files.read(path)
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds no state of a training; take another checkpoint")
     return state
@@ -215,7 +221,7 @@ def _meta(checkpoint: Checkpoint, sums: Mapping[str, str]) -> dict[str, Any]:
     likelihood = checkpoint.module.likelihood
     kind = next(checkpoint.module.parameters()).dtype
     return {
-        "format": FORMAT,
+        "format": manifest.FORMAT,
         "zpyro": zpyro.__version__,
         "step": checkpoint.step,
         "epoch": checkpoint.epoch,
@@ -235,40 +241,6 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # -- reading --------------------------------------------------------------------------------------
-
-
-def _read_meta(folder: Path) -> dict[str, Any]:
-    path = folder / META
-    if not path.is_file():
-        raise UserError(f"{folder}: is no checkpoint ({META} is missing); name another")
-    if path.stat().st_size > _LARGEST_META:
-        raise UserError(f"{path}: is larger than a checkpoint's can be; take another checkpoint")
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: is corrupt ({error}); take another checkpoint") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        found = meta.get("format") if isinstance(meta, dict) else None
-        writer = meta.get("zpyro") if isinstance(meta, dict) else None
-        raise UserError(
-            f"{path}: has format version {found!r}, but zpyro {zpyro.__version__} reads {FORMAT}; "
-            f"use the zpyro that wrote it ({writer})"
-        )
-    return meta
-
-
-def _table(meta: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
-    table = meta.get(name)
-    if not isinstance(table, dict):
-        raise UserError(f"{source}: entry {name!r} is missing or no table; take another checkpoint")
-    return table
-
-
-def _count(meta: Mapping[str, Any], name: str, source: str) -> int:
-    value = meta.get(name)
-    if type(value) is not int or value < 0:
-        raise UserError(f"{source}: {name} is {value!r}, not a count; take another checkpoint")
-    return value
 
 
 def _likelihood(table: dict[str, Any], source: str) -> Likelihood:
@@ -297,14 +269,3 @@ def _read_vocabulary(path: Path, likelihood: Likelihood) -> Vocabulary | None:
             " take another checkpoint"
         )
     return vocabulary
-
-
-def _check_sum(path: Path, meta: Mapping[str, Any]) -> None:
-    sums = meta.get("sha256")
-    declared = sums.get(path.name) if isinstance(sums, dict) else None
-    if declared is None and not path.exists():
-        return
-    if not path.exists():
-        raise UserError(f"{path}: is missing; take another checkpoint")
-    if files.checksum(path) != declared:
-        raise UserError(f"{path}: does not match its checksum, it is corrupt; take another one")

@@ -13,6 +13,7 @@ from zpyro.errors import UserError
 
 WRITING = ".writing"
 PREVIOUS = ".previous"
+DAMAGED = ".damaged"
 
 
 def replace_folder(folder: Path, fill: Callable[[Path], None], *, keep_previous: bool) -> None:
@@ -33,15 +34,19 @@ def replace_folder(folder: Path, fill: Callable[[Path], None], *, keep_previous:
     previous = folder.with_name(folder.name + PREVIOUS)
     with saying(folder):
         shutil.rmtree(writing, ignore_errors=True)
-        writing.mkdir(parents=True)
-        fill(writing)
-        for file in sorted(writing.iterdir()):
-            flush(file)
-        flush(writing)
-        if folder.exists():
-            shutil.rmtree(previous, ignore_errors=True)
-            folder.rename(previous)
-        writing.rename(folder)
+        try:
+            writing.mkdir(parents=True)
+            fill(writing)
+            for file in sorted(writing.iterdir()):
+                flush(file)
+            flush(writing)
+            if folder.exists():
+                shutil.rmtree(previous, ignore_errors=True)
+                folder.rename(previous)
+            writing.rename(folder)
+        finally:
+            # What a full disk holds of a failed attempt is room that someone needs.
+            shutil.rmtree(writing, ignore_errors=True)
         flush(folder.parent)
         if not keep_previous:
             shutil.rmtree(previous, ignore_errors=True)
@@ -51,6 +56,23 @@ def complete_folder(folder: Path) -> Path:
     """The folder, or the one before it if a kill came just between the two renames."""
     previous = folder.with_name(folder.name + PREVIOUS)
     return previous if not folder.exists() and previous.exists() else folder
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a folder that was found damaged, so that the one before it takes its place.
+
+    Returns:
+        Where it is now: its name with ``.damaged`` after it, in place of an older one.
+
+    Raises:
+        UserError: if the place cannot be written.
+    """
+    damaged = folder.with_name(folder.name + DAMAGED)
+    with saying(folder):
+        shutil.rmtree(damaged, ignore_errors=True)
+        folder.rename(damaged)
+        flush(folder.parent)
+    return damaged
 
 
 def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
@@ -65,12 +87,16 @@ def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
     """
     writing = path.with_name(path.name + WRITING)
     with saying(path):
-        if isinstance(content, str):
-            writing.write_text(content, encoding="utf-8", errors="surrogateescape")
-        else:
-            content(writing)
-        flush(writing)
-        os.replace(writing, path)
+        try:
+            if isinstance(content, str):
+                writing.write_text(content, encoding="utf-8", errors="surrogateescape")
+            else:
+                content(writing)
+            flush(writing)
+            os.replace(writing, path)
+        finally:
+            with contextlib.suppress(OSError):
+                writing.unlink(missing_ok=True)
         flush(path.parent)
 
 

@@ -48,6 +48,9 @@ _LAYER_NORM_CELL = {
 # The published cell owns these and never reads them: z sets the gain and bias in their place.
 _UNUSED = ("fwd_mod.ln_hh.gain", "fwd_mod.ln_hh.bias")
 
+LARGEST_SIZES = {"inp_dim": 1 << 20, "out_dim": 1 << 21, "nlayers": 64}
+"""Of the others, 2^16."""
+
 _SIZES = ("inp_dim", "emb_dim", "rnn_dim", "z_dim", "mlp_dim", "out_dim", "nlayers")
 
 
@@ -70,23 +73,42 @@ def from_reference(state: Mapping[str, Any]) -> ZForcing:
     tensors = _entry(state, "state_dict")
     if not isinstance(tensors, Mapping):
         raise UserError("reference checkpoint: state_dict is not a dictionary of tensors")
-    module = ZForcing(
-        _likelihood(str(_entry(state, "out_type")), sizes["inp_dim"], sizes["out_dim"]),
-        sizes["rnn_dim"],
-        sizes["z_dim"],
-        sizes["emb_dim"],
-        sizes["mlp_dim"],
-        backward_layers=sizes["nlayers"],
-        conditional_layer_norm=bool(_entry(state, "cond_ln")),
-        forced_auxiliary=bool(_entry(state, "z_force")),
-        squared_error_auxiliary=bool(state.get("use_l2", False)),
-        embedding_dropout=float(state.get("emb_dropout", 0.0)),
-    )
+    settings = reference_settings(state)
+    likelihood = _likelihood(str(_entry(state, "out_type")), sizes["inp_dim"], sizes["out_dim"])
+    # No memory for the sizes before the weights have proved to be of these sizes.
+    with torch.device("meta"):
+        module = ZForcing(
+            likelihood,
+            sizes["rnn_dim"],
+            sizes["z_dim"],
+            sizes["emb_dim"],
+            sizes["mlp_dim"],
+            backward_layers=sizes["nlayers"],
+            **settings,
+        )
     converted = convert_tensors(tensors)
     _check(module, converted)
     module.to(next(iter(converted.values())).dtype)
-    module.load_state_dict(converted)
-    return module
+    # Copies: tensors of a file may share memory.
+    module.load_state_dict({name: t.clone() for name, t in converted.items()}, assign=True)
+    return module.requires_grad_(True)
+
+
+def reference_settings(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of :class:`ZForcing` in a saved dictionary, its sizes left out.
+
+    Raises:
+        UserError: if one is missing or of a wrong type.
+    """
+    dropout = state.get("emb_dropout", 0.0)
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise UserError(f"reference checkpoint: emb_dropout is {dropout!r}, not in [0, 1)")
+    return {
+        "conditional_layer_norm": _flag("cond_ln", _entry(state, "cond_ln")),
+        "forced_auxiliary": _flag("z_force", _entry(state, "z_force")),
+        "squared_error_auxiliary": _flag("use_l2", state.get("use_l2", False)),
+        "embedding_dropout": float(dropout),
+    }
 
 
 def convert_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -100,20 +122,39 @@ def convert_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if name in _UNUSED:
             continue
-        if not torch.is_tensor(tensor) or not tensor.is_floating_point():
-            raise UserError(f"reference checkpoint: {name} is not a tensor of floating numbers")
+        _check_tensor(name, tensor)
         # The published cell multiplies from the left and keeps its rows and columns swapped.
-        turned = tensor.t() if name in ("fwd_mod.weight_ih", "fwd_mod.weight_hh") else tensor
+        turned = tensor.mT if name in ("fwd_mod.weight_ih", "fwd_mod.weight_hh") else tensor
         turned = turned.reshape(-1) if name.startswith("fwd_mod.ln_ih") else turned
         converted[cell.get(name) or _block_name(name)] = turned.contiguous()
     return converted
+
+
+def _check_tensor(name: Any, tensor: Any) -> None:
+    """A parameter is a matrix or vector of finite numbers that are all there."""
+    wrong = None
+    if not isinstance(name, str) or not torch.is_tensor(tensor):
+        wrong = "is not a tensor of floating numbers"
+    elif tensor.layout != torch.strided or tensor.dtype not in (torch.float32, torch.float64):
+        wrong = "is not a tensor of floating numbers (float32 or float64)"
+    elif tensor.dim() not in (1, 2):
+        wrong = f"has {tensor.dim()} dimensions"
+    elif tensor.nbytes > tensor.untyped_storage().nbytes():
+        wrong = "repeats what it holds to a larger size"
+    elif not bool(tensor.isfinite().all()):
+        wrong = "holds NaN or infinity"
+    if wrong is not None:
+        shown = name[:60] if isinstance(name, str) else _shown(name)
+        raise UserError(f"reference checkpoint: {shown} {wrong}")
 
 
 def _block_name(name: str) -> str:
     for theirs, ours in _BLOCKS.items():
         if name.startswith(theirs + "."):
             return ours + name[len(theirs) :]
-    raise UserError(f"reference checkpoint: parameter {name} is not one of the published model")
+    raise UserError(
+        f"reference checkpoint: parameter {name[:60]} is not one of the published model"
+    )
 
 
 def _check(module: ZForcing, converted: Mapping[str, Tensor]) -> None:
@@ -121,7 +162,8 @@ def _check(module: ZForcing, converted: Mapping[str, Tensor]) -> None:
     missing = sorted(expected.keys() - converted.keys())
     unknown = sorted(converted.keys() - expected.keys())
     if missing or unknown:
-        listed = ", ".join([f"{name} is missing" for name in missing] + unknown)
+        wrong = [f"{name} is missing" for name in missing] + [f"{name} is new" for name in unknown]
+        listed = ", ".join(wrong[:8]) + (f" and {len(wrong) - 8} more" if len(wrong) > 8 else "")
         raise UserError(f"reference checkpoint: parameters do not fit its sizes: {listed}")
     for name, tensor in converted.items():
         if tensor.shape != expected[name].shape:
@@ -148,7 +190,9 @@ def _likelihood(kind: str, inputs: int, outputs: int) -> Likelihood:
                 " out_dim must be twice inp_dim"
             )
         return Gaussian(inputs)
-    raise UserError(f"reference checkpoint: out_type {kind!r} is neither softmax nor gaussian")
+    raise UserError(
+        f"reference checkpoint: out_type {_shown(kind)} is neither softmax nor gaussian"
+    )
 
 
 def _entry(state: object, name: str) -> Any:
@@ -157,8 +201,25 @@ def _entry(state: object, name: str) -> Any:
     return state[name]
 
 
+def _flag(name: str, value: Any) -> bool:
+    # Saved from command line options, some of them 0 and 1.
+    if not isinstance(value, bool | int) or value not in (0, 1):
+        raise UserError(f"reference checkpoint: {name} is {_shown(value)}, not true or false")
+    return bool(value)
+
+
+def _shown(value: Any) -> str:
+    """A value for an error message, not endless."""
+    plain = isinstance(value, bool | int | float | str)
+    text = repr(value) if plain else f"a {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def _positive(state: Mapping[str, Any], name: str) -> int:
     value = _entry(state, name)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 1 << 20:
-        raise UserError(f"reference checkpoint: {name} is {value!r}, not a positive whole number")
+    largest = LARGEST_SIZES.get(name, 1 << 16)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= largest:
+        raise UserError(
+            f"reference checkpoint: {name} is {_shown(value)}, not a whole number of 1 to {largest}"
+        )
     return value

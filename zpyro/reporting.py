@@ -178,8 +178,14 @@ def shown_terms(record: Record) -> dict[str, str]:
         "KL weight": f"{record['kl_weight']:.2f}",
         "gradient norm": _number(record["gradient_norm"]),
         "frames/s": _number(record["frames_per_second"]),
-        "skipped": str(record["skipped"]),
+        "skipped": _skipped(record),
     }
+
+
+def _skipped(record: Record) -> str:
+    """How many steps were skipped, and what the first of the newest ones was blamed on."""
+    blamed = f" ({record['bad_term']} at step {record['bad_step']})" if "bad_step" in record else ""
+    return f"{record['skipped']}{blamed}"
 
 
 def duration(seconds: float) -> str:

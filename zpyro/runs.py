@@ -2,7 +2,8 @@
 
 config.toml      every resolved setting
 metrics.jsonl    one record a line: {"kind": "train", ...} and {"kind": "valid", ...}
-best/  last/     checkpoints, see zpyro.checkpoint
+best/  last/     checkpoints, see zpyro.checkpoint; last.previous is the one before the last
+.lock            held by the process that trains here, see zpyro.locking
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zpyro import baseline_files, checkpoint, config, datasets, files, settings
+from zpyro import baseline_files, checkpoint, config, datasets, files, manifest, settings
 from zpyro.baseline_files import Baseline
 from zpyro.checkpoint import Checkpoint
 from zpyro.config import Config
 from zpyro.datasets.sequences import Sequences
 from zpyro.errors import UserError
+from zpyro.locking import LOCK, locked
 
 CONFIG, METRICS, BASELINE_FILE = "config.toml", "metrics.jsonl", "baselines.safetensors"
 
@@ -76,6 +79,32 @@ class Run:
             )
         return checkpoint.load(self.best if which == "best" else self.last, device)
 
+    def locked(self) -> AbstractContextManager[None]:
+        """Within it, nobody else trains in this directory, see :func:`zpyro.locking.locked`."""
+        return locked(self.folder)
+
+    def recover(self) -> str | None:
+        """Make the newest sound checkpoint the one that training goes on from.
+
+        A damaged ``last`` is set aside as ``last.damaged``, and the one before it takes its place.
+
+        Returns:
+            A line that names the damaged file, or None where nothing was.
+
+        Raises:
+            UserError: if the newest is damaged and none before it is sound.
+        """
+        previous = self.last.with_name(self.last.name + files.PREVIOUS)
+        damage = manifest.damage(self.last) if self.last.exists() else None
+        if damage is None:
+            return None
+        if not previous.exists() or manifest.damage(previous) is not None:
+            raise UserError(
+                f"{damage}, and no sound checkpoint is left from before it; start a new training"
+            )
+        aside = files.set_aside(self.last)
+        return f"{damage}; kept as {aside}, training goes on from {previous}"
+
     def has(self, which: str) -> bool:
         """Whether there is a checkpoint of that name, "best" or "last"."""
         return files.complete_folder(self.folder / which).exists()
@@ -124,7 +153,7 @@ def check_free(folder: Path) -> None:
     """
     try:
         if folder.is_dir():
-            if any(folder.iterdir()):
+            if any(path.name != LOCK for path in folder.iterdir()):
                 raise UserError(
                     f"{folder}: is not empty; take another --out, or go on with "
                     f"zpyro train --resume {folder}"
@@ -153,9 +182,11 @@ def create(folder: Path, settled: Config) -> Run:
     check_free(folder)
     with files.saying(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    run = Run(folder)
-    files.replace_file(folder / CONFIG, config.write_config(settled))
-    return run
+    with locked(folder):
+        # Again: another training may have come here while this one loaded its data.
+        check_free(folder)
+        files.replace_file(folder / CONFIG, config.write_config(settled))
+    return Run(folder)
 
 
 def open_run(folder: Path) -> Run:
@@ -198,7 +229,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with files.saying(self._path):
+            self._file.close()
 
 
 def _line(record: Mapping[str, Any]) -> str:
@@ -213,8 +245,8 @@ def _finite(value: Any) -> Any:
 def _record(line: str) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
         return None
     return record

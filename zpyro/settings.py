@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from zpyro.errors import UserError
 
 NONE = "none"
+LARGEST_FILE = 1 << 20
 
 T = TypeVar("T")
 
@@ -127,13 +128,25 @@ def build(cls: type[T], values: Mapping[str, object], source: str) -> T:
     """A settings dataclass from names and values, checked.
 
     Raises:
-        UserError: for an unknown name, a wrong type or a value outside its limits.
+        UserError: for an unknown name, a missing value, a wrong type or a value outside its limits.
     """
     fields = fields_of(cls, "")
     for name in values:
         if name not in fields:
             raise unknown_key(name, fields, source)
-    return cls(**{name: fields[name].convert(value, source) for name, value in values.items()})
+    needed = {
+        field.name
+        for field in dataclasses.fields(typing.cast(Any, cls))
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    missing = sorted(needed & fields.keys() - values.keys())
+    if missing:
+        raise UserError(f"{source}: setting {missing[0]} is missing; take another file")
+    converted = {name: fields[name].convert(value, source) for name, value in values.items()}
+    try:
+        return cls(**converted)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
 
 
 def unknown_key(key: str, known: Iterable[str], source: str) -> UserError:
@@ -152,7 +165,7 @@ def parse_value(text: str) -> object:
     """A TOML value, or the text itself where it is none."""
     try:
         table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     return table["value"] if set(table) == {"value"} else text
 
@@ -164,10 +177,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         UserError: if the file cannot be read or is no TOML.
     """
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise UserError(f"{path}: is larger than settings can be; take another file")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not TOML ({error}); mend it or take another file") from error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from zpyro.elbo import ObjectiveTerms
 TERMS = ("loss", "log_likelihood", "kl", "log_auxiliary", "log_reverse")
 COLUMNS = ("steps", "sequences", "frames", "gradient_norm", *TERMS)
 """What is summed over the good steps."""
+_BLAMED = ("log_likelihood", "kl", "log_auxiliary", "log_reverse", "loss", "gradient_norm")
+"""What a step that is not finite is blamed on, in the order in which it is computed."""
 
 
 class Tally:
@@ -24,6 +28,11 @@ class Tally:
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(len(COLUMNS), dtype=torch.float64, device=device)
         self._skipped = torch.zeros(2, dtype=torch.float64, device=device)
+        self._seen = torch.zeros(1, dtype=torch.float64, device=device)
+        # Step and term of the first bad one: since the last record, and of those in a row.
+        self._first = torch.zeros(2, 2, dtype=torch.float64, device=device)
+        self._order = torch.tensor([COLUMNS[3:].index(name) for name in _BLAMED], device=device)
+        self._falling = torch.arange(len(_BLAMED), 0, -1, device=device)
 
     def add(self, terms: ObjectiveTerms, norm: Tensor, sequences: int, frames: Tensor) -> Tensor:
         """Take in one step if all its numbers are finite; gives whether they are, a bool tensor.
@@ -43,11 +52,36 @@ class Tally:
         # In all, and in a row: one good step ends the row.
         self._skipped += bad
         self._skipped[1].mul_(bad)
+        self._note(values.isfinite(), bad)
         return good
+
+    def _note(self, finite: Tensor, bad: Tensor) -> None:
+        """Keep the step and its first bad term, where it is the first bad step."""
+        self._seen += 1
+        # Of several largest ones argmax takes any: falling numbers make the first the largest.
+        term = (~finite[self._order] * self._falling).argmax(0, keepdim=True)
+        found = torch.cat([self._seen, term.double()])
+        is_first = (self._first[:, :1] == 0) & bad.bool()
+        self._first.copy_(found.where(is_first, self._first))
+        self._first[1].mul_(bad)
+
+    def first_bad(self, *, in_a_row: bool = False) -> tuple[int, str] | None:
+        """Step (from 1) and name of the first term that was not finite since :meth:`clear`.
+
+        Args:
+            in_a_row: of the steps skipped in a row up to now instead.
+
+        Returns:
+            None where every step was finite. The term is one of the objective's, or
+            "gradient_norm" where they were all finite and the gradient alone was not.
+        """
+        step, term = (int(number) for number in self._first[int(in_a_row)].tolist())
+        return (step, _BLAMED[term]) if step else None
 
     def clear(self) -> None:
         """Begin a new interval; the counts of skipped steps go on."""
         self._sums.zero_()
+        self._first[0].zero_()
 
     def read(self) -> dict[str, float]:
         """The sums by the names of :data:`COLUMNS`."""
@@ -58,18 +92,26 @@ class Tally:
         total, in_a_row = self._skipped.tolist()
         return int(total), int(in_a_row)
 
-    def state(self) -> dict[str, list[float]]:
+    def state(self) -> dict[str, Any]:
         """As plain numbers."""
-        return {"sums": self._sums.tolist(), "skipped": self._skipped.tolist()}
+        return {name: part.tolist() for name, part in self._parts().items()}
 
-    def restore(self, state: dict[str, list[float]]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`state` gave.
 
         Raises:
             KeyError, RuntimeError: if the state is not one of these.
         """
-        for part, name in ((self._sums, "sums"), (self._skipped, "skipped")):
+        for name, part in self._parts().items():
             part.copy_(torch.tensor(state[name], dtype=torch.float64))
+
+    def _parts(self) -> dict[str, Tensor]:
+        return {
+            "sums": self._sums,
+            "skipped": self._skipped,
+            "seen": self._seen,
+            "first": self._first,
+        }
 
 
 def means(sums: dict[str, float], seconds: float) -> dict[str, float | None]:

@@ -18,7 +18,13 @@ from zpyro.sites import Site, sample_sites
 
 Sites = dict[str, Site]
 
-LATENT_FIELDS = ("z", "posterior_mean", "posterior_log_variance")
+LATENT_FIELDS = (
+    "z",
+    "posterior_mean",
+    "posterior_log_variance",
+    "prior_mean",
+    "prior_log_variance",
+)
 """Those with one number a latent, (B, T, Z)."""
 
 
@@ -39,6 +45,8 @@ class SequenceTerms:
         z: the sampled latents, (B, T, Z).
         posterior_mean: mean of q(z_t | h_{t-1}, b_t), (B, T, Z).
         posterior_log_variance: its log variance, (B, T, Z).
+        prior_mean: mean of p(z_t | h_{t-1}), (B, T, Z).
+        prior_log_variance: its log variance, (B, T, Z).
     """
 
     log_likelihood: Tensor
@@ -50,6 +58,8 @@ class SequenceTerms:
     z: Tensor
     posterior_mean: Tensor
     posterior_log_variance: Tensor
+    prior_mean: Tensor
+    prior_log_variance: Tensor
 
 
 def sequence_terms(
@@ -134,6 +144,7 @@ def _of_sequence(observed: Site, prior_site: Site | None, latent: Site | None) -
         backward = latent["infer"]["backward_states"]
         read["log_auxiliary"], read["log_reverse"] = costs.evaluate(backward, z)
     mean, log_variance = posterior.parameters(z)
+    prior_mean, prior_log_variance = prior.parameters(z)
     return read | {
         "kl": step_kl(posterior, prior, z),
         "log_prior": prior.step_log_prob(z),
@@ -141,6 +152,8 @@ def _of_sequence(observed: Site, prior_site: Site | None, latent: Site | None) -
         "z": z,
         "posterior_mean": posterior.process.batch_major(mean),
         "posterior_log_variance": posterior.process.batch_major(log_variance),
+        "prior_mean": posterior.process.batch_major(prior_mean),
+        "prior_log_variance": posterior.process.batch_major(prior_log_variance),
     }
 
 
@@ -163,12 +176,20 @@ def _of_steps(model_sites: Sites, guide_sites: Sites, steps: int) -> dict[str, T
             "log_prior": _stack(_log_prob(site) for site in prior),
             "log_posterior": _stack(_log_prob(site) for site in posterior),
             "z": _stack_latents(posterior, lambda site: site["value"]),
-            "posterior_mean": _stack_latents(posterior, lambda site: site["fn"].base_dist.loc),
-            "posterior_log_variance": _stack_latents(
-                posterior, lambda site: 2.0 * site["fn"].base_dist.scale.log()
-            ),
+            "posterior_mean": _stack_latents(posterior, _location),
+            "posterior_log_variance": _stack_latents(posterior, _log_variance),
+            "prior_mean": _stack_latents(prior, _location),
+            "prior_log_variance": _stack_latents(prior, _log_variance),
         }
     )
+
+
+def _location(site: Site) -> Tensor:
+    return site["fn"].base_dist.loc
+
+
+def _log_variance(site: Site) -> Tensor:
+    return 2.0 * site["fn"].base_dist.scale.log()
 
 
 def _costs_of_steps(observed: list[Site], posterior: list[Site]) -> dict[str, Tensor]:

@@ -8,12 +8,13 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zpyro import checkpoint
+from zpyro.anomalies import AnomalyDetection, shown_names
 from zpyro.building import build_objective
 from zpyro.checkpoint import Checkpoint, data_facts, some_start_frames
 from zpyro.config import Config
@@ -44,6 +45,7 @@ def fit(
     run: Run | None = None,
     resume: bool = False,
     reporter: Reporter | None = None,
+    detect_anomaly: bool = False,
 ) -> Outcome:
     """Train a model on a data set.
 
@@ -54,26 +56,47 @@ def fit(
         run: the run directory for metrics and checkpoints; nothing is written without one.
         resume: go on from the run's last checkpoint, which the module's weights came from.
         reporter: told about progress.
+        detect_anomaly: stop at the first number that is not finite and name it; slow.
 
     Raises:
         UserError: if many steps in a row are not finite, there is nothing to train or validate
-            on, or the run directory cannot be written.
+            on, another training writes into the run directory, or it cannot be written.
     """
-    training = _Training(module, dataset, config, run, reporter or Silent())
-    if resume:
-        training.restore()
-    with Interruption() as interruption, training.reporter, training.open_log():
-        batches = training.batches()
-        while not training.finished() and not interruption.signal:
-            training.step(next(batches))
-            if training.due(config.train.validate_every):
+    with nullcontext() if run is None else run.locked():
+        if detect_anomaly:
+            # A recorded step cannot be looked into.
+            config = replace(config, train=replace(config.train, cuda_graph=False))
+        training = _Training(module, dataset, config, run, reporter or Silent())
+        if detect_anomaly:
+            training.anomalies = AnomalyDetection(module, training.tally)
+        if resume:
+            training.restore()
+        return _loop(training, config)
+
+
+def _loop(training: _Training, config: Config) -> Outcome:
+    """Steps, with validations and checkpoints between them, up to the end or a signal."""
+    with training.interruption as interruption, training.reporter, training.open_log():
+        try:
+            training.catch_up()
+            batches = training.batches()
+            while not training.finished() and not interruption.signal:
+                training.step(next(batches))
+                if training.due(config.train.validate_every):
+                    training.validate()
+                if training.due(config.train.checkpoint_every):
+                    training.save()
+            if not interruption.signal:
                 training.validate()
-            if training.due(config.train.checkpoint_every):
-                training.save()
-        if not interruption.signal:
-            training.validate()
+        except _PutOffError:
+            # Whoever sends a signal may not wait: resuming begins with this validation.
+            pass
         training.save()
     return training.outcome(interruption.signal)
+
+
+class _PutOffError(Exception):
+    """A signal came within a validation, which is left for later."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +164,8 @@ class _Training:
         self.saved: int | None = None
         self.clock = Clock(0.0)
         self.log: MetricsLog | None = None
+        self.anomalies: AnomalyDetection | None = None
+        self.interruption = Interruption()
 
     def restore(self) -> None:
         """Take up the position, the optimiser and the random states of the last checkpoint."""
@@ -200,7 +225,9 @@ class _Training:
         started = time.monotonic()
         position = self.position
         self.elbo.step = position.step
-        self.take_step(batch, self.optimizer.learning_rate(self.budget.fraction(position)))
+        anomalies = self.anomalies
+        with nullcontext() if anomalies is None else anomalies.watching(position.step + 1, batch):
+            self.take_step(batch, self.optimizer.learning_rate(self.budget.fraction(position)))
         position.advance(self.steps_per_epoch)
         logs = position.step % self.train.log_every == 0
         if logs:
@@ -212,11 +239,17 @@ class _Training:
         done, left = self.budget.fraction(position), self.budget.seconds_left(position)
         self.reporter.step(position, done, left)
 
+    def catch_up(self) -> None:
+        """The validation that a signal put off, if it did."""
+        if self.position.step and self.due(self.train.validate_every):
+            self.validate()
+
     def validate(self) -> None:
         """Score the held-out sequences, and keep the weights if they are the best so far."""
         position = self.position
         if position.validated == position.step:
             return
+        self._check_signal()
         average = self.optimizer.average
         with nullcontext() if average is None else average.applied():
             result = evaluate(
@@ -224,7 +257,7 @@ class _Training:
                 self.dataset.valid,
                 batch_size=self.train.batch_size,
                 seed=VALIDATION_SEED,
-                on_batch=self.reporter.validating,
+                on_batch=self._validating,
             )
             numbers = _numbers(result)
             better = numbers["elbo"] is not None and (
@@ -285,16 +318,26 @@ class _Training:
 
     # -- parts of a turn --------------------------------------------------------------------------
 
+    def _validating(self, done: int, total: int) -> None:
+        self.reporter.validating(done, total)
+        self._check_signal()
+
+    def _check_signal(self) -> None:
+        if self.interruption.signal is not None:
+            raise _PutOffError
+
     def _check_skipped(self, batch: Batch) -> None:
         """The one place where a training waits for the device: once an interval of the log."""
         in_a_row = self.tally.skipped()[1]
         if in_a_row < self.train.skip_limit:
             return
-        shown = ", ".join(batch.names[:5])
-        more = f" and {len(batch) - 5} more" if len(batch) > 5 else ""
+        first = self.tally.first_bad(in_a_row=True)
+        assert first is not None
         raise UserError(
             f"{in_a_row} steps in a row had a loss or gradient that is not finite, "
-            f"the last one on {shown}{more}; look at these or lower train.learning_rate"
+            f"the first of them step {first[0]} in its {first[1]}, "
+            f"the last one on {shown_names(batch.names)}; "
+            "look at these, lower train.learning_rate or search with --detect-anomaly"
         )
 
     def _record(self) -> None:
@@ -307,6 +350,7 @@ class _Training:
             "reverse_weight": reverse_weight,
             "learning_rate": self.optimizer.learning_rate(self.budget.fraction(self.position)),
             "skipped": self.tally.skipped()[0],
+            **_blame(self.tally.first_bad()),
         }
         self.tally.clear()
         self.position.interval_seconds = 0.0
@@ -348,6 +392,11 @@ class _Training:
             averaged=averaged,
             vocabulary=self.dataset.vocabulary,
         )
+
+
+def _blame(first_bad: tuple[int, str] | None) -> dict[str, Any]:
+    """What a record says of the first step in its interval that was not finite, if any."""
+    return {} if first_bad is None else {"bad_step": first_bad[0], "bad_term": first_bad[1]}
 
 
 def _numbers(result: Evaluation) -> dict[str, float | int | None]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zpyro import files, tensor_files
+from zpyro import files, tensor_files, torch_files
 from zpyro.errors import UserError
 
 from .sweep import Rule
@@ -135,7 +134,7 @@ class RunFolder:
             tensor_files.write(folder / WEIGHTS, dict(module.named_parameters()))
             if average:
                 tensor_files.write(folder / AVERAGE, average)
-            torch.save(state, folder / STATE)
+            torch_files.write(folder / STATE, state)
 
         files.replace_folder(self.folder / LAST, fill, keep_previous=False)
 
@@ -169,16 +168,13 @@ class RunFolder:
         average = {}
         if (folder / AVERAGE).exists():
             average = tensor_files.read(folder / AVERAGE, dict(module.named_parameters()))
-        try:
-            return average, torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise UserError(f"{folder / STATE}: is damaged; train anew") from error
+        return average, torch_files.read(folder / STATE)
 
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: is damaged ({error})") from error
         if not isinstance(values, dict):
             raise UserError(f"{path}: is damaged (no table)")

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from zpyro.building import choose_device
 from zpyro.errors import UserError
+from zpyro.locking import locked
 from zpyro.seeding import seed_everything
 
 from . import solvers, tasks
@@ -78,20 +79,21 @@ def train(name: str, **options: Any) -> None:
         else:
             run, settings = _opened(task, resume)
             solver = _solver(task, settings).to(choose_device(options["device"]))
-        trainer = Trainer(task, settings, solver, run, reporter, options["max_minutes"])
-        if resume is not None:
-            trainer.restore()
-        weights = sum(parameter.numel() for parameter in solver.parameters())
-        reporter.line(f"{name}: {settings.solver} with {weights:,} weights; run {run.folder}")
-        if not trainer.fit():
-            reporter.line(f"stopped and saved; go on with train --resume {run.folder}")
-            raise SystemExit(130)
-        skipped = trainer.progress.skipped
-        reporter.line(
-            f"{trainer.progress.step} steps in {trainer.progress.seconds / 60:.1f} min"
-            + (f", {skipped} skipped as not finite" if skipped else "")
-            + f"; next: zpyro example {name} test {run.folder}"
-        )
+        with locked(run.folder):
+            trainer = Trainer(task, settings, solver, run, reporter, options["max_minutes"])
+            if resume is not None:
+                trainer.restore()
+            weights = sum(parameter.numel() for parameter in solver.parameters())
+            reporter.line(f"{name}: {settings.solver} with {weights:,} weights; run {run.folder}")
+            if not trainer.fit():
+                reporter.line(f"stopped and saved; go on with train --resume {run.folder}")
+                raise SystemExit(130)
+            skipped = trainer.progress.skipped
+            reporter.line(
+                f"{trainer.progress.step} steps in {trainer.progress.seconds / 60:.1f} min"
+                + (f", {skipped} skipped as not finite" if skipped else "")
+                + f"; next: zpyro example {name} test {run.folder}"
+            )
 
 
 def test(

@@ -24,6 +24,7 @@ KEYS = {
     "kl",
     "log_likelihood",
     "active_units",
+    "mutual_information",
     "sequences",
     "frames",
     "baseline_gaussian",
@@ -105,6 +106,26 @@ def test_evaluation_as_a_table(zpyro: Zpyro, array_run: Path) -> None:
     result = zpyro("evaluate", array_run, "--checkpoint=last")
     for text in ("evidence lower bound", "nats/sequence", "baseline: linear predictor", "last"):
         assert text in result.stdout
+
+
+@pytest.mark.parametrize("bound", ["iwae", "smc"])
+def test_tighter_bounds(zpyro: Zpyro, array_run: Path, token_run: Path, bound: str) -> None:
+    more = ("--bound", bound, "--particles", 20)
+    values = json.loads(zpyro("evaluate", array_run, "--json", *more).stdout)
+    added = {bound, f"{bound}_stderr", "particles", "stderr", "ess", "bound_perplexity"}
+    assert set(values) == KEYS | added
+    assert values["particles"] == 20
+    assert 1.0 <= values["ess"] <= 20.0
+    assert values["stderr"] > 0
+    assert values[bound] > values["elbo"] - 1.0  # of a few sequences, each by chance
+    assert values["bound_perplexity"] is None
+    table = zpyro("evaluate", array_run, *more).stdout
+    name = {"iwae": "importance-weighted bound", "smc": "particle-filter bound"}[bound]
+    assert name in table
+    assert "effective paths" in table
+    words = json.loads(zpyro("evaluate", token_run, "--json", *more).stdout)
+    per_token = words[bound] * words["sequences"] / words["frames"]
+    assert words["bound_perplexity"] == pytest.approx(math.exp(-per_token))
 
 
 def test_all_is_the_sum_of_the_splits(zpyro: Zpyro, array_run: Path) -> None:

@@ -79,6 +79,8 @@ def test_the_table_holds_the_bounds(array_run: Path, tmp_path: Path) -> None:
     found = {score.label: score.value for score in report.scores}
     assert found["evidence lower bound (ELBO)"] == pytest.approx(expected.elbo)
     assert found["importance-weighted bound, 4 particles"] == pytest.approx(tighter.iwae)
+    filtered = evaluation.smc(run.load().module, test, particles=4, runs=1)
+    assert found["particle-filter bound, 4 particles"] == pytest.approx(filtered.smc)
     assert found["KL of posterior from prior"] == pytest.approx(expected.kl)
     shown = text_of(report.page)
     assert f"{expected.elbo:,.2f}" in shown

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.cli.conftest import RATE, Zpyro, write_tones
+from zpyro import manifest
 
 WAV = ("train", "--dataset=wav", "--data")
 NPZ = ("train", "--dataset=npz", "--data")
@@ -238,7 +239,7 @@ def test_checkpoints(mistake: Mistake, damaged: Path) -> None:
     save_file({**tensors, "output.bias": bias + 1}, weights)
     assert f"{weights}: does not match its checksum" in mistake("evaluate", damaged)
     meta = damaged / "last" / "meta.json"
-    meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 2}))
+    meta.write_text(json.dumps(manifest.signed({**json.loads(meta.read_text()), "format": 2})))
     assert f"{meta}: has format version 2" in mistake("train", "--resume", damaged)
 
 

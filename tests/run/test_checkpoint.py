@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import zpyro
-from zpyro import checkpoint, files, likelihoods
+from zpyro import checkpoint, files, likelihoods, manifest
 from zpyro.building import build_model
 from zpyro.checkpoint import Checkpoint, DataFacts
 from zpyro.config import ModelConfig
@@ -118,7 +118,7 @@ def _change_tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Call
 def _change_meta(**values: Any) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         path = folder / "meta.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+        path.write_text(json.dumps(manifest.signed({**json.loads(path.read_text()), **values})))
 
     return damage
 
@@ -175,6 +175,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty start": (_overwrite("start.safetensors", b""), "start.safetensors: is corrupt"),
     "model gone": (lambda folder: (folder / "model.safetensors").unlink(), "model.* is missing"),
     "start gone": (lambda folder: (folder / "start.safetensors").unlink(), "start.* is missing"),
+    "entry changed": (
+        lambda folder: _overwrite(
+            "meta.json", (folder / "meta.json").read_bytes().replace(b'"step": 7', b'"step": 6')
+        )(folder),
+        "meta.json: does not match its checksum",
+    ),
+    "type a list": (_change_meta(dtype=["float32"]), r"dtype is \['float32'\]"),
     "meta gone": (lambda folder: (folder / "meta.json").unlink(), "is no checkpoint"),
     "meta cut": (_truncate("meta.json"), "meta.json: is corrupt"),
     "meta a list": (_overwrite("meta.json", b"[1]"), "has format version None"),

@@ -59,6 +59,7 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     config = settings(validate_every=10, checkpoint_every=10, average=0.9, log_every=5)
     module, run = train(tmp_path / "run", config)
     assert sorted(path.name for path in run.folder.iterdir()) == [
+        ".lock",
         "best",
         "config.toml",
         "last",
@@ -135,6 +136,36 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path: Path, number: signal.Sig
     assert outcome.interrupted == number
     assert (outcome.step, run.load("last").step) == (13, 13)
     assert signal.getsignal(number) is before
+
+
+class Validating(At):
+    """Does something when the first batch of a step's validation is scored."""
+
+    def step(self, position: Position, fraction: float, seconds_left: float | None) -> None:
+        self.here = position.step == self.wanted
+
+    def validating(self, done: int, total: int) -> None:
+        if self.here:
+            self.action()
+
+
+@pytest.mark.parametrize("step", [18, 30])
+def test_a_signal_within_a_validation_puts_it_off(tmp_path: Path, step: int) -> None:
+    config = settings(
+        checkpoint_every=12, validate_every=9, learning_rate_schedule="plateau", plateau_patience=1
+    )
+    whole, run = train(tmp_path / "whole", config)
+    stopped = runs.create(tmp_path / "stopped", config)
+    reporter = Validating(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    outcome = training.fit(model(), dataset(), config, run=stopped, reporter=reporter)
+    assert (outcome.interrupted, outcome.step) == (signal.SIGTERM, step)
+    valid = [record["step"] for record in stopped.records() if record["kind"] == "valid"]
+    assert valid == list(range(9, step, 9))
+    module = stopped.load("last").module
+    training.fit(module, dataset(), config, run=stopped, resume=True)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, module.state_dict()[name])
+    assert untimed(stopped) == untimed(run)
 
 
 def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path: Path) -> None:

@@ -31,8 +31,16 @@ RESULT = "result.json"
 
 def train(run: Run, dataset: Dataset) -> Outcome:
     """Train a run from where it stands."""
+    with run.locked():
+        return _train(run, dataset)
+
+
+def _train(run: Run, dataset: Dataset) -> Outcome:
     settled = run.config()
     device = choose_device(settled.train.device)
+    damage = run.recover()
+    if damage is not None:
+        print(f"warning: {damage}", file=sys.stderr)
     resume = run.has("last")
     if resume:
         module = run.load("last", device).module

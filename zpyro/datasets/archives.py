@@ -10,6 +10,8 @@ from zpyro.errors import UserError
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 LARGEST_MEMBER = 1 << 26
+LARGEST_SUM = 1 << 30
+"""Bytes of all texts of an archive; those of aclImdb have 133 MB."""
 
 DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error)
 """What tarfile may raise on a damaged archive."""
@@ -28,12 +30,19 @@ def members(path: Path, ending: str) -> dict[str, bytes]:
             leads out of the archive, which no honest archive has.
     """
     found: dict[str, bytes] = {}
+    held = 0
     try:
         with tarfile.open(path) as archive:
             for member in archive:
                 name = _checked(path, member)
                 stream = archive.extractfile(member) if member.isreg() else None
                 if stream is not None and name.endswith(ending):
+                    held += member.size
+                    if held > LARGEST_SUM:
+                        raise UserError(
+                            f"{path}: expands to more than {LARGEST_SUM >> 20} MiB of text; do not"
+                            " use this file, download it again"
+                        )
                     found[name] = stream.read()
     except DAMAGED as error:
         raise UserError(f"{path}: is a damaged archive ({error}); download it again") from error

@@ -29,6 +29,10 @@ For an mp3 the announced number may be an estimate, so the share is not 1.
 """
 
 BLOCK = 1 << 20
+"""Samples of all channels that are read at once."""
+
+RATES = range(1_000, 1_000_000)
+"""Samples a second that a recording may have; a damaged header asks for others."""
 
 Waveform = NDArray[np.float32]
 
@@ -80,6 +84,8 @@ def read(path: Path) -> tuple[Waveform, int]:
     try:
         with soundfile.SoundFile(path) as stream:
             announced, rate = stream.frames, stream.samplerate
+            if rate not in RATES:
+                raise UserError(f"{path}: declares {rate} samples a second; mend or remove it")
             waveform = _mono(stream)
     except (soundfile.SoundFileError, OSError) as error:
         raise UserError(
@@ -118,7 +124,8 @@ def write_wav(path: Path, waveform: NDArray[Any], rate: int) -> None:
 def _mono(stream: soundfile.SoundFile) -> Waveform:
     # In blocks: a damaged header may announce more samples than any memory holds.
     parts = [np.zeros(0, np.float32)]
-    while len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):
+    count = max(1, BLOCK // stream.channels)
+    while len(block := stream.read(count, dtype="float32", always_2d=True)):
         parts.append(block.mean(axis=1, dtype=np.float32))
     return np.concatenate(parts)
 

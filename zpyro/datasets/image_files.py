@@ -20,6 +20,9 @@ PIXELS = SIDE * SIDE
 IDX_IMAGES = 0x00000803
 """Two zero bytes, unsigned bytes, three dimensions."""
 
+LARGEST_CONTENT = 1 << 30
+"""Bytes of an expanded file; the largest real one, 50,000 images as 8-byte numbers, has 314 MB."""
+
 Bits = NDArray[np.uint8]
 
 _ZERO, _ONE, _SPACE = b"01 "
@@ -49,7 +52,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             f"{path}: announces {count} images of {rows} x {columns}; MNIST's are {SIDE} x {SIDE}"
         )
     size = 16 + count * PIXELS
-    if size > largest_content(path):
+    if size > min(largest_content(path), LARGEST_CONTENT):
         raise UserError(f"{path}: announces {count} images, far more than it holds; copy it again")
     content = read_bytes(path, size + 1)
     if len(content) != size:
@@ -69,7 +72,9 @@ def read_amat(path: Path) -> Bits:
         UserError: if the file cannot be read, or holds anything else; of text the message names
             the line.
     """
-    content = read_bytes(path)
+    content = read_bytes(path, LARGEST_CONTENT + 1)
+    if len(content) > LARGEST_CONTENT:
+        raise UserError(f"{path}: is larger than {LARGEST_CONTENT >> 20} MiB; copy it again")
     if matlab.is_matlab(content):
         return _from_matlab(path, content)
     return _from_text(path, content)

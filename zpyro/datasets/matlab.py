@@ -18,6 +18,9 @@ from zpyro.datasets.plain_files import LARGEST_RATIO, read_bytes
 from zpyro.datasets.sequences import Array
 from zpyro.errors import UserError
 
+LARGEST_ELEMENT = 1 << 30
+"""Bytes of an element once it is expanded."""
+
 MAGIC = b"MATLAB 5.0 MAT-file"
 HEADER = 128
 
@@ -148,7 +151,7 @@ def _expanded(path: Path, data: bytes, order: str) -> tuple[int, bytes]:
         if len(tag) < 8:
             raise UserError(f"{path}: is cut short within a compressed element; copy it again")
         kind, count = struct.unpack(f"{order}II", tag)
-        if count > len(data) * LARGEST_RATIO:
+        if count > min(len(data) * LARGEST_RATIO, LARGEST_ELEMENT):
             raise UserError(f"{path}: is damaged, a compressed element announces {count} bytes")
         content = stream.decompress(stream.unconsumed_tail, count + 1)
     except zlib.error as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zpyro.datasets.declared import check_declared
 from zpyro.datasets.sequences import Array, Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import split_by_name
 from zpyro.errors import UserError
@@ -22,13 +24,23 @@ DAMAGED = (
     OSError,
     EOFError,
     ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    RecursionError,
     RuntimeError,
     SyntaxError,
+    struct.error,
     tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
 """What numpy may raise on a damaged file; it parses array headers as Python literals."""
+
+LARGEST_NUMBER = 1e30
+"""Beyond it, squares and differences leave the range of float32."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,7 @@ def load(path: Path, settings: NpzSettings) -> Dataset:
         parts = [[named[i] for i in split] for split in splits]
     else:
         parts = [groups[name] for name in SPLITS]
-    normalization = _normalization([v for _, v in parts[0]], kind, settings)
+    normalization = _normalization(path, [v for _, v in parts[0]], kind, settings)
     train, valid, test = (_sequences(part, kind, settings, normalization) for part in parts)
     return Dataset("npz", train, valid, test, kind, _size(parts, kind))
 
@@ -133,13 +145,26 @@ def read(path: Path) -> dict[str, list[tuple[str, Array]]]:
     )
 
 
+def load_plain(path: Path) -> Any:
+    """The array of a ``.npy`` file, or those of a ``.npz`` by name, of plain numbers.
+
+    Raises:
+        UserError: if the file declares more than it holds.
+        Exception: one of :data:`DAMAGED`, if it is damaged.
+    """
+    # Opened here, so that a file which is no archive is closed all the same.
+    with path.open("rb") as stream:
+        check_declared(path, stream)
+        found = np.load(stream, allow_pickle=False)
+        return found if isinstance(found, np.ndarray) else dict(found.items())
+
+
 def _load(path: Path) -> Any:
     try:
-        # Opened here, so that a file which is no archive is closed all the same.
-        with path.open("rb") as stream:
-            found = np.load(stream, allow_pickle=False)
-            return found if isinstance(found, np.ndarray) else dict(found.items())
+        return load_plain(path)
     except DAMAGED as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(
             f"{path}: cannot be read as plain arrays; save a .npz with numpy.savez, without Python"
             " objects (for unequal lengths: values and lengths)"
@@ -184,6 +209,8 @@ def _checked(label: str, value: Array) -> Array:
         raise UserError(f"{label} has shape {value.shape}; it must be (T, D), or (T,) of tokens")
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         raise UserError(f"{label} holds NaN or infinity; mend or remove it")
+    if value.dtype.kind == "f" and np.abs(value).max() > LARGEST_NUMBER:
+        raise UserError(f"{label} holds numbers beyond {LARGEST_NUMBER:.0e}; scale them down")
     return value
 
 
@@ -202,14 +229,20 @@ def _kind(path: Path, values: list[Array], settings: NpzSettings) -> str:
     return kind
 
 
-def _normalization(train: list[Array], kind: str, settings: NpzSettings) -> Normalization:
+def _normalization(
+    path: Path, train: list[Array], kind: str, settings: NpzSettings
+) -> Normalization:
     if kind != "gaussian" or not settings.normalize:
         return Normalization()
     samples: NDArray[np.float64] = np.concatenate([v.reshape(-1) for v in train]).astype(np.float64)
     scale = float(samples.std())
-    if scale == 0.0:
-        raise UserError("the training arrays are constant throughout; nothing can be learned")
-    return Normalization(float(samples.mean()), scale)
+    mean = float(samples.mean())
+    # Of a smaller share the differences would be lost in float32.
+    if scale <= max(1e-6 * abs(mean), 1 / LARGEST_NUMBER):
+        raise UserError(
+            f"{path}: the training arrays are constant throughout; nothing can be learned"
+        )
+    return Normalization(mean, scale)
 
 
 def _sequences(

@@ -126,7 +126,9 @@ class TextCorpus(Corpus):
         return translation(shard_facts["words"], self.vocabulary(layout))
 
     def dataset(self, store: Store) -> Dataset:
-        vocabulary = from_json(store.index["vocabulary"], str(store.folder))
+        vocabulary = from_json(store.index.get("vocabulary"), str(store.folder))
+        if len(vocabulary) != store.index["frame_size"]:
+            raise UserError(f"{store.folder}: its vocabulary has another size; prepare it again")
         return store.dataset(vocabulary=vocabulary)
 
 

@@ -74,7 +74,7 @@ def inspect(
         device: where to compute.
         draws: paths of latents drawn from the posterior of each sequence.
         num_samples: sequences drawn from the prior.
-        particles: of the importance-weighted bound; 1 leaves it out.
+        particles: of the importance-weighted and the particle-filter bound; 1 leaves them out.
         scored: the bounds are those of this many sequences, the first ones; 0 leaves them out.
         seed: of every draw.
         on_stage: told about progress.

@@ -53,7 +53,7 @@ def scores(
         run: whose baselines to compare with.
         checkpoint: the model.
         sequences: what to score, on the scale of the training.
-        particles: K of the importance-weighted bound; 1 leaves it out.
+        particles: K of the importance-weighted and the particle-filter bound; 1 leaves them out.
         batch_size: sequences scored together.
         seed: of the draws.
 
@@ -74,6 +74,11 @@ def scores(
             )
             label = f"importance-weighted bound, {particles} particles"
             table.append(Score(label, tighter.iwae, nats, tighter.stderr))
+            filtered = evaluation.smc(
+                module, sequences, particles=particles, runs=1, batch_size=batch_size, seed=seed
+            )
+            label = f"particle-filter bound, {particles} particles"
+            table.append(Score(label, filtered.smc, nats, filtered.stderr))
         table += [
             Score("log-likelihood given latents", result.log_likelihood, nats),
             Score("KL of posterior from prior", result.kl, nats),

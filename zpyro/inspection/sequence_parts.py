@@ -104,7 +104,8 @@ def _explained(view: SequenceView) -> str:
     return (
         f"Reconstruction: {expected} {view.step_name} given latents drawn from the posterior and "
         f"the true {view.step_name}s before it. Latents alone: the same latents, the model fed its "
-        f"own {view.step_name}s; more than what is usual is right there only where the latents hold it."
+        f"own {view.step_name}s; more than what is usual is right there only where the latents "
+        "hold it."
     )
 
 

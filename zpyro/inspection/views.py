@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from zpyro.checkpoint import Checkpoint
 from zpyro.datasets.sequences import Batch, Sequences
 from zpyro.datasets.vocabulary import Vocabulary
-from zpyro.decoding import decode
-from zpyro.evaluation import in_type_of
+from zpyro.decoding import decode, reconstruct
+from zpyro.evaluation import in_type_of, named_terms
 from zpyro.models import SequenceModel
-from zpyro.networks import gaussian_kl
+from zpyro.posteriors import posterior
 from zpyro.sampling import raw
-from zpyro.seeding import named_noise
 
 Array = NDArray[Any]
 
@@ -157,7 +156,7 @@ def view(
     batch = replace(batch, x=batch.x[:, :steps], lengths=batch.lengths.clamp(max=steps))
     paths = _paths(checkpoint.module, batch, draws, seed)
     frames = raw(checkpoint, batch.x[0].numpy())
-    reconstruction = raw(checkpoint, paths["mean"][0])
+    reconstruction = _expected(checkpoint, batch, seed)
     from_latents = _from_latents(checkpoint, batch, paths["z"][0], seed)
     return SequenceView(
         name=str(one.names[0]),
@@ -180,32 +179,34 @@ def view(
 
 
 def _paths(module: SequenceModel, batch: Batch, draws: int, seed: int) -> dict[str, Array]:
-    """Arrays of S paths drawn from the posterior: (S, T, Z), or (S, T), or (S, T, D) the mean."""
-    like = next(module.parameters())
-    draws = draws if module.latent_size else 1
-    steps = batch.x.shape[1]
-    noise = [named_noise(batch.names, steps, module.latent_size, seed, i) for i in range(draws)]
-    moved = batch.to(like.device)
-    start = None if moved.start is None else in_type_of(moved.start, like)
+    """Latents and terms of S paths drawn from the posterior, (S, T, Z) and (S, T)."""
+    names = (*LATENT_ARRAYS, "log_likelihood", "kl")
+    if module.latent_size:
+        arrays = posterior(module, batch, draws, seed=seed).arrays
+        return {name: arrays[name][0] for name in names}
     with torch.no_grad():
-        process = module.bind(in_type_of(moved.x, like), moved.lengths, start)
-        z = process.draw_posterior(torch.stack(noise).to(like))
-        trajectory = process.trajectory(z)
-        prior, posterior = process.prior(trajectory), process.posterior(trajectory)
-        parameters = module.emission(trajectory.hidden)
-        frames = process.frames_time_major(process.x)
-        found = {
-            "z": trajectory.z,
-            "prior_loc": prior[0],
-            "prior_scale": (0.5 * prior[1]).exp(),
-            "posterior_loc": posterior[0],
-            "posterior_scale": (0.5 * posterior[1]).exp(),
-            "kl": gaussian_kl(*posterior, *prior).sum(-1),
-            "log_likelihood": module.likelihood.log_prob(parameters, frames),
-            "mean": module.likelihood.mean(parameters),
-        }
-    # Inside, everything is (T, S, 1, ...).
-    return {name: value[:, :, 0].transpose(0, 1).cpu().numpy() for name, value in found.items()}
+        terms = named_terms(module, batch, seed, 0)
+    none = terms.z.cpu().numpy()
+    found = {"log_likelihood": terms.log_likelihood, "kl": terms.kl}
+    return dict.fromkeys(LATENT_ARRAYS, none) | {
+        name: values.cpu().numpy() for name, values in found.items()
+    }
+
+
+def _expected(checkpoint: Checkpoint, batch: Batch, seed: int) -> Array:
+    """The expected frames (T, D), each given the first draw of the latents and those before it."""
+    module = checkpoint.module
+    if module.latent_size:
+        mean = reconstruct(module, batch, seed=seed).mean[0, 0]
+    else:
+        like = next(module.parameters())
+        moved = batch.to(like.device)
+        start = None if moved.start is None else in_type_of(moved.start, like)
+        with torch.no_grad():
+            process = module.bind(in_type_of(moved.x, like), moved.lengths, start)
+            hidden = process.trajectory(process.no_latents()).hidden
+            mean = module.likelihood.mean(module.emission(hidden))[:, 0, 0]
+    return raw(checkpoint, mean.cpu().numpy())
 
 
 def _from_latents(checkpoint: Checkpoint, batch: Batch, z: Array, seed: int) -> Array | None:

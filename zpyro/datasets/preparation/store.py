@@ -13,13 +13,19 @@ from numpy.typing import NDArray
 
 from zpyro import files
 from zpyro.datasets.preparation.corpus import Indices
+from zpyro.datasets.preparation.index import (
+    FORMAT,
+    INDEX,
+    SPLITS,
+    VERSION,
+    read_index,
+    read_table,
+)
 from zpyro.datasets.preparation.numbers import Array, Numbers
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences, Stored
 from zpyro.errors import UserError
 
-INDEX = "index.json"
-FORMAT, VERSION = "zpyro-prepared", 1
-SPLITS = ("train", "valid", "test")
+__all__ = ["FORMAT", "INDEX", "SPLITS", "VERSION", "Store", "is_prepared"]
 
 
 def is_prepared(folder: Path) -> bool:
@@ -44,7 +50,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.index = _read_index(folder)
+        self.index = read_index(folder)
         shards = [(shard["file"], shard["count"]) for shard in self.index["shards"]]
         self.numbers = Numbers(folder, shards, self.index["dtype"])
 
@@ -58,7 +64,7 @@ class Store:
 
     def split(self, name: str) -> Sequences:
         """The sequences of a split, read when they are needed."""
-        table = _table(self.folder, name)
+        table = read_table(self.folder, name, self.index, len(self.numbers))
         labels = self.index["splits"][name]["labels"]
         return self.sequences(table, labels, self.normalization)
 
@@ -117,8 +123,9 @@ class Store:
         tables = {f"{name}.npy": self.index["splits"][name]["sha256"] for name in SPLITS}
         shards = {shard["file"]: shard["sha256"] for shard in self.index["shards"]}
         for name, expected in {**shards, **tables}.items():
-            if files.checksum(self.folder / name) != expected:
-                raise UserError(f"{self.folder / name}: is damaged; prepare the data set again")
+            path = self.folder / name
+            if not path.is_file() or files.checksum(path) != expected:
+                raise UserError(f"{path}: is damaged; prepare the data set again")
 
     @property
     def checksum(self) -> str:
@@ -224,6 +231,12 @@ class StoredNames(Stored[str]):
 def _frames(store: Store, numbers: Array, like: StoredValues | StoredStart) -> Array:
     """Stored numbers as frames (T, D) or tokens (T,)."""
     index = store.index
+    largest = {"tokens": index["frame_size"] - 1, "binary": 1}.get(index["kind"])
+    if largest is not None and not 0 <= numbers.min() <= numbers.max() <= largest:
+        raise UserError(
+            f"{store.folder}: is damaged, it holds {index['kind']} beyond {largest};"
+            f" zpyro data verify {store.folder} says where"
+        )
     if index["kind"] == "tokens":
         # A copy: torch wants to be able to write.
         return np.array(numbers)
@@ -232,27 +245,3 @@ def _frames(store: Store, numbers: Array, like: StoredValues | StoredStart) -> A
         # A copy: torch takes no arrays that must not be written to.
         return np.array(frames)
     return like.normalization.apply(frames * index["gain"])
-
-
-def _table(folder: Path, split: str) -> Indices:
-    path = folder / f"{split}.npy"
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: is damaged ({error}); prepare the data set again") from error
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    path = folder / INDEX
-    try:
-        index = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); prepare the data set again") from error
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise UserError(f"{path}: is not the index of a prepared data set; point --data elsewhere")
-    if index["version"] != VERSION:
-        raise UserError(
-            f"{path}: has version {index['version']}, this zpyro reads {VERSION};"
-            " prepare the data set again"
-        )
-    return index

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zpyro.errors import UserError
+from zpyro.evaluation.information import FrameSample
 from zpyro.models import SequenceModel
 from zpyro.seeding import named_noise
 from zpyro.terms import SequenceTerms, sequence_terms
@@ -39,6 +40,8 @@ class Evaluation:
         log_likelihood: mean over sequences of sum_t E_q log p(x_t | h_t).
         active_units: latents whose posterior mean has a variance above 0.01 over all frames
             (Burda et al., arXiv:1509.00519, section 5.2).
+        mutual_information: between z_t and the frame it was inferred from, over all frames; see
+            :class:`zpyro.evaluation.information.FrameSample`.
         sequences: N.
         frames: F.
         names: of the sequences, in the order of ``elbo_by_sequence``.
@@ -51,6 +54,7 @@ class Evaluation:
     kl: float
     log_likelihood: float
     active_units: int
+    mutual_information: float
     sequences: int
     frames: int
     names: tuple[str, ...]
@@ -105,6 +109,7 @@ def evaluate(
     scores: list[_Score] = []
     done = 0
     units = _Variance(module.latent_size)
+    sample = FrameSample(sequences.num_frames)
     was_training = module.training
     module.eval()
     try:
@@ -113,6 +118,7 @@ def evaluate(
                 score = _score(module, batch, particles, seed)
                 scores.append(score)
                 units.add(score.posterior_means)
+                sample.add(score.z, score.means_of_draw, score.log_variances_of_draw)
                 done += len(batch)
                 if on_batch is not None:
                     on_batch(done, len(sequences))
@@ -125,107 +131,7 @@ def evaluate(
         np.concatenate([score.kl for score in scores])[back],
         sequences.num_frames,
         int((units.value() > ACTIVE_VARIANCE).sum()),
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class ImportanceEvaluation:
-    """The importance-weighted bound on a set of N sequences; nats.
-
-    Attributes:
-        iwae: mean over sequences of log (1 / K) sum_k p(x, z_k) / q(z_k | x).
-        stderr: standard error of that mean over sequences.
-        monte_carlo_stderr: its standard error over draws of the paths, by the delta method.
-        effective_paths: mean over sequences of (sum_k w_k)^2 / sum_k w_k^2.
-        particles: K.
-        names: of the sequences, in the order of ``iwae_by_sequence``.
-        iwae_by_sequence: (N,).
-    """
-
-    iwae: float
-    stderr: float
-    monte_carlo_stderr: float
-    effective_paths: float
-    particles: int
-    names: tuple[str, ...]
-    iwae_by_sequence: np.ndarray
-
-
-def iwae(
-    module: SequenceModel,
-    sequences: Sequences,
-    *,
-    particles: int = 25,
-    batch_size: int = 64,
-    seed: int = 0,
-    on_batch: OnBatch | None = None,
-) -> ImportanceEvaluation:
-    """The importance-weighted bound of a model on a set of sequences (arXiv:1509.00519).
-
-    Paths are drawn one after the other, so that memory does not grow with their number. Their noise
-    depends on ``seed`` and each sequence's name alone, as in :func:`evaluate`.
-
-    Args:
-        module: the model; it is evaluated without dropout and left in the mode it was in.
-        sequences: what to score.
-        particles: K; a model without latents has the same number for every K.
-        batch_size: sequences scored together.
-        seed: of the noise.
-        on_batch: told about progress.
-
-    Raises:
-        UserError: if there are no sequences.
-    """
-    if len(sequences) == 0:
-        raise UserError("there are no sequences to evaluate; choose another split")
-    order = np.argsort(sequences.lengths, kind="stable")
-    draws = particles if module.latent_size else 1
-    parts: list[np.ndarray] = []
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            for batch in sequences[order.tolist()].batches(batch_size):
-                parts.append(
-                    np.stack([_log_weights(module, batch, seed, draw) for draw in range(draws)])
-                )
-                if on_batch is not None:
-                    on_batch(sum(part.shape[1] for part in parts), len(sequences))
-    finally:
-        module.train(was_training)
-    log_weights = np.concatenate(parts, axis=1)[:, np.argsort(order)]
-    return _importance(tuple(sequences.names), log_weights, particles)
-
-
-def _log_weights(module: SequenceModel, batch: Batch, seed: int, draw: int) -> np.ndarray:
-    """log p(x, z) / q(z | x) of one path a sequence, (B,)."""
-    terms = _terms(module, batch, seed, draw)
-    steps = terms.log_likelihood + terms.log_prior - terms.log_posterior
-    return steps.double().sum(1).cpu().numpy()
-
-
-def _importance(
-    names: tuple[str, ...], log_weights: np.ndarray, particles: int
-) -> ImportanceEvaluation:
-    """The bound from log weights (K, N)."""
-    largest = log_weights.max(0)
-    weights = np.exp(log_weights - largest)
-    bounds = largest + np.log(weights.mean(0))
-    shares = weights / weights.sum(0)
-    # Of the log of a mean of K draws: variance of the weights over K times their squared mean.
-    paths = len(weights)
-    variance = (shares**2).sum(0) - 1.0 / paths
-    correction = paths / (paths - 1) if paths > 1 else 1.0
-    count = len(bounds)
-    spread = float(bounds.std(ddof=1)) if count > 1 else 0.0
-    return ImportanceEvaluation(
-        iwae=float(bounds.mean()),
-        stderr=spread / count**0.5,
-        monte_carlo_stderr=float(np.sqrt(np.maximum(variance, 0.0).sum() * correction)) / count,
-        effective_paths=float((1.0 / (shares**2).sum(0)).mean()),
-        particles=particles,
-        names=names,
-        iwae_by_sequence=bounds,
+        sample.mutual_information(),
     )
 
 
@@ -257,29 +163,40 @@ class _Score:
     Attributes:
         log_likelihood: summed over steps, (B,).
         kl: likewise, (B,).
-        posterior_means: of every scored frame, (frames, Z).
+        posterior_means: of every scored frame, mean over draws, (frames, Z).
+        z: latents of the first draw, (frames, Z).
+        means_of_draw: posterior means along the first draw, (frames, Z).
+        log_variances_of_draw: likewise, (frames, Z).
     """
 
     log_likelihood: np.ndarray
     kl: np.ndarray
     posterior_means: np.ndarray
+    z: np.ndarray
+    means_of_draw: np.ndarray
+    log_variances_of_draw: np.ndarray
 
 
 def _score(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _Score:
-    draws = [_terms(module, batch, seed, draw) for draw in range(particles)]
+    draws = [named_terms(module, batch, seed, draw) for draw in range(particles)]
     log_likelihood = torch.stack([terms.log_likelihood.double().sum(1) for terms in draws]).mean(0)
     kl = torch.stack([terms.kl.double().sum(1) for terms in draws]).mean(0)
     means = torch.stack([terms.posterior_mean.double() for terms in draws]).mean(0)
     steps = torch.arange(means.shape[1])
     valid = steps < batch.lengths.cpu().unsqueeze(-1)
+    first = draws[0]
     return _Score(
         log_likelihood.cpu().numpy(),
         kl.cpu().numpy(),
-        means.cpu()[valid].numpy(),
+        *(
+            values.double().cpu()[valid].numpy()
+            for values in (means, first.z, first.posterior_mean, first.posterior_log_variance)
+        ),
     )
 
 
-def _terms(module: SequenceModel, batch: Batch, seed: int, draw: int) -> SequenceTerms:
+def named_terms(module: SequenceModel, batch: Batch, seed: int, draw: int) -> SequenceTerms:
+    """The terms of one path a sequence, whose noise depends on seed, draw and names alone."""
     like = next(module.parameters())
     batch = batch.to(like.device)
     noise = named_noise(batch.names, batch.x.shape[1], module.latent_size, seed, draw)
@@ -298,6 +215,7 @@ def _summary(
     kl: np.ndarray,
     frames: int,
     active_units: int,
+    mutual_information: float,
 ) -> Evaluation:
     elbo = log_likelihood - kl
     count = len(elbo)
@@ -310,6 +228,7 @@ def _summary(
         kl=float(kl.mean()),
         log_likelihood=float(log_likelihood.mean()),
         active_units=active_units,
+        mutual_information=mutual_information,
         sequences=count,
         frames=frames,
         names=names,

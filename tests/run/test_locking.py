@@ -1,0 +1,95 @@
+"""One training at a time in a run directory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.run.small import dataset, model, settings
+from zpyro import runs, training
+from zpyro.errors import UserError
+from zpyro.locking import LOCK, locked
+
+pytestmark = pytest.mark.fast
+
+HOLDER = """
+import sys
+from pathlib import Path
+from zpyro.locking import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def hold(folder: Path) -> subprocess.Popen[str]:
+    """Another process that has the lock by the time this returns."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_process_is_refused_until_the_first_dies(tmp_path: Path) -> None:
+    other = hold(tmp_path)
+    with (
+        pytest.raises(UserError, match=rf"another training \(process {other.pid} on .*\) is"),
+        locked(tmp_path),
+    ):
+        pass
+    end(other)
+    with locked(tmp_path):
+        pass
+
+
+def test_a_process_does_not_shut_itself_out_but_another_thread(tmp_path: Path) -> None:
+    found: list[str] = []
+
+    def elsewhere() -> None:
+        try:
+            with locked(tmp_path):
+                found.append("entered")
+        except UserError as error:
+            found.append(str(error))
+
+    with locked(tmp_path), locked(tmp_path / "."):
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+    assert len(found) == 1
+    assert "another training" in found[0]
+
+
+def test_what_stands_in_the_lock_is_not_trusted(tmp_path: Path) -> None:
+    other = hold(tmp_path)
+    (tmp_path / LOCK).write_bytes(b"\x1b[2J\xff\n" * 900)
+    with pytest.raises(UserError, match="another training is writing there"), locked(tmp_path):
+        pass
+    end(other)
+
+
+def test_two_trainings_are_refused_and_a_lock_alone_is_no_run(tmp_path: Path) -> None:
+    config = settings(max_steps=2)
+    (tmp_path / LOCK).write_text("process 1 on nowhere\n")
+    run = runs.create(tmp_path, config)
+    other = hold(tmp_path)
+    with pytest.raises(UserError, match="another training"):
+        training.fit(model(), dataset(), config, run=run)
+    end(other)
+    assert training.fit(model(), dataset(), config, run=run).step == 2
+    with pytest.raises(UserError, match="is not empty"):
+        runs.create(tmp_path, config)

@@ -1,0 +1,21 @@
+"""A long training keeps nothing; the script beside has the full length.
+
+``python -m tests.trust.soak --steps 2000``
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.trust.soak import ALLOWED, SETTLED, growth, soak
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_neither_memory_nor_objects_grow_with_the_steps(tmp_path: Path) -> None:
+    watch = soak(tmp_path / "run", 200)
+    # 20 steps lie between readings: what each step kept would show in hundreds of objects.
+    kept = watch.objects[SETTLED:]
+    assert max(kept) - kept[0] < 40
+    assert growth(watch.readings) <= ALLOWED

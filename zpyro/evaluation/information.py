@@ -1,0 +1,59 @@
+"""What the latents tell about the frames they were inferred from."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+SAMPLE = 1000
+"""Frames that the estimate rests on, at most."""
+_BLOCK = 64
+
+
+class FrameSample:
+    """Some of the scored frames, evenly spread over all, with their posteriors.
+
+    Args:
+        frames: how many frames there will be in all.
+    """
+
+    def __init__(self, frames: int) -> None:
+        self.every = max(1, math.ceil(frames / SAMPLE))
+        self._seen = 0
+        self._z: list[np.ndarray] = []
+        self._mean: list[np.ndarray] = []
+        self._log_variance: list[np.ndarray] = []
+
+    def add(self, z: np.ndarray, mean: np.ndarray, log_variance: np.ndarray) -> None:
+        """Take in the next frames: latents and their posterior, each (frames, Z)."""
+        chosen = slice(-self._seen % self.every, None, self.every)
+        self._seen += len(z)
+        self._z.append(z[chosen])
+        self._mean.append(mean[chosen])
+        self._log_variance.append(log_variance[chosen])
+
+    def mutual_information(self) -> float:
+        """An estimate of I(frame; z_t) under the posterior, nats.
+
+        ``1/M sum_i log q_i(z_i) - log 1/M sum_j q_j(z_i)`` over M sampled frames with posteriors
+        q_i and draws z_i: how much better a frame's own posterior explains its latent than the
+        aggregate of all does (Hoffman and Johnson 2016, "ELBO surgery"). At most log M; what the
+        latents repeat of the past counts too, since the posterior of z_t knows it.
+        """
+        z, mean, log_variance = (
+            np.concatenate(part) if part else np.zeros((0, 0))
+            for part in (self._z, self._mean, self._log_variance)
+        )
+        if not z.size:
+            return 0.0
+        precision = np.exp(-log_variance)
+        constant = -0.5 * (log_variance + math.log(2.0 * math.pi)).sum(1)
+        own = constant - 0.5 * ((z - mean) ** 2 * precision).sum(1)
+        total = 0.0
+        for first in range(0, len(z), _BLOCK):
+            rows = z[first : first + _BLOCK]
+            distance = ((rows[:, None] - mean) ** 2 * precision).sum(2)
+            aggregate = np.logaddexp.reduce(constant - 0.5 * distance, axis=1) - math.log(len(z))
+            total += float((own[first : first + _BLOCK] - aggregate).sum())
+        return total / len(z)

@@ -1,0 +1,98 @@
+"""One training at a time in a run directory: a lock that the kernel lets go of when its owner dies.
+
+The lock is ``flock`` on the file ``.lock`` in the directory. On NFS it holds between machines where
+the server runs a lock service (Linux turns it into a byte-range lock there). Where the file system
+or the operating system knows no such lock, :func:`locked` says so once and goes on without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+
+from zpyro.errors import UserError
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK = ".lock"
+
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_LONGEST_OWNER = 200
+
+_held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within it, this process alone trains in a run directory; within itself it changes nothing.
+
+    Of the processes that torchrun starts for one training the first takes the lock for all.
+
+    Args:
+        folder: the run directory; it must be there.
+
+    Raises:
+        UserError: if another process trains in it, or the lock's file cannot be written.
+    """
+    place = folder.resolve()
+    if place in _held.get() or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    descriptor = _opened(folder)
+    try:
+        _take(folder, descriptor)
+        token = _held.set(_held.get() | {place})
+        try:
+            yield
+        finally:
+            _held.reset(token)
+    finally:
+        os.close(descriptor)
+
+
+def _opened(folder: Path) -> int:
+    path = folder / LOCK
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); training needs to write there, "
+            "mend its rights or take another directory"
+        ) from error
+
+
+def _take(folder: Path, descriptor: int) -> None:
+    if sys.platform == "win32":
+        logger.warning("%s: no locks on this system; see that nobody else trains there", folder)
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    except BlockingIOError as error:
+        raise UserError(
+            f"{folder}: another training{_owner(descriptor)} is writing there; "
+            "wait for it, stop it, or take another --out"
+        ) from error
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise UserError(f"{folder / LOCK}: cannot be written ({error.strerror})") from error
+        logger.warning(
+            "%s: this file system has no locks; see that nobody else trains there", folder
+        )
+
+
+def _owner(descriptor: int) -> str:
+    """Who holds the lock, as far as its file says."""
+    owner = os.read(descriptor, _LONGEST_OWNER).decode("utf-8", "replace").strip()
+    return f" ({owner})" if owner.isprintable() and owner else ""
