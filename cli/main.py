@@ -11,7 +11,17 @@ from typing import Any
 
 import click
 
-COMMANDS = ("train", "evaluate", "sample", "compare", "data", "import-reference", "example")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "sample",
+    "reconstruct",
+    "interpolate",
+    "compare",
+    "data",
+    "import-reference",
+    "example",
+)
 
 
 class UserMistake(click.ClickException):
