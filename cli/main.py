@@ -15,6 +15,8 @@ COMMANDS = (
     "train",
     "evaluate",
     "sample",
+    "reconstruct",
+    "interpolate",
     "inspect",
     "plot",
     "compare",

@@ -211,7 +211,7 @@ def test_data_that_changed(zpyro: Zpyro, arrays: Path, tmp_path: Path) -> None:
     np.savez(data, x=np.random.default_rng(0).normal(size=(40, 6, 3)))
     result = zpyro("inspect", run)
     assert result.exit_code == 2
-    assert "in frames of 3, the run was trained on frames in frames of 5" in result.stderr
+    assert "the data are frames of 3 numbers a frame, the run was trained on" in result.stderr
     data.unlink()
     assert zpyro("inspect", run).exit_code == 2
     assert zpyro("inspect", run, "--data", arrays, "--scored=0").exit_code == 0

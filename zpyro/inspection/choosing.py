@@ -8,7 +8,8 @@ from pathlib import Path
 
 from zpyro import datasets
 from zpyro.checkpoint import Checkpoint
-from zpyro.datasets.sequences import Normalization, Sequences
+from zpyro.choosing import on_scale_of
+from zpyro.datasets.sequences import Sequences
 from zpyro.errors import UserError
 from zpyro.runs import Run
 
@@ -36,19 +37,10 @@ def split_of(
     if folder is None and config.data_folder is not None:
         folder = Path(config.data_folder)
     data = datasets.load(config.dataset, folder, config.data, vocabulary=checkpoint.vocabulary)
-    scale = Normalization(checkpoint.data.mean, checkpoint.data.scale)
-    found = data.split(split).renormalized(scale)
+    found = data.split(split)
     if len(found) == 0:
         raise UserError(f"the {split} split of {config.dataset} is empty; choose another split")
-    likelihood = checkpoint.module.likelihood
-    size = 1 if likelihood.discrete_tokens else likelihood.size
-    if found.kind != checkpoint.data.kind or found.frame_size != size:
-        raise UserError(
-            f"{folder or config.dataset}: holds {found.kind} in frames of "
-            f"{found.frame_size}, the run was trained on {checkpoint.data.kind} in frames of "
-            f"{size}; give its own data"
-        )
-    return found
+    return on_scale_of(checkpoint, found)
 
 
 def choose(sequences: Sequences, wanted: Sequence[str], split: str) -> list[int]:
