@@ -84,7 +84,7 @@ def command(
     out = out or run / "samples"
     with files.saying(out):
         out.mkdir(parents=True, exist_ok=True)
-    given = None if prefix is None else _read_prefix(prefix, checkpoint)
+    given = None if prefix is None else read_prefix(prefix, checkpoint)
     steps = _steps(checkpoint, seconds, frames, 0 if given is None else len(given))
     with waiting(f"drawing {count} samples of {steps} frames"):
         drawn = sampling.draw(
@@ -129,7 +129,7 @@ def _image_steps(checkpoint: Checkpoint, before: int) -> int | None:
     return whole - before
 
 
-def _read_prefix(path: Path, checkpoint: Checkpoint) -> np.ndarray:
+def read_prefix(path: Path, checkpoint: Checkpoint) -> np.ndarray:
     """Raw frames (P, D) or tokens (P,) of a file."""
     import numpy as np
 

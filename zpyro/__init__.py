@@ -1,6 +1,7 @@
 """Stochastic recurrent networks with Z-Forcing, as Pyro models and guides."""
 
 from zpyro import datasets, likelihoods, models, schedules
+from zpyro.decoding import Decoded, decode, reconstruct
 from zpyro.elbo import ObjectiveTerms, ZForcingELBO
 from zpyro.errors import UserError
 from zpyro.models import SequenceModel, ZForcing
@@ -10,6 +11,7 @@ from zpyro.terms import SequenceTerms, sequence_terms
 from zpyro.version import __version__
 
 __all__ = [
+    "Decoded",
     "MultiSampleELBO",
     "ObjectiveTerms",
     "Posterior",
@@ -20,9 +22,11 @@ __all__ = [
     "ZForcingELBO",
     "__version__",
     "datasets",
+    "decode",
     "likelihoods",
     "models",
     "posterior",
+    "reconstruct",
     "schedules",
     "sequence_terms",
 ]

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zpyro import files
-from zpyro.errors import UserError
+from zpyro.drawing import new_figure, save, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,15 +42,15 @@ def audio_picture(waveforms: Sequence[np.ndarray], sample_rate: int, path: Path)
     Raises:
         UserError: if matplotlib is missing or the file cannot be written.
     """
-    figure = _figure(len(waveforms), height=2.8)
+    figure = new_figure(8, 2.8 * len(waveforms))
     for number, waveform in enumerate(waveforms):
         upper, lower = _row(figure, number, len(waveforms)).subplots(2, 1, sharex=True)
         seconds = np.arange(len(waveform)) / sample_rate
         upper.plot(seconds, waveform, linewidth=0.4)
         upper.set(ylabel="amplitude", title=f"sample {number + 1}")
-        _spectrogram(lower, waveform, sample_rate)
+        spectrogram(lower, waveform, sample_rate)
         lower.set(xlabel="time, s", ylabel="kHz", xlim=(0, len(waveform) / sample_rate))
-    _write(figure, path)
+    save(figure, path)
 
 
 def frames_picture(frames: Sequence[np.ndarray], path: Path, kind: str = "frames") -> None:
@@ -65,7 +64,7 @@ def frames_picture(frames: Sequence[np.ndarray], path: Path, kind: str = "frames
     Raises:
         UserError: if matplotlib is missing or the file cannot be written.
     """
-    figure = _figure(len(frames), height=1.8)
+    figure = new_figure(8, 1.8 * len(frames))
     for number, sequence in enumerate(frames):
         axes = _row(figure, number, len(frames)).subplots()
         steps = np.arange(1, len(sequence) + 1)
@@ -84,10 +83,10 @@ def frames_picture(frames: Sequence[np.ndarray], path: Path, kind: str = "frames
             if kind != "binary":
                 figure.colorbar(image, ax=axes, label="value")
             axes.set(ylabel="dimension")
-            axes.yaxis.get_major_locator().set_params(integer=True)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+            whole_numbers(axes.yaxis)
+        whole_numbers(axes.xaxis)
         axes.set(xlabel="step", title=f"sample {number + 1}")
-    _write(figure, path)
+    save(figure, path)
 
 
 def images_picture(images: np.ndarray, path: Path) -> None:
@@ -107,13 +106,13 @@ def images_picture(images: np.ndarray, path: Path) -> None:
     for number, image in enumerate(images):
         top, left = (number // across) * (height + 1) + 1, (number % across) * (width + 1) + 1
         grid[top : top + height, left : left + width] = image
-    figure = _figure(1, 1.0)
+    figure = new_figure(8, 1)
     figure.set_layout_engine("none")
     figure.set_size_inches(grid.shape[1] * IMAGE_SCALE / 100, grid.shape[0] * IMAGE_SCALE / 100)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.imshow(grid, cmap="gray_r", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
-    _write(figure, path, dpi=100)
+    save(figure, path, dpi=100)
 
 
 def training_picture(records: Iterable[Mapping[str, Any]], path: Path) -> None:
@@ -127,7 +126,7 @@ def training_picture(records: Iterable[Mapping[str, Any]], path: Path) -> None:
         UserError: if matplotlib is missing or the file cannot be written.
     """
     records = list(records)
-    figure = _figure(2, height=3.0)
+    figure = new_figure(8, 6)
     for axes, (train, valid, label) in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
         for kind, name, legend in (("train", train, "training"), ("valid", valid, "held out")):
             points = [
@@ -140,11 +139,17 @@ def training_picture(records: Iterable[Mapping[str, Any]], path: Path) -> None:
         axes.set(xlabel="training step", ylabel=label)
         if axes.has_data():
             axes.legend()
-    _write(figure, path)
+    save(figure, path)
 
 
-def _spectrogram(axes: Axes, waveform: np.ndarray, sample_rate: int) -> None:
-    """Power in decibel below the loudest point, windows of 25 ms every 5 ms."""
+def spectrogram(axes: Axes, waveform: np.ndarray, sample_rate: int) -> None:
+    """Draw power in decibel below the loudest point, windows of 25 ms every 5 ms.
+
+    Args:
+        axes: where.
+        waveform: samples, (N,).
+        sample_rate: samples a second.
+    """
     window = min(len(waveform), max(32, sample_rate // 40))
     hop = max(1, sample_rate // 200)
     frames = np.lib.stride_tricks.sliding_window_view(waveform, window)[::hop]
@@ -159,22 +164,7 @@ def _spectrogram(axes: Axes, waveform: np.ndarray, sample_rate: int) -> None:
     )
 
 
-def _figure(rows: int, height: float) -> Figure:
-    # The figure class itself, not pyplot: no window system, no state between pictures.
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError('pictures need matplotlib; pip install "zpyro[plots]"') from error
-    return Figure(figsize=(8, height * rows), layout="constrained")
-
-
 def _row(figure: Figure, number: int, count: int) -> Any:
     """The panel of one sample; matplotlib gives a bare one where there is a single sample."""
     panels = figure.subfigs or figure.subfigures(count, 1, squeeze=False).flat
     return list(panels)[number]
-
-
-def _write(figure: Figure, path: Path, dpi: int = 120) -> None:
-    with files.saying(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=dpi)

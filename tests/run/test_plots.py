@@ -18,9 +18,9 @@ from zpyro.errors import UserError
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Collects every figure that is written."""
     figures: list[Figure] = []
-    write = plots._write
+    save = plots.save
     monkeypatch.setattr(
-        plots, "_write", lambda figure, path: (figures.append(figure), write(figure, path))
+        plots, "save", lambda figure, path: (figures.append(figure), save(figure, path))
     )
     return figures
 

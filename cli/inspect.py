@@ -1,0 +1,115 @@
+"""``zpyro inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .common import say
+
+
+@click.command("inspect")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--split",
+    default="test",
+    show_default=True,
+    type=click.Choice(["train", "valid", "test", "all"]),
+    help="Which sequences.",
+)
+@click.option(
+    "--sequence",
+    "sequences",
+    multiple=True,
+    metavar="NAME|INDEX",
+    help="A sequence to show, by name or by number from 0; again for another.  [default: 0, 1, 2]",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Where the data are now.  [default: where they were at training]",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: RUN/inspect]")
+@click.option(
+    "--draws",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1, 1000),
+    help="Paths of latents drawn from each posterior.",
+)
+@click.option(
+    "--samples",
+    default=4,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Sequences drawn from the prior.",
+)
+@click.option(
+    "--particles",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1, 100_000),
+    help="Of the importance-weighted and the particle-filter bound; 1 leaves them out.",
+)
+@click.option(
+    "--scored",
+    default=256,
+    show_default=True,
+    type=click.IntRange(0),
+    help="The table of bounds is of this many sequences; 0 leaves it out.",
+)
+@click.option(
+    "--checkpoint",
+    "which",
+    default="best",
+    show_default=True,
+    type=click.Choice(["best", "last"]),
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 63) - 1))
+@click.option(
+    "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])
+)
+def command(
+    run: Path,
+    split: str,
+    sequences: tuple[str, ...],
+    data: Path | None,
+    out: Path | None,
+    draws: int,
+    samples: int,
+    particles: int,
+    scored: int,
+    which: str,
+    seed: int,
+    device: str,
+) -> None:
+    """Draw what a run has learned: where its latents speak, and what they say.
+
+    Pictures and sounds go to a folder, and one page, report.html, shows them all beside the bounds,
+    the training curves and the settings. It opens from disk and needs no network.
+
+    \b
+    Example:
+      zpyro inspect runs/vowels --sequence 0 --sequence utterance_0012 --out looks
+    """
+    from zpyro import inspection
+    from zpyro.building import choose_device
+
+    report = inspection.inspect(
+        run,
+        split=split,
+        sequences=sequences,
+        out=out,
+        data_folder=data,
+        which=which,
+        device=str(choose_device(device)),
+        draws=draws,
+        num_samples=samples,
+        particles=particles,
+        scored=scored,
+        seed=seed,
+        on_stage=say,
+    )
+    pictures = len(list(report.folder.glob("*.png")))
+    click.echo(f"{pictures} pictures and {report.page.name} in {report.folder}")

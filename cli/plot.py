@@ -1,0 +1,39 @@
+"""``zpyro plot``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("plot")
+@click.argument(
+    "runs", metavar="RUN [RUN ...]", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    help="What to draw, such as bound, kl or learning_rate; again for another panel."
+    "  [default: bound, kl, log_likelihood]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The picture file, png, svg or pdf.  [default: RUN/curves.png; of several, curves.png]",
+)
+def command(runs: tuple[Path, ...], metrics: tuple[str, ...], out: Path | None) -> None:
+    """Draw the training curves of one or several runs in one picture.
+
+    A colour a run, training dashed and held-out data solid; nats per sequence over training steps.
+
+    \b
+    Example:
+      zpyro plot runs/vowels runs/vowels-plain --metric bound --metric kl --out curves.png
+    """
+    from zpyro.inspection import curves
+
+    path = out or (runs[0] / "curves.png" if len(runs) == 1 else Path("curves.png"))
+    curves.plot(runs, path, metrics or curves.DEFAULT)
+    click.echo(f"picture in {path}")

@@ -1,0 +1,140 @@
+"""What the commands on single sequences share: their options, finding them, writing results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .common import load_data, say
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from zpyro.checkpoint import Checkpoint
+    from zpyro.datasets.sequences import Sequences
+    from zpyro.runs import Run
+
+OPTIONS = (
+    click.option(
+        "--split",
+        default="test",
+        show_default=True,
+        type=click.Choice(["train", "valid", "test", "all"]),
+        help="Where the sequences are looked for.",
+    ),
+    click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        help="Where the data are now.  [default: where they were at training]",
+    ),
+    click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 63) - 1)),
+    click.option(
+        "--checkpoint",
+        "which",
+        default="best",
+        show_default=True,
+        type=click.Choice(["best", "last"]),
+    ),
+    click.option(
+        "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])
+    ),
+)
+
+
+def sequence_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--split, --data, --seed, --checkpoint and --device."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run's model with the split that is asked for.
+
+    Attributes:
+        run: the run directory.
+        checkpoint: its model.
+        split: name of the split.
+        data: where the data are now, or None.
+    """
+
+    run: Run
+    checkpoint: Checkpoint
+    split: str
+    data: Path | None
+
+    def sequences(self) -> Sequences:
+        """The split, on the scale of the model."""
+        from zpyro import choosing
+
+        config = self.run.config()
+        if self.data is not None:
+            config = replace(config, data_folder=str(self.data.absolute()))
+        loaded = load_data(config, self.checkpoint.vocabulary)
+        return choosing.on_scale_of(self.checkpoint, loaded.split(self.split))
+
+
+def opened(run: Path, which: str, device: str, split: str, data: Path | None) -> Opened:
+    """A run whose model has latents.
+
+    Raises:
+        UserError: if it has no checkpoint yet, or its model no latents.
+    """
+    from zpyro import runs
+    from zpyro.building import choose_device
+    from zpyro.decoding import check_has_latents
+
+    found = runs.open_run(run)
+    checkpoint = found.load(which, choose_device(device))
+    check_has_latents(checkpoint.module)
+    return Opened(found, checkpoint, split, data)
+
+
+def make_folder(out: Path) -> Path:
+    """The folder for results, made if it is not there."""
+    from zpyro import files
+
+    with files.saying(out):
+        out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def write_sound(path: Path, frames: np.ndarray, checkpoint: Checkpoint) -> None:
+    """Raw frames as a wav file."""
+    from zpyro import files
+    from zpyro.datasets import audio
+
+    assert checkpoint.data.sample_rate is not None
+    with files.saying(path):
+        path.touch()
+    audio.write_wav(path, frames.reshape(-1), checkpoint.data.sample_rate)
+
+
+def write_picture(
+    rows: Sequence[Sequence[tuple[str, np.ndarray]]], path: Path, checkpoint: Checkpoint
+) -> None:
+    """Titled raw sequences in rows; says so where matplotlib is missing."""
+    import importlib.util
+
+    from zpyro import side_by_side
+
+    if importlib.util.find_spec("matplotlib") is None:
+        say('no picture without matplotlib; pip install "zpyro[plots]"')
+        return
+    data = checkpoint.data
+    whole = 0 if data.image_shape is None else data.image_shape[0] * data.image_shape[1]
+    images = whole > 0 and all(values.size == whole for row in rows for _, values in row)
+
+    def shown(values: np.ndarray) -> np.ndarray:
+        if data.sample_rate is not None:
+            return values.reshape(-1)
+        return values.reshape(data.image_shape) if images and data.image_shape else values
+
+    titled = [[(title, shown(values)) for title, values in row] for row in rows]
+    side_by_side.draw(titled, path, data.sample_rate, images=images)
+    click.echo(f"picture in {path}")

@@ -1,0 +1,128 @@
+"""Sequences that a user names: by name or number in a split, a file, or a sentence."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import numpy as np
+
+from zpyro.checkpoint import Checkpoint
+from zpyro.datasets.sequences import Array, Normalization, Sequences
+from zpyro.datasets.vocabulary import END
+from zpyro.errors import UserError
+
+
+def find(sequences: Sequences, wanted: str, split: str) -> int:
+    """Where the sequence of that name stands, or the one of that number, counted from 0.
+
+    Args:
+        sequences: a split.
+        wanted: a name, or a number.
+        split: what to call the split in an error.
+
+    Raises:
+        UserError: if there is none.
+    """
+    names = list(sequences.names)
+    if wanted in names:
+        return names.index(wanted)
+    if not wanted.lstrip("-").isdecimal():
+        near = difflib.get_close_matches(wanted, names, n=1) or names[:1]
+        raise UserError(
+            f"sequence {wanted!r} is not in the split {split}; name one, such as "
+            f"{near[0] if near else 'none: it is empty'}, or a number from 0 to {len(names) - 1}"
+        )
+    if not 0 <= int(wanted) < len(names):
+        raise UserError(
+            f"sequence {wanted} is out of range: the split {split} has {len(names)}; "
+            f"give a number from 0 to {len(names) - 1}"
+        )
+    return int(wanted)
+
+
+def on_scale_of(checkpoint: Checkpoint, sequences: Sequences) -> Sequences:
+    """The sequences on the scale that a model was trained on.
+
+    Raises:
+        UserError: if they are of another kind than the model reads.
+    """
+    data, likelihood = checkpoint.data, checkpoint.module.likelihood
+    size = likelihood.size if sequences.kind != "tokens" else 1
+    if (sequences.kind, sequences.frame_size) != (data.kind, size):
+        raise UserError(
+            f"the data are {sequences.kind} of {sequences.frame_size} numbers a frame, the run "
+            f"was trained on {data.kind} of {size}; point --data at such"
+        )
+    if likelihood.discrete_tokens:
+        largest = max((int(np.max(value)) for value in sequences.values), default=0)
+        if largest >= likelihood.size:
+            raise UserError(
+                f"the data hold token {largest}, this run knows {likelihood.size}; "
+                "give data with the same vocabulary"
+            )
+    return sequences.renormalized(Normalization(data.mean, data.scale))
+
+
+def of_frames(checkpoint: Checkpoint, frames: Array, name: str) -> Sequences:
+    """Raw frames (P, D) or tokens (P,) as one sequence of the kind that a model was trained on.
+
+    Where the data have start frames, the first one is it.
+
+    Raises:
+        UserError: if there are too few of them, or they have another shape or are no tokens.
+    """
+    data, likelihood = checkpoint.data, checkpoint.module.likelihood
+    event = tuple(likelihood.event_shape)
+    least = 1 if checkpoint.start is None else 2
+    if frames.ndim != 1 + len(event) or frames.shape[1:] != event or len(frames) < least:
+        wanted = "(P,)" if not event else f"(P, {event[0]})"
+        raise UserError(
+            f"{name}: has shape {frames.shape}; it must be {wanted} with P at least {least}"
+        )
+    if not event and (frames.min() < 0 or frames.max() >= likelihood.size):
+        raise UserError(f"{name}: has tokens beyond 0 to {likelihood.size - 1}; mend them")
+    if data.kind == "binary" and not np.isin(frames, (0, 1)).all():
+        raise UserError(f"{name}: has values other than 0 and 1; make it binary first")
+    scale = Normalization(data.mean, data.scale)
+    plain = data.kind in ("tokens", "binary")
+    values = frames.astype(np.int64 if not event else np.float32) if plain else scale.apply(frames)
+    start = None
+    if checkpoint.start is not None:
+        start, values = values[:1], values[1:]
+    return Sequences(
+        values=(values,),
+        names=(name,),
+        start=start,
+        normalization=Normalization() if plain else scale,
+        sample_rate=data.sample_rate,
+        kind=data.kind,
+        image_shape=data.image_shape,
+    )
+
+
+def of_sentence(checkpoint: Checkpoint, sentence: str) -> Sequences:
+    """A sentence, and its end, as one sequence of tokens.
+
+    Raises:
+        UserError: if the model is none of text, or the sentence is empty.
+    """
+    vocabulary = checkpoint.vocabulary
+    if vocabulary is None:
+        raise UserError(f"{sentence!r} is a sentence, and this run is none of text")
+    words = vocabulary.split(sentence.strip())
+    if not words:
+        raise UserError("the sentence is empty; give words")
+    tokens = np.append(vocabulary.encode(words), END)
+    return of_frames(checkpoint, tokens, sentence)
+
+
+def looks_like_file(wanted: str) -> bool:
+    """Whether something is meant as a file: it is there, or its name ends as one's."""
+    path = Path(wanted)
+    try:
+        there = path.is_file()
+    except OSError:
+        # A long sentence is no file name.
+        return False
+    return there or path.suffix.lower() in (".wav", ".flac", ".mp3", ".npy", ".txt", ".ogg")
