@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import console, load_data, say
+from .guides import guide_options, use_guide
 
 if TYPE_CHECKING:
     from zpyro.config import Config
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=int, help="Stop after so many passes over the data in all.")
 @click.option("--max-minutes", type=float, help="Stop after so many minutes in all.")
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run directory.")
+@guide_options
 def command(
     dataset: str | None,
     data: Path | None,
@@ -47,6 +49,8 @@ def command(
     assignments: tuple[str, ...],
     out: Path | None,
     resume: Path | None,
+    guide: str | None,
+    run_guide: bool,
     **options: Any,
 ) -> None:
     """Train a model and leave a run directory.
@@ -57,6 +61,7 @@ def command(
     Example:
       zpyro train --dataset wav --data recordings --set model.hidden_size=512 --max-minutes 30
     """
+    use_guide(resume, guide, run_guide)
     given = {f"train.{name}": value for name, value in options.items() if value is not None}
     if resume is None:
         outcome, run = _start(dataset, data, preset, assignments, out, given)
@@ -135,9 +140,22 @@ def _begin(settled: Config, data: Dataset, make_run: Callable[[], Run]) -> tuple
     likelihood = build_likelihood(settled.model, data.likelihood, data.frame_size)
     seed_everything(settled.train.seed)
     module = build_model(settled.model, likelihood).to(choose_device(settled.train.device))
+    _check_guide(module, data, settled)
     run = make_run()
     run.write_baselines(data.train, data.frame_size)
     return _fit(module, data, settled, run, resume=False)
+
+
+def _check_guide(module: SequenceModel, data: Dataset, settled: Config) -> None:
+    """See that a guide of the user's own will do, before anything is written."""
+    from zpyro import guides
+
+    if module.own_guide is None:
+        return
+    objective = settled.objective
+    costs = (objective.auxiliary_weight, objective.auxiliary_weight_final, objective.reverse_weight)
+    some = data.train[: min(8, len(data.train))].batch()
+    guides.check(module, some, needs_backward_states=any(costs))
 
 
 def _with_limits(given: dict[str, object]) -> dict[str, object]:
@@ -151,11 +169,13 @@ def _with_limits(given: dict[str, object]) -> dict[str, object]:
 def _fit(
     module: SequenceModel, data: Dataset, settled: Config, run: Run, *, resume: bool
 ) -> tuple[Outcome, Run]:
+    from zpyro import own_guides
     from zpyro.allocation import keep_freed_memory
     from zpyro.reporting import for_console
     from zpyro.training import fit
 
     keep_freed_memory()
+    own_guides.keep(run.folder)
     weights = sum(parameter.numel() for parameter in module.parameters())
     device = next(module.parameters()).device.type
     say(

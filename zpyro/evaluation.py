@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zpyro import guides
 from zpyro.errors import UserError
 from zpyro.models import SequenceModel
 from zpyro.seeding import named_noise
@@ -266,6 +267,8 @@ class _Score:
 
 
 def _score(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _Score:
+    if module.own_guide is not None:
+        return _score_with_own_guide(module, batch, particles, seed)
     draws = [_terms(module, batch, seed, draw) for draw in range(particles)]
     log_likelihood = torch.stack([terms.log_likelihood.double().sum(1) for terms in draws]).mean(0)
     kl = torch.stack([terms.kl.double().sum(1) for terms in draws]).mean(0)
@@ -277,6 +280,15 @@ def _score(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _S
         kl.cpu().numpy(),
         means.cpu()[valid].numpy(),
     )
+
+
+def _score_with_own_guide(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _Score:
+    """The same from densities at drawn latents; means are over the draws."""
+    draws = [guides.scores(module, batch, seed, draw) for draw in range(particles)]
+    average = [torch.stack([draw[n].double() for draw in draws]).mean(0).cpu() for n in range(4)]
+    valid = torch.arange(average[3].shape[1]) < batch.lengths.cpu().unsqueeze(-1)
+    kl = average[2] - average[1]
+    return _Score(average[0].numpy(), kl.numpy(), average[3][valid].numpy())
 
 
 def _terms(module: SequenceModel, batch: Batch, seed: int, draw: int) -> SequenceTerms:
