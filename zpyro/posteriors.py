@@ -154,10 +154,16 @@ def posterior(
         seed: of the noise.
 
     Raises:
-        UserError: if the model has no latents.
+        UserError: if the model has no latents, or a guide of the user's own (read that in Pyro:
+            ``poutine.trace(module.chosen_guide)``).
     """
     if not module.latent_size:
         raise UserError(f"{type(module).__name__} has no latents, so no posterior to look at")
+    if module.own_guide is not None:
+        raise UserError(
+            "the run has a guide of its own, whose posterior has no known form; read it in Pyro: "
+            "poutine.trace(module.chosen_guide).get_trace(x, lengths, start)"
+        )
     was_training = module.training
     module.eval()
     try:

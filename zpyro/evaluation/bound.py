@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zpyro import guides
 from zpyro.errors import UserError
 from zpyro.evaluation.information import FrameSample
 from zpyro.models import SequenceModel
@@ -41,7 +42,7 @@ class Evaluation:
         active_units: latents whose posterior mean has a variance above 0.01 over all frames
             (Burda et al., arXiv:1509.00519, section 5.2).
         mutual_information: between z_t and the frame it was inferred from, over all frames; see
-            :class:`zpyro.evaluation.information.FrameSample`.
+            :class:`zpyro.evaluation.information.FrameSample`; NaN with a guide of the user's own.
         sequences: N.
         frames: F.
         names: of the sequences, in the order of ``elbo_by_sequence``.
@@ -178,6 +179,8 @@ class _Score:
 
 
 def _score(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _Score:
+    if module.own_guide is not None:
+        return _score_with_own_guide(module, batch, particles, seed)
     draws = [named_terms(module, batch, seed, draw) for draw in range(particles)]
     log_likelihood = torch.stack([terms.log_likelihood.double().sum(1) for terms in draws]).mean(0)
     kl = torch.stack([terms.kl.double().sum(1) for terms in draws]).mean(0)
@@ -193,6 +196,17 @@ def _score(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _S
             for values in (means, first.z, first.posterior_mean, first.posterior_log_variance)
         ),
     )
+
+
+def _score_with_own_guide(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _Score:
+    """The same from densities at drawn latents; means are over the draws."""
+    draws = [guides.scores(module, batch, seed, draw) for draw in range(particles)]
+    average = [torch.stack([draw[n].double() for draw in draws]).mean(0).cpu() for n in range(4)]
+    valid = torch.arange(average[3].shape[1]) < batch.lengths.cpu().unsqueeze(-1)
+    kl = average[2] - average[1]
+    unknown = np.zeros((0, 0))
+    means = average[3][valid].numpy()
+    return _Score(average[0].numpy(), kl.numpy(), means, unknown, unknown, unknown)
 
 
 def named_terms(module: SequenceModel, batch: Batch, seed: int, draw: int) -> SequenceTerms:

@@ -81,10 +81,16 @@ def smc(
         on_batch: told about progress.
 
     Raises:
-        UserError: if there are no sequences.
+        UserError: if there are no sequences, or the model has a guide of the user's own, which
+            gives whole paths.
     """
     if len(sequences) == 0:
         raise UserError("there are no sequences to evaluate; choose another split")
+    if module.own_guide is not None:
+        raise UserError(
+            "the particle filter moves with the model's own guide, this run has another; "
+            "take --bound iwae"
+        )
     order = np.argsort(sequences.lengths, kind="stable")
     if not module.latent_size:
         particles, runs = 1, 1

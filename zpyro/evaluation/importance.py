@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from zpyro import guides
 from zpyro.errors import UserError
 from zpyro.evaluation.bound import OnBatch, named_terms
 from zpyro.models import SequenceModel
@@ -87,6 +88,9 @@ def iwae(
 
 def _log_weights(module: SequenceModel, batch: Batch, seed: int, draw: int) -> np.ndarray:
     """log p(x, z) / q(z | x) of one path a sequence, (B,)."""
+    if module.own_guide is not None:
+        likelihood, prior, posterior, _ = guides.scores(module, batch, seed, draw)
+        return (likelihood + prior - posterior).double().cpu().numpy()
     terms = named_terms(module, batch, seed, draw)
     steps = terms.log_likelihood + terms.log_prior - terms.log_posterior
     return steps.double().sum(1).cpu().numpy()

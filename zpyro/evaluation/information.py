@@ -39,10 +39,13 @@ class FrameSample:
         ``1/M sum_i log q_i(z_i) - log 1/M sum_j q_j(z_i)`` over M sampled frames with posteriors
         q_i and draws z_i: how much better a frame's own posterior explains its latent than the
         aggregate of all does (Hoffman and Johnson 2016, "ELBO surgery"). At most log M; what the
-        latents repeat of the past counts too, since the posterior of z_t knows it.
+        latents repeat of the past counts too, since the posterior of z_t knows it. NaN where no
+        posteriors were given, zero without latents.
         """
+        if not any(len(part) for part in self._z):
+            return math.nan
         z, mean, log_variance = (
-            np.concatenate(part) if part else np.zeros((0, 0))
+            np.concatenate([each for each in part if len(each)])
             for part in (self._z, self._mean, self._log_variance)
         )
         if not z.size:
