@@ -9,7 +9,10 @@ RUN := $(RUN)
 # As many test workers as cores, one thread each: small tensors gain nothing from more.
 WORKERS ?= auto
 
-.PHONY: demo test lint types install install-dev clean
+# Sphinx takes a number, or auto.
+JOBS ?= auto
+
+.PHONY: demo test lint types docs dist install install-dev clean
 
 demo: install
 	$(BIN)/zpyro train --dataset vowels --out $(RUN) --max-minutes 3
@@ -17,7 +20,7 @@ demo: install
 	$(BIN)/zpyro sample $(RUN) -n 8 --seconds 3 --out $(RUN)/samples
 	@echo "The run is in $(RUN); recordings and a picture are in $(RUN)/samples."
 
-test: lint types
+test: lint types docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: install-dev
@@ -26,6 +29,13 @@ lint: install-dev
 
 types: install-dev
 	$(BIN)/pyright
+
+# Every warning is an error, a reference to something of ours that is not there too.
+docs: install-dev
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env -j $(JOBS) docs docs/_build/html
+
+dist: install-dev
+	$(BIN)/python -m build --no-isolation
 
 install: $(VENV)/.installed
 
@@ -44,4 +54,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist docs/_build *.egg-info

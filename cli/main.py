@@ -23,6 +23,7 @@ COMMANDS = (
     "data",
     "import-reference",
     "example",
+    "cite",
 )
 
 

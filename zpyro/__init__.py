@@ -8,8 +8,7 @@ from zpyro.models import SequenceModel, ZForcing
 from zpyro.multisample import MultiSampleELBO
 from zpyro.posteriors import Posterior, posterior
 from zpyro.terms import SequenceTerms, sequence_terms
-
-__version__ = "0.1.0"
+from zpyro.version import __version__
 
 __all__ = [
     "Decoded",
@@ -21,6 +20,7 @@ __all__ = [
     "UserError",
     "ZForcing",
     "ZForcingELBO",
+    "__version__",
     "datasets",
     "decode",
     "likelihoods",

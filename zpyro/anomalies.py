@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ class AnomalyDetection:
             parameter.register_hook(partial(self._check_gradient, name))
 
     @contextlib.contextmanager
-    def watching(self, step: int, batch: Batch) -> Iterator[None]:
+    def watching(self, step: int, batch: Batch) -> Generator[None, None, None]:
         """Within it, one training step is watched.
 
         Args:

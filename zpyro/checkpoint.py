@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import zpyro
 from zpyro import files, likelihoods, manifest, settings, tensor_files, torch_files
 from zpyro.building import build_model
 from zpyro.config import ModelConfig
@@ -34,6 +33,7 @@ from zpyro.errors import UserError
 from zpyro.likelihoods import Likelihood
 from zpyro.manifest import META
 from zpyro.models import SequenceModel
+from zpyro.version import __version__
 
 if TYPE_CHECKING:
     from zpyro.datasets.sequences import Dataset, Sequences
@@ -222,7 +222,7 @@ def _meta(checkpoint: Checkpoint, sums: Mapping[str, str]) -> dict[str, Any]:
     kind = next(checkpoint.module.parameters()).dtype
     return {
         "format": manifest.FORMAT,
-        "zpyro": zpyro.__version__,
+        "zpyro": __version__,
         "step": checkpoint.step,
         "epoch": checkpoint.epoch,
         "averaged": checkpoint.averaged,

@@ -28,10 +28,10 @@ from zpyro.sites import Site, sample_sites
 
 @dataclass(frozen=True, eq=False)
 class ObjectiveTerms:
-    """The named parts of the objective, nats, each a 0-dim tensor summed over sequences.
+    """The named parts of the objective, nats, each a 0-dim tensor summed over sequences::
 
-    loss = -(log_likelihood - kl_weight kl + auxiliary_weight log_auxiliary
-             + reverse_weight log_reverse)
+        loss = -(log_likelihood - kl_weight kl + auxiliary_weight log_auxiliary
+                 + reverse_weight log_reverse)
 
     Where the objective has free bits, or is the multi-sample bound, ``loss`` is made of other terms
     than these; those told here, and the bound, are always the plain ones.

@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Generator[None, None, None]:
     """Within it, this process alone trains in a run directory; within itself it changes nothing.
 
     Of the processes that torchrun starts for one training the first takes the lock for all.

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import zpyro
 from zpyro import files
 from zpyro.errors import UserError
+from zpyro.version import __version__
 
 META = "meta.json"
 FORMAT = 1
@@ -41,7 +41,7 @@ def read(folder: Path) -> dict[str, Any]:
     meta = _parsed(path)
     if meta.get("format") != FORMAT:
         raise UserError(
-            f"{path}: has format version {meta.get('format')!r}, but zpyro {zpyro.__version__} "
+            f"{path}: has format version {meta.get('format')!r}, but zpyro {__version__} "
             f"reads {FORMAT}; use the zpyro that wrote it ({meta.get('zpyro')})"
         )
     if not _unaltered(meta):

@@ -48,7 +48,20 @@ class MultiSampleELBO(ZForcingELBO):
         max_plate_nesting: of the model, without the particles.
         **settings: further ones of ``pyro.infer.ELBO``.
 
-    Source: Burda et al., arXiv:1509.00519, equation 8; Tucker et al., arXiv:1810.04152, equation 8.
+    Source: equation 8 of arXiv:1509.00519; equation 8 of arXiv:1810.04152::
+
+        @inproceedings{burda2016iwae,
+          title={Importance Weighted Autoencoders},
+          author={Burda, Yuri and Grosse, Roger and Salakhutdinov, Ruslan},
+          booktitle={International Conference on Learning Representations},
+          year={2016}
+        }
+        @inproceedings{tucker2019dreg,
+          title={Doubly Reparameterized Gradient Estimators for {M}onte {C}arlo Objectives},
+          author={Tucker, George and Lawson, Dieterich and Gu, Shixiang and Maddison, Chris J.},
+          booktitle={International Conference on Learning Representations},
+          year={2019}
+        }
     """
 
     def __init__(

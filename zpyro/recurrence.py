@@ -105,6 +105,7 @@ def compiled(
 
 
 RECURRENCES: dict[str, Recurrence] = {"plain": plain, "fused": fused, "compiled": compiled}
+"""The loops by the name that the setting ``model.recurrence`` takes."""
 
 
 def choose(name: str) -> Recurrence:

@@ -189,12 +189,13 @@ def create(folder: Path, settled: Config) -> Run:
     return Run(folder)
 
 
-def open_run(folder: Path) -> Run:
+def open_run(folder: str | Path) -> Run:
     """A run directory that is there.
 
     Raises:
         UserError: if it is none.
     """
+    folder = Path(folder)
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: is no run directory ({CONFIG} is missing); name another")
     return Run(folder)

@@ -49,10 +49,16 @@ class Limits:
     def complaint(self, value: object) -> str | None:
         """What is asked of the value and not so, or None."""
         if self.choices and isinstance(value, str) and value not in self.choices:
-            return f"one of {', '.join(self.choices)}"
+            return self.in_words()
         numbers = value if isinstance(value, tuple) else (value,)
         if all(self._holds(number) for number in numbers if isinstance(number, int | float)):
             return None
+        return self.in_words()
+
+    def in_words(self) -> str:
+        """What is asked of a value; empty where anything goes."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
         words = {
             "above": self.above,
             "at least": self.at_least,

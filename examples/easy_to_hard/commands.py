@@ -28,7 +28,17 @@ DATA = {"chess": " --data lichess_db_puzzle.csv"}
 
 def group(name: str) -> click.Group:
     """The commands of one task."""
-    commands = click.Group(name, help=HELP[name], short_help=HELP[name])
+    commands = click.Group(
+        name,
+        short_help=HELP[name],
+        help=f"""{HELP[name]}
+
+        \b
+        Example:
+          zpyro example {name} train{DATA.get(name, "")} --preset quick --out runs/{name}
+          zpyro example {name} test runs/{name} --sizes {SIZES[name]}
+        """,
+    )
     for make in (_train, _test, _show):
         commands.add_command(make(name))
     return commands

@@ -33,7 +33,7 @@ class Settings:
         task: its name.
         preset_name: name of the preset, for the record.
         preset: every value of it.
-        solver: see :data:`zpyro_examples.easy_to_hard.solvers.SOLVERS`.
+        solver: see :data:`zpyro_examples.easy_to_hard.building.SOLVERS`.
         depth: "fixed" or "latent".
         seed: of weights, order and data.
         source: the file or folder that the user named, or None.

@@ -18,8 +18,9 @@ from zpyro.errors import UserError
 from zpyro.locking import locked
 from zpyro.seeding import seed_everything
 
-from . import solvers, tasks
+from . import building, tasks
 from .run_folder import RunFolder, Settings
+from .solvers import Solver
 from .sweep import Rule, Sweep, sweep
 from .tasks import Forming, Preset, Task
 from .train import Trainer, request_of
@@ -248,11 +249,11 @@ def _settings(task: Task, options: dict[str, Any]) -> Settings:
     )
 
 
-def _solver(task: Task, settings: Settings) -> solvers.Solver:
-    return solvers.build(task, settings.preset, settings.solver, settings.depth)
+def _solver(task: Task, settings: Settings) -> Solver:
+    return building.build(task, settings.preset, settings.solver, settings.depth)
 
 
-def _loaded(task: Task, folder: RunFolder, settings: Settings) -> solvers.Solver:
+def _loaded(task: Task, folder: RunFolder, settings: Settings) -> Solver:
     solver = _solver(task, settings)
     folder.load_weights(solver, averaged=True)
     return solver
@@ -290,9 +291,7 @@ def _sizes(text: str | None, settings: Settings) -> tuple[int, ...]:
     return sizes
 
 
-def _iterations(
-    given: int | None, rule: Rule | None, task: Task, size: int, solver: solvers.Solver
-) -> int:
+def _iterations(given: int | None, rule: Rule | None, task: Task, size: int, solver: Solver) -> int:
     if rule is not None:
         return rule.iterations(task, size)
     assert given is not None

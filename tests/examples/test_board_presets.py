@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zpyro_examples.easy_to_hard import chess_task, mazes_task, solvers, tasks
+from zpyro_examples.easy_to_hard import building, chess_task, mazes_task, tasks
 from zpyro_examples.easy_to_hard.tasks import Request, Task
 
 pytestmark = pytest.mark.fast
@@ -36,7 +36,7 @@ def test_a_step_on_mazes(name: str, solver: str) -> None:
     # Narrow and short: the full width is for a GPU.
     preset = dataclasses.replace(task.preset(name), width=8, iterations=2)
     examples = task.build(Request("train", 9, 4, 0, options=preset.options))
-    built = solvers.build(task, preset, solver)
+    built = building.build(task, preset, solver)
     loss = built.loss(examples.inputs.float(), examples.targets.long())
     loss.backward()
     # Two answers, not told apart yet.

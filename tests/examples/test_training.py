@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zpyro.errors import UserError
-from zpyro_examples.easy_to_hard import solvers, sweep, tasks, train
+from zpyro_examples.easy_to_hard import building, solvers, sweep, tasks, train
 from zpyro_examples.easy_to_hard.run_folder import RunFolder, Settings
 from zpyro_examples.easy_to_hard.solvers import Answer, Solver
 from zpyro_examples.easy_to_hard.sweep import Rule, Sweep
@@ -52,7 +52,7 @@ def trainer(
     preset = dataclasses.replace(PRESET, **changes)  # pyright: ignore[reportArgumentType]
     settings = Settings("prefix-sums", "small", preset, solver, depth, seed)
     torch.manual_seed(seed)
-    built = solvers.build(TASK, preset, solver, depth)
+    built = building.build(TASK, preset, solver, depth)
     if (folder / "settings.json").exists():
         run = RunFolder.open(folder)
     else:
@@ -79,7 +79,7 @@ def test_every_solver_trains_and_is_found_again(tmp_path: Path, solver: str, dep
     assert max(moved) > 0
     run = RunFolder.open(tmp_path / "run")
     assert run.settings() == trained.settings
-    fresh = solvers.build(TASK, PRESET, solver, depth)
+    fresh = building.build(TASK, PRESET, solver, depth)
     run.load_weights(fresh, averaged=False)
     x = torch.rand(2, 1, 16)
     if solver != "zforcing":
@@ -187,7 +187,7 @@ def test_only_what_has_no_end_lingers() -> None:
         ("recurrent", "fixed", 20),
         ("feed-forward", "fixed", 0),
     ):
-        solver = solvers.build(TASK, lingering, name, depth)
+        solver = building.build(TASK, lingering, name, depth)
         assert isinstance(solver, solvers.ThinkingSolver)
         assert solver.thinker.linger == linger
 
@@ -258,7 +258,7 @@ def test_the_rule() -> None:
 
 def test_throttled_training_slows_only_what_is_iterated() -> None:
     preset = dataclasses.replace(PRESET, throttle=True)
-    solver = solvers.build(tasks.load("prefix-sums"), preset)
+    solver = building.build(tasks.load("prefix-sums"), preset)
     shares: dict[str, float] = {}
     names = {parameter: name for name, parameter in solver.named_parameters()}
     for group in train.make_optimizer(solver, preset).param_groups:

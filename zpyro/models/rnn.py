@@ -34,7 +34,14 @@ class RNN(SequenceModel):
         ValueError: for an unknown granularity.
 
     Source: the baseline of section 4 of arXiv:1506.02216; its sequence likelihood is that of
-    arXiv:1308.0850 (Graves, 2013).
+    arXiv:1308.0850::
+
+        @article{graves2013generating,
+          title={Generating Sequences With Recurrent Neural Networks},
+          author={Graves, Alex},
+          journal={arXiv preprint arXiv:1308.0850},
+          year={2013}
+        }
     """
 
     def __init__(

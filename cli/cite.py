@@ -1,0 +1,26 @@
+"""``zpyro cite``."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("cite")
+@click.argument("name", default="zforcing")
+def command(name: str) -> None:
+    """Print the papers behind NAME as BibTeX; by default that of Z-Forcing.
+
+    NAME is a model, a bound of many paths (iwae, dreg), an example, pyro, or all.
+
+    \b
+    Example:
+      zpyro cite
+      zpyro cite srnn
+      zpyro cite prefix-sums >> references.bib
+    """
+    import importlib
+
+    from zpyro import citations
+
+    examples = importlib.import_module("zpyro_examples.easy_to_hard.papers")
+    click.echo(citations.bibtex(name, {**citations.SOURCES, **examples.PAPERS}))

@@ -1,0 +1,78 @@
+"""Tables of settings, presets and data sets, read from the code that checks them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from importlib import resources
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from zpyro import config, datasets, settings
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Tell Sphinx of the directives ``zpyro-settings`` and ``zpyro-presets``."""
+    app.add_directive("zpyro-settings", SettingsTables)
+    app.add_directive("zpyro-presets", PresetsTable)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+class SettingsTables(SphinxDirective):
+    """Every setting: those of all runs, then those of each data set."""
+
+    def run(self) -> list[nodes.Node]:
+        sections = {
+            "model": config.ModelConfig,
+            "objective": config.ObjectiveConfig,
+            "train": config.TrainConfig,
+        }
+        text = [f"## {name}\n\n{table(kind, name)}" for name, kind in sections.items()]
+        for name in datasets.names():
+            entry = datasets.entry(name)
+            text.append(f"## data, for `{name}`\n\n{entry.summary}.\n\n")
+            text.append(table(entry.settings, "data"))
+        return self.parse_text_to_nodes("\n\n".join(text), allow_section_headings=True)
+
+
+class PresetsTable(SphinxDirective):
+    """Every preset and what its file says it is for."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = ["| preset | what it is for |", "|---|---|"]
+        for name in config.preset_names():
+            text = (resources.files("zpyro.presets") / f"{name}.toml").read_text(encoding="utf-8")
+            comment = re.match(r"(?:#.*\n)*", text)
+            words = comment.group().replace("#", " ").split() if comment else []
+            rows.append(f"| `{name}` | {' '.join(words)} |")
+        return self.parse_text_to_nodes("\n".join(rows))
+
+
+def table(kind: type[Any], section: str) -> str:
+    """One dataclass of settings as a Markdown table."""
+    known = settings.fields_of(kind, section)
+    explained = described(kind)
+    rows = ["| setting | default | takes | meaning |", "|---|---|---|---|"]
+    for field in dataclasses.fields(kind):
+        if not field.init:
+            continue
+        entry = known[f"{section}.{field.name}"]
+        takes = ", ".join(filter(None, [settings.describe(entry.hint), entry.limits.in_words()]))
+        meaning = field.metadata.get("meaning") or explained[field.name]
+        default = settings.literal(field.default)
+        rows.append(f"| `{entry.key}` | `{default}` | {takes} | {meaning} |".replace("\n", " "))
+    return "\n".join(rows)
+
+
+def described(kind: type[Any]) -> dict[str, str]:
+    """What the docstrings of a dataclass and its bases say of each attribute."""
+    found: dict[str, str] = {}
+    for cls in reversed(kind.__mro__):
+        _, _, attributes = (inspect.getdoc(cls) or "").partition("Attributes:\n")
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE):
+            found[name] = " ".join(text.replace("``", "`").split()).rstrip(".")
+    return found

@@ -1,0 +1,74 @@
+"""From a task, a preset and the names of a solver and a depth to a fresh solver."""
+
+from __future__ import annotations
+
+from zpyro.errors import UserError
+
+from . import networks
+from .depth import DepthSolver, DepthThinker
+from .programs import Thinker
+from .solvers import Solver, ThinkingSolver
+from .tasks import Preset, Task
+from .zforcing_solver import ZForcingSolver
+
+SOLVERS = (*networks.NETWORKS, "zforcing")
+"""What ``--solver`` takes."""
+DEPTHS = ("fixed", "latent")
+"""What ``--depth`` takes."""
+
+
+def build(task: Task, preset: Preset, solver: str = "recall", depth: str = "fixed") -> Solver:
+    """A fresh solver.
+
+    Args:
+        task: gives the shape of problems and answers.
+        preset: gives the size of the network and the loss.
+        solver: one of :data:`SOLVERS`.
+        depth: "fixed", or "latent" for thinking depth as a latent variable.
+
+    Raises:
+        UserError: for a solver that does not fit the task or the depth.
+    """
+    if solver not in SOLVERS:
+        raise UserError(f"--solver {solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
+    if depth not in DEPTHS:
+        raise UserError(f"--depth {depth!r} is unknown; choose one of {', '.join(DEPTHS)}")
+    if solver == "zforcing":
+        return _zforcing(task, preset, depth)
+    if depth == "latent":
+        return _latent_depth(task, preset, solver)
+    network = _network(task, preset, solver)
+    weight, linger = preset.progressive_weight, _linger(preset, network)
+    thinker = Thinker(network, preset.iterations, weight, task.scored, linger)
+    return ThinkingSolver(thinker, preset.precision)
+
+
+def _network(task: Task, preset: Preset, solver: str) -> networks.ThinkingNetwork:
+    network = networks.build(
+        solver, task.dimensions, task.channels, preset.width, task.classes, preset.iterations
+    )
+    if preset.initialization == "keep-sizes":
+        networks.keep_sizes(network)
+    return network
+
+
+def _linger(preset: Preset, network: networks.ThinkingNetwork) -> int:
+    """A network that has an end cannot go on beyond it."""
+    return preset.linger if network.longest is None else 0
+
+
+def _latent_depth(task: Task, preset: Preset, solver: str) -> Solver:
+    # The evidence needs a share of the weight, and L_max is not computed beside it.
+    weight = min(preset.progressive_weight, 0.5)
+    network = _network(task, preset, solver)
+    linger = _linger(preset, network)
+    thinker = DepthThinker(network, preset.iterations, weight, task.scored, linger)
+    return DepthSolver(thinker, preset.precision)
+
+
+def _zforcing(task: Task, preset: Preset, depth: str) -> Solver:
+    if task.dimensions != 1 or task.channels != 1 or task.classes != 2:
+        raise UserError(f"--solver zforcing reads sequences of bits, and {task.name} has none")
+    if depth != "fixed":
+        raise UserError("--depth latent needs a network that iterates; leave out --solver zforcing")
+    return ZForcingSolver(preset.width)

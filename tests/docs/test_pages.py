@@ -1,0 +1,192 @@
+"""What README and docs show runs as printed.
+
+Python runs, in one namespace a page; commands are parsed by the command line itself, and those of
+the first hour are run one after another.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import sys
+import tomllib
+import types
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from tests.cli.conftest import SMALL
+from zpyro_cli.main import main
+
+from .pages import ROOT, SHELLS, Block, all_pages, blocks, commands
+
+PAGES = all_pages()
+IDS = [str(path.relative_to(ROOT)) for path in PAGES]
+
+NOT_OURS = {
+    "cd": "moves the reader, not the program",
+    "cp": "copies the reader's own files",
+    "curl": "fetches data from their owners; tests have no network",
+    "export": "sets a variable of the reader's shell",
+    "eval": "installs completion in the reader's shell; tests/docs/test_help.py runs click's part",
+    "git": "a clone is where the tests run already",
+    "ls": "shows what is there",
+    "mkdir": "makes the reader's own folder",
+    "pip": "installing needs the package index; tests/test_distribution.py installs the wheel",
+    "pre-commit": "tests/docs/test_hooks.py reads its configuration",
+    "pytest": "the tests within the tests",
+    "tar": "unpacks the reader's own archive",
+    "unzip": "unpacks the reader's own archive",
+}
+"""Commands of others, and why they are not tried here."""
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=IDS[1:])
+def test_the_python_runs(page: Path, reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_python(page, monkeypatch)
+
+
+def run_python(page: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """The Python of a page as one module; returns what stands in it at the end."""
+    module = types.ModuleType("page")
+    # Dataclasses look their module up.
+    monkeypatch.setitem(sys.modules, "page", module)
+    for block in blocks(page):
+        if block.language == "python" and block.reason is None:
+            exec(compile(block.text, block.place, "exec", dont_inherit=True), module.__dict__)
+    return module.__dict__
+
+
+def test_the_readme_trains(reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks do what the sentences around them say."""
+    namespace = run_python(ROOT / "README.md", monkeypatch)
+    assert namespace["objective"].step > 0  # pyright: ignore
+    assert len(namespace["z"]) == 8  # pyright: ignore
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_command_is_understood(page: Path) -> None:
+    for block in blocks(page):
+        if block.language in SHELLS and block.reason is None:
+            for words in commands(block):
+                understand(words, block.place)
+
+
+def understand(words: list[str], place: str) -> None:
+    """Fail unless a command exists with the options and arguments it is given."""
+    program = words[0].removeprefix(".venv/bin/")
+    if program == "zpyro":
+        parse(words[1:], place)
+    elif program == "torchrun":
+        assert "zpyro_cli" in words, f"{place}: torchrun runs something else"
+        parse(words[words.index("zpyro_cli") + 1 :], place)
+    elif program in ("python", "python3"):
+        understand_python(words[1:], place)
+    elif program == "make":
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        for target in (word for word in words[1:] if "=" not in word):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{place}: make {target}"
+    else:
+        assert program in NOT_OURS, f"{place}: {program} is unknown"
+
+
+def parse(words: list[str], place: str) -> None:
+    """Let the command line read the words of one command, without doing it."""
+    command: click.Command = main
+    parent: click.Context | None = None
+    while isinstance(command, click.Group):
+        if not words or words[0] in ("--help", "--version", "-h"):
+            return
+        parent = click.Context(command, info_name=command.name, parent=parent)
+        found = command.get_command(parent, words[0])
+        assert found is not None, f"{place}: {words[0]} is no command"
+        command, words = found, words[1:]
+    if "--help" in words:
+        return
+    try:
+        command.make_context(command.name, list(words), parent=parent)
+    except click.UsageError as error:
+        pytest.fail(f"{place}: {error.format_message()}")
+
+
+def understand_python(words: list[str], place: str) -> None:
+    """``python -m MODULE``, ``python FILE`` or ``python -c CODE``, with options that it knows."""
+    if words[0] == "-c":
+        compile(words[1], place, "exec")
+        return
+    if words[0] == "-m" and words[1] in ("venv", "pip", "build", "pytest", "sphinx"):
+        return
+    if words[:2] == ["-m", "zpyro_cli"]:
+        parse(words[2:], place)
+        return
+    if words[0] == "-m":
+        spec = importlib.util.find_spec(words[1])
+        assert spec is not None, f"{place}: no module {words[1]}"
+        assert spec.origin is not None, f"{place}: {words[1]} is a folder"
+        path, options = Path(spec.origin), words[2:]
+    else:
+        path, options = ROOT / words[0], words[1:]
+    source = path.read_text(encoding="utf-8")
+    if path.parent.name == "examples":
+        parse(["example", path.stem.replace("_", "-"), *options], place)
+        return
+    for option in (word.partition("=")[0] for word in options if word.startswith("--")):
+        assert f'"{option}"' in source, f"{place}: {path.name} knows no {option}"
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_other_blocks_are_what_they_say(page: Path) -> None:
+    for block in blocks(page):
+        if block.language == "toml":
+            tomllib.loads(block.text)
+        elif block.language == "json":
+            json.loads(block.text)
+        else:
+            known = ("", "python", "text", "bibtex", *SHELLS)
+            assert block.language in known, f"{block.place}: {block.language} blocks are not tested"
+
+
+@pytest.mark.fast
+def test_every_reason_is_given() -> None:
+    untried = [block for page in PAGES for block in blocks(page) if block.reason is not None]
+    for block in untried:
+        assert block.reason is not None
+        assert len(block.reason.split()) >= 3, block.place
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_every_file_they_link_to_exists(name: str) -> None:
+    """Links within the docs are Sphinx's to check."""
+    for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text(encoding="utf-8")):
+        assert (ROOT / link).exists(), f"{name} links to {link}"
+
+
+def test_the_first_hour_from_beginning_to_end(reader: Path) -> None:
+    """Every command of that page, as printed but for a training of seconds."""
+    shutil.rmtree(reader / "runs")
+    page = ROOT / "docs/first_hour.md"
+    ran = [run(words, block) for block in blocks(page) for words in commands_to_run(block)]
+    assert {"train", "evaluate", "sample"} <= {words[0] for words in ran}
+
+
+def commands_to_run(block: Block) -> list[list[str]]:
+    if block.language not in SHELLS or block.reason is not None:
+        return []
+    ours = [[word.removeprefix(".venv/bin/") for word in words] for words in commands(block)]
+    return [words[1:] for words in ours if words[0] == "zpyro"]
+
+
+def run(words: list[str], block: Block) -> list[str]:
+    resumed = "--resume" in words
+    short = ["--max-steps", "9" if resumed else "6"] if words[0] == "train" else []
+    small = SMALL if words[0] == "train" and not resumed else ()
+    result = CliRunner(catch_exceptions=False).invoke(main, [*words, *short, *small])
+    assert result.exit_code == 0, f"{block.place}: {' '.join(words)}\n{result.output}"
+    return words

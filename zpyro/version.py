@@ -1,0 +1,3 @@
+"""Which zpyro this is; the same as in pyproject.toml."""
+
+__version__ = "0.1.0"
