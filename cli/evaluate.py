@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import console, load_data, say, waiting
+from .guides import guide_options, use_guide
 
 if TYPE_CHECKING:
     from zpyro.checkpoint import Checkpoint
@@ -87,6 +88,7 @@ LABELS = {
 @click.option(
     "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])
 )
+@guide_options
 def command(
     run: Path,
     data: Path | None,
@@ -98,6 +100,8 @@ def command(
     which: str,
     seed: int,
     device: str,
+    guide: str | None,
+    run_guide: bool,
 ) -> None:
     """Print the pure evidence lower bound of a run, nats per sequence, and what it is made of.
 
@@ -118,6 +122,7 @@ def command(
 
     keep_freed_memory()
     opened = runs.open_run(run)
+    use_guide(run, guide, run_guide)
     checkpoint = opened.load(which, choose_device(device))
     sequences = _sequences(opened, checkpoint, data, split)
     with _progress() as on_batch:

@@ -52,6 +52,8 @@ def command(
     seed: int,
     which: str,
     device: str,
+    guide: str | None,
+    run_guide: bool,
 ) -> None:
     """Walk from the latents of FIRST to those of SECOND, and decode on the way.
 
@@ -66,7 +68,7 @@ def command(
     """
     from zpyro.interpolation import interpolate
 
-    found = opened(run, which, device, split, data)
+    found = opened(run, which, device, split, data, guide, run_guide)
     ends = _ends(found, (first, second))
     batches = [each.batch() for each in ends]
     with waiting(f"decoding {steps} places"):

@@ -45,6 +45,8 @@ def command(
     seed: int,
     which: str,
     device: str,
+    guide: str | None,
+    run_guide: bool,
 ) -> None:
     """Put sequences beside what the model makes of their latents.
 
@@ -56,7 +58,7 @@ def command(
     Example:
       zpyro reconstruct runs/vowels --sequence 0 --sequence 3 --out reconstructed
     """
-    found = opened(run, which, device, split, data)
+    found = opened(run, which, device, split, data, guide, run_guide)
     sequences, indices = _chosen(found, wanted)
     with waiting(f"reconstructing {len(indices)} sequences"):
         inputs, outputs = _reconstructed(found.checkpoint, sequences, seed, draw=draw, free=free)

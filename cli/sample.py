@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .common import say, waiting
+from .guides import guide_options, use_guide
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +57,7 @@ PICTURED_IMAGES = 400
 @click.option(
     "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])
 )
+@guide_options
 def command(
     run: Path,
     count: int,
@@ -67,6 +69,8 @@ def command(
     prefix: Path | None,
     which: str,
     device: str,
+    guide: str | None,
+    run_guide: bool,
 ) -> None:
     """Draw new sequences from a run, and a picture of them.
 
@@ -80,7 +84,9 @@ def command(
     from zpyro import files, runs, sampling
     from zpyro.building import choose_device
 
-    checkpoint = runs.open_run(run).load(which, choose_device(device))
+    opened = runs.open_run(run)
+    use_guide(run, guide, run_guide, needed=prefix is not None)
+    checkpoint = opened.load(which, choose_device(device))
     out = out or run / "samples"
     with files.saying(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import load_data, say
+from .guides import GUIDE, RUN_GUIDE, use_guide
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,11 +43,13 @@ OPTIONS = (
     click.option(
         "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])
     ),
+    GUIDE,
+    RUN_GUIDE,
 )
 
 
 def sequence_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--split, --data, --seed, --checkpoint and --device."""
+    """--split, --data, --seed, --checkpoint, --device, --guide, --run-guide."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command
@@ -79,17 +82,26 @@ class Opened:
         return choosing.on_scale_of(self.checkpoint, loaded.split(self.split))
 
 
-def opened(run: Path, which: str, device: str, split: str, data: Path | None) -> Opened:
+def opened(
+    run: Path,
+    which: str,
+    device: str,
+    split: str,
+    data: Path | None,
+    guide: str | None,
+    run_guide: bool,
+) -> Opened:
     """A run whose model has latents.
 
     Raises:
-        UserError: if it has no checkpoint yet, or its model no latents.
+        UserError: if it has no checkpoint yet, its model no latents, or its guide may not be run.
     """
     from zpyro import runs
     from zpyro.building import choose_device
     from zpyro.decoding import check_has_latents
 
     found = runs.open_run(run)
+    use_guide(run, guide, run_guide)
     checkpoint = found.load(which, choose_device(device))
     check_has_latents(checkpoint.module)
     return Opened(found, checkpoint, split, data)

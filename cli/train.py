@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import console, load_data, say
+from .guides import guide_options, use_guide
 
 if TYPE_CHECKING:
     from zpyro.config import Config
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @click.option(
     "--detect-anomaly", is_flag=True, help="Stop at the first NaN or infinity and name it; slow."
 )
+@guide_options
 def command(
     dataset: str | None,
     data: Path | None,
@@ -50,6 +52,8 @@ def command(
     out: Path | None,
     resume: Path | None,
     detect_anomaly: bool,
+    guide: str | None,
+    run_guide: bool,
     **options: Any,
 ) -> None:
     """Train a model and leave a run directory.
@@ -60,6 +64,7 @@ def command(
     Example:
       zpyro train --dataset wav --data recordings --set model.hidden_size=512 --max-minutes 30
     """
+    use_guide(resume, guide, run_guide)
     given = {f"train.{name}": value for name, value in options.items() if value is not None}
     if resume is None:
         outcome, run = _start(dataset, data, preset, assignments, out, given, detect_anomaly)
@@ -148,7 +153,9 @@ def _fresh(settled: Config, data: Dataset) -> SequenceModel:
 
     likelihood = build_likelihood(settled.model, data.likelihood, data.frame_size)
     seed_everything(settled.train.seed)
-    return build_model(settled.model, likelihood).to(choose_device(settled.train.device))
+    module = build_model(settled.model, likelihood).to(choose_device(settled.train.device))
+    _check_guide(module, data, settled)
+    return module
 
 
 def _begin(
@@ -157,6 +164,18 @@ def _begin(
     """Train from the start."""
     run.write_baselines(data.train, data.frame_size)
     return _fit(module, data, settled, run, detect_anomaly, resume=False)
+
+
+def _check_guide(module: SequenceModel, data: Dataset, settled: Config) -> None:
+    """See that a guide of the user's own will do, before anything is written."""
+    from zpyro import guides
+
+    if module.own_guide is None:
+        return
+    objective = settled.objective
+    costs = (objective.auxiliary_weight, objective.auxiliary_weight_final, objective.reverse_weight)
+    some = data.train[: min(8, len(data.train))].batch()
+    guides.check(module, some, needs_backward_states=any(costs))
 
 
 def _with_limits(given: dict[str, object]) -> dict[str, object]:
@@ -176,11 +195,13 @@ def _fit(
     *,
     resume: bool,
 ) -> Outcome:
+    from zpyro import own_guides
     from zpyro.allocation import keep_freed_memory
     from zpyro.reporting import for_console
     from zpyro.training import fit
 
     keep_freed_memory()
+    own_guides.keep(run.folder)
     weights = sum(parameter.numel() for parameter in module.parameters())
     device = next(module.parameters()).device.type
     say(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from zpyro import likelihoods, schedules
+from zpyro import likelihoods, own_guides, schedules
 from zpyro.config import Config, ModelConfig, ObjectiveConfig
 from zpyro.elbo import ZForcingELBO
 from zpyro.errors import UserError
@@ -71,6 +71,9 @@ def build_model(model: ModelConfig, likelihood: Likelihood) -> SequenceModel:
     given = {field.name: getattr(model, field.name) for field in fields(model)}
     module = kind(likelihood, **{key: given[key] for key in _taken(kind) & given.keys()})
     module.word_dropout = model.word_dropout
+    guide = own_guides.current()
+    if guide is not None:
+        guide.attach(module)
     return module
 
 

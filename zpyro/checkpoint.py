@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zpyro import files, likelihoods, manifest, settings, tensor_files, torch_files
+from zpyro import files, likelihoods, manifest, own_guides, settings, tensor_files, torch_files
 from zpyro.building import build_model
 from zpyro.config import ModelConfig
 from zpyro.datasets import vocabulary as vocabularies
@@ -180,7 +180,11 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
         raise UserError(f"{source}: dtype is {kind!r}; it must be one of {', '.join(_TYPES)}")
     with torch.device("meta"):
         module = build_model(model, likelihood).to(_TYPES[kind])
-    tensors = tensor_files.read(folder / MODEL, module.state_dict())
+    tensors = tensor_files.read(
+        folder / MODEL,
+        module.state_dict(),
+        optional=None if module.own_guide is not None else own_guides.PREFIX,
+    )
     start = _read_start(folder / START, likelihood)
     for name in (MODEL, START, VOCABULARY):
         manifest.check(folder / name, meta)

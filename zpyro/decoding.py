@@ -62,7 +62,8 @@ def reconstruct(
         draws: S, paths of latents for every sequence.
         use_mean: in place of a draw take the mean of q(z_t | h_{t-1}, b_t) at every step, given
             the means before it; S is 1.
-        guide: the guide to take latents from, by default the module's own.
+        guide: the guide to take latents from, by default the one attached to the module, or
+            its built-in one.
 
     Returns:
         All with a leading dimension S: z is (S, B, T, Z).
@@ -71,6 +72,7 @@ def reconstruct(
         UserError: if the model has no latents, or the mean is asked of a guide that has none.
     """
     check_has_latents(module)
+    guide = module.own_guide if guide is None else guide
     if draws < 1 or (use_mean and draws > 1):
         raise UserError(f"draws is {draws}; give 1 or more, and with use_mean 1")
     like = next(module.parameters())

@@ -24,12 +24,15 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     path.write_bytes(safetensors.torch.save(copies, {"format": "pt"}))
 
 
-def read(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read(
+    path: Path, expected: Mapping[str, Tensor], *, optional: str | None = None
+) -> dict[str, Tensor]:
     """Read the tensors of a file, after their names, shapes and types proved to be right.
 
     Args:
         path: the file.
         expected: tensors of the shapes and types to find, such as ones on the "meta" device.
+        optional: tensors whose names begin so may stand there and are not read.
 
     Raises:
         UserError: naming the first tensor that is missing, extra, or of another shape or type, or
@@ -38,6 +41,8 @@ def read(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             names = set(file.keys())
+            if optional is not None:
+                names = {name for name in names if not name.startswith(optional)}
             for name in sorted(expected.keys() | names):
                 if name not in names:
                     raise UserError(f"{path}: tensor {name} is missing; take another checkpoint")

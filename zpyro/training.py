@@ -154,7 +154,7 @@ class _Training:
         self.tally = Tally(next(module.parameters()).device)
         self.take_step = TrainingStep(
             module,
-            self.elbo(module.model, module.guide),
+            self.elbo(module.model, module.chosen_guide),
             self.optimizer,
             self.tally,
             config.train,

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zpyro import guides
 from zpyro.errors import UserError
 from zpyro.evaluation.information import FrameSample
 from zpyro.models import SequenceModel
@@ -178,6 +179,8 @@ class _Score:
 
 
 def _score(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _Score:
+    if module.own_guide is not None:
+        return _score_with_own_guide(module, batch, particles, seed)
     draws = [named_terms(module, batch, seed, draw) for draw in range(particles)]
     log_likelihood = torch.stack([terms.log_likelihood.double().sum(1) for terms in draws]).mean(0)
     kl = torch.stack([terms.kl.double().sum(1) for terms in draws]).mean(0)
@@ -193,6 +196,17 @@ def _score(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _S
             for values in (means, first.z, first.posterior_mean, first.posterior_log_variance)
         ),
     )
+
+
+def _score_with_own_guide(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _Score:
+    """The same from densities at drawn latents; means are over the draws."""
+    draws = [guides.scores(module, batch, seed, draw) for draw in range(particles)]
+    average = [torch.stack([draw[n].double() for draw in draws]).mean(0).cpu() for n in range(4)]
+    valid = torch.arange(average[3].shape[1]) < batch.lengths.cpu().unsqueeze(-1)
+    kl, means, z = average[2] - average[1], average[3][valid], draws[0][3].double().cpu()[valid]
+    # The parameters of a step are the guide's own affair: what needs them is not known.
+    unknown = np.full(z.shape, np.nan)
+    return _Score(average[0].numpy(), kl.numpy(), means.numpy(), z.numpy(), unknown, unknown)
 
 
 def named_terms(module: SequenceModel, batch: Batch, seed: int, draw: int) -> SequenceTerms:

@@ -96,6 +96,7 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
         self.skip_gradient = 0.0
         self.memory = TrajectoryMemory()
         self.carried: Carried | None = None
+        self.own_guide: Program | None = None
         # Names in Pyro's global parameter store: two models in one process must not meet there.
         self.store_name = f"{type(self).__name__.lower()}_{next(_serial_numbers)}"
 
@@ -124,6 +125,14 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
             ValueError: if shapes do not fit each other or the likelihood, or x is None.
         """
         return self.program(self.granularity)[1](x, lengths, start)
+
+    @property
+    def chosen_guide(self) -> Program:
+        """The guide to train and evaluate with: the user's own where one was attached.
+
+        :meth:`guide` and :meth:`program` stay the built-in ones; a guide may be made of them.
+        """
+        return self.guide if self.own_guide is None else self.own_guide
 
     def program(self, granularity: str) -> tuple[Program, Program]:
         """The (model, guide) pair of the given granularity, whatever this module's own is."""
@@ -169,11 +178,18 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
             first = self._start(num_sequences if start is None else len(start), start)
             return draw_frames(self, first, steps, self.initial_state(len(first)), temperature)
         process = self.bind(prefix, None, start)
-        noise = self.noise(len(prefix), prefix.shape[1])
-        z = process.draw_posterior(noise)
+        z = self._latents_of(process)
         first = process.conditions.start
         state = simulate(self, first, process.steps, z=z, frames=prefix).state
         return draw_frames(self, prefix[:, -1], steps, state, temperature)
+
+    def _latents_of(self, process: Process) -> Tensor:
+        """Latents (B, T, Z) drawn from the guide in use."""
+        if self.own_guide is None:
+            return process.draw_posterior(self.noise(process.sequences, process.steps))
+        from zpyro.guides import latents_of  # it builds on this module
+
+        return latents_of(self.own_guide, process.steps, False, *process.conditions.source)
 
     def noise(self, rows: int, steps: int) -> Tensor:
         """Standard normal draws (rows, steps, Z) in this model's type and on its device."""

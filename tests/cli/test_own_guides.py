@@ -1,0 +1,289 @@
+"""zpyro train --guide: trained, saved, restored, never run unasked; what is said to mistakes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from pyro.infer import Trace_ELBO
+
+import zpyro as library
+from tests.cli.conftest import SMALL, Zpyro
+from zpyro import own_guides, runs
+
+HEAD = """
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+"""
+
+FILTERING = (
+    HEAD
+    + """
+class Mine(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+        self.rnn = nn.GRU(module.likelihood.size, 7, batch_first=True)
+        self.output = nn.Linear(7, 2 * module.latent_size)
+
+    def forward(self, x, lengths=None, start=None):
+        process = self.module.bind(x, lengths, start)
+        mean, scale = self.output(self.rnn(process.x)[0]).chunk(2, dim=-1)
+        posterior = dist.Normal(mean, scale.exp())
+        if process.conditions.valid is not None:
+            posterior = posterior.mask(process.conditions.valid.unsqueeze(-1))
+        with pyro.plate("sequences", len(x)):
+            return pyro.sample("z", posterior.to_event(2))
+"""
+)
+
+EXPOSING = (
+    HEAD
+    + """
+def make(module):
+    def guide(x, lengths=None, start=None):
+        process = module.bind(x, lengths, start)
+        b = process.backward_states
+        mean = b[..., : module.latent_size]
+        with pyro.plate("sequences", len(x)):
+            fn = dist.Normal(mean, 0.5).to_event(2)
+            return pyro.sample("z", fn, infer={"backward_states": b})
+
+    return guide
+"""
+)
+
+STEPS = (
+    HEAD
+    + """
+class Mine(nn.Module):
+    granularity = "step"
+
+    def __init__(self, module):
+        super().__init__()
+        self.size = module.latent_size
+        self.weight = nn.Parameter(torch.zeros(module.likelihood.size, self.size))
+
+    def forward(self, x, lengths=None, start=None):
+        with pyro.plate("sequences", len(x)):
+            for t in range(x.shape[1]):
+                pyro.sample(f"z_{t + 1}", dist.Normal(x[:, t] @ self.weight, 1.0).to_event(1))
+"""
+)
+
+CONSTANT = "--set=train.learning_rate_schedule=constant"
+NO_COSTS = ("--set=objective.auxiliary_weight=0",)
+
+
+def begin(zpyro: Zpyro, arrays: Path, out: Path, guide: object, *more: object) -> Result:
+    basis = ("--dataset", "npz", "--data", arrays, *SMALL, "--max-steps", 6, *NO_COSTS, CONSTANT)
+    return zpyro("train", *basis, "--out", out, "--guide", guide, *more)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("guides")
+    for name, text in (("filtering", FILTERING), ("exposing", EXPOSING), ("steps", STEPS)):
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(zpyro: Zpyro, arrays: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "own"
+    result = begin(zpyro, arrays, out, f"{folder / 'filtering.py'}:Mine")
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def last_line(result: Result) -> str:
+    assert result.exit_code == 2, result.output
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    return line
+
+
+def test_its_parameters_are_trained_and_saved(run: Path, folder: Path) -> None:
+    source = own_guides.load(f"{folder / 'filtering.py'}:Mine")
+    with own_guides.using(source):
+        module = runs.open_run(run).load("last").module
+    names = {name for name, _ in module.named_parameters() if name.startswith("own_guide.")}
+    assert "own_guide.output.bias" in names
+    assert not any("own_guide.module" in name for name in module.state_dict())
+    # Adam's first steps move every number that has a gradient by about the step size.
+    assert not torch.equal(module.state_dict()["own_guide.output.bias"], torch.zeros(6))
+
+
+def test_the_run_keeps_the_code_and_its_checksum(run: Path, folder: Path) -> None:
+    record = json.loads((run / "guide" / "guide.json").read_text())
+    assert (record["file"], record["name"]) == ("filtering.py", "Mine")
+    assert (run / "guide" / "filtering.py").read_text() == FILTERING
+    assert record["sha256"] == hashlib.sha256(FILTERING.encode()).hexdigest()
+
+
+def test_evaluation_is_by_the_guide(zpyro: Zpyro, run: Path, folder: Path) -> None:
+    guide = f"{folder / 'filtering.py'}:Mine"
+    result = zpyro("evaluate", run, "--json", "--guide", guide)
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.stdout)
+    again = zpyro("evaluate", run, "--json", "--run-guide")
+    assert json.loads(again.stdout) == values
+    with own_guides.using(own_guides.load(guide)):
+        module = runs.open_run(run).load().module
+    config = runs.open_run(run).config()
+    data = library.datasets.load("npz", config.data_folder, config.data).test
+    batch = data.batch()
+    # Pyro's own estimate over many paths, within its Monte-Carlo error.
+    loss = Trace_ELBO()
+    bounds = [
+        -loss.loss(module.model, module.chosen_guide, batch.x, batch.lengths, batch.start)
+        for _ in range(300)
+    ]
+    one = values["elbo"] * len(batch)
+    assert abs(one - np.mean(bounds)) < 5 * np.std(bounds)
+
+
+def test_resuming_goes_on_with_it(zpyro: Zpyro, arrays: Path, folder: Path, tmp_path: Path) -> None:
+    guide = f"{folder / 'filtering.py'}:Mine"
+    assert begin(zpyro, arrays, tmp_path / "whole", guide, "--max-steps", 12).exit_code == 0
+    assert begin(zpyro, arrays, tmp_path / "parts", guide).exit_code == 0
+    on = zpyro("train", "--resume", tmp_path / "parts", "--max-steps", 12, "--run-guide")
+    assert on.exit_code == 0, on.output
+    source = own_guides.load(guide)
+    with own_guides.using(source):
+        whole, parts = (
+            runs.open_run(tmp_path / name).load("last").module.state_dict()
+            for name in ("whole", "parts")
+        )
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, parts[name]), name
+
+
+def test_no_code_is_run_unasked(zpyro: Zpyro, run: Path, tmp_path: Path) -> None:
+    for command in (("evaluate", run), ("train", "--resume", run), ("reconstruct", run)):
+        line = last_line(zpyro(*command))
+        assert "no code of a run is run unasked" in line
+        assert "--guide filtering.py:Mine" in line
+    assert zpyro("sample", run, "-n", 2, "--frames", 3, "--out", tmp_path).exit_code == 0
+    np.save(tmp_path / "start.npy", np.zeros((2, 5)))
+    prefix = ("--prefix", tmp_path / "start.npy", "--frames", 3, "--out", tmp_path)
+    assert "--run-guide" in last_line(zpyro("sample", run, *prefix))
+    assert zpyro("sample", run, *prefix, "--run-guide").exit_code == 0
+    for command in (("reconstruct", run), ("interpolate", run, 0, 1)):
+        result = zpyro(*command, "--run-guide", "--out", tmp_path)
+        assert result.exit_code == 0, result.output
+
+
+def test_a_changed_copy_is_not_run(zpyro: Zpyro, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    copy = tmp_path / "run" / "guide" / "filtering.py"
+    copy.write_text(copy.read_text() + "\nraise SystemExit\n")
+    assert "not what the run recorded" in last_line(
+        zpyro("evaluate", tmp_path / "run", "--run-guide")
+    )
+
+
+def test_backward_states_bring_auxiliary_costs(
+    zpyro: Zpyro, arrays: Path, folder: Path, tmp_path: Path
+) -> None:
+    weight = "--set=objective.auxiliary_weight=0.01"
+    # The walks are of one length, so this guide needs no mask.
+    exposing = f"{folder / 'exposing.py'}:make"
+    result = begin(zpyro, arrays, tmp_path / "run", exposing, weight, "--set=train.log_every=2")
+    assert result.exit_code == 0, result.output
+    records = runs.open_run(tmp_path / "run").records()
+    costs = [record["log_auxiliary"] for record in records if record["kind"] == "train"]
+    assert costs
+    assert all(cost != 0 for cost in costs)
+    filtering = f"{folder / 'filtering.py'}:Mine"
+    line = last_line(begin(zpyro, arrays, tmp_path / "other", filtering, weight))
+    assert "exposes no backward states" in line
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_guide_may_go_step_by_step(
+    zpyro: Zpyro, arrays: Path, folder: Path, tmp_path: Path
+) -> None:
+    result = begin(zpyro, arrays, tmp_path / "run", f"{folder / 'steps.py'}:Mine")
+    assert result.exit_code == 0, result.output
+    again = zpyro("evaluate", tmp_path / "run", "--json", "--run-guide")
+    assert np.isfinite(json.loads(again.stdout)["elbo"])
+
+
+PLATE = '    with pyro.plate("sequences", len(x)):\n'
+GUIDE = HEAD + "def make(module):\n  def guide(x, lengths=None, start=None):\n" + PLATE
+
+MISTAKES = {
+    "a syntax error": ("x = (\n", r"mine.py, line 1: SyntaxError"),
+    "a failing import": (
+        "import zpyro\nimport no_such_package\n",
+        r"line 2: ModuleNotFoundError: ",
+    ),
+    "no such name": ("x = 1\n", r"mine.py: has no make;"),
+    "a failing factory": ("def make(module):\n    return 1 / 0\n", r"line 2: ZeroDivisionError"),
+    "no guide": ("def make(module):\n    return 3\n", r"make gives int, which cannot be called"),
+    "a failing guide": (
+        "def make(module):\n  def guide(*xs):\n    return xs[0].nothing\n  return guide\n",
+        r"line 3: AttributeError: .*while calling the guide",
+    ),
+    "another site": (
+        GUIDE + "      pyro.sample('y', dist.Normal(x.new_zeros(len(x)), 1))\n  return guide\n",
+        r"samples no site z .* are y",
+    ),
+    "another shape": (
+        GUIDE + "      pyro.sample('z', dist.Normal(x.new_zeros(len(x), 6, 4), 1).to_event(2))\n"
+        "  return guide\n",
+        r"z has shape \(8, 6, 4\); .* must be \(8, 6, 3\)",
+    ),
+    "steps unannounced": (
+        GUIDE + "      for t in range(x.shape[1]):\n"
+        "        pyro.sample(f'z_{t + 1}', dist.Normal(x.new_zeros(len(x), 3), 1).to_event(1))\n"
+        "  return guide\n",
+        r'set granularity = "step"',
+    ),
+    "pyro.param": (
+        GUIDE + "      w = pyro.param('w', torch.zeros(3))\n"
+        "      pyro.sample('z', dist.Normal(x.new_zeros(len(x), 6, 3) + w, 1).to_event(2))\n"
+        "  return guide\n",
+        r"parameter w is made by pyro.param",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_told_in_a_line(zpyro: Zpyro, arrays: Path, tmp_path: Path, name: str) -> None:
+    text, expected = MISTAKES[name]
+    file = tmp_path / "mine.py"
+    file.write_text(text, encoding="utf-8")
+    line = last_line(begin(zpyro, arrays, tmp_path / "run", f"{file}:make"))
+    assert re.search(expected, line), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_files_and_bad_names_are_told(zpyro: Zpyro, arrays: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert "nothing.py: is missing" in last_line(begin(zpyro, arrays, out, "nothing.py:Mine"))
+    assert "give FILE.py:NAME" in last_line(begin(zpyro, arrays, out, "nothing.py"))
+
+
+def test_latents_beyond_the_lengths_must_not_count(
+    zpyro: Zpyro, tones: Path, folder: Path, tmp_path: Path
+) -> None:
+    basis = ("--dataset", "wav", "--data", tones, "--set=data.frame_size=40", *SMALL, *NO_COSTS)
+    spec = f"{folder / 'exposing.py'}:make"
+    result = zpyro("train", *basis, "--max-steps", 2, "--out", tmp_path / "run", "--guide", spec)
+    assert "scores latents beyond the lengths" in last_line(result)
+    spec = f"{folder / 'filtering.py'}:Mine"
+    result = zpyro("train", *basis, "--max-steps", 2, "--out", tmp_path / "run", "--guide", spec)
+    assert result.exit_code == 0, result.output
