@@ -228,6 +228,9 @@ def _values(result: Evaluation, kind: str) -> dict[str, float | int | None]:
         "frames",
     )
     values = {key: getattr(result, key) for key in keys}
+    if math.isnan(result.mutual_information):
+        # Not known of a guide of the user's own.
+        values["mutual_information"] = None
     # JSON knows no infinity, which a bound far off may lead to.
     known = kind == "tokens" and math.isfinite(result.perplexity)
     return {**values, "perplexity": result.perplexity if known else None}
