@@ -241,6 +241,10 @@ def _tighter(
 ) -> dict[str, float | int | None]:
     """The bound by importance weights or by a particle filter, by the keys of the JSON object."""
     from zpyro import evaluation
+    from zpyro.errors import UserError
+
+    if checkpoint.module.own_guide is not None:
+        raise UserError(f"--bound {bound} is for built-in guides; take --bound elbo")
 
     score = evaluation.iwae if bound == "iwae" else evaluation.smc
     result = score(checkpoint.module, sequences, **settings)
