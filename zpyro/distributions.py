@@ -8,6 +8,7 @@ are sums of per-step terms, which ``step_log_prob`` gives one by one.
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 
+from zpyro import shared_noise
 from zpyro.conditions import zero_padding
 from zpyro.networks import gaussian_kl, gaussian_log_density
 from zpyro.process import GaussianParameters, Process, Trajectory
@@ -78,7 +80,8 @@ class TrajectoryNormal(TrajectoryDistribution):
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 torch's signature
         shape = self._extended_shape(torch.Size(sample_shape))
         like = next(self.process.model.parameters())
-        z = self.draw(torch.randn(shape, dtype=like.dtype, device=like.device))
+        normal = partial(torch.randn, dtype=like.dtype, device=like.device)
+        z = self.draw(shared_noise.draw(normal, shape, dim=-3))
         self._newest = weakref.ref(z)
         return z
 

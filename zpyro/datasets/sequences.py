@@ -64,6 +64,17 @@ class Batch:
         """Frames that count, padding left out."""
         return int(self.lengths.sum())
 
+    def rows(self, chosen: Tensor) -> Batch:
+        """Some of its sequences, padded as they are here.
+
+        Args:
+            chosen: which, (N,).
+        """
+        start = None if self.start is None else self.start[chosen]
+        goes_on = None if self.continues is None else self.continues[chosen]
+        names = tuple(self.names[int(row)] for row in chosen)
+        return Batch(self.x[chosen], self.lengths[chosen], start, names, goes_on)
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with x and start on a device."""
         start = None if self.start is None else self.start.to(device)

@@ -37,6 +37,7 @@ from zpyro.likelihoods import Likelihood
 from zpyro.networks import State
 from zpyro.process import Process, TrajectoryMemory
 from zpyro.recurrence import Path
+from zpyro.shared_noise import draw
 
 Program = Callable[..., Any]
 """A Pyro model or guide called with (x, lengths, start)."""
@@ -194,21 +195,26 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
     def noise(self, rows: int, steps: int) -> Tensor:
         """Standard normal draws (rows, steps, Z) in this model's type and on its device."""
         like = next(self.parameters())
-        return torch.randn(rows, steps, self.latent_size, dtype=like.dtype, device=like.device)
+
+        def normal(shape: torch.Size) -> Tensor:
+            return torch.randn(shape, dtype=like.dtype, device=like.device)
+
+        return draw(normal, torch.Size((rows, steps, self.latent_size)))
 
     def input_of(self, frames: Tensor) -> Tensor:
         """e(x_{t-1}) as the recurrence is told it, (..., E): see ``word_dropout``."""
         embedded = self.embed(frames)
         if not (self.training and self.word_dropout):
             return embedded
-        kept = torch.rand(embedded.shape[:-1], device=embedded.device) >= self.word_dropout
+        uniform = partial(torch.rand, device=embedded.device)
+        kept = draw(uniform, embedded.shape[:-1]) >= self.word_dropout
         return embedded * kept.unsqueeze(-1)
 
     def into_recurrence(self, z: Tensor) -> Tensor:
         """z (..., Z) as the recurrence takes it: see ``skip_gradient``."""
         if not self.skips_gradients:
             return z
-        skipped = torch.rand(z.shape[:-1], device=z.device) < self.skip_gradient
+        skipped = draw(partial(torch.rand, device=z.device), z.shape[:-1]) < self.skip_gradient
         return z.detach().where(skipped.unsqueeze(-1), z)
 
     @property

@@ -20,6 +20,7 @@ from zpyro.networks import (
     run_backward,
 )
 from zpyro.recurrence import Path
+from zpyro.shared_noise import Dropout
 
 
 class GatedTransition(nn.Module):
@@ -106,7 +107,7 @@ class DMM(SmoothingModel):
         self.recurrence = recurrence
         latent_chain.choose(recurrence)
         self.embedding = likelihood.embedding(embedding_size)
-        self.dropout = nn.Dropout(embedding_dropout)
+        self.dropout = Dropout(embedding_dropout)
         self.backward_lstm = nn.LSTM(
             embedding_size, hidden_size, num_layers=backward_layers, batch_first=True
         )

@@ -9,6 +9,7 @@ from zpyro.likelihoods import Likelihood
 from zpyro.models.base import SequenceModel
 from zpyro.networks import State, lstm_states, lstm_step, orthogonal_recurrent_weights
 from zpyro.recurrence import Path
+from zpyro.shared_noise import Dropout
 
 
 class RNN(SequenceModel):
@@ -55,7 +56,7 @@ class RNN(SequenceModel):
     ) -> None:
         super().__init__(likelihood, hidden_size, 0, granularity)
         self.embedding = likelihood.embedding(embedding_size)
-        self.dropout = nn.Dropout(embedding_dropout)
+        self.dropout = Dropout(embedding_dropout)
         self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True)
         orthogonal_recurrent_weights(self.lstm)
         self.output = likelihood.output(hidden_size, self.embedding)

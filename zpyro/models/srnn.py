@@ -20,6 +20,7 @@ from zpyro.networks import (
     run_backward,
 )
 from zpyro.recurrence import Path
+from zpyro.shared_noise import Dropout
 
 
 class SRNN(SmoothingModel):
@@ -90,7 +91,7 @@ class SRNN(SmoothingModel):
         self.recurrence = recurrence
         latent_chain.choose(recurrence)
         self.embedding = likelihood.embedding(embedding_size)
-        self.dropout = nn.Dropout(embedding_dropout)
+        self.dropout = Dropout(embedding_dropout)
         self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True)
         self.backward_lstm = nn.LSTM(
             embedding_size + hidden_size, hidden_size, num_layers=backward_layers, batch_first=True

@@ -9,6 +9,7 @@ from zpyro.likelihoods import Likelihood
 from zpyro.models.base import SequenceModel
 from zpyro.networks import GaussianMLP, LatentLSTM, State, orthogonal_recurrent_weights
 from zpyro.recurrence import Path
+from zpyro.shared_noise import Dropout
 
 
 class STORN(SequenceModel):
@@ -61,7 +62,7 @@ class STORN(SequenceModel):
     ) -> None:
         super().__init__(likelihood, hidden_size, latent_size, granularity)
         self.embedding = likelihood.embedding(embedding_size)
-        self.dropout = nn.Dropout(embedding_dropout)
+        self.dropout = Dropout(embedding_dropout)
         self.cell = LatentLSTM(latent_size, embedding_size, mlp_size, hidden_size)
         self.recognition = nn.LSTM(embedding_size, hidden_size, batch_first=True)
         orthogonal_recurrent_weights(self.recognition)

@@ -6,12 +6,13 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.base import SequenceModel
 from zpyro.networks import ConditionalLayerNormLSTM, GaussianMLP, HiddenLayer, LatentLSTM, State
 from zpyro.recurrence import Path, Recurrence, choose, plain
+from zpyro.shared_noise import Dropout
 
 
 class VRNN(SequenceModel):
@@ -72,7 +73,7 @@ class VRNN(SequenceModel):
         choose(recurrence)
         cell = ConditionalLayerNormLSTM if conditional_layer_norm else LatentLSTM
         self.embedding = likelihood.embedding(embedding_size)
-        self.dropout = nn.Dropout(embedding_dropout)
+        self.dropout = Dropout(embedding_dropout)
         self.cell = cell(latent_size, embedding_size, mlp_size, hidden_size)
         self.prior_network = GaussianMLP(hidden_size, mlp_size, latent_size)
         self.posterior_network = GaussianMLP(hidden_size + embedding_size, mlp_size, latent_size)

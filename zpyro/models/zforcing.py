@@ -18,6 +18,7 @@ from zpyro.networks import (
     run_backward,
 )
 from zpyro.recurrence import Path, Recurrence, choose, plain
+from zpyro.shared_noise import Dropout
 
 
 class ZForcing(SmoothingModel):
@@ -87,7 +88,7 @@ class ZForcing(SmoothingModel):
         choose(recurrence)
         cell = ConditionalLayerNormLSTM if conditional_layer_norm else LatentLSTM
         self.embedding = likelihood.embedding(embedding_size)
-        self.dropout = nn.Dropout(embedding_dropout)
+        self.dropout = Dropout(embedding_dropout)
         self.cell = cell(latent_size, embedding_size, mlp_size, hidden_size)
         self.backward_lstm = nn.LSTM(
             embedding_size, hidden_size, num_layers=backward_layers, batch_first=True

@@ -1,0 +1,181 @@
+"""Several processes that train or score together; one process is the simplest case of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Generator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from zpyro.errors import UserError
+
+if TYPE_CHECKING:
+    from zpyro.datasets.sequences import Batch
+
+LONGEST_WAIT = timedelta(hours=2)
+"""For a process that prepares data while the others wait; one that died is noticed at once."""
+ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun tells every process."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that work together.
+
+    Attributes:
+        rank: its number.
+        count: how many there are.
+        local: its number on this machine, and so its GPU.
+    """
+
+    rank: int = 0
+    count: int = 1
+    local: int = 0
+
+    @property
+    def leader(self) -> bool:
+        """Whether it is the one that writes and speaks."""
+        return self.rank == 0
+
+    def parallel(self, module: nn.Module) -> nn.Module:
+        """A module whose gradients are the mean of all processes'."""
+        if self.count == 1:
+            return module
+        # Costs whose weight is zero leave their networks unused; where all are used torch says so.
+        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+        like = next(module.parameters())
+        devices = [like.device.index] if like.is_cuda else None
+        return DistributedDataParallel(
+            module, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True
+        )
+
+    def share(self, batch: Batch) -> Share:
+        """This process' part of a batch that all have: every ``count``-th row.
+
+        A process for which none is left gets the first row, which then counts for nothing.
+        """
+        total = len(batch)
+        if self.count == 1:
+            return Share(batch, None, total, total)
+        rows = torch.arange(self.rank, total, self.count)
+        own = len(rows)
+        rows = rows if own else torch.zeros(1, dtype=torch.int64)
+        return Share(batch.rows(rows), rows, own, total)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, in each."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values
+
+    def largest(self, *numbers: float) -> list[float]:
+        """The largest of each number over all processes, in each."""
+        if self.count == 1:
+            return list(numbers)
+        values = torch.tensor(numbers, dtype=torch.float64, device=self._device())
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return values.tolist()
+
+    def gather(self, value: T) -> list[T]:
+        """What every process has, by rank, in each."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, value)
+        return found
+
+    def wait(self) -> None:
+        """Go on when all have come here."""
+        if self.count > 1:
+            self.largest(0.0)
+
+    @contextlib.contextmanager
+    def leader_first(self) -> Generator[None, None, None]:
+        """What the leader does alone before the others do it, such as filling a cache."""
+        if not self.leader:
+            self.wait()
+        yield
+        if self.leader:
+            self.wait()
+
+    def _device(self) -> torch.device:
+        nccl = dist.get_backend() == "nccl"
+        return torch.device("cuda", self.local) if nccl else torch.device("cpu")
+
+
+ALONE = Ranks()
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """A part of a batch.
+
+    Attributes:
+        batch: the rows of this process, padded as the whole is.
+        rows: which they are, (B,); None where they are all.
+        own: how many of them count.
+        total: how many rows the whole has.
+    """
+
+    batch: Batch
+    rows: Tensor | None
+    own: int
+    total: int
+
+
+def announced() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return all(name in os.environ for name in ENVIRONMENT) and int(os.environ["WORLD_SIZE"]) > 1
+
+
+@contextlib.contextmanager
+def joined(device: str = "auto") -> Generator[Ranks, None, None]:
+    """Within it, the processes that torchrun started work together.
+
+    Args:
+        device: "cpu", "cuda", or "auto" for a GPU where every process can have one.
+
+    Raises:
+        UserError: if there are fewer GPUs than processes on this machine, or another process of
+            the group is gone.
+    """
+    if not announced():
+        yield ALONE
+        return
+    ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    if on_cuda:
+        if ranks.local >= torch.cuda.device_count():
+            raise UserError(
+                f"process {ranks.local} of this machine has no GPU of its own, "
+                f"there are {torch.cuda.device_count()}; start fewer, or take --device cpu"
+            )
+        torch.cuda.set_device(ranks.local)
+    dist.init_process_group("nccl" if on_cuda else "gloo", timeout=LONGEST_WAIT)
+    try:
+        yield ranks
+    except RuntimeError as error:
+        if not _is_gone(error):
+            raise
+        raise UserError(
+            f"process {ranks.rank} of {ranks.count} lost another one of the group; "
+            "see what that one said, and go on with --resume"
+        ) from error
+    finally:
+        dist.destroy_process_group()
+
+
+def _is_gone(error: RuntimeError) -> bool:
+    """Whether a collective failed because a process at the other end died."""
+    lost = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
+    return isinstance(error, dist.DistError) or any(words in str(error) for words in lost)
