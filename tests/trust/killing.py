@@ -102,25 +102,29 @@ def resume(run: Run, log: Path) -> None:
         raise RuntimeError(f"{run.folder} does not resume: {log.read_text()}")
 
 
-def kill_after(arguments: Sequence[str], out: Path, log: Path, seconds: float) -> bool:
-    """Start a training and SIGKILL it so long after its directory was made; False if too late."""
+def kill_at(arguments: Sequence[str], out: Path, log: Path, records: int, seconds: float) -> bool:
+    """Start a training and SIGKILL it so long after so many records; False if it was too late."""
     process = start(command_line, arguments, log)
     _wait_for(out / runs.CONFIG, process, log)
+    metrics = out / runs.METRICS
+    while process.is_alive() and _lines(metrics) < records:
+        time.sleep(0.001)
     process.join(seconds)
     process.kill()
     process.join()
     return process.exitcode == -signal.SIGKILL
 
 
-def duration(arguments: Sequence[str], out: Path, log: Path) -> float:
-    """Seconds that an uninterrupted training takes from the making of its directory on."""
+def train_whole(arguments: Sequence[str], log: Path) -> None:
+    """A training that nothing happens to."""
     process = start(command_line, arguments, log)
-    _wait_for(out / runs.CONFIG, process, log)
-    started = time.monotonic()
     process.join(LIMIT)
     if process.exitcode:
         raise RuntimeError(log.read_text())
-    return time.monotonic() - started
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _wait_for(path: Path, process: BaseProcess, log: Path) -> None:
@@ -145,22 +149,24 @@ def kill_and_resume(folder: Path, kills: int, *, steps: int, seed: int, workers:
     data = folder / "walks.npz"
     write_data(data)
     whole = folder / "whole"
-    longest = duration(command(data, whole, steps), whole, folder / "whole.log")
+    train_whole(command(data, whole, steps), folder / "whole.log")
     expected = Finished.of(runs.open_run(whole))
     moments = random.Random(seed)
     reached: list[int] = []
 
-    def one(job: tuple[int, float]) -> str:
-        number, moment = job
+    def one(job: tuple[int, int, float]) -> str:
+        number, records, seconds = job
         out, log = folder / f"killed{number}", folder / f"killed{number}.log"
-        if not kill_after(command(data, out, steps), out, log, moment):
+        if not kill_at(command(data, out, steps), out, log, records, seconds):
             return "ended before its kill"
         run = runs.open_run(out)
         reached.append(run.load("last").step if run.has("last") else 0)
         resume(run, log)
         return "equal" if Finished.of(run).equals(expected) else f"{out} differs"
 
-    jobs = [(number, moments.uniform(0.0, 0.95 * longest)) for number in range(kills)]
+    # Drawn by how far a training is, as its speed is anybody's guess; then up to some steps more.
+    most = len(expected.records) - 3
+    jobs = [(i, moments.randint(0, most), moments.uniform(0.0, 0.03)) for i in range(kills)]
     with ThreadPoolExecutor(workers) as pool:
         found = list(pool.map(one, jobs))
     print(f"resumed from steps {sorted(reached)} of {steps}")

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -151,7 +152,7 @@ class Harness:
         """The same as a process of its own."""
         place, out, what, names = self.prepared(kind, seed)
         arguments = [str(each) for each in kind.arguments(place, out)]
-        started = time.monotonic()
+        before = _children_seconds()
         done = subprocess.run(
             [sys.executable, "-m", "zpyro_cli", *arguments],
             capture_output=True,
@@ -159,8 +160,8 @@ class Harness:
             timeout=120,
             check=False,
         )
-        # Half of it is the start of torch, on a machine that does other things beside.
-        seconds = (time.monotonic() - started) / 2
+        # Of the processor: the start of torch on a busy machine tells of the others there.
+        seconds = _children_seconds() - before
         return Outcome(f"{what} (process)", done.returncode, done.stderr, seconds, names=names)
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -218,6 +219,12 @@ def _limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def _children_seconds() -> float:
+    """Processor time of the processes that were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def _memory(entry: str) -> int:
     """Bytes, from /proc/self/status."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -257,8 +264,8 @@ def main() -> int:
             _show(outcome)
         good = sum(not outcome.defects for outcome in found)
         print(f"{good} of {len(found)} malformed inputs: one line of error, exit code 2")
-        print(f"longest {max(each.seconds for each in found):.1f} s")
-        print(f"most memory {max(each.grown for each in found) >> 20} MiB")
+        print(f"longest {max((each.seconds for each in found), default=0.0):.1f} s")
+        print(f"most memory {max((each.grown for each in found), default=0) >> 20} MiB")
         print(f"{still_valid.total()} more were still valid files: {dict(still_valid)}")
         processes: list[Outcome] = []
         while len(processes) < options.processes:
