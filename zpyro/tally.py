@@ -34,19 +34,20 @@ class Tally:
         self._order = torch.tensor([COLUMNS[3:].index(name) for name in _BLAMED], device=device)
         self._falling = torch.arange(len(_BLAMED), 0, -1, device=device)
 
-    def add(self, terms: ObjectiveTerms, norm: Tensor, sequences: int, frames: Tensor) -> Tensor:
+    def add(self, terms: ObjectiveTerms, norm: Tensor, sequences: Tensor, frames: Tensor) -> Tensor:
         """Take in one step if all its numbers are finite; gives whether they are, a bool tensor.
 
         Args:
             terms: sums over the step's sequences.
             norm: length of its gradient.
-            sequences: B.
+            sequences: B, a 0-dim tensor.
             frames: how many frames were scored, a 0-dim tensor.
         """
         values = torch.stack([norm, *(getattr(terms, name) for name in TERMS)]).double()
         good = values.isfinite().all()
-        counts = torch.stack([torch.ones_like(frames), torch.full_like(frames, sequences), frames])
-        row = torch.cat([counts.double(), values])
+        frames = frames.to(values)
+        counts = torch.stack([torch.ones_like(frames), sequences.to(frames), frames])
+        row = torch.cat([counts, values])
         self._sums += row.where(good, 0.0)
         bad = (~good).double()
         # In all, and in a row: one good step ends the row.

@@ -24,6 +24,7 @@ from zpyro.interruption import Interruption
 from zpyro.models import SequenceModel
 from zpyro.optimizer import Optimizer
 from zpyro.position import Budget, Clock, Position, due
+from zpyro.ranks import ALONE, Ranks
 from zpyro.reporting import Reporter, Silent
 from zpyro.runs import MetricsLog, Run
 from zpyro.seeding import random_states, restore_random_states
@@ -46,8 +47,13 @@ def fit(
     resume: bool = False,
     reporter: Reporter | None = None,
     detect_anomaly: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Train a model on a data set.
+
+    Several processes (see :mod:`zpyro.ranks`) give the weights of one: batches are dealt out among
+    them, noise is that of the whole batch, gradients have one normaliser. The first one alone
+    writes and reports; time and signals are agreed upon after every step.
 
     Args:
         module: the model, on the device to train on; it is left with the last weights.
@@ -57,6 +63,7 @@ def fit(
         resume: go on from the run's last checkpoint, which the module's weights came from.
         reporter: told about progress.
         detect_anomaly: stop at the first number that is not finite and name it; slow.
+        ranks: this process among those that train together, all with the same arguments.
 
     Raises:
         UserError: if many steps in a row are not finite, there is nothing to train or validate
@@ -66,7 +73,8 @@ def fit(
         if detect_anomaly:
             # A recorded step cannot be looked into.
             config = replace(config, train=replace(config.train, cuda_graph=False))
-        training = _Training(module, dataset, config, run, reporter or Silent())
+        reporter = reporter if reporter is not None and ranks.leader else Silent()
+        training = _Training(module, dataset, config, run, reporter, ranks)
         if detect_anomaly:
             training.anomalies = AnomalyDetection(module, training.tally)
         if resume:
@@ -76,23 +84,23 @@ def fit(
 
 def _loop(training: _Training, config: Config) -> Outcome:
     """Steps, with validations and checkpoints between them, up to the end or a signal."""
-    with training.interruption as interruption, training.reporter, training.open_log():
+    with training.interruption, training.reporter, training.open_log():
         try:
             training.catch_up()
             batches = training.batches()
-            while not training.finished() and not interruption.signal:
+            while not training.finished() and not training.heard:
                 training.step(next(batches))
                 if training.due(config.train.validate_every):
                     training.validate()
                 if training.due(config.train.checkpoint_every):
                     training.save()
-            if not interruption.signal:
+            if not training.heard:
                 training.validate()
         except _PutOffError:
             # Whoever sends a signal may not wait: resuming begins with this validation.
             pass
         training.save()
-    return training.outcome(interruption.signal)
+    return training.outcome(training.heard)
 
 
 class _PutOffError(Exception):
@@ -130,6 +138,7 @@ class _Training:
         config: Config,
         run: Run | None,
         reporter: Reporter,
+        ranks: Ranks,
     ) -> None:
         if len(dataset.valid) == 0 or len(dataset.train) == 0:
             raise UserError(
@@ -140,12 +149,17 @@ class _Training:
             raise UserError(
                 f"train.carry_state means nothing to the model {config.model.name}; leave it out"
             )
+        if config.train.carry_state and ranks.count > 1:
+            raise UserError("train.carry_state is for one process; start it without torchrun")
+        self.ranks = ranks
         self.module = module.train()
         self.module.skip_gradient = config.objective.skip_gradient
         self.dataset = dataset
         self.train = config.train
         self.config = config
         self.run = run
+        # The others read checkpoints, and write nothing.
+        self.writes = run is not None and ranks.leader
         self.reporter = reporter
         self.steps_per_epoch = dataset.train.num_batches(config.train.batch_size)
         self.budget = Budget(config.train, self.steps_per_epoch)
@@ -159,6 +173,7 @@ class _Training:
             self.tally,
             config.train,
             dataset.train.lengths,
+            ranks,
         )
         self.position = Position()
         self.saved: int | None = None
@@ -166,6 +181,7 @@ class _Training:
         self.log: MetricsLog | None = None
         self.anomalies: AnomalyDetection | None = None
         self.interruption = Interruption()
+        self._agreed: signal.Signals | None = None
 
     def restore(self) -> None:
         """Take up the position, the optimiser and the random states of the last checkpoint."""
@@ -199,7 +215,7 @@ class _Training:
 
     def open_log(self) -> AbstractContextManager[object]:
         """Go on with the metrics from the present step."""
-        if self.run is None:
+        if self.run is None or not self.writes:
             return nullcontext()
         self.log = MetricsLog(self.run, self.position.step)
         return contextlib.closing(self.log)
@@ -233,11 +249,23 @@ class _Training:
         if logs:
             self._check_skipped(batch)
         position.interval_seconds += time.monotonic() - started
-        position.seconds = self.clock.seconds()
+        self._agree()
         if logs:
             self._record()
         done, left = self.budget.fraction(position), self.budget.seconds_left(position)
         self.reporter.step(position, done, left)
+
+    def _agree(self) -> None:
+        """One time and one signal for all processes, so that all take the same turns."""
+        heard = self.interruption.signal or 0
+        seconds, number = self.ranks.largest(self.clock.seconds(), heard)
+        self.position.seconds = seconds
+        self._agreed = signal.Signals(int(number)) if number else None
+
+    @property
+    def heard(self) -> signal.Signals | None:
+        """The signal to stop at: of several processes the one that all know of."""
+        return self.interruption.signal if self.ranks.count == 1 else self._agreed
 
     def catch_up(self) -> None:
         """The validation that a signal put off, if it did."""
@@ -257,17 +285,18 @@ class _Training:
                 self.dataset.valid,
                 batch_size=self.train.batch_size,
                 seed=VALIDATION_SEED,
-                on_batch=self._validating,
+                on_batch=self._validating if self.ranks.count == 1 else None,
+                ranks=self.ranks,
             )
             numbers = _numbers(result)
             better = numbers["elbo"] is not None and (
                 position.best is None or result.elbo > position.best
             )
-            if better and self.run is not None:
+            if better and self.run is not None and self.writes:
                 best = self._checkpoint(numbers, averaged=average is not None)
                 checkpoint.save(self.run.best, best)
         position.validated = position.step
-        position.seconds = self.clock.seconds()
+        self._agree()
         if better:
             position.best, position.without_better = result.elbo, 0
         else:
@@ -323,7 +352,7 @@ class _Training:
         self._check_signal()
 
     def _check_signal(self) -> None:
-        if self.interruption.signal is not None:
+        if self.heard is not None:
             raise _PutOffError
 
     def _check_skipped(self, batch: Batch) -> None:

@@ -8,6 +8,7 @@ what the steps gave is summed there (:mod:`zpyro.tally`).
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,14 @@ from torch import Tensor
 from zpyro import precision
 from zpyro.config import TrainConfig
 from zpyro.cuda_graph import Captured
-from zpyro.elbo import ObjectiveModule
+from zpyro.elbo import ObjectiveModule, ObjectiveTerms
 from zpyro.evaluation import in_type_of
 from zpyro.models import SequenceModel
 from zpyro.networks import State
 from zpyro.optimizer import Optimizer
-from zpyro.tally import Tally
+from zpyro.ranks import ALONE, Ranks
+from zpyro.shared_noise import shared
+from zpyro.tally import TERMS, Tally
 
 if TYPE_CHECKING:
     from zpyro.datasets.sequences import Batch
@@ -43,6 +46,7 @@ class TrainingStep:
         tally: takes in the terms.
         train: precision, and whether steps are recorded.
         lengths: of the sequences to train on, (N,).
+        ranks: the processes that take each step together; only one alone is recorded.
     """
 
     def __init__(
@@ -53,14 +57,17 @@ class TrainingStep:
         tally: Tally,
         train: TrainConfig,
         lengths: np.ndarray,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._module = module
         self._objective = objective
+        self._ranks = ranks
+        self._loss = ranks.parallel(objective)
         self._optimizer = optimizer
         self._tally = tally
         self._train = train
         self._like = next(objective.parameters())
-        self._recorded = train.cuda_graph and self._like.is_cuda
+        self._recorded = train.cuda_graph and self._like.is_cuda and ranks.count == 1
         self._edges = length_edges(lengths) if self._recorded else None
         self._functions: dict[tuple[bool, ...], Captured] = {}
         self._checked = False
@@ -71,9 +78,11 @@ class TrainingStep:
         """Take one step at the objective's present schedule step.
 
         Args:
-            batch: as the data set gives it.
+            batch: as the data set gives it, the same in every process.
             rate: the optimiser's step size.
         """
+        share = self._ranks.share(batch)
+        batch = share.batch
         weights = self._objective.objective.weights()
         controls = torch.tensor([*weights, rate], dtype=torch.float64)
         x = in_type_of(self._padded(batch.x), self._like)
@@ -82,9 +91,11 @@ class TrainingStep:
             inputs.append(self._moved(in_type_of(batch.start, self._like)))
         first = self._first(batch)
         function = self._function(weights, with_start=batch.start is not None)
+        sizes = torch.tensor([share.own, share.total], dtype=torch.float64)
         # Pyro's own checks read values back; the first step passes them for all.
-        with precision.products(self._train.precision), pyro.validation_enabled(not self._checked):
-            self._carried = function(self._moved(controls), *inputs, *first)
+        checking = pyro.validation_enabled(not self._checked)
+        with precision.products(self._train.precision), checking, shared(share):
+            self._carried = function(self._moved(controls), self._moved(sizes), *inputs, *first)
         self._checked = True
 
     def state(self) -> list[Tensor]:
@@ -120,19 +131,39 @@ class TrainingStep:
         return self._functions[needed]
 
     def _compute(
-        self, with_start: bool, controls: Tensor, x: Tensor, lengths: Tensor, *rest: Tensor
+        self,
+        with_start: bool,
+        controls: Tensor,
+        sizes: Tensor,
+        x: Tensor,
+        lengths: Tensor,
+        *rest: Tensor,
     ) -> State:
         start = rest[0] if with_start else None
         first = rest[with_start:]
         weighted = self._objective.objective.weighted(controls.to(self._like.dtype))
         carrying = self._module.carrying(first) if first else nullcontext(None)
         with precision.autocast(self._train.precision, x.device), weighted, carrying as carried:
-            loss = self._objective(x, lengths, start) / len(x)
+            loss = self._loss(x, lengths, start)
+            counts = (sizes[0] > 0).to(loss.dtype)
+            # One normaliser for all processes, whose gradients are averaged afterwards.
+            loss = loss * counts * (self._ranks.count / sizes[1]).to(loss.dtype)
         norm = self._optimizer.gradients(loss)
         assert self._objective.terms is not None
-        good = self._tally.add(self._objective.terms, norm, len(x), lengths.sum())
+        terms, frames = self._of_all(self._objective.terms, lengths.sum(), counts)
+        good = self._tally.add(terms, norm, sizes[1], frames)
         self._optimizer.step(controls[-1], good)
         return () if carried is None or carried.last is None else carried.last
+
+    def _of_all(
+        self, terms: ObjectiveTerms, frames: Tensor, counts: Tensor
+    ) -> tuple[ObjectiveTerms, Tensor]:
+        """Terms and frames summed over all processes."""
+        if self._ranks.count == 1:
+            return terms, frames
+        parts = [getattr(terms, name).double() for name in TERMS]
+        summed = self._ranks.sum(torch.stack([*parts, frames.to(parts[0])]) * counts)
+        return replace(terms, **dict(zip(TERMS, summed[:-1], strict=True))), summed[-1]
 
     def _padded(self, x: Tensor) -> Tensor:
         """x with zeros up to the next of the lengths that are recorded: padding changes nothing."""

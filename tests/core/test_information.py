@@ -17,7 +17,9 @@ def estimate(means: np.ndarray, variance: float, parts: int = 1) -> float:
     z = means + math.sqrt(variance) * random.normal(size=means.shape)
     sample = FrameSample(len(means))
     for chosen in np.array_split(np.arange(len(means)), parts):
-        sample.add(z[chosen], means[chosen], np.full_like(means[chosen], math.log(variance)))
+        sample.add(
+            chosen[0], z[chosen], means[chosen], np.full_like(means[chosen], math.log(variance))
+        )
     return sample.mutual_information()
 
 

@@ -20,7 +20,7 @@ def terms(loss: float, log_likelihood: float, kl: float) -> ObjectiveTerms:
 
 def add(tally: Tally, loss: float, log_likelihood: float = -30.0, norm: float = 1.0) -> bool:
     part = terms(loss, log_likelihood, 10.0)
-    return bool(tally.add(part, torch.tensor(norm), 2, torch.tensor(10)))
+    return bool(tally.add(part, torch.tensor(norm), torch.tensor(2), torch.tensor(10)))
 
 
 def test_means_are_per_sequence_per_frame_and_per_step() -> None:

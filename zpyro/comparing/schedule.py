@@ -19,6 +19,7 @@ from zpyro.config import Config
 from zpyro.datasets.sequences import Dataset
 from zpyro.errors import UserError
 from zpyro.interruption import Interruption
+from zpyro.ranks import ENVIRONMENT
 
 LOG = "log.txt"
 POLL_SECONDS = 0.2
@@ -61,7 +62,9 @@ class Room:
 
     def environment(self, place: int) -> dict[str, str]:
         """Of the process in a place, 0 to ``at_once`` - 1."""
-        mine = {"OMP_NUM_THREADS": str(self.threads), **os.environ}
+        # A run trains alone, whatever torchrun told this process.
+        inherited = {name: v for name, v in os.environ.items() if name not in ENVIRONMENT}
+        mine = {"OMP_NUM_THREADS": str(self.threads), **inherited}
         if self.devices:
             mine["CUDA_VISIBLE_DEVICES"] = self.devices[place % len(self.devices)]
         return mine

@@ -17,6 +17,7 @@ from zpyro import guides
 from zpyro.errors import UserError
 from zpyro.evaluation.information import FrameSample
 from zpyro.models import SequenceModel
+from zpyro.ranks import ALONE, Ranks
 from zpyro.seeding import named_noise
 from zpyro.terms import SequenceTerms, sequence_terms
 
@@ -86,6 +87,7 @@ def evaluate(
     particles: int = 1,
     seed: int = 0,
     on_batch: OnBatch | None = None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """The pure evidence lower bound of a model on a set of sequences.
 
@@ -99,6 +101,7 @@ def evaluate(
         particles: paths drawn for each sequence; the bound is their mean.
         seed: of the noise.
         on_batch: told about progress.
+        ranks: the processes that score batches in turn; all get the whole result.
 
     Raises:
         UserError: if there are no sequences.
@@ -107,32 +110,32 @@ def evaluate(
         raise UserError("there are no sequences to evaluate; choose another split")
     # Sequences of like length together, so that little is padded; the result is put back in order.
     order = np.argsort(sequences.lengths, kind="stable")
-    scores: list[_Score] = []
-    done = 0
-    units = _Variance(module.latent_size)
-    sample = FrameSample(sequences.num_frames)
+    ordered = sequences[order.tolist()]
+    begins = np.cumsum(ordered.lengths) - ordered.lengths
+    found = _Found(len(ordered), ordered.num_frames, module.latent_size)
     was_training = module.training
     module.eval()
     try:
         with torch.no_grad():
-            for batch in sequences[order.tolist()].batches(batch_size):
-                score = _score(module, batch, particles, seed)
-                scores.append(score)
-                units.add(score.posterior_means)
-                sample.add(score.z, score.means_of_draw, score.log_variances_of_draw)
-                done += len(batch)
+            for first in range(ranks.rank * batch_size, len(ordered), ranks.count * batch_size):
+                part = slice(first, min(first + batch_size, len(ordered)))
+                score = _score(module, ordered[part].batch(), particles, seed)
+                found.add(part, int(begins[first]), score)
                 if on_batch is not None:
-                    on_batch(done, len(sequences))
+                    on_batch(part.stop, len(sequences))
     finally:
         module.train(was_training)
+    found, *others = ranks.gather(found)
+    for other in others:
+        found.merge(other)
     back = np.argsort(order)
     return _summary(
         tuple(sequences.names),
-        np.concatenate([score.log_likelihood for score in scores])[back],
-        np.concatenate([score.kl for score in scores])[back],
+        found.log_likelihood[back],
+        found.kl[back],
         sequences.num_frames,
-        int((units.value() > ACTIVE_VARIANCE).sum()),
-        sample.mutual_information(),
+        int((found.units.value() > ACTIVE_VARIANCE).sum()),
+        found.sample.mutual_information(),
     )
 
 
@@ -250,6 +253,36 @@ def _summary(
     )
 
 
+class _Found:
+    """What the batches of one process, and then of all, gave.
+
+    Args:
+        sequences: how many there are in all.
+        frames: of all of them.
+        latents: Z.
+    """
+
+    def __init__(self, sequences: int, frames: int, latents: int) -> None:
+        # Zero where another process scores, so that sums put the parts together.
+        self.log_likelihood = np.zeros(sequences)
+        self.kl = np.zeros(sequences)
+        self.units = _Variance(latents)
+        self.sample = FrameSample(frames)
+
+    def add(self, part: slice, first_frame: int, score: _Score) -> None:
+        """Take in the sequences of one batch."""
+        self.log_likelihood[part], self.kl[part] = score.log_likelihood, score.kl
+        self.units.add(score.posterior_means)
+        self.sample.add(first_frame, score.z, score.means_of_draw, score.log_variances_of_draw)
+
+    def merge(self, other: _Found) -> None:
+        """Take in what another process found."""
+        self.log_likelihood += other.log_likelihood
+        self.kl += other.kl
+        self.units.merge(other.units)
+        self.sample.merge(other.sample)
+
+
 class _Variance:
     """Variance of each column over rows that come in parts (Chan, Golub, LeVeque 1979)."""
 
@@ -261,11 +294,18 @@ class _Variance:
     def add(self, rows: np.ndarray) -> None:
         if not len(rows):
             return
-        mean = rows.mean(0)
-        total = self.count + len(rows)
-        shift = mean - self.mean
-        self.squares += ((rows - mean) ** 2).sum(0) + shift**2 * self.count * len(rows) / total
-        self.mean += shift * len(rows) / total
+        part = _Variance(rows.shape[1])
+        part.count, part.mean = len(rows), rows.mean(0)
+        part.squares = ((rows - part.mean) ** 2).sum(0)
+        self.merge(part)
+
+    def merge(self, other: _Variance) -> None:
+        total = self.count + other.count
+        if not total:
+            return
+        shift = other.mean - self.mean
+        self.squares = self.squares + other.squares + shift**2 * self.count * other.count / total
+        self.mean = self.mean + shift * other.count / total
         self.count = total
 
     def value(self) -> np.ndarray:

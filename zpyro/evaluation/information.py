@@ -20,18 +20,16 @@ class FrameSample:
 
     def __init__(self, frames: int) -> None:
         self.every = max(1, math.ceil(frames / SAMPLE))
-        self._seen = 0
-        self._z: list[np.ndarray] = []
-        self._mean: list[np.ndarray] = []
-        self._log_variance: list[np.ndarray] = []
+        self._parts: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
-    def add(self, z: np.ndarray, mean: np.ndarray, log_variance: np.ndarray) -> None:
-        """Take in the next frames: latents and their posterior, each (frames, Z)."""
-        chosen = slice(-self._seen % self.every, None, self.every)
-        self._seen += len(z)
-        self._z.append(z[chosen])
-        self._mean.append(mean[chosen])
-        self._log_variance.append(log_variance[chosen])
+    def add(self, first: int, z: np.ndarray, mean: np.ndarray, log_variance: np.ndarray) -> None:
+        """Take in some frames: the number of the first, latents and their posterior (frames, Z)."""
+        chosen = slice(-first % self.every, None, self.every)
+        self._parts[first] = (z[chosen], mean[chosen], log_variance[chosen])
+
+    def merge(self, other: FrameSample) -> None:
+        """Take in what another process sampled of other frames."""
+        self._parts.update(other._parts)
 
     def mutual_information(self) -> float:
         """An estimate of I(frame; z_t) under the posterior, nats.
@@ -42,12 +40,10 @@ class FrameSample:
         latents repeat of the past counts too, since the posterior of z_t knows it. NaN where no
         posteriors were given, zero without latents.
         """
-        if not any(len(part) for part in self._z):
+        parts = [part for _, part in sorted(self._parts.items()) if len(part[0])]
+        if not parts:
             return math.nan
-        z, mean, log_variance = (
-            np.concatenate([each for each in part if len(each)])
-            for part in (self._z, self._mean, self._log_variance)
-        )
+        z, mean, log_variance = (np.concatenate(part) for part in zip(*parts, strict=True))
         if not z.size:
             return 0.0
         precision = np.exp(-log_variance)
