@@ -1,4 +1,4 @@
-"""The run directory: everything that training leaves and that the other commands need.
+"""The run directory: everything that training leaves and that the other commands need::
 
 config.toml      every resolved setting
 metrics.jsonl    one record a line: {"kind": "train", ...} and {"kind": "valid", ...}
