@@ -1,4 +1,4 @@
-"""Checkpoints: a folder with the weights, what they belong to, and the state of the training.
+"""Checkpoints: a folder with the weights, what they belong to, and the state of the training::
 
     model.safetensors   the weights
     start.safetensors   a few start frames of the training data, to sample from; may be missing

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pyro import poutine
@@ -23,8 +23,10 @@ from zpyro import own_guides
 from zpyro.datasets.sequences import Batch
 from zpyro.distributions import TrajectoryNormal
 from zpyro.errors import UserError
-from zpyro.models.base import Program, SequenceModel
 from zpyro.sites import Site, sample_sites
+
+if TYPE_CHECKING:
+    from zpyro.models.base import Program, SequenceModel
 
 
 class MeanLatents(Messenger):

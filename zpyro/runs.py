@@ -1,9 +1,11 @@
-"""The run directory: everything that training leaves and that the other commands need.
+"""The run directory: everything that training leaves and that the other commands need::
 
-config.toml      every resolved setting
-metrics.jsonl    one record a line: {"kind": "train", ...} and {"kind": "valid", ...}
-best/  last/     checkpoints, see zpyro.checkpoint; last.previous is the one before the last
-.lock            held by the process that trains here, see zpyro.locking
+    config.toml      every resolved setting
+    metrics.jsonl    one record a line: {"kind": "train", ...} and {"kind": "valid", ...}
+    best/  last/     checkpoints, see zpyro.checkpoint; last.previous is the one before the last
+    .lock            held by the process that trains here, see zpyro.locking
+
+Checkpoints are written aside and renamed, so that a kill leaves the old one or the new one whole.
 """
 
 from __future__ import annotations

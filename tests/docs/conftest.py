@@ -1,4 +1,4 @@
-"""A folder as readers of the docs have it: recordings, arrays, text, and a run."""
+"""A folder as readers of the docs have it: recordings, arrays, text, and runs under usual names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zpyro_cli.main import main
 @pytest.fixture(scope="session")
 def _furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reader")
-    write_tones(folder / "recordings", 24)
+    write_tones(folder / "recordings", 60)
     random = np.random.default_rng(0)
     np.savez(folder / "walks.npz", x=np.cumsum(random.normal(size=(40, 6, 5)), axis=1))
     lines = [" ".join(random.choice(["a", "short", "line", "of", "words"], 5)) for _ in range(40)]
@@ -28,6 +28,8 @@ def _furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments += ["--out", str(folder / "runs/mine"), "--max-steps", "4", *SMALL]
     result = CliRunner(catch_exceptions=False).invoke(main, arguments)
     assert result.exit_code == 0, result.output
+    for name in ("vowels", "vowels-plain"):
+        shutil.copytree(folder / "runs/mine", folder / "runs" / name)
     return folder
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import zpyro
 from zpyro import drawing, files
 from zpyro.checkpoint import Checkpoint
 from zpyro.config import write_config
@@ -17,6 +16,7 @@ from zpyro.inspection.scores import IN_USE, Score, scores
 from zpyro.inspection.sequence_parts import sequence_parts
 from zpyro.inspection.views import SequenceView, view
 from zpyro.runs import Run, open_run
+from zpyro.version import __version__
 
 PAGE = "report.html"
 
@@ -110,7 +110,7 @@ def inspect(
         f"{run.folder.resolve().name}: {checkpoint.model.name} on {checkpoint.data.name}",
         _lead(checkpoint, which),
         sections,
-        f"Written by zpyro {zpyro.__version__}. Everything shown is within this file.",
+        f"Written by zpyro {__version__}. Everything shown is within this file.",
     )
     files.replace_file(target / PAGE, text)
     return Report(target, target / PAGE, views, tuple(table))

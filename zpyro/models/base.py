@@ -33,6 +33,7 @@ from torch import Tensor
 from zpyro import programs
 from zpyro.conditions import conditions_of
 from zpyro.generation import draw_frames, simulate
+from zpyro.guides import latents_of
 from zpyro.likelihoods import Likelihood
 from zpyro.networks import State
 from zpyro.process import Process, TrajectoryMemory
@@ -188,8 +189,6 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
         """Latents (B, T, Z) drawn from the guide in use."""
         if self.own_guide is None:
             return process.draw_posterior(self.noise(process.sequences, process.steps))
-        from zpyro.guides import latents_of  # it builds on this module
-
         return latents_of(self.own_guide, process.steps, False, *process.conditions.source)
 
     def noise(self, rows: int, steps: int) -> Tensor:
