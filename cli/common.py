@@ -6,6 +6,7 @@ Progress goes to standard error, results to standard output.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from zpyro.config import Config
     from zpyro.datasets.sequences import Dataset
     from zpyro.datasets.vocabulary import Vocabulary
+    from zpyro.ranks import Ranks
 
 
 def console() -> Console:
@@ -28,15 +30,16 @@ def console() -> Console:
 
 
 def say(line: str) -> None:
-    """A line of progress."""
-    click.echo(line, err=True)
+    """A line of progress; of several processes the first one says it."""
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(line, err=True)
 
 
 @contextlib.contextmanager
 def waiting(what: str) -> Generator[None, None, None]:
     """Show what is being waited for: a spinner in a terminal, else a line."""
     screen = console()
-    if screen.is_terminal:
+    if screen.is_terminal and os.environ.get("RANK", "0") == "0":
         with screen.status(what):
             yield
     else:
@@ -44,11 +47,17 @@ def waiting(what: str) -> Generator[None, None, None]:
         yield
 
 
-def load_data(config: Config, vocabulary: Vocabulary | None = None) -> Dataset:
-    """The data set that a configuration names; text in a trained model's vocabulary if given."""
+def load_data(
+    config: Config, vocabulary: Vocabulary | None = None, ranks: Ranks | None = None
+) -> Dataset:
+    """The data set that a configuration names; text in a trained model's vocabulary if given.
+
+    Of several processes the first one loads first, so that what is prepared is prepared once.
+    """
     from zpyro import datasets
+    from zpyro.ranks import ALONE
 
     folder = None if config.data_folder is None else Path(config.data_folder)
     where = "" if folder is None else f" from {folder}"
-    with waiting(f"loading {config.dataset}{where}"):
+    with waiting(f"loading {config.dataset}{where}"), (ranks or ALONE).leader_first():
         return datasets.load(config.dataset, folder, config.data, vocabulary=vocabulary)

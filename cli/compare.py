@@ -14,6 +14,7 @@ from .common import load_data, say
 if TYPE_CHECKING:
     from zpyro.comparing import Job, Room, Spec, Summary
     from zpyro.config import Config
+    from zpyro.ranks import Ranks
 
 DEFAULT = "rnn,storn,vrnn,srnn,zforcing"
 STOPPED = (130, 143, -2, -15)
@@ -70,8 +71,9 @@ def command(
       zpyro compare --dataset vowels --models rnn,vrnn,zforcing --seeds 3 --budget-steps 500
     """
     from zpyro import datasets
-    from zpyro.comparing import ROWS, Spec, find, prepare, run_all
+    from zpyro.comparing import ROWS, Spec, find
     from zpyro.errors import UserError
+    from zpyro.ranks import joined
 
     if show_rows:
         for row in ROWS.values():
@@ -84,10 +86,20 @@ def command(
     settled = [(row, _settings(dataset, row.assignments, options)) for row in rows]
     out = out or Path("runs") / f"compare-{dataset}"
     spec = Spec(out, tuple(settled), tuple(range(seeds)), match == "parameters", split, particles)
-    todo = prepare(spec, load_data(settled[0][1]))
-    room = _room(jobs, settled[0][1])
+    with joined("cpu") as ranks:
+        _compare(spec, settled[0][1], jobs, _title(dataset, spec, options), ranks)
+
+
+def _compare(spec: Spec, settled: Config, jobs: int | None, title: str, ranks: Ranks) -> None:
+    """Run what is left, dealt out among the processes, and write the table when all have done."""
+    from zpyro.comparing import prepare, run_all
+
+    out = spec.folder
+    with ranks.leader_first():
+        todo = prepare(spec, load_data(settled))
+    room = _room(jobs, settled, ranks)
     left = sum(not job.done for job in todo)
-    say(f"{len(todo)} runs, {left} to do, {room.at_once} at once; {out}")
+    say(f"{len(todo)} runs, {left} to do, {room.at_once * ranks.count} at once; {out}")
     failed: list[Job] = []
 
     def on_end(job: Job, status: int) -> None:
@@ -95,11 +107,13 @@ def command(
         if status != 0 and status not in STOPPED:
             failed.append(job)
 
-    interrupted = run_all(spec, todo, room, on_end)
-    summary = _summary(spec, todo, _title(dataset, spec, options))
-    if summary.rows:
-        _write(summary, out)
-    _finish(interrupted, failed)
+    interrupted = run_all(spec, todo[ranks.rank :: ranks.count], room, on_end)
+    everyone = [job for part in ranks.gather(failed) for job in part]
+    if ranks.leader:
+        summary = _summary(spec, todo, title)
+        if summary.rows:
+            _write(summary, out)
+        _finish(interrupted, everyone)
 
 
 def _settings(dataset: str, assignments: tuple[str, ...], options: dict[str, Any]) -> Config:
@@ -125,8 +139,11 @@ def _settings(dataset: str, assignments: tuple[str, ...], options: dict[str, Any
     )
 
 
-def _room(jobs: int | None, settled: Config) -> Room:
-    """How many runs at once: one a GPU, or one for two cores."""
+def _room(jobs: int | None, settled: Config, ranks: Ranks) -> Room:
+    """How many runs at once in this process: one a GPU, or one for two cores.
+
+    Of several processes each runs one at a time, on a GPU of its own where there are some.
+    """
     import torch
 
     from zpyro.building import choose_device
@@ -139,6 +156,9 @@ def _room(jobs: int | None, settled: Config) -> Room:
         numbers = os.environ.get("CUDA_VISIBLE_DEVICES")
         every = [str(number) for number in range(torch.cuda.device_count())]
         devices = tuple(numbers.split(",") if numbers else every)
+    if ranks.count > 1:
+        mine = devices[ranks.local % len(devices) :][:1] if devices else ()
+        return Room(jobs or 1, max(1, cores // ((jobs or 1) * ranks.count)), mine)
     at_once = jobs or len(devices) or max(1, cores // 2)
     return Room(at_once, max(1, cores // at_once), devices)
 

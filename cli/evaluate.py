@@ -119,16 +119,26 @@ def command(
     from zpyro import evaluation, runs
     from zpyro.allocation import keep_freed_memory
     from zpyro.building import choose_device
+    from zpyro.ranks import joined
 
     keep_freed_memory()
     opened = runs.open_run(run)
     use_guide(run, guide, run_guide)
-    checkpoint = opened.load(which, choose_device(device))
-    sequences = _sequences(opened, checkpoint, data, split)
-    with _progress() as on_batch:
-        result = evaluation.evaluate(
-            checkpoint.module, sequences, batch_size=batch_size, seed=seed, on_batch=on_batch
-        )
+    with joined(device) as ranks:
+        checkpoint = opened.load(which, choose_device(device))
+        with ranks.leader_first():
+            sequences = _sequences(opened, checkpoint, data, split)
+        with _progress() as on_batch:
+            result = evaluation.evaluate(
+                checkpoint.module,
+                sequences,
+                batch_size=batch_size,
+                seed=seed,
+                on_batch=on_batch,
+                ranks=ranks,
+            )
+    if not ranks.leader:
+        return
     evaluation.check_finite(result)
     values = _values(result, sequences.kind)
     if bound != "elbo":

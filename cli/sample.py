@@ -140,6 +140,7 @@ def read_prefix(path: Path, checkpoint: Checkpoint) -> np.ndarray:
     import numpy as np
 
     from zpyro.datasets import audio, npz, text_files
+    from zpyro.datasets.declared import DAMAGED
     from zpyro.errors import UserError
 
     rate = checkpoint.data.sample_rate
@@ -151,7 +152,7 @@ def read_prefix(path: Path, checkpoint: Checkpoint) -> np.ndarray:
         return checkpoint.vocabulary.encode(words)
     try:
         values = npz.load_plain(path)
-    except npz.DAMAGED as error:
+    except DAMAGED as error:
         if isinstance(error, UserError):
             raise
         if isinstance(error, OSError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from zpyro.config import Config
     from zpyro.datasets.sequences import Dataset
     from zpyro.models import SequenceModel
+    from zpyro.ranks import Ranks
     from zpyro.runs import Run
     from zpyro.training import Outcome
 
@@ -66,18 +67,34 @@ def command(
     """
     use_guide(resume, guide, run_guide)
     given = {f"train.{name}": value for name, value in options.items() if value is not None}
-    if resume is None:
-        outcome, run = _start(dataset, data, preset, assignments, out, given, detect_anomaly)
-    else:
-        from zpyro.errors import UserError
+    from zpyro.errors import UserError
+    from zpyro.ranks import joined
 
-        if dataset or preset or assignments or out or "train.seed" in given:
-            raise UserError(
-                "--resume takes the run's own settings; leave out --dataset, --preset, --set, "
-                "--out and --seed"
-            )
-        outcome, run = _resume(resume, data, given, detect_anomaly)
+    if resume and (dataset or preset or assignments or out or "train.seed" in given):
+        raise UserError(
+            "--resume takes the run's own settings; leave out --dataset, --preset, --set, "
+            "--out and --seed"
+        )
+    with joined(options["device"] or "auto") as ranks:
+        how = _How(detect_anomaly, ranks)
+        if resume is None:
+            outcome, run = _start(dataset, data, preset, assignments, out, given, how)
+        else:
+            outcome, run = _resume(resume, data, given, how)
     _say_how_it_ended(outcome, run)
+
+
+@dataclass(frozen=True)
+class _How:
+    """What is no setting of a run.
+
+    Attributes:
+        detect_anomaly: look for the first number that is not finite.
+        ranks: this process among those that train together.
+    """
+
+    detect_anomaly: bool
+    ranks: Ranks
 
 
 def _start(
@@ -87,7 +104,7 @@ def _start(
     assignments: tuple[str, ...],
     out: Path | None,
     given: dict[str, object],
-    detect_anomaly: bool,
+    how: _How,
 ) -> tuple[Outcome, Run]:
     from zpyro import config, datasets, runs
     from zpyro.building import build_likelihood, choose_device, fitted
@@ -110,20 +127,28 @@ def _start(
     if left_out:
         say(f"the model {settled.model.name} has no {', '.join(left_out)}: left out")
     choose_device(settled.train.device)
+    if how.ranks.count > 1:
+        # The run goes on with the same batches, and to the same weights, in any number of them.
+        whole = settled.train.batch_size * how.ranks.count
+        say(f"{how.ranks.count} processes, batches of {whole} in all")
+        settled = replace(settled, train=replace(settled.train, batch_size=whole))
     out = out or Path("runs") / f"{dataset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    runs.check_free(out)
-    loaded = load_data(settled)
+    out = how.ranks.gather(out)[0]
+    if how.ranks.leader:
+        runs.check_free(out)
+    loaded = load_data(settled, ranks=how.ranks)
     likelihood = build_likelihood(settled.model, loaded.likelihood, loaded.frame_size)
     settled = replace(settled, model=replace(settled.model, likelihood=likelihood.name))
     module = _fresh(settled, loaded)
     # Once nothing else can go wrong.
-    run = runs.create(out, settled)
+    with how.ranks.leader_first():
+        run = runs.create(out, settled) if how.ranks.leader else runs.open_run(out)
     with run.locked():
-        return _begin(module, settled, loaded, run, detect_anomaly), run
+        return _begin(module, settled, loaded, run, how), run
 
 
 def _resume(
-    folder: Path, data: Path | None, given: dict[str, object], detect_anomaly: bool
+    folder: Path, data: Path | None, given: dict[str, object], how: _How
 ) -> tuple[Outcome, Run]:
     from zpyro import config, files, runs
     from zpyro.building import choose_device
@@ -134,16 +159,18 @@ def _resume(
         if data is not None:
             settled = replace(settled, data_folder=str(data.absolute()))
         device = choose_device(settled.train.device)
-        damage = run.recover()
+        with how.ranks.leader_first():
+            damage = run.recover() if how.ranks.leader else None
         if damage is not None:
             say(f"warning: {damage}")
         # A training killed before its first checkpoint has nothing to lose: it begins again.
         module = run.load("last", device).module if run.has("last") else None
-        loaded = load_data(settled)
-        files.replace_file(folder / runs.CONFIG, config.write_config(settled))
+        loaded = load_data(settled, ranks=how.ranks)
+        if how.ranks.leader:
+            files.replace_file(folder / runs.CONFIG, config.write_config(settled))
         if module is None:
-            return _begin(_fresh(settled, loaded), settled, loaded, run, detect_anomaly), run
-        return _fit(module, loaded, settled, run, detect_anomaly, resume=True), run
+            return _begin(_fresh(settled, loaded), settled, loaded, run, how), run
+        return _fit(module, loaded, settled, run, how, resume=True), run
 
 
 def _fresh(settled: Config, data: Dataset) -> SequenceModel:
@@ -158,12 +185,11 @@ def _fresh(settled: Config, data: Dataset) -> SequenceModel:
     return module
 
 
-def _begin(
-    module: SequenceModel, settled: Config, data: Dataset, run: Run, detect_anomaly: bool
-) -> Outcome:
+def _begin(module: SequenceModel, settled: Config, data: Dataset, run: Run, how: _How) -> Outcome:
     """Train from the start."""
-    run.write_baselines(data.train, data.frame_size)
-    return _fit(module, data, settled, run, detect_anomaly, resume=False)
+    if how.ranks.leader:
+        run.write_baselines(data.train, data.frame_size)
+    return _fit(module, data, settled, run, how, resume=False)
 
 
 def _check_guide(module: SequenceModel, data: Dataset, settled: Config) -> None:
@@ -191,7 +217,7 @@ def _fit(
     data: Dataset,
     settled: Config,
     run: Run,
-    detect_anomaly: bool,
+    how: _How,
     *,
     resume: bool,
 ) -> Outcome:
@@ -201,7 +227,8 @@ def _fit(
     from zpyro.training import fit
 
     keep_freed_memory()
-    own_guides.keep(run.folder)
+    if how.ranks.leader:
+        own_guides.keep(run.folder)
     weights = sum(parameter.numel() for parameter in module.parameters())
     device = next(module.parameters()).device.type
     say(
@@ -216,7 +243,8 @@ def _fit(
         run=run,
         resume=resume,
         reporter=for_console(console()),
-        detect_anomaly=detect_anomaly,
+        detect_anomaly=how.detect_anomaly,
+        ranks=how.ranks,
     )
 
 

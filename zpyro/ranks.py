@@ -55,9 +55,7 @@ class Ranks:
         warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
         like = next(module.parameters())
         devices = [like.device.index] if like.is_cuda else None
-        return DistributedDataParallel(
-            module, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True
-        )
+        return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
 
     def share(self, batch: Batch) -> Share:
         """This process' part of a batch that all have: every ``count``-th row.
@@ -67,7 +65,7 @@ class Ranks:
         total = len(batch)
         if self.count == 1:
             return Share(batch, None, total, total)
-        rows = torch.arange(self.rank, total, self.count)
+        rows = torch.arange(total)[self.rank :: self.count]
         own = len(rows)
         rows = rows if own else torch.zeros(1, dtype=torch.int64)
         return Share(batch.rows(rows), rows, own, total)

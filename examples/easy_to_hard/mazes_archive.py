@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zpyro.datasets.declared import DAMAGED
 from zpyro.errors import UserError
 
 from .mazes import check_size, side
@@ -60,7 +61,7 @@ def compacted(pictures: Tensor) -> Tensor:
 def _array(path: Path) -> NDArray[Any]:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path}: cannot be read as an array ({error})") from error
 
 

@@ -14,6 +14,7 @@ import torch
 from tests.cli.conftest import RATE, SMALL, Zpyro, write_tones
 from zpyro import runs
 from zpyro.datasets import baselines, load
+from zpyro.datasets.npz import load_plain
 
 TOKENS = {"perplexity", "baseline_trigram", "baseline_trigram_perplexity"}
 BINARY = {"baseline_bernoulli", "baseline_neighbours"}
@@ -55,6 +56,7 @@ def test_help_has_an_example(zpyro: Zpyro, command: tuple[str, ...]) -> None:
 
 def test_training_leaves_a_run_directory_with_every_setting(array_run: Path, arrays: Path) -> None:
     assert sorted(path.name for path in array_run.iterdir()) == [
+        ".lock",
         "baselines.safetensors",
         "best",
         "config.toml",
@@ -211,9 +213,9 @@ def test_arrays_and_tokens_are_sampled_as_arrays(
     np.save(prefix, np.arange(15.0).reshape(3, 5))
     more = ("--frames", 9, "--out", tmp_path / "arrays", "--prefix", prefix)
     assert zpyro("sample", array_run, "-n", 4, *more).exit_code == 0
-    assert np.load(tmp_path / "arrays" / "samples.npz")["x"].shape == (4, 9, 5)
+    assert load_plain(tmp_path / "arrays" / "samples.npz")["x"].shape == (4, 9, 5)
     assert zpyro("sample", token_run, "-n", 2, "--out", tmp_path / "tokens").exit_code == 0
-    words = np.load(tmp_path / "tokens" / "samples.npz")["x"]
+    words = load_plain(tmp_path / "tokens" / "samples.npz")["x"]
     assert words.shape == (2, 100)
     assert words.min() >= 0
     assert words.max() < 11
@@ -254,10 +256,10 @@ def test_a_published_checkpoint_becomes_a_run(
 @pytest.fixture
 def reference(tmp_path: Path) -> Path:
     """A file as the published code saves it."""
-    arrays = np.load(Path(__file__).parents[1] / "data" / "gaussian.npz")
+    arrays = load_plain(Path(__file__).parents[1] / "data" / "gaussian.npz")
     weights = {
         name.removeprefix("weight/"): torch.from_numpy(arrays[name])
-        for name in arrays.files
+        for name in arrays
         if name.startswith("weight/")
     }
     emb = weights["emb_mod.0.weight"].shape

@@ -15,6 +15,7 @@ import zpyro as library
 from tests.cli.conftest import Zpyro, train
 from tests.datasets.test_mnist import digits, write_text
 from zpyro import runs
+from zpyro.datasets.npz import load_plain
 
 WORDS = ("the", "film", "was", "not", "bad", "at", "all", "good")
 
@@ -82,18 +83,18 @@ def test_digits_are_pictures_and_arrays(zpyro: Zpyro, digit_run: Path, tmp_path:
     result = zpyro("reconstruct", digit_run, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert result.stdout.count("of the bits") == 8
-    arrays = np.load(tmp_path / "reconstructions.npz")
+    arrays = load_plain(tmp_path / "reconstructions.npz")
     assert arrays["input_0"].shape == arrays["reconstruction_7"].shape == (7, 7)
     assert ((arrays["reconstruction_7"] > 0) & (arrays["reconstruction_7"] < 1)).all()
     wide = imread(tmp_path / "reconstructions.png")
     assert wide.shape[1] > wide.shape[0]
     drawn = zpyro("reconstruct", digit_run, "--draw", "--free", "--out", tmp_path)
     assert drawn.exit_code == 0, drawn.output
-    bits = np.load(tmp_path / "reconstructions.npz")["reconstruction_7"]
+    bits = load_plain(tmp_path / "reconstructions.npz")["reconstruction_7"]
     assert set(np.unique(bits)) <= {0.0, 1.0}
     walk = zpyro("interpolate", digit_run, 0, 1, "--steps", 4, "--out", tmp_path)
     assert walk.exit_code == 0, walk.output
-    assert set(np.load(tmp_path / "interpolation.npz")) == {f"step_{n}" for n in range(4)}
+    assert set(load_plain(tmp_path / "interpolation.npz")) == {f"step_{n}" for n in range(4)}
     assert (tmp_path / "interpolation.png").exists()
 
 
@@ -110,7 +111,7 @@ def test_free_reconstructions_are_those_of_the_library(
     z = library.reconstruct(checkpoint.module, batch, use_mean=True).z[0]
     made = library.decode(checkpoint.module, z, start=batch.start, use_mean=True).mean[0]
     raw = data.normalization.invert(made.numpy())
-    arrays = np.load(tmp_path / "reconstructions.npz")
+    arrays = load_plain(tmp_path / "reconstructions.npz")
     np.testing.assert_allclose(arrays["reconstruction_2"], raw, rtol=1e-5)
 
 
@@ -141,7 +142,7 @@ def test_sentences_are_ends_to_walk_between(zpyro: Zpyro, text_run: Path, tmp_pa
 def test_plain_tokens_need_no_words(zpyro: Zpyro, token_run: Path, tmp_path: Path) -> None:
     assert zpyro("reconstruct", token_run, "--out", tmp_path).exit_code == 0
     assert zpyro("interpolate", token_run, 0, 1, "--out", tmp_path).exit_code == 0
-    assert np.load(tmp_path / "interpolation.npz")["step_3"].shape == (7,)
+    assert load_plain(tmp_path / "interpolation.npz")["step_3"].shape == (7,)
 
 
 @pytest.mark.parametrize("command", ["reconstruct", "interpolate"])

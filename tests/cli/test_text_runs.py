@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import Zpyro, train
-from zpyro import datasets, runs
+from zpyro import datasets, manifest, runs
 from zpyro.datasets.ngrams import trigram
 from zpyro.datasets.vocabulary import SPECIAL
 
@@ -188,7 +188,7 @@ def test_a_damaged_vocabulary_is_named(
         path.write_text(content)
         meta = json.loads((copied / "best" / "meta.json").read_text())
         meta["sha256"]["vocabulary.json"] = hashlib.sha256(content.encode()).hexdigest()
-        (copied / "best" / "meta.json").write_text(json.dumps(meta))
+        (copied / "best" / "meta.json").write_text(json.dumps(manifest.signed(meta)))
     result = zpyro("sample", copied, "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert message in result.stderr

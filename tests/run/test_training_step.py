@@ -44,7 +44,8 @@ def test_nothing_is_read_from_the_device(monkeypatch: pytest.MonkeyPatch) -> Non
     gradients = patch.object(Optimizer, "gradients", lambda _, loss: backward(loss))
     moves = patch.object(Optimizer, "step")
     with pyro.validation_enabled(False), gradients, moves as moved:
-        assert step._compute(True, controls, batch.x, lengths, batch.start) == ()
+        sizes = controls[:2]
+        assert step._compute(True, controls, sizes, batch.x, lengths, batch.start) == ()
     assert moved.call_args.args[1].device.type == "meta"
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import struct
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +16,24 @@ import numpy as np
 from zpyro.datasets.plain_files import LARGEST_RATIO
 from zpyro.errors import UserError
 
+DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    RecursionError,
+    RuntimeError,
+    SyntaxError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy may raise on a damaged file; it parses array headers as Python literals."""
 LARGEST_ARRAY = 1 << 40
 """Bytes of one array; beyond it the header is wrong."""
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import tokenize
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,32 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zpyro.datasets.declared import check_declared
+from zpyro.datasets.declared import DAMAGED, check_declared
 from zpyro.datasets.sequences import Array, Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import split_by_name
 from zpyro.errors import UserError
 
 SPLITS = ("train", "valid", "test")
-
-DAMAGED = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    OverflowError,
-    MemoryError,
-    NotImplementedError,
-    RecursionError,
-    RuntimeError,
-    SyntaxError,
-    struct.error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What numpy may raise on a damaged file; it parses array headers as Python literals."""
-
 LARGEST_NUMBER = 1e30
 """Beyond it, squares and differences leave the range of float32."""
 

@@ -12,7 +12,7 @@ import numpy as np
 from zpyro.caching import cache_folder
 from zpyro.datasets import voice
 from zpyro.datasets.audio import Waveform
-from zpyro.datasets.npz import DAMAGED
+from zpyro.datasets.declared import DAMAGED
 from zpyro.datasets.sequences import Dataset
 from zpyro.datasets.splitting import split_by_name
 from zpyro.datasets.wav import WavSettings, assemble

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from zpyro.datasets.declared import DAMAGED
 from zpyro.datasets.preparation.corpus import Indices
 from zpyro.errors import UserError
 
@@ -81,7 +82,7 @@ def read_table(folder: Path, split: str, index: Mapping[str, Any], numbers: int)
     path = folder / f"{split}.npy"
     try:
         table = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, OverflowError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path}: is damaged ({error}); prepare the data set again") from error
     expected = index["splits"][split]["sequences"], 4
     if not isinstance(table, np.ndarray) or table.shape != expected or table.dtype != np.int64:

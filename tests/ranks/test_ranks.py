@@ -1,0 +1,110 @@
+"""Several processes give what one gives; a process that dies takes the others along."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.ranks.together import result
+from zpyro import runs
+from zpyro.ranks import ALONE
+
+ROOT = Path(__file__).parents[2]
+LONGEST = 150
+"""Seconds after which a group of processes counts as stuck."""
+
+
+def torchrun(
+    count: int, *arguments: object, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={count}", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=LONGEST, cwd=ROOT, env=environment
+    )
+    assert not check or done.returncode == 0, done.stderr[-4000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    return result(ALONE)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_are_one(alone: dict[str, Any], tmp_path: Path, count: int) -> None:
+    """Uneven lengths, a last batch of one sequence, dropout: weights to 1e-6 after 20 steps."""
+    torchrun(count, "-m", "tests.ranks.together", tmp_path / "found.pt")
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    moved = 0.0
+    for name, weights in alone["weights"].items():
+        torch.testing.assert_close(found["weights"][name], weights, rtol=1e-6, atol=1e-6)
+        moved += float(weights.abs().sum())
+    assert moved > 0
+    assert found["best"] == pytest.approx(alone["best"], rel=1e-6)
+    assert found["information"] == pytest.approx(alone["information"], rel=1e-6)
+    assert found["active"] == alone["active"]
+    torch.testing.assert_close(found["bounds"], alone["bounds"], rtol=1e-6, atol=1e-6)
+    assert torch.equal(found["random"], alone["random"])
+
+
+def test_the_others_end_with_a_process_that_dies(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    done = torchrun(2, "-m", "tests.ranks.together", tmp_path / "found.pt", 9, check=False)
+    assert done.returncode != 0
+    assert time.monotonic() - begun < 100
+    assert "lost another one of the group" in done.stderr or "Signal 9" in done.stderr
+    assert not (tmp_path / "found.pt").exists()
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    """Two processes train and stop, one goes on: as one process would have done all of it."""
+    walks = np.cumsum(np.random.default_rng(0).normal(size=(40, 6, 3)), axis=1)
+    np.savez(tmp_path / "walks.npz", x=walks)
+    settings = ["--dataset=npz", "--data", tmp_path / "walks.npz", "--set=train.epochs=none"]
+    settings += ["--set=model.hidden_size=6", "--set=model.latent_size=2", "--device=cpu"]
+    settings += ["--set=model.embedding_size=4", "--set=model.mlp_size=4", "--max-steps", 10]
+    settings += ["--set=train.learning_rate_schedule=constant", "--set=train.validate_every=5"]
+    done = torchrun(
+        2, "-m", "zpyro_cli", "train", *settings, "--set=train.batch_size=4", "--out",
+        tmp_path / "two",
+    )  # fmt: skip
+    assert done.stderr.count("2 processes, batches of 8 in all") == 1
+    assert done.stderr.count("run directory") == 1
+
+    def alone(*arguments: object) -> str:
+        command = [sys.executable, "-m", "zpyro_cli", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    alone("train", *settings, "--set=train.batch_size=8", "--out", tmp_path / "one")
+    for name in ("two", "one"):
+        alone("train", "--resume", tmp_path / name, "--max-steps", 20)
+    first, second = (
+        runs.open_run(tmp_path / name).load("last", torch.device("cpu")) for name in ("two", "one")
+    )
+    assert first.step == second.step == 20
+    for name, weights in first.module.state_dict().items():
+        torch.testing.assert_close(weights, second.module.state_dict()[name], rtol=1e-3, atol=1e-5)
+    records = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("two", "one")
+    ]
+    assert [r["step"] for r in records[0]] == [r["step"] for r in records[1]]
+    scoring = ("evaluate", tmp_path / "two", "--json", "--device=cpu")
+    together = torchrun(2, "-m", "zpyro_cli", *scoring)
+    numbers = json.loads(together.stdout)
+    single = json.loads(alone(*scoring))
+    assert numbers.keys() == single.keys()
+    for name, value in single.items():
+        measured = isinstance(value, float)
+        assert numbers[name] == (pytest.approx(value, rel=1e-6) if measured else value)

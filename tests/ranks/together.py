@@ -1,0 +1,72 @@
+"""A training of 20 steps, alone or by several processes: ``python -m tests.ranks.together OUT``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tests.run.small import MODEL, SIZE, sequences, settings
+from zpyro import evaluation, likelihoods, ranks, training
+from zpyro.building import build_model
+from zpyro.datasets.sequences import Dataset
+from zpyro.seeding import seed_everything
+
+COUNT = 33
+"""Four batches of 8 and one of a single sequence: some processes have nothing of it."""
+
+
+def result(together: ranks.Ranks, dies_at: int | None = None) -> dict[str, Any]:
+    """What a training leaves: weights, validation, random state."""
+    torch.set_num_threads(1)
+    parts = sequences(COUNT, 0), sequences(7, 1), sequences(5, 2)
+    data = Dataset("walks", *parts, "gaussian", SIZE)
+    sizes = replace(MODEL, embedding_dropout=0.2, word_dropout=0.1)
+    config = replace(settings(max_steps=20, validate_every=7), model=sizes)
+    seed_everything(0)
+    module = build_model(sizes, likelihoods.Gaussian(SIZE)).double()
+    if dies_at is not None and together.rank == 1:
+        kill_after(module, dies_at)
+    outcome = training.fit(module, data, config, ranks=together)
+    found = evaluation.evaluate(module, data.valid, batch_size=2, ranks=together)
+    return {
+        "weights": module.state_dict(),
+        "best": outcome.best,
+        "bounds": torch.from_numpy(found.elbo_by_sequence),
+        "information": found.mutual_information,
+        "active": found.active_units,
+        "random": torch.get_rng_state(),
+    }
+
+
+def kill_after(module: nn.Module, steps: int) -> None:
+    """End this process without a word in a step of the training."""
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += module.training
+        if calls > steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    module.get_submodule("dropout").register_forward_pre_hook(count)
+
+
+def main() -> None:
+    """Train, and leave the result of the first process in OUT."""
+    out = Path(sys.argv[1])
+    dies_at = int(sys.argv[2]) if len(sys.argv) > 2 else None
+    with ranks.joined("cpu") as together:
+        found = result(together, dies_at)
+        if together.leader:
+            torch.save(found, out)
+
+
+if __name__ == "__main__":
+    main()
