@@ -23,6 +23,7 @@ from zpyro.config import TrainConfig
 from zpyro.datasets.sequences import Batch
 from zpyro.networks import gaussian_kl
 from zpyro.optimizer import Optimizer
+from zpyro.ranks import ALONE, Ranks
 from zpyro.tally import Tally
 from zpyro.training_step import TrainingStep
 
@@ -108,7 +109,20 @@ def _svi(size: Size, frames: Tensor, **settings: Any) -> Step:
     return partial(svi.step, x, None, start)
 
 
-def _training(size: Size, frames: Tensor) -> Step:
+def training_step(size: Size, device: torch.device, ranks: Ranks) -> Step:
+    """A step as ``zpyro train`` takes it in one of several processes, on fixed data.
+
+    Args:
+        size: of the model and of the whole batch.
+        device: where it runs.
+        ranks: this process among those that take the step.
+    """
+    torch.manual_seed(0)
+    frames = torch.randn(size.steps + 1, size.sequences, size.frame, device=device)
+    return _training(size, frames, ranks)
+
+
+def _training(size: Size, frames: Tensor, ranks: Ranks = ALONE) -> Step:
     """A step as ``zpyro train`` takes it; on CUDA it is one recorded graph."""
     model = zforcing(size, frames)
     train = TrainConfig(clip_norm=CLIP_NORM)
@@ -120,6 +134,7 @@ def _training(size: Size, frames: Tensor) -> Step:
         Tally(frames.device),
         train,
         np.full(size.sequences, size.steps),
+        ranks,
     )
     names = tuple(map(str, range(size.sequences)))
     lengths = torch.full((size.sequences,), size.steps)

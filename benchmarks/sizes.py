@@ -39,9 +39,15 @@ class Size:
         Two for each weight and frame in the forward pass, twice that in the backward pass; the
         products are those of the equations, whatever an implementation merges.
         """
+        weights = self.parameters + self.frame * self.embedding  # e(x) as input and as target
+        return 3.0 * 2.0 * weights * self.frames
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the model, biases left out."""
         h, z, e, m, d = self.hidden, self.latent, self.embedding, self.mlp, self.frame
-        weights = (
-            2 * d * e  # e(x) as input and as target
+        return (
+            d * e
             + 4 * h * (e + h)  # backward LSTM
             + z * m + 4 * h * (m + e + h)  # g, forward LSTM
             + m * (h + 2 * z)  # prior
@@ -49,7 +55,6 @@ class Size:
             + m * (h + z + 2 * h)  # auxiliary
             + 2 * h * 2 * d  # likelihood and reverse
         )  # fmt: skip
-        return 3.0 * 2.0 * weights * self.frames
 
 
 SIZES = {

@@ -1,0 +1,134 @@
+"""What a training step costs in several processes: ``python -m benchmarks.ranks``.
+
+Two tables: the same batch dealt out among the processes, and a batch of its own for each. The
+groups take turns, each started anew by torchrun (gloo, or nccl with ``--device cuda``); a step is
+that of ``zpyro train``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+
+from benchmarks.contenders import training_step
+from benchmarks.measure import machine
+from benchmarks.sizes import SIZES
+from zpyro.allocation import keep_freed_memory
+from zpyro.ranks import Ranks, joined
+
+WARM_UP = 3
+LARGEST = 4
+"""The batch that is dealt out is so many times that of the size."""
+
+Row = dict[str, float | int | str]
+
+
+def main() -> None:
+    """Print two tables, or one JSON object a row."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--size", choices=list(SIZES), default="small")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--repeats", type=int, default=3, help="groups of each kind")
+    parser.add_argument("--steps", type=int, default=10, help="timed steps of a group")
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--sequences", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.sequences is not None:
+        _work(options)
+        return
+    if not options.json:
+        print(f"{machine()} each, size {options.size}")
+    batch = SIZES[options.size].sequences
+    dealt = dict.fromkeys(options.processes, LARGEST * batch)
+    _table("one batch dealt out", dealt, options)
+    _table("a batch for each", {count: count * batch for count in options.processes}, options)
+
+
+def _table(title: str, sequences: dict[int, int], options: argparse.Namespace) -> None:
+    found: dict[int, list[dict[str, float]]] = {count: [] for count in sequences}
+    for _ in range(options.repeats):
+        for count, total in sequences.items():
+            found[count].append(_group(count, total, options))
+    if not options.json:
+        print(
+            f"\n{title}\nprocesses  sequences  s/step  sequences/s  times the first  of it sums, s"
+        )
+    first = 0.0
+    for count, results in found.items():
+        seconds = statistics.median(result["step_s"] for result in results)
+        sums = statistics.median(result["all_reduce_s"] for result in results)
+        rate = sequences[count] / seconds
+        first = first or rate
+        row: Row = {"table": title, "processes": count, "sequences": sequences[count]}
+        row |= {"step_s": seconds, "all_reduce_s": sums, "speedup": rate / first}
+        if options.json:
+            print(json.dumps(row), flush=True)
+        else:
+            print(
+                f"{count:>9}  {sequences[count]:>9}  {seconds:6.3f}  {rate:11.1f}  "
+                f"{rate / first:15.2f}  {sums:13.3f}",
+                flush=True,
+            )
+
+
+def _group(count: int, sequences: int, options: argparse.Namespace) -> dict[str, float]:
+    """What the first of so many processes measured."""
+    command = [sys.executable]
+    if count > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    command += ["-m", "benchmarks.ranks", "--sequences", str(sequences), "--size", options.size]
+    command += ["--threads", str(options.threads), "--device", options.device]
+    command += ["--steps", str(options.steps)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return json.loads(output.stdout.splitlines()[-1])
+
+
+def _work(options: argparse.Namespace) -> None:
+    """One process of a group: time steps, and a sum of all gradients by itself."""
+    keep_freed_memory()
+    size = dataclasses.replace(SIZES[options.size], sequences=options.sequences)
+    with joined(options.device) as ranks:
+        step = training_step(size, torch.device(options.device), ranks)
+        seconds = _median_seconds(step, options.steps, ranks)
+        gradients = torch.zeros(size.parameters, device=options.device)
+        sums = _median_seconds(lambda: ranks.sum(gradients), options.steps, ranks)
+        if ranks.leader:
+            print(json.dumps({"step_s": seconds, "all_reduce_s": sums}))
+
+
+def _median_seconds(function: Callable[[], object], times: int, ranks: Ranks) -> float:
+    found: list[float] = []
+    for _ in range(WARM_UP + times):
+        _wait(ranks)
+        started = time.perf_counter()
+        function()
+        _wait(ranks)
+        found.append(time.perf_counter() - started)
+    return statistics.median(found[WARM_UP:])
+
+
+def _wait(ranks: Ranks) -> None:
+    """Until every process and its device have done all."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    if ranks.count > 1:
+        dist.barrier()
+
+
+if __name__ == "__main__":
+    main()
