@@ -38,7 +38,10 @@ def build(task: Task, preset: Preset, solver: str = "recall", depth: str = "fixe
     if depth == "latent":
         return _latent_depth(task, preset, solver)
     network = _network(task, preset, solver)
-    weight, linger = preset.progressive_weight, _linger(preset, network)
+    # The networks of 2021 learn from their last answer alone, as published.
+    progressive = solver == "recall"
+    weight = preset.progressive_weight if progressive else 0.0
+    linger = preset.linger if progressive else 0
     thinker = Thinker(network, preset.iterations, weight, task.scored, linger)
     return ThinkingSolver(thinker, preset.precision)
 

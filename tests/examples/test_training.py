@@ -179,17 +179,18 @@ def test_learning_rates() -> None:
         train.make_optimizer(torch.nn.Linear(1, 1), dataclasses.replace(PRESET, optimizer="lion"))
 
 
-def test_only_what_has_no_end_lingers() -> None:
+def test_each_network_has_the_loss_it_was_published_with() -> None:
     lingering = dataclasses.replace(PRESET, linger=20)
-    for name, depth, linger in (
-        ("recall", "fixed", 20),
-        ("recall", "latent", 20),
-        ("recurrent", "fixed", 20),
-        ("feed-forward", "fixed", 0),
+    for name, depth, weight, linger in (
+        ("recall", "fixed", 0.5, 20),
+        ("recall", "latent", 0.5, 20),
+        ("recurrent", "fixed", 0.0, 0),
+        ("feed-forward", "fixed", 0.0, 0),
     ):
         solver = building.build(TASK, lingering, name, depth)
         assert isinstance(solver, solvers.ThinkingSolver)
         assert solver.thinker.linger == linger
+        assert solver.thinker.progressive_weight == weight
 
 
 def test_sequences_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
