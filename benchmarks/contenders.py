@@ -20,7 +20,7 @@ from benchmarks.floor import Floor
 from benchmarks.published import PublishedZForcing, Terms
 from benchmarks.sizes import Size
 from zpyro.config import TrainConfig
-from zpyro.datasets.sequences import Batch
+from zpyro.datasets.sequences import Sequences
 from zpyro.networks import gaussian_kl
 from zpyro.optimizer import Optimizer
 from zpyro.ranks import ALONE, Ranks
@@ -137,9 +137,9 @@ def _training(size: Size, frames: Tensor, ranks: Ranks = ALONE) -> Step:
         ranks,
     )
     names = tuple(map(str, range(size.sequences)))
-    lengths = torch.full((size.sequences,), size.steps)
-    batch = Batch(frames[1:].transpose(0, 1).contiguous().cpu(), lengths, frames[0].cpu(), names)
-    return partial(step, batch, train.learning_rate)
+    start, *others = frames.cpu().numpy()
+    sequences = Sequences(tuple(np.stack(others, axis=1)), names, start)
+    return partial(step, ranks.share(sequences, np.arange(size.sequences)), train.learning_rate)
 
 
 def _update(model: nn.Module, optimizer: torch.optim.Optimizer, terms: Terms) -> Tensor:

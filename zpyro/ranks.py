@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from zpyro.errors import UserError
 
 if TYPE_CHECKING:
-    from zpyro.datasets.sequences import Batch
+    from zpyro.datasets.sequences import Batch, Sequences
 
 LONGEST_WAIT = timedelta(hours=2)
 """For a process that prepares data while the others wait; one that died is noticed at once."""
@@ -57,18 +59,23 @@ class Ranks:
         devices = [like.device.index] if like.is_cuda else None
         return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
 
-    def share(self, batch: Batch) -> Share:
-        """This process' part of a batch that all have: every ``count``-th row.
+    def share(self, sequences: Sequences, group: NDArray[np.int64]) -> Share:
+        """This process' part of a batch: every ``count``-th row, and no other is read.
 
         A process for which none is left gets the first row, which then counts for nothing.
+
+        Args:
+            sequences: where the batch is read from.
+            group: which of them it holds, (B,).
         """
-        total = len(batch)
         if self.count == 1:
-            return Share(batch, None, total, total)
-        rows = torch.arange(total)[self.rank :: self.count]
+            return whole(sequences[group.tolist()].batch())
+        rows = np.arange(len(group))[self.rank :: self.count]
         own = len(rows)
-        rows = rows if own else torch.zeros(1, dtype=torch.int64)
-        return Share(batch.rows(rows), rows, own, total)
+        rows = rows if own else np.zeros(1, dtype=np.int64)
+        steps = int(sequences[group.tolist()].lengths.max())
+        batch = sequences[group[rows].tolist()].batch(steps)
+        return Share(batch, torch.from_numpy(rows), own, len(group))
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, in each."""
@@ -129,6 +136,11 @@ class Share:
     rows: Tensor | None
     own: int
     total: int
+
+
+def whole(batch: Batch) -> Share:
+    """All of a batch."""
+    return Share(batch, None, len(batch), len(batch))
 
 
 def announced() -> bool:

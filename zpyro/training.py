@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from zpyro.interruption import Interruption
 from zpyro.models import SequenceModel
 from zpyro.optimizer import Optimizer
 from zpyro.position import Budget, Clock, Position, due
-from zpyro.ranks import ALONE, Ranks
+from zpyro.ranks import ALONE, Ranks, Share, whole
 from zpyro.reporting import Reporter, Silent
 from zpyro.runs import MetricsLog, Run
 from zpyro.seeding import random_states, restore_random_states
@@ -220,30 +221,31 @@ class _Training:
         self.log = MetricsLog(self.run, self.position.step)
         return contextlib.closing(self.log)
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Share]:
         """Batches without end, from the present position on."""
         first = self.position.batch
         for epoch in itertools.count(self.position.epoch):
-            yield from itertools.islice(self._pass(epoch), first, None)
+            yield from self._pass(epoch, first)
             first = 0
 
-    def _pass(self, epoch: int) -> Iterator[Batch]:
-        size, seed = self.train.batch_size, self.train.seed
+    def _pass(self, epoch: int, first: int) -> Iterator[Share]:
+        size, seed, sequences = self.train.batch_size, self.train.seed, self.dataset.train
         if self.train.carry_state:
-            return self.dataset.train.stream_batches(size, seed=seed, epoch=epoch)
+            rows = sequences.stream_batches(size, seed=seed, epoch=epoch)
+            return map(whole, itertools.islice(rows, first, None))
         bucketed = self.train.bucketed
-        return self.dataset.train.batches(
-            size, shuffle=True, seed=seed, epoch=epoch, bucketed=bucketed
-        )
+        groups = sequences.groups(size, shuffle=True, seed=seed, epoch=epoch, bucketed=bucketed)
+        return map(partial(self.ranks.share, sequences), groups[first:])
 
-    def step(self, batch: Batch) -> None:
+    def step(self, share: Share) -> None:
         """One step of the optimiser, or none if its loss or gradient is not finite."""
+        batch = share.batch
         started = time.monotonic()
         position = self.position
         self.elbo.step = position.step
         anomalies = self.anomalies
         with nullcontext() if anomalies is None else anomalies.watching(position.step + 1, batch):
-            self.take_step(batch, self.optimizer.learning_rate(self.budget.fraction(position)))
+            self.take_step(share, self.optimizer.learning_rate(self.budget.fraction(position)))
         position.advance(self.steps_per_epoch)
         logs = position.step % self.train.log_every == 0
         if logs:

@@ -25,7 +25,7 @@ from zpyro.evaluation import in_type_of
 from zpyro.models import SequenceModel
 from zpyro.networks import State
 from zpyro.optimizer import Optimizer
-from zpyro.ranks import ALONE, Ranks
+from zpyro.ranks import ALONE, Ranks, Share
 from zpyro.shared_noise import shared
 from zpyro.tally import TERMS, Tally
 
@@ -74,14 +74,13 @@ class TrainingStep:
         # The state after the newest batch, where rows of streams go on with it.
         self._carried: State = ()
 
-    def __call__(self, batch: Batch, rate: float) -> None:
+    def __call__(self, share: Share, rate: float) -> None:
         """Take one step at the objective's present schedule step.
 
         Args:
-            batch: as the data set gives it, the same in every process.
+            share: what this process has of the batch.
             rate: the optimiser's step size.
         """
-        share = self._ranks.share(batch)
         batch = share.batch
         weights = self._objective.objective.weights()
         controls = torch.tensor([*weights, rate], dtype=torch.float64)

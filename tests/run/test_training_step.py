@@ -16,6 +16,7 @@ from zpyro import precision, training
 from zpyro.building import build_objective
 from zpyro.cuda_graph import Captured
 from zpyro.optimizer import Optimizer
+from zpyro.ranks import whole
 from zpyro.tally import Tally
 from zpyro.training_step import MOST_LENGTHS, TrainingStep, length_edges
 
@@ -80,7 +81,7 @@ def test_padded_batches_have_the_same_terms(monkeypatch: pytest.MonkeyPatch) -> 
             step._edges = np.array([4, 20])
         # The draws of the guide depend on the padded shape, so they are made the same here.
         monkeypatch.setattr(torch, "randn", lambda shape, **_: torch.full(shape, 0.3))
-        step(next(iter(dataset().train.batches(8))), 1e-3)
+        step(whole(next(iter(dataset().train.batches(8)))), 1e-3)
         sums.append(tally.read())
     assert sums[0] == pytest.approx(sums[1], rel=1e-5)
 
@@ -103,7 +104,7 @@ def test_every_precision_trains_and_leaves_the_switches_alone(chosen: str) -> No
     exact, expected = make()
     for each in (step, exact):
         torch.manual_seed(0)
-        each(next(iter(dataset().train.batches(8))), 1e-3)
+        each(whole(next(iter(dataset().train.batches(8)))), 1e-3)
     assert tally.skipped() == (0, 0)
     assert tally.read() == pytest.approx(expected.read(), rel=0.05)
     assert precision._tf32() == before
@@ -114,7 +115,7 @@ def test_bfloat16_is_not_float32() -> None:
     for chosen in ("float32", "bfloat16"):
         step, tally = make(precision=chosen)
         torch.manual_seed(0)
-        step(next(iter(dataset().train.batches(8))), 1e-3)
+        step(whole(next(iter(dataset().train.batches(8)))), 1e-3)
         sums.append(tally.read()["loss"])
     assert sums[0] != sums[1]
 

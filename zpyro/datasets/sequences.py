@@ -64,17 +64,6 @@ class Batch:
         """Frames that count, padding left out."""
         return int(self.lengths.sum())
 
-    def rows(self, chosen: Tensor) -> Batch:
-        """Some of its sequences, padded as they are here.
-
-        Args:
-            chosen: which, (N,).
-        """
-        start = None if self.start is None else self.start[chosen]
-        goes_on = None if self.continues is None else self.continues[chosen]
-        names = tuple(self.names[int(row)] for row in chosen)
-        return Batch(self.x[chosen], self.lengths[chosen], start, names, goes_on)
-
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with x and start on a device."""
         start = None if self.start is None else self.start.to(device)
@@ -237,6 +226,33 @@ class Sequences:
     ) -> Iterator[Batch]:
         """One pass in padded batches, in an order that (seed, epoch) fixes.
 
+        Args: as :meth:`groups`.
+
+        Raises:
+            UserError: if batch_size is not positive.
+        """
+        for group in self.groups(
+            batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            epoch=epoch,
+            bucketed=bucketed,
+            drop_last=drop_last,
+        ):
+            yield self[group.tolist()].batch()
+
+    def groups(
+        self,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        bucketed: bool = True,
+        drop_last: bool = False,
+    ) -> list[NDArray[np.int64]]:
+        """Which sequences each batch of a pass holds; nothing is read for it.
+
         Args:
             batch_size: B.
             shuffle: mix the sequences; else they keep their order.
@@ -260,8 +276,7 @@ class Sequences:
             groups = [group for group in groups if len(group) == batch_size]
         if shuffle:
             groups = [groups[i] for i in random.permutation(len(groups))]
-        for group in groups:
-            yield self[group.tolist()].batch()
+        return groups
 
     def stream_batches(self, batch_size: int, *, seed: int = 0, epoch: int = 0) -> Iterator[Batch]:
         """One pass in batches whose rows go on where those of the batch before ended.
@@ -289,14 +304,21 @@ class Sequences:
                 goes_on = (before == rows - 1) & (streams[before] == streams[rows])
             yield replace(self[rows.tolist()].batch(), continues=torch.from_numpy(goes_on))
 
-    def batch(self) -> Batch:
-        """All sequences as one batch."""
+    def batch(self, steps: int = 0) -> Batch:
+        """All sequences as one batch.
+
+        Args:
+            steps: pad to so many steps where none is longer.
+        """
         x = torch.nn.utils.rnn.pad_sequence(
             [torch.from_numpy(np.ascontiguousarray(value)) for value in self.values],
             batch_first=True,
         )
         x = x.long() if self.kind == "tokens" else x
         x = x.float() if self.kind == "binary" else x
+        if steps > x.shape[1]:
+            filler = x.new_zeros(len(x), steps - x.shape[1], *x.shape[2:])
+            x = torch.cat([x, filler], dim=1)
         start = None
         if self.start is not None:
             start = torch.from_numpy(np.ascontiguousarray(np.stack(list(self.start))))
