@@ -40,6 +40,7 @@ NOT_OURS = {
     "pre-commit": "tests/docs/test_hooks.py reads its configuration",
     "pytest": "the tests within the tests",
     "tar": "unpacks the reader's own archive",
+    "torchrun": "starts several processes; tests/ranks does that",
     "unzip": "unpacks the reader's own archive",
 }
 """Commands of others, and why they are not tried here."""
