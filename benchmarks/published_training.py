@@ -19,7 +19,8 @@ from torch import Tensor
 
 from benchmarks.published import PublishedZForcing, Terms
 from zpyro import datasets
-from zpyro.datasets.sequences import Batch, Sequences
+from zpyro.datasets.batching import Batch
+from zpyro.datasets.sequences import Sequences
 
 HIDDEN, LATENT, EMBEDDING, WIDTH, FRAME = 256, 64, 128, 128, 200
 BATCH = 32

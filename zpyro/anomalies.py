@@ -14,7 +14,7 @@ from zpyro.errors import UserError
 from zpyro.tally import Tally
 
 if TYPE_CHECKING:
-    from zpyro.datasets.sequences import Batch
+    from zpyro.datasets.batching import Batch
 
 
 class AnomalyDetection:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zpyro.blocks import in_blocks
 from zpyro.conditions import zero_padding
-from zpyro.datasets.sequences import Batch
+from zpyro.datasets.batching import Batch
 from zpyro.errors import UserError
 from zpyro.evaluation import in_type_of
 from zpyro.guides import latents_of

@@ -20,7 +20,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from zpyro import own_guides
-from zpyro.datasets.sequences import Batch
+from zpyro.datasets.batching import Batch
 from zpyro.distributions import TrajectoryNormal
 from zpyro.errors import UserError
 from zpyro.sites import Site, sample_sites

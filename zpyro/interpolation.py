@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zpyro.datasets.sequences import Batch
+from zpyro.datasets.batching import Batch
 from zpyro.decoding import Decoded, decode, reconstruct
 from zpyro.errors import UserError
 from zpyro.models.base import Program, SequenceModel

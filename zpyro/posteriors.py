@@ -20,7 +20,7 @@ from zpyro.models import SequenceModel
 if TYPE_CHECKING:
     from arviz import InferenceData
 
-    from zpyro.datasets.sequences import Batch
+    from zpyro.datasets.batching import Batch
 
 STEP = ("sequence", "draw", "time")
 LATENT = (*STEP, "latent")

@@ -20,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from zpyro.errors import UserError
 
 if TYPE_CHECKING:
-    from zpyro.datasets.sequences import Batch, Sequences
+    from zpyro.datasets.batching import Batch
+    from zpyro.datasets.sequences import Sequences
 
 LONGEST_WAIT = timedelta(hours=2)
 """For a process that prepares data while the others wait; one that died is noticed at once."""

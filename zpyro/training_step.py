@@ -30,7 +30,7 @@ from zpyro.shared_noise import shared
 from zpyro.tally import TERMS, Tally
 
 if TYPE_CHECKING:
-    from zpyro.datasets.sequences import Batch
+    from zpyro.datasets.batching import Batch
 
 MOST_LENGTHS = 16
 """Lengths that batches are padded to where steps are recorded, each with a graph of its own."""

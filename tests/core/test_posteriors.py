@@ -14,7 +14,8 @@ from torch.distributions import Normal, kl_divergence
 import zpyro
 from tests.core.cases import MODELS, Case, make
 from zpyro import UserError
-from zpyro.datasets.sequences import Batch, Sequences
+from zpyro.datasets.batching import Batch
+from zpyro.datasets.sequences import Sequences
 from zpyro.posteriors import DIMS, Posterior
 
 pytestmark = pytest.mark.fast

@@ -9,7 +9,7 @@ import torch
 import zpyro
 from tests.run import small
 from zpyro import choosing
-from zpyro.datasets.sequences import Batch
+from zpyro.datasets.batching import Batch
 from zpyro.errors import UserError
 from zpyro.interpolation import interpolate, stretched
 

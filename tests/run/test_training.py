@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.run.small import dataset, model, settings
-from zpyro import evaluation, reporting, runs, training
+from zpyro import evaluation, reporting, runs, trainer, training
 from zpyro.config import Config
 from zpyro.datasets.sequences import Dataset
 from zpyro.errors import UserError
@@ -87,7 +87,7 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     assert (best.step, best.averaged, last.step, last.averaged) == (chosen["step"], True, 30, False)
     assert best.metrics is not None
     assert best.metrics["elbo"] == chosen["elbo"]
-    scored = evaluation.evaluate(best.module, dataset().valid, seed=training.VALIDATION_SEED)
+    scored = evaluation.evaluate(best.module, dataset().valid, seed=trainer.VALIDATION_SEED)
     assert scored.elbo == pytest.approx(chosen["elbo"], rel=1e-6)
     assert best.data.mean == 0.5
     assert best.start is not None

@@ -1,4 +1,4 @@
-"""Sequences, batches, and the one rule by which sequences become batches."""
+"""Sequences, in memory or on the disk, and the three splits of a data set."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ from typing import Any, Generic, Self, TypeVar, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from zpyro.datasets.batching import Batch, groups, lanes
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
 
 Array = NDArray[Any]
-
-BUCKET_BATCHES = 16
-"""Sequences are sorted by length within windows of this many batches."""
 
 
 @dataclass(frozen=True)
@@ -35,39 +32,6 @@ class Normalization:
     def invert(self, frames: Array) -> Array:
         """Normalised frames as raw samples."""
         return frames * self.scale + self.mean
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Padded sequences.
-
-    Attributes:
-        x: frames (B, T, D) float32 or tokens (B, T) int64, zeros beyond the lengths.
-        lengths: (B,) int64, on the CPU so that reading them never stalls an accelerator.
-        start: x_0, (B, D) or (B,), or None for the likelihood's default.
-        names: one a sequence.
-        continues: whether each goes on where the one in its place of the batch before ended, (B,);
-            None in batches that are mixed.
-    """
-
-    x: Tensor
-    lengths: Tensor
-    start: Tensor | None
-    names: tuple[str, ...]
-    continues: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    @property
-    def num_frames(self) -> int:
-        """Frames that count, padding left out."""
-        return int(self.lengths.sum())
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch with x and start on a device."""
-        start = None if self.start is None else self.start.to(device)
-        return replace(self, x=self.x.to(device), start=start)
 
 
 T = TypeVar("T")
@@ -265,24 +229,20 @@ class Sequences:
         Raises:
             UserError: if batch_size is not positive.
         """
-        if batch_size < 1:
-            raise UserError(f"batch size is {batch_size}; give a positive number")
-        order = np.arange(len(self))
-        random = np.random.default_rng(np.random.SeedSequence((seed, epoch)))
-        if shuffle:
-            order = random.permutation(order)
-        groups = _groups(order, self.lengths, batch_size, sort=shuffle and bucketed)
-        if drop_last:
-            groups = [group for group in groups if len(group) == batch_size]
-        if shuffle:
-            groups = [groups[i] for i in random.permutation(len(groups))]
-        return groups
+        return groups(
+            self.lengths,
+            batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            epoch=epoch,
+            bucketed=bucketed,
+            drop_last=drop_last,
+        )
 
     def stream_batches(self, batch_size: int, *, seed: int = 0, epoch: int = 0) -> Iterator[Batch]:
         """One pass in batches whose rows go on where those of the batch before ended.
 
-        The streams, in an order that (seed, epoch) fixes, are laid end to end and cut into
-        ``batch_size`` lanes; each batch takes the next row of every lane.
+        Each batch takes the next row of every lane, see :func:`zpyro.datasets.batching.lanes`.
 
         Raises:
             UserError: if the sequences are no rows of streams.
@@ -290,18 +250,7 @@ class Sequences:
         streams = self.values.streams if isinstance(self.values, Stored) else None
         if streams is None:
             raise UserError("these sequences are no rows of longer streams; no state to carry")
-        random = np.random.default_rng(np.random.SeedSequence((seed, epoch)))
-        borders = np.flatnonzero(np.diff(streams)) + 1
-        parts = np.split(np.arange(len(self)), borders)
-        order = np.concatenate([parts[i] for i in random.permutation(len(parts))])
-        steps = self.num_batches(batch_size)
-        for step in range(steps):
-            places = np.arange(step, len(order), steps)
-            rows = order[places]
-            goes_on = np.zeros(len(rows), dtype=bool)
-            if step:
-                before = order[places - 1]
-                goes_on = (before == rows - 1) & (streams[before] == streams[rows])
+        for rows, goes_on in lanes(streams, batch_size, seed=seed, epoch=epoch):
             yield replace(self[rows.tolist()].batch(), continues=torch.from_numpy(goes_on))
 
     def batch(self, steps: int = 0) -> Batch:
@@ -407,14 +356,3 @@ def _joined_start(parts: Sequence[Any]) -> Any:
 
 def _chosen(parts: tuple[T, ...] | Stored[T], indices: NDArray[np.int64]) -> Any:
     return parts.chosen(indices) if isinstance(parts, Stored) else tuple(parts[i] for i in indices)
-
-
-def _groups(
-    order: NDArray[np.int64], lengths: NDArray[np.int64], batch_size: int, *, sort: bool
-) -> list[NDArray[np.int64]]:
-    """Cut an order into batches, after sorting windows of it by length."""
-    if sort:
-        window = batch_size * BUCKET_BATCHES
-        windows = [order[i : i + window] for i in range(0, len(order), window)]
-        order = np.concatenate([w[np.argsort(lengths[w], kind="stable")] for w in windows])
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -22,7 +22,8 @@ from zpyro.seeding import named_noise
 from zpyro.terms import SequenceTerms, sequence_terms
 
 if TYPE_CHECKING:
-    from zpyro.datasets.sequences import Batch, Sequences
+    from zpyro.datasets.batching import Batch
+    from zpyro.datasets.sequences import Sequences
 
 ACTIVE_VARIANCE = 0.01
 

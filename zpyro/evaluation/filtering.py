@@ -17,7 +17,8 @@ from zpyro.models import SequenceModel
 from zpyro.networks import State, gaussian_log_density
 
 if TYPE_CHECKING:
-    from zpyro.datasets.sequences import Batch, Sequences
+    from zpyro.datasets.batching import Batch
+    from zpyro.datasets.sequences import Sequences
     from zpyro.process import Process
 
 ROWS = 8192

@@ -14,7 +14,8 @@ from zpyro.evaluation.bound import OnBatch, named_terms
 from zpyro.models import SequenceModel
 
 if TYPE_CHECKING:
-    from zpyro.datasets.sequences import Batch, Sequences
+    from zpyro.datasets.batching import Batch
+    from zpyro.datasets.sequences import Sequences
 
 
 @dataclass(frozen=True, eq=False)

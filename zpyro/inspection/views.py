@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from zpyro.checkpoint import Checkpoint
-from zpyro.datasets.sequences import Batch, Sequences
+from zpyro.datasets.batching import Batch
+from zpyro.datasets.sequences import Sequences
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.decoding import decode, reconstruct
 from zpyro.evaluation import in_type_of, named_terms

@@ -1,0 +1,119 @@
+"""Batches, and the one rule by which sequences become batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zpyro.errors import UserError
+
+BUCKET_BATCHES = 16
+"""Sequences are sorted by length within windows of this many batches."""
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Padded sequences.
+
+    Attributes:
+        x: frames (B, T, D) float32 or tokens (B, T) int64, zeros beyond the lengths.
+        lengths: (B,) int64, on the CPU so that reading them never stalls an accelerator.
+        start: x_0, (B, D) or (B,), or None for the likelihood's default.
+        names: one a sequence.
+        continues: whether each goes on where the one in its place of the batch before ended, (B,);
+            None in batches that are mixed.
+    """
+
+    x: Tensor
+    lengths: Tensor
+    start: Tensor | None
+    names: tuple[str, ...]
+    continues: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that count, padding left out."""
+        return int(self.lengths.sum())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with x and start on a device."""
+        start = None if self.start is None else self.start.to(device)
+        return replace(self, x=self.x.to(device), start=start)
+
+
+def groups(
+    lengths: Indices,
+    batch_size: int,
+    *,
+    shuffle: bool = False,
+    seed: int = 0,
+    epoch: int = 0,
+    bucketed: bool = True,
+    drop_last: bool = False,
+) -> list[Indices]:
+    """Which sequences each batch of a pass holds, see :meth:`Sequences.groups`."""
+    if batch_size < 1:
+        raise UserError(f"batch size is {batch_size}; give a positive number")
+    order = np.arange(len(lengths))
+    random = _random(seed, epoch)
+    if shuffle:
+        order = random.permutation(order)
+    if shuffle and bucketed:
+        windows = _pieces(order, batch_size * BUCKET_BATCHES)
+        windows = [window[np.argsort(lengths[window], kind="stable")] for window in windows]
+        order = np.concatenate(windows) if windows else order
+    found = _pieces(order, batch_size)
+    if drop_last:
+        found = [group for group in found if len(group) == batch_size]
+    if shuffle:
+        found = [found[i] for i in random.permutation(len(found))]
+    return found
+
+
+def lanes(
+    streams: Indices, batch_size: int, *, seed: int = 0, epoch: int = 0
+) -> Iterator[tuple[Indices, NDArray[np.bool_]]]:
+    """A pass in batches whose rows go on where those of the batch before ended.
+
+    The streams, in an order that (seed, epoch) fixes, are laid end to end and cut into
+    ``batch_size`` lanes; each batch takes the next row of every lane.
+
+    Args:
+        streams: a number for the stream of each row, rows of a stream together and in order, (N,).
+        batch_size: B; the last batches may have fewer rows.
+        seed: first half of what fixes the order.
+        epoch: second half.
+
+    Yields:
+        Which rows, (B,), and whether each goes on with the stream of the row before it, (B,).
+    """
+    borders = np.flatnonzero(np.diff(streams)) + 1
+    parts = np.split(np.arange(len(streams)), borders)
+    order = np.concatenate([parts[i] for i in _random(seed, epoch).permutation(len(parts))])
+    steps = -(-len(order) // batch_size)
+    for step in range(steps):
+        places = np.arange(step, len(order), steps)
+        rows = order[places]
+        goes_on = np.zeros(len(rows), dtype=bool)
+        if step:
+            before = order[places - 1]
+            goes_on = (before == rows - 1) & (streams[before] == streams[rows])
+        yield rows, goes_on
+
+
+def _random(seed: int, epoch: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence((seed, epoch)))
+
+
+def _pieces(order: Indices, size: int) -> list[Indices]:
+    return [order[i : i + size] for i in range(0, len(order), size)]
