@@ -108,3 +108,15 @@ def test_the_command_line(tmp_path: Path) -> None:
     for name, value in single.items():
         measured = isinstance(value, float)
         assert numbers[name] == (pytest.approx(value, rel=1e-6) if measured else value)
+
+
+def test_runs_of_a_comparison_are_dealt_out(tmp_path: Path) -> None:
+    walks = np.cumsum(np.random.default_rng(0).normal(size=(30, 5, 2)), axis=1)
+    np.savez(tmp_path / "walks.npz", x=walks)
+    settings = ["--dataset=npz", "--data", tmp_path / "walks.npz", "--set=model.hidden_size=4"]
+    settings += ["--models=rnn", "--seeds=2", "--budget-steps=3", "--out", tmp_path / "out"]
+    done = torchrun(2, "-m", "zpyro_cli", "compare", *settings)
+    assert "2 runs, 2 to do, 2 at once" in done.stderr
+    assert done.stdout.count("| rnn |") == 1
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [row["seeds"] for row in found["rows"]] == [[0, 1]]
