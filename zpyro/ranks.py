@@ -88,7 +88,8 @@ class Ranks:
         """The largest of each number over all processes, in each."""
         if self.count == 1:
             return list(numbers)
-        values = torch.tensor(numbers, dtype=torch.float64, device=self._device())
+        # On the host, so that an accelerator is not waited for.
+        values = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return values.tolist()
 
@@ -113,10 +114,6 @@ class Ranks:
         yield
         if self.leader:
             self.wait()
-
-    def _device(self) -> torch.device:
-        nccl = dist.get_backend() == "nccl"
-        return torch.device("cuda", self.local) if nccl else torch.device("cpu")
 
 
 ALONE = Ranks()
@@ -172,7 +169,8 @@ def joined(device: str = "auto") -> Generator[Ranks, None, None]:
                 f"there are {torch.cuda.device_count()}; start fewer, or take --device cpu"
             )
         torch.cuda.set_device(ranks.local)
-    dist.init_process_group("nccl" if on_cuda else "gloo", timeout=LONGEST_WAIT)
+    backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
+    dist.init_process_group(backend, timeout=LONGEST_WAIT)
     try:
         yield ranks
     except RuntimeError as error:

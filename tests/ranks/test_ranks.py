@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from tests.ranks.together import result
-from zpyro import runs
-from zpyro.ranks import ALONE
+from zpyro import UserError, runs
+from zpyro.ranks import ALONE, joined
 
 ROOT = Path(__file__).parents[2]
 LONGEST = 150
@@ -34,6 +34,16 @@ def torchrun(
     )
     assert not check or done.returncode == 0, done.stderr[-4000:]
     return done
+
+
+def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", 5), ("WORLD_SIZE", 8), ("LOCAL_RANK", 1), ("MASTER_PORT", 1)):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="process 1 of this machine has no GPU of its own"):
+        with joined("cuda"):
+            pass
 
 
 @pytest.fixture(scope="module")
