@@ -61,11 +61,16 @@ def _linger(preset: Preset, network: networks.ThinkingNetwork) -> int:
 
 
 def _latent_depth(task: Task, preset: Preset, solver: str) -> Solver:
-    # The evidence needs a share of the weight, and L_max is not computed beside it.
-    weight = min(preset.progressive_weight, 0.5)
-    network = _network(task, preset, solver)
+    network, weight = _network(task, preset, solver), preset.progressive_weight
     linger = _linger(preset, network)
-    thinker = DepthThinker(network, preset.iterations, weight, task.scored, linger)
+    thinker = DepthThinker(
+        network,
+        preset.iterations,
+        weight,
+        task.scored,
+        linger,
+        evidence_weight=max(1 - weight, 0.5),
+    )
     return DepthSolver(thinker, preset.precision)
 
 

@@ -46,6 +46,10 @@ from .programs import (
 from .solvers import Answer, ThinkingSolver, autocast
 
 PATIENCE = 0.98
+THINKING_ALONE = 0.5
+"""The first share of a training learns to think; when to stop can be told only of thoughts that
+lead somewhere. With the evidence from the first step on, a network learns to stop before it has
+begun, and neither."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +77,11 @@ class DepthThinker(Thinker):
     Args:
         network: what thinks.
         iterations: m, the greatest depth.
-        progressive_weight: a, the weight of the progressive term; the evidence has 1 - a.
+        progressive_weight: a, see :class:`Thinker`, while it learns to think.
         scored: which cells count; all by default.
         linger: see :class:`Thinker`.
         patience: the probability of having time for another iteration.
+        evidence_weight: w, of the evidence once it is there; the progressive term has 1 - w.
     """
 
     def __init__(
@@ -87,9 +92,11 @@ class DepthThinker(Thinker):
         scored: Scored | None = None,
         linger: int = 0,
         patience: float = PATIENCE,
+        evidence_weight: float = 0.5,
     ) -> None:
         super().__init__(network, iterations, progressive_weight, scored, linger)
         self.patience = patience
+        self.evidence_weight = evidence_weight
         self.done = nn.Linear(network.width, 1)
         # At the start a geometric prior whose mean is half of what is allowed.
         nn.init.zeros_(self.done.weight)
@@ -138,8 +145,13 @@ class DepthThinker(Thinker):
         return self.observe(depths, inputs, targets)
 
     @pyro_method
+    def thinking_model(self, inputs: Tensor, targets: Tensor) -> None:
+        """The progressive loss alone, in which there is no depth."""
+        super().training_model(inputs, targets)
+
+    @pyro_method
     def training_model(self, inputs: Tensor, targets: Tensor) -> None:
-        """a times the progressive term, and 1 - a times the evidence along the same iterations.
+        """w times the evidence, and 1 - w times the progressive term along the same iterations.
 
         As in the progressive loss, n iterations are done without gradient and k with. The evidence
         is that of depths n + 1..n + k given that there was no stop before; the prior has no memory
@@ -147,14 +159,14 @@ class DepthThinker(Thinker):
         """
         before, count = draw_progress(self.iterations, self.linger)
         depths = self.depths(inputs, count, before)
-        with scaled(1 - self.progressive_weight):
+        with scaled(self.evidence_weight):
             self.observe(depths, inputs, targets)
         # Plates of their own: a plate may be entered only once in a program.
         with (
             pyro.plate("progressive_examples", len(inputs), dim=-2),
             pyro.plate("progressive_cells", inputs[0, 0].numel(), dim=-1),
             self.masked(inputs),
-            scaled(self.progressive_weight),
+            scaled(1 - self.evidence_weight),
         ):
             distribution = answer_distribution(depths.last)
             pyro.sample("progressive_answers", distribution, obs=flattened(targets))
@@ -219,6 +231,8 @@ def depth_prior(stop_logits: Tensor, patience: float) -> Tensor:
 class DepthSolver(ThinkingSolver):
     """Trains a :class:`DepthThinker` through stock ``TraceEnum_ELBO``.
 
+    The first half of the training (:data:`THINKING_ALONE`) is without the evidence.
+
     Args:
         thinker: the Pyro programs.
         precision: "bfloat16" computes the convolutions of the training in that type.
@@ -228,13 +242,18 @@ class DepthSolver(ThinkingSolver):
         super().__init__(thinker, precision)
         self.depth_thinker = thinker
         self.enumeration = TraceEnum_ELBO(max_plate_nesting=2)
+        self.with_evidence = True
+
+    def at(self, fraction: float) -> None:
+        self.with_evidence = fraction >= THINKING_ALONE
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         thinker = self.depth_thinker
+        elbo, model = self.elbo, thinker.thinking_model
+        if self.with_evidence:
+            elbo, model = self.enumeration, thinker.training_model
         with autocast(inputs.device, self.precision):
-            loss = self.enumeration.differentiable_loss(
-                thinker.training_model, thinker.guide, inputs, targets
-            )
+            loss = elbo.differentiable_loss(model, thinker.guide, inputs, targets)
         return torch.as_tensor(loss) / thinker.num_scored(inputs)
 
     def answers(self, inputs: Tensor, iterations: int) -> Iterator[Answer]:

@@ -38,6 +38,10 @@ class Solver(nn.Module):
         """The most iterations it can do; None where there is no limit."""
         return None
 
+    def at(self, fraction: float) -> None:
+        """Told before each step which share of the training is done."""
+        del fraction
+
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """What to minimise, nats per scored cell, for one batch."""
         raise NotImplementedError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pyro
 import pytest
@@ -15,6 +16,8 @@ from torch.nn import functional
 from tests.examples.small import ITERATIONS, network, strings
 from zpyro_examples.easy_to_hard import depth, tasks
 from zpyro_examples.easy_to_hard.depth import DepthSolver, DepthThinker, depth_prior
+from zpyro_examples.easy_to_hard.programs import Thinker
+from zpyro_examples.easy_to_hard.solvers import ThinkingSolver
 from zpyro_examples.easy_to_hard.sweep import sweep
 from zpyro_examples.easy_to_hard.tasks import Examples
 
@@ -27,7 +30,13 @@ def _own_store() -> None:
 
 
 def thinker(scored: object = None, weight: float = 0.5) -> DepthThinker:
-    built = DepthThinker(network(), ITERATIONS, weight, scored).double()  # pyright: ignore
+    built = DepthThinker(
+        network(),
+        ITERATIONS,
+        weight,
+        scored,  # pyright: ignore
+        evidence_weight=1 - weight,
+    ).double()
     with torch.no_grad():
         built.done.weight.normal_(0, 0.5)
     return built
@@ -129,6 +138,20 @@ def test_training_adds_the_progressive_term(
         assert (a is None) == (b is None)
         if a is not None:
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-8)
+
+
+def test_the_first_half_of_a_training_has_the_progressive_loss() -> None:
+    solver, (x, y) = DepthSolver(thinker(weight=0.3)), strings()
+    plain = Thinker(solver.depth_thinker.network, ITERATIONS, 0.3)
+    for fraction, alone in ((0.0, True), (0.49, True), (0.5, False), (1.0, False)):
+        solver.at(fraction)
+        random.seed(0)
+        torch.manual_seed(0)
+        found = solver.loss(x, y)
+        random.seed(0)
+        torch.manual_seed(0)
+        expected = ThinkingSolver(plain).loss(x, y)
+        assert torch.equal(found, expected) == alone
 
 
 @pytest.mark.parametrize("patience", [0.5, 0.98, 1.0])
