@@ -51,9 +51,9 @@ class Preset:
         average: decay of the moving average of the weights that is kept and tested; 0 for none.
         initialization: "torch" as published, or "keep-sizes", see
             :func:`zpyro_examples.easy_to_hard.networks.keep_sizes`.
-        growing: the share of the training over which sequences grow to their full length, from
-            ``shortest`` cells; the answer to the first cells of a sequence must not depend on what
-            follows. 0 for full length throughout.
+        growing: the share of the training by which sequences have grown to their full length, from
+            ``shortest`` cells, as soon as those are mastered; the answer to the first cells of a
+            sequence must not depend on what follows. 0 for full length throughout.
         shortest: see ``growing``.
         precision: "float32", or "bfloat16" for the convolutions of the training.
         valid_sizes: sizes on whose held-out problems the number of iterations is chosen.

@@ -32,6 +32,10 @@ class Reporter(Protocol):
         """Something worth a line."""
 
 
+MASTERED = 0.1
+"""Nats per scored cell; guessing between two answers is 0.69."""
+
+
 @dataclass
 class Progress:
     """How far a training is.
@@ -40,11 +44,15 @@ class Progress:
         step: steps taken.
         seconds: spent on them, over all sessions.
         skipped: steps whose loss or gradient was not finite, and which changed no weight.
+        recent_loss: a moving mean of the loss, nats per scored cell.
+        mastered: steps at which that was below :data:`MASTERED`.
     """
 
     step: int = 0
     seconds: float = 0.0
     skipped: int = 0
+    recent_loss: float = 1.0
+    mastered: int = 0
 
 
 class Trainer:
@@ -142,7 +150,8 @@ class Trainer:
         size = self.preset.batch_size
         rows = self._order[1][batch * size : (batch + 1) * size]
         inputs, targets = data.inputs[rows].to(self.device), data.targets[rows].to(self.device)
-        length = grown_length(self.preset, self.fraction(), targets.shape[-1])
+        progress = self.fraction(), self.progress.mastered
+        length = grown_length(self.preset, *progress, targets.shape[-1])
         return Examples(inputs[..., :length].float(), targets[..., :length].long())
 
     def _step(self, batch: Examples, epoch: int) -> float:
@@ -160,6 +169,8 @@ class Trainer:
         if math.isfinite(value) and bool(norm.isfinite()):
             self.optimizer.step()
             self._update_average()
+            self.progress.recent_loss += 0.2 * (value - self.progress.recent_loss)
+            self.progress.mastered += self.progress.recent_loss < MASTERED
         else:
             self.progress.skipped += 1
         return value
@@ -240,12 +251,24 @@ def make_optimizer(solver: nn.Module, preset: Preset) -> torch.optim.Optimizer:
     raise UserError(f"optimizer {preset.optimizer!r} is unknown; choose adam or sgd")
 
 
-def grown_length(preset: Preset, fraction: float, full: int) -> int:
-    """How many cells of its sequences a training uses after a fraction of it."""
+def grown_length(preset: Preset, fraction: float, mastered: int, full: int) -> int:
+    """How many cells of its sequences a training uses.
+
+    One more with every step at which the shorter ones were mastered: a network that has not found
+    the rule on few cells does not find it on many. Where it never does, sequences grow all the
+    same, slowly at first.
+
+    Args:
+        preset: says from how many cells, and by which share of the training at the latest.
+        fraction: of the training that is done.
+        mastered: see :class:`Progress`.
+        full: cells of the sequences.
+    """
     if fraction >= preset.growing:
         return full
     shortest = min(preset.shortest, full)
-    return shortest + int((full - shortest) * fraction / preset.growing)
+    due = int((full - shortest) * (fraction / preset.growing) ** 2)
+    return min(full, shortest + max(due, mastered))
 
 
 def rate_factor(preset: Preset, epoch: int, fraction: float) -> float:

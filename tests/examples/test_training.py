@@ -193,11 +193,20 @@ def test_each_network_has_the_loss_it_was_published_with() -> None:
         assert solver.thinker.progressive_weight == weight
 
 
-def test_sequences_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("mastered", "lengths"),
+    [(0.0, (4, 4, 6, 9, 13, 16, 16, 16, 16)), (100.0, (4, 5, 6, 9, 13, 16, 16, 16, 16))],
+)
+def test_sequences_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mastered: float, lengths: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(train, "MASTERED", mastered)
     growing = dataclasses.replace(PRESET, growing=0.5, shortest=4)
-    lengths = [train.grown_length(growing, f, 16) for f in (0.0, 0.125, 0.25, 0.49, 0.5, 1.0)]
-    assert lengths == [4, 7, 10, 15, 16, 16]
-    assert train.grown_length(PRESET, 0.0, 16) == 16
+    fractions = (0.0, 0.125, 0.25, 0.49, 0.5, 1.0)
+    assert [train.grown_length(growing, f, 0, 16) for f in fractions] == [4, 4, 7, 15, 16, 16]
+    assert [train.grown_length(growing, f, 5, 16) for f in fractions] == [9, 9, 9, 15, 16, 16]
+    assert train.grown_length(growing, 0.0, 50, 16) == 16
+    assert train.grown_length(PRESET, 0.0, 0, 16) == 16
     trained = trainer(tmp_path / "run", growing=0.5, shortest=4)
     seen: list[tuple[int, int]] = []
     honest = trained.solver.loss
@@ -210,7 +219,7 @@ def test_sequences_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(trained.solver, "loss", noted)
     trained.fit()
-    assert seen == [(n, n) for n in (4, 6, 9, 12, 14, 16, 16, 16, 16)]
+    assert seen == [(n, n) for n in lengths]
 
 
 # -- sweeps and the rule --------------------------------------------------------------------------
