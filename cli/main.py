@@ -58,16 +58,24 @@ class Commands(click.Group):
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "zpyro"
             raise UserMistake(f"{error.format_message()} See {path} --help.") from error
-        except ValueError as error:
-            if not _is_users(error):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # whatever the code of a user's guide may raise
+            line = _mistake(error)
+            if line is None:
                 raise
-            raise UserMistake(str(error)) from error
+            raise UserMistake(line) from error
 
 
-def _is_users(error: ValueError) -> bool:
+def _mistake(error: Exception) -> str | None:
+    """What a user did wrong, or None where the fault is not theirs."""
     from zpyro.errors import UserError
 
-    return isinstance(error, UserError)
+    if isinstance(error, UserError):
+        return str(error)
+    # Loaded only by commands that can run one.
+    own_guides = sys.modules.get("zpyro.own_guides")
+    return None if own_guides is None else own_guides.blame(error)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

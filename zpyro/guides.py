@@ -79,11 +79,15 @@ def latents_in(sites: dict[str, Site], steps: int) -> Tensor:
     names = [f"z_{t}" for t in range(1, steps + 1)]
     missing = [name for name in names if name not in sites]
     if missing:
+        if len(missing) < len(names):
+            raise UserError(
+                f"the guide samples no site {missing[0]}; a sequence of {steps} steps needs all of "
+                f"z_1 to z_{steps}"
+            )
         own = [name for name, site in sites.items() if not site_is_subsample(cast(Any, site))]
-        found = ", ".join(own) or "none"
         raise UserError(
-            f"the guide samples no site z (nor {missing[0]}), its latent sites are {found}; "
-            "sample z of event shape (T, Z)"
+            f"the guide samples no site z (nor z_1), its latent sites are "
+            f"{', '.join(own) or 'none'}; sample z of event shape (T, Z)"
         )
     return torch.stack([sites[name]["value"] for name in names], dim=-2)
 
@@ -127,6 +131,7 @@ def check(module: SequenceModel, batch: Batch, *, needs_backward_states: bool) -
             trace = poutine.trace(guide).get_trace(x, batch.lengths, start)
         sites = sample_sites(trace)
         _check_shapes(sites, x.shape[0], x.shape[1], module)
+        _check_names(sites, x.shape[1], module)
         _check_parameters(trace, module)
         if needs_backward_states and not _exposes(sites):
             raise UserError(
@@ -201,6 +206,23 @@ def _check_shapes(sites: dict[str, Site], rows: int, steps: int, module: Sequenc
                 f"the guide's {name} has {dims} event dimensions; it needs {len(event)}: write "
                 f".to_event({len(event)}) in pyro.plate('sequences', len(x))"
             )
+
+
+def _check_names(sites: dict[str, Site], steps: int, module: SequenceModel) -> None:
+    """Whatever else the guide samples would stand in the bound, and in no density of the model."""
+    stepwise = module.granularity == "step"
+    latents = {f"z_{t}" for t in range(1, steps + 1)} if stepwise else {"z"}
+    observed = {f"x_{t}" for t in range(1, steps + 1)} if stepwise else {"x"}
+    for name, site in sites.items():
+        infer = site["infer"]
+        if name in latents or site_is_subsample(cast(Any, site)) or infer.get("_deterministic"):
+            continue
+        if name not in observed and infer.get("is_auxiliary") and not site["is_observed"]:
+            continue
+        raise UserError(
+            f"the guide has a site {name}, which is no latent of the model, so that the bound "
+            "would be none; leave it out, or compute it without pyro.sample"
+        )
 
 
 def _check_parameters(trace: Trace, module: SequenceModel) -> None:

@@ -258,6 +258,39 @@ MISTAKES = {
         "  return guide\n",
         r"parameter w is made by pyro.param",
     ),
+    "a plate of another size": (
+        GUIDE.replace("len(x))", "3)")
+        + "      pyro.sample('z', dist.Normal(x.new_zeros(len(x), 6, 3), 1).to_event(2))\n"
+        "  return guide\n",
+        r"line 10: ValueError: Shape mismatch .* 3 vs 8 \(while calling the guide\); mend it$",
+    ),
+    "a step left out": (
+        GUIDE + "      for t in range(x.shape[1] - 1):\n"
+        "        pyro.sample(f'z_{t + 1}', dist.Normal(x.new_zeros(len(x), 3), 1).to_event(1))\n"
+        "  guide.granularity = 'step'\n  return guide\n",
+        r"samples no site z_6; a sequence of 6 steps needs all of z_1 to z_6$",
+    ),
+    "frames of its own": (
+        GUIDE + "      pyro.sample('z', dist.Normal(x.new_zeros(len(x), 6, 3), 1).to_event(2))\n"
+        "      pyro.sample('x', dist.Normal(x, 1).to_event(2))\n  return guide\n",
+        r"has a site x, which is no latent of the model",
+    ),
+    "a variable that the model lacks": (
+        GUIDE + "      pyro.sample('z', dist.Normal(x.new_zeros(len(x), 6, 3), 1).to_event(2))\n"
+        "      pyro.sample('w', dist.Normal(0, 1))\n  return guide\n",
+        r"has a site w, which is no latent of the model",
+    ),
+    "a message with a tensor in it": (
+        GUIDE + "      pyro.sample('z', dist.Normal(torch.zeros(len(x), 6, 3), "
+        "-torch.ones(len(x), 6, 3)).to_event(2))\n  return guide\n",
+        r"ValueError: Expected parameter scale .{20,280} \.\.\. \(while calling",
+    ),
+    "a user error within a trace": (
+        GUIDE + "      pyro.sample('w', dist.Normal(0, 1))\n"
+        "    from zpyro.errors import UserError\n    raise UserError('give less')\n"
+        "  return guide\n",
+        r"^error: give less$",
+    ),
 }
 
 
@@ -269,6 +302,37 @@ def test_mistakes_are_told_in_a_line(zpyro: Zpyro, arrays: Path, tmp_path: Path,
     line = last_line(begin(zpyro, arrays, tmp_path / "run", f"{file}:make"))
     assert re.search(expected, line), line
     assert not (tmp_path / "run").exists()
+
+
+LATER = {
+    "its own exception": (
+        "      if len(x) > 8:\n        raise KeyError('later')\n",
+        r"mine.py, line 11: KeyError: 'later'; mend it$",
+    ),
+    "another shape": (
+        "      if len(x) > 8:\n"
+        "        return pyro.sample('z', dist.Normal(torch.zeros(len(x), 6, 4), 1).to_event(2))\n",
+        r"Model and guide shapes disagree at site 'z'",
+    ),
+    "no latents": (
+        "      if len(x) > 8:\n        return None\n",
+        r"the guide samples no site z, which the model has; add it$",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_mistakes_that_show_only_in_training_are_told_in_a_line(
+    zpyro: Zpyro, arrays: Path, tmp_path: Path, name: str
+) -> None:
+    text, expected = LATER[name]
+    file = tmp_path / "mine.py"
+    sound = "      pyro.sample('z', dist.Normal(x.new_zeros(len(x), 6, 3), 1).to_event(2))\n"
+    file.write_text(f"{GUIDE}{text}{sound}  return guide\n", encoding="utf-8")
+    line = last_line(
+        begin(zpyro, arrays, tmp_path / "run", f"{file}:make", "--set=train.batch_size=16")
+    )
+    assert re.search(expected, line), line
 
 
 def test_missing_files_and_bad_names_are_told(zpyro: Zpyro, arrays: Path, tmp_path: Path) -> None:
