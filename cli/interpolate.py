@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .common import say, waiting
-from .sample import read_prefix
+from .prefix import read_prefix
 from .sequences import Opened, make_folder, opened, sequence_options, write_picture, write_sound
 
 if TYPE_CHECKING:

@@ -64,6 +64,35 @@ def on_scale_of(checkpoint: Checkpoint, sequences: Sequences) -> Sequences:
     return sequences.renormalized(Normalization(data.mean, data.scale))
 
 
+def check_frames(checkpoint: Checkpoint, frames: Array, name: str, *, least: int = 1) -> None:
+    """See that raw frames (P, D) or tokens (P,) are what a model was trained on.
+
+    Args:
+        checkpoint: the model and what it knows of its data.
+        frames: the raw frames.
+        name: what to call them in an error.
+        least: the smallest P.
+
+    Raises:
+        UserError: if there are too few of them, they have another shape, or are no tokens or bits.
+    """
+    likelihood = checkpoint.module.likelihood
+    event = tuple(likelihood.event_shape)
+    if frames.ndim != 1 + len(event) or frames.shape[1:] != event or len(frames) < least:
+        wanted = "(P,)" if not event else f"(P, {event[0]})"
+        raise UserError(
+            f"{name}: has shape {frames.shape}; it must be {wanted} with P at least {least}"
+        )
+    if likelihood.discrete_tokens and (
+        (frames % 1 != 0).any() or frames.min() < 0 or frames.max() >= likelihood.size
+    ):
+        raise UserError(
+            f"{name}: has other numbers than the tokens 0 to {likelihood.size - 1}; mend them"
+        )
+    if checkpoint.data.kind == "binary" and not np.isin(frames, (0, 1)).all():
+        raise UserError(f"{name}: has values other than 0 and 1; make it binary first")
+
+
 def of_frames(checkpoint: Checkpoint, frames: Array, name: str) -> Sequences:
     """Raw frames (P, D) or tokens (P,) as one sequence of the kind that a model was trained on.
 
@@ -72,21 +101,12 @@ def of_frames(checkpoint: Checkpoint, frames: Array, name: str) -> Sequences:
     Raises:
         UserError: if there are too few of them, or they have another shape or are no tokens.
     """
-    data, likelihood = checkpoint.data, checkpoint.module.likelihood
-    event = tuple(likelihood.event_shape)
-    least = 1 if checkpoint.start is None else 2
-    if frames.ndim != 1 + len(event) or frames.shape[1:] != event or len(frames) < least:
-        wanted = "(P,)" if not event else f"(P, {event[0]})"
-        raise UserError(
-            f"{name}: has shape {frames.shape}; it must be {wanted} with P at least {least}"
-        )
-    if not event and (frames.min() < 0 or frames.max() >= likelihood.size):
-        raise UserError(f"{name}: has tokens beyond 0 to {likelihood.size - 1}; mend them")
-    if data.kind == "binary" and not np.isin(frames, (0, 1)).all():
-        raise UserError(f"{name}: has values other than 0 and 1; make it binary first")
+    data = checkpoint.data
+    check_frames(checkpoint, frames, name, least=1 if checkpoint.start is None else 2)
     scale = Normalization(data.mean, data.scale)
     plain = data.kind in ("tokens", "binary")
-    values = frames.astype(np.int64 if not event else np.float32) if plain else scale.apply(frames)
+    whole = np.int64 if data.kind == "tokens" else np.float32
+    values = frames.astype(whole) if plain else scale.apply(frames)
     start = None
     if checkpoint.start is not None:
         start, values = values[:1], values[1:]

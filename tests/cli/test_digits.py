@@ -77,6 +77,16 @@ def test_a_begun_picture_is_finished(zpyro: Zpyro, digit_run: Path, tmp_path: Pa
     assert drawn.shape == (4, 4, 7)
     whole = np.concatenate([top, drawn[3]])
     np.testing.assert_array_equal(cell(out / "samples.png", 1, 1), whole == 1)
+    np.testing.assert_array_equal(load_plain(out / "samples.npz")["prefix"], top)
+    # The same pixels one by one.
+    np.save(tmp_path / "top.npy", top.reshape(-1, 1))
+    again = ("--prefix", tmp_path / "top.npy", "--out", tmp_path / "again")
+    assert zpyro("sample", digit_run, "-n", 4, *again).exit_code == 0
+    np.testing.assert_array_equal(load_plain(tmp_path / "again" / "samples.npz")["x"], drawn)
+    np.save(tmp_path / "top.npy", top / 2)
+    result = zpyro("sample", digit_run, *again)
+    assert result.exit_code == 2
+    assert "top.npy: has values other than 0 and 1" in result.stderr
     np.save(tmp_path / "top.npy", np.eye(7))
     result = zpyro("sample", digit_run, "--prefix", tmp_path / "top.npy", "--out", out)
     assert result.exit_code == 2

@@ -97,10 +97,15 @@ def test_samples_go_on_from_a_text(zpyro: Zpyro, text_run: Path, tmp_path: Path)
     prefix.write_text("The film was xylophone\n", encoding="utf-8")
     result = zpyro("sample", text_run, "-n", 3, "--prefix", prefix, "--out", tmp_path / "out")
     assert all(line.startswith("the film was <unknown>") for line in result.stdout.splitlines())
+    assert "note: not in the vocabulary, so read as <unknown>: xylophone" in result.stderr
     array = tmp_path / "prefix.npy"
     np.save(array, np.array([3, 4]))
     result = zpyro("sample", text_run, "-n", 1, "--prefix", array, "--out", tmp_path / "out")
     assert result.exit_code == 0
+    prefix.write_text("One line.\nAnother one.\n", encoding="utf-8")
+    result = zpyro("sample", text_run, "--prefix", prefix, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "prefix.txt: has 2 lines" in result.stderr
     prefix.write_bytes(b"good \xff")
     result = zpyro("sample", text_run, "--prefix", prefix, "--out", tmp_path / "out")
     assert result.exit_code == 2
