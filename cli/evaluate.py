@@ -126,6 +126,8 @@ def command(
     use_guide(run, guide, run_guide)
     with joined(device) as ranks:
         checkpoint = opened.load(which, choose_device(device))
+        if bound == "smc":
+            evaluation.check_can_filter(checkpoint.module)
         with ranks.leader_first():
             sequences = _sequences(opened, checkpoint, data, split)
         with _progress() as on_batch:
@@ -161,7 +163,7 @@ def command(
 
 def _sequences(run: Run, checkpoint: Checkpoint, data: Path | None, split: str | None) -> Sequences:
     """The sequences to score, on the scale that the model was trained on."""
-    from zpyro import datasets
+    from zpyro import choosing, datasets
     from zpyro.datasets.sequences import Normalization
 
     config = run.config()
@@ -175,38 +177,8 @@ def _sequences(run: Run, checkpoint: Checkpoint, data: Path | None, split: str |
         if data is not None:
             config = replace(config, data_folder=str(data))
         loaded = load_data(config, checkpoint.vocabulary)
-        found = loaded.split(split or "test").renormalized(scale)
-    _check_fits(checkpoint, found)
-    return found
-
-
-def _check_fits(checkpoint: Checkpoint, sequences: Sequences) -> None:
-    """Make sure that the model can read these frames."""
-    import numpy as np
-
-    from zpyro.errors import UserError
-
-    likelihood = checkpoint.module.likelihood
-    rate = checkpoint.data.sample_rate
-    if likelihood.discrete_tokens != (sequences.kind == "tokens"):
-        raise UserError(f"the data are {sequences.kind}, this run needs others; give its own kind")
-    if likelihood.discrete_tokens:
-        largest = max(int(np.max(value)) for value in sequences.values)
-        if largest >= likelihood.size:
-            raise UserError(
-                f"the data hold token {largest}, this run knows {likelihood.size}; "
-                "give data with the same vocabulary"
-            )
-    elif sequences.frame_size != likelihood.size:
-        raise UserError(
-            f"the data have frames of {sequences.frame_size}, this run needs {likelihood.size}; "
-            "give data of the same kind"
-        )
-    if rate is not None and sequences.sample_rate != rate:
-        raise UserError(
-            f"the data have {sequences.sample_rate} samples a second, this run was trained on "
-            f"{rate}; resample them"
-        )
+        found = loaded.split(split or "test")
+    return choosing.on_scale_of(checkpoint, found)
 
 
 @contextlib.contextmanager

@@ -82,15 +82,9 @@ def command(
 
 def _chosen(found: Opened, wanted: tuple[str, ...]) -> tuple[Sequences, list[int]]:
     from zpyro import choosing
-    from zpyro.errors import UserError
 
     sequences = found.sequences()
-    if len(sequences) == 0:
-        raise UserError(f"the split {found.split} is empty; choose another")
-    if wanted:
-        indices = [choosing.find(sequences, each, found.split) for each in wanted]
-    else:
-        indices = list(range(min(SHOWN, len(sequences))))
+    indices = choosing.choose(sequences, wanted, found.split, first=SHOWN)
     return sequences[indices], indices
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
@@ -47,33 +48,47 @@ class MeanLatents(Messenger):
         msg["done"] = True
 
 
-def latents_of(guide: Program, steps: int, use_mean: bool, *arguments: Any) -> Tensor:
+def latents_of(guide: Program, shape: torch.Size, use_mean: bool, *arguments: Any) -> Tensor:
     """The latents (B, T, Z) that one call of a guide gives.
 
     Args:
         guide: called with the arguments.
-        steps: T.
+        shape: (B, T, Z).
         use_mean: take means in place of draws.
         arguments: x, lengths, start.
 
     Raises:
-        UserError: if it has neither a site ``z`` nor sites ``z_1``.., or a mean is asked of a
-            distribution that has none.
+        UserError: if it has neither a site ``z`` nor sites ``z_1``.., they have another shape, or a
+            mean is asked of a distribution that has none.
     """
     if use_mean:
         with MeanLatents():
             trace = poutine.trace(guide).get_trace(*arguments)
     else:
         trace = poutine.trace(guide).get_trace(*arguments)
-    return latents_in(sample_sites(trace), steps)
+    return latents_in(sample_sites(trace), shape)
 
 
-def latents_in(sites: dict[str, Site], steps: int) -> Tensor:
+def latents_in(sites: dict[str, Site], shape: torch.Size) -> Tensor:
     """The latents (B, T, Z) among the sites of a guide's trace.
 
+    Args:
+        sites: of the trace.
+        shape: (B, T, Z).
+
     Raises:
-        UserError: if they are not there.
+        UserError: if they are not there or have another shape.
     """
+    z = _found(sites, shape[1])
+    if z.shape != shape:
+        raise UserError(
+            f"the guide's latents have shape {tuple(z.shape)} for {shape[0]} sequences of "
+            f"{shape[1]} steps; (B, T, Z) must be {tuple(shape)}"
+        )
+    return z
+
+
+def _found(sites: dict[str, Site], steps: int) -> Tensor:
     if "z" in sites:
         return sites["z"]["value"]
     names = [f"z_{t}" for t in range(1, steps + 1)]
@@ -97,8 +112,16 @@ def _mean(name: str, distribution: Any) -> Tensor:
         return distribution.mean
     except NotImplementedError as error:
         raise UserError(
-            f"the guide's site {name} has no mean ({type(distribution).__name__}); draw instead"
+            f"the guide's site {name} tells no mean ({_kind(distribution)}), so that only draws "
+            "of it can be had, as zpyro reconstruct --draw makes them"
         ) from error
+
+
+def _kind(distribution: Any) -> str:
+    """The name of a distribution's class, whatever it is wrapped in."""
+    while isinstance(distribution, torch.distributions.Independent | MaskedDistribution):
+        distribution = distribution.base_dist
+    return type(distribution).__name__
 
 
 # -- the contract of a user's guide ---------------------------------------------------------------
@@ -144,8 +167,10 @@ def check(module: SequenceModel, batch: Batch, *, needs_backward_states: bool) -
 
 
 @torch.no_grad()
-def scores(module: SequenceModel, batch: Batch, seed: int, draw: int) -> tuple[Tensor, ...]:
-    """One path of a model's own guide and its terms.
+def drawn(
+    module: SequenceModel, batch: Batch, seed: int, draw: int
+) -> tuple[Trace, tuple[Tensor, Tensor, Tensor | None]]:
+    """One call of a model's own guide, whose draws depend on seeds and names alone.
 
     Args:
         module: a model that a guide was attached to.
@@ -154,7 +179,7 @@ def scores(module: SequenceModel, batch: Batch, seed: int, draw: int) -> tuple[T
         draw: number of the draw.
 
     Returns:
-        log p(x | z), log p(z), log q(z), each (B,) nats, and z (B, T, Z).
+        The guide's trace, and the arguments x, lengths and start on the module's device.
     """
     guide, like = module.own_guide, next(module.parameters())
     assert guide is not None
@@ -164,19 +189,30 @@ def scores(module: SequenceModel, batch: Batch, seed: int, draw: int) -> tuple[T
     devices = [like.device] if like.is_cuda else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(zlib.crc32("\n".join([str(seed), str(draw), *batch.names]).encode()))
-        guide_trace = poutine.trace(guide).get_trace(*arguments)
+        return poutine.trace(guide).get_trace(*arguments), arguments
+
+
+@torch.no_grad()
+def scores(module: SequenceModel, batch: Batch, seed: int, draw: int) -> tuple[Tensor, ...]:
+    """One path of a model's own guide and its terms; the arguments are those of :func:`drawn`.
+
+    Returns:
+        log p(x | z), log p(z), log q(z), each (B,) nats, and z (B, T, Z).
+    """
+    guide_trace, arguments = drawn(module, batch, seed, draw)
+    shape = torch.Size((*batch.x.shape[:2], module.latent_size))
+    z = latents_in(sample_sites(guide_trace), shape)
     replayed = poutine.replay(module.model, trace=guide_trace)
     model_trace = poutine.trace(replayed).get_trace(*arguments)
     guide_trace.compute_log_prob()
     model_trace.compute_log_prob()
-    zero = like.new_zeros(len(batch))
+    zero = next(module.parameters()).new_zeros(len(batch))
     parts = [zero, zero, zero]
     for site in sample_sites(model_trace).values():
         place = 0 if site["is_observed"] else 1
         parts[place] = parts[place] + site["log_prob"]
     for site in sample_sites(guide_trace).values():
         parts[2] = parts[2] + site["log_prob"]
-    z = latents_in(sample_sites(guide_trace), batch.x.shape[1])
     return (*parts, z)
 
 
@@ -189,7 +225,7 @@ def _check_shapes(sites: dict[str, Site], rows: int, steps: int, module: Sequenc
         raise UserError("the guide samples z, but its granularity is step; leave granularity out")
     if "z" not in sites and "z_1" in sites and module.granularity != "step":
         raise UserError('the guide samples z_1, z_2, ...; set granularity = "step" on it')
-    latents_in(sites, steps)
+    _found(sites, steps)
     for name, site in sites.items():
         if name != "z" and not name.startswith("z_"):
             continue

@@ -256,7 +256,9 @@ def test_data_that_do_not_fit_the_run(
 ) -> None:
     path = tmp_path / "wide.npz"
     np.savez(path, x=np.random.default_rng(0).normal(size=(30, 4, 7)))
-    assert "frames of 7, this run needs 5" in mistake("evaluate", array_run, "--data", path)
+    assert "frames of 7 numbers a frame, the run was trained on frames of 5" in mistake(
+        "evaluate", array_run, "--data", path
+    )
     np.savez(path, x=np.full((30, 4), 99))
     assert "token 99, this run knows 11" in mistake("evaluate", token_run, "--data", path)
     assert "the data are tokens" in mistake("evaluate", array_run, "--data", path)
