@@ -12,7 +12,12 @@ class UserError(ValueError):
 
     The command line prints it as ``error: MESSAGE`` and exits with code 2, so the message names
     the file or setting, what was wrong with it, and the way out.
+
+    Attributes:
+        of_one_process: whether only one of several processes that work together has it.
     """
+
+    of_one_process = False
 
     def __init__(self, message: str) -> None:
         # A Pyro trace that an exception passes through raises it anew with more lines.
