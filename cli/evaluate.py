@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import console, load_data, say, waiting
+from .common import console, counted, load_data, say, waiting
 from .guides import guide_options, use_guide
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def command(
     evaluation.check_finite(result)
     values = _values(result, sequences.kind)
     if bound != "elbo":
-        with _progress() as on_batch:
+        with _progress(f"{LABELS[bound][0]}, {counted(particles, 'path')} a sequence") as on_batch:
             values |= _tighter(
                 bound,
                 checkpoint,
@@ -158,7 +158,8 @@ def command(
     if as_json:
         click.echo(json.dumps(values))
     else:
-        _print(values, f"{run}, {which} checkpoint, {split or ('all' if data else 'test')}")
+        step = "token" if sequences.kind == "tokens" else "frame"
+        _print(values, step, f"{run}, {which} checkpoint, {split or ('all' if data else 'test')}")
 
 
 def _sequences(run: Run, checkpoint: Checkpoint, data: Path | None, split: str | None) -> Sequences:
@@ -182,17 +183,26 @@ def _sequences(run: Run, checkpoint: Checkpoint, data: Path | None, split: str |
 
 
 @contextlib.contextmanager
-def _progress() -> Generator[OnBatch | None, None, None]:
-    """A bar in a terminal; elsewhere one line that says what is awaited."""
+def _progress(what: str = "evaluating") -> Generator[OnBatch, None, None]:
+    """A bar in a terminal; elsewhere a line that says what is awaited, and others on the way."""
     from rich.progress import Progress
+
+    from zpyro.reporting import Pace
 
     screen = console()
     if not screen.is_terminal:
-        say("evaluating")
-        yield None
+        say(what)
+        pace = Pace()
+
+        def tell(done: int, total: int) -> None:
+            if pace.due():
+                pace.spoken()
+                say(f"{what}: {done:,} of {total:,}")
+
+        yield tell
         return
     with Progress(console=screen, transient=True) as bar:
-        task = bar.add_task("evaluating", total=None)
+        task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -258,7 +268,7 @@ def _baselines(
     return values
 
 
-def _print(values: dict[str, float | int | None], title: str) -> None:
+def _print(values: dict[str, float | int | None], step: str, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -269,5 +279,5 @@ def _print(values: dict[str, float | int | None], title: str) -> None:
             # A baseline for data of another kind, a bound that was not asked for.
             continue
         shown = f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
-        table.add_row(label, shown, unit)
+        table.add_row(label.replace("frame", step), shown, unit.replace("frame", step))
     Console().print(table)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import say, waiting
+from .common import counted, say, waiting
 from .guides import guide_options, use_guide
 from .prefix import read_prefix
 
@@ -97,7 +97,7 @@ def command(
     with files.saying(out):
         out.mkdir(parents=True, exist_ok=True)
     unit = "frame" if checkpoint.vocabulary is None else checkpoint.vocabulary.unit
-    with waiting(f"drawing {count} samples of {steps} {unit}s"):
+    with waiting(f"drawing {counted(count, 'sample')} of {counted(steps, unit)}"):
         drawn = sampling.draw(
             checkpoint, count, steps, seed=seed, temperature=temperature, prefix=given
         )
@@ -162,7 +162,7 @@ def _write_sound(
         with files.saying(path):
             path.touch()
         audio.write_wav(path, sound, rate)
-    click.echo(f"{len(sounds)} wav files in {out}")
+    click.echo(f"{counted(len(sounds), 'wav file')} in {out}")
     _picture(lambda path: plots.audio_picture(sounds[:PICTURED], rate, path), out)
 
 
@@ -177,7 +177,7 @@ def _write_text(
         click.echo(line)
     path = out / "samples.txt"
     files.replace_file(path, "".join(f"{line}\n" for line in lines))
-    say(f"{len(lines)} lines in {path}")
+    say(f"{counted(len(lines), 'line')} in {path}")
 
 
 def _write_array(

@@ -110,3 +110,11 @@ def cell(path: Path, row: int, column: int) -> np.ndarray:
     """Where one picture of the grid, 7 x 7, is black."""
     whole = picture(path)
     return whole[8 * row + 1 : 8 * row + 8, 8 * column + 1 : 8 * column + 8] < 0.5
+
+
+def test_who_takes_settings_for_a_gpu_on_a_cpu_is_told(zpyro: Zpyro, tmp_path: Path) -> None:
+    arguments = ("train", "--dataset", "mnist", "--data", tmp_path / "none", "--device", "cpu")
+    note = "note: the settings of mnist want a GPU; --preset mnist-small is made for a CPU"
+    assert note in zpyro(*arguments).stderr
+    for preset in ("mnist", "mnist-small"):
+        assert "note" not in zpyro(*arguments, "--preset", preset).stderr

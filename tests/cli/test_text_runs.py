@@ -198,3 +198,14 @@ def test_a_damaged_vocabulary_is_named(
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.count("\n") <= 2
+
+
+def test_a_table_counts_tokens(
+    zpyro: Zpyro, text_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zpyro.reporting.Pace.due", lambda *_: True)
+    result = zpyro("evaluate", text_run, "--bound", "iwae", "--particles", 2)
+    assert result.exit_code == 0, result.output
+    assert "per token" in result.stdout
+    assert "frame" not in result.stdout
+    assert "importance-weighted bound, 2 paths a sequence: 9 of 9" in result.stderr
