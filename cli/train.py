@@ -196,14 +196,14 @@ def _begin(module: SequenceModel, settled: Config, data: Dataset, run: Run, how:
 
 def _check_guide(module: SequenceModel, data: Dataset, settled: Config) -> None:
     """See that a guide of the user's own will do, before anything is written."""
-    from zpyro import guides
+    from zpyro import guide_checks
 
     if module.own_guide is None:
         return
     objective = settled.objective
     costs = (objective.auxiliary_weight, objective.auxiliary_weight_final, objective.reverse_weight)
     some = data.train[: min(8, len(data.train))].batch()
-    guides.check(module, some, needs_backward_states=any(costs))
+    guide_checks.check(module, some, needs_backward_states=any(costs))
 
 
 def _with_limits(given: dict[str, object]) -> dict[str, object]:

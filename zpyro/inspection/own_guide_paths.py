@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from zpyro.datasets.sequences import Batch
+from zpyro.datasets.batching import Batch
 from zpyro.errors import UserError
 from zpyro.guides import drawn, latents_in
 from zpyro.models import SequenceModel
