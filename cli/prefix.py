@@ -69,7 +69,7 @@ def _line(path: Path, vocabulary: Vocabulary) -> np.ndarray:
     line, *more = text_files.read_text(path).strip().splitlines()
     if more:
         raise UserError(
-            f"{path}: has {len(more) + 1} lines, and a sequence is a part of one; leave one line"
+            f"{path}: has {len(more) + 1} lines, and a sequence is one; leave the one to go on from"
         )
     words = vocabulary.split(line)
     tokens = vocabulary.encode(words)
