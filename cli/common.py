@@ -35,6 +35,11 @@ def say(line: str) -> None:
         click.echo(line, err=True)
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things: 1 step, 12 steps."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 @contextlib.contextmanager
 def waiting(what: str) -> Generator[None, None, None]:
     """Show what is being waited for: a spinner in a terminal, else a line."""

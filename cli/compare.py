@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import load_data, say
+from .common import counted, load_data, say
 
 if TYPE_CHECKING:
     from zpyro.comparing import Job, Room, Spec, Summary
@@ -99,7 +99,7 @@ def _compare(spec: Spec, settled: Config, jobs: int | None, title: str, ranks: R
         todo = prepare(spec, load_data(settled))
     room = _room(jobs, settled, ranks)
     left = sum(not job.done for job in todo)
-    say(f"{len(todo)} runs, {left} to do, {room.at_once * ranks.count} at once; {out}")
+    say(f"{counted(len(todo), 'run')}, {left} to do, {room.at_once * ranks.count} at once; {out}")
     failed: list[Job] = []
 
     def on_end(job: Job, status: int) -> None:
@@ -107,12 +107,13 @@ def _compare(spec: Spec, settled: Config, jobs: int | None, title: str, ranks: R
         if status != 0 and status not in STOPPED:
             failed.append(job)
 
-    interrupted = run_all(spec, todo[ranks.rank :: ranks.count], room, on_end)
+    interrupted = run_all(spec, todo[ranks.rank :: ranks.count], room, on_end, _say_start)
     everyone = [job for part in ranks.gather(failed) for job in part]
     if ranks.leader:
         summary = _summary(spec, todo, title)
         if summary.rows:
             _write(summary, out)
+            say(f"the table is in {out / TABLE}, its numbers in {out / NUMBERS}")
         _finish(interrupted, everyone)
 
 
@@ -161,6 +162,12 @@ def _room(jobs: int | None, settled: Config, ranks: Ranks) -> Room:
         return Room(jobs or 1, max(1, cores // ((jobs or 1) * ranks.count)), mine)
     at_once = jobs or len(devices) or max(1, cores // 2)
     return Room(at_once, max(1, cores // at_once), devices)
+
+
+def _say_start(job: Job) -> None:
+    from zpyro.comparing.schedule import LOG
+
+    say(f"{job.row} seed {job.seed}: begins; how it goes stands in {job.folder / LOG}")
 
 
 def _say_end(job: Job, status: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import console, load_data, say
+from .common import console, counted, load_data, say
 
 if TYPE_CHECKING:
     from zpyro.datasets.preparation import Progress
@@ -177,7 +177,7 @@ def verify(folder: Path) -> None:
         raise UserError(f"{folder}: holds no prepared data set; make one with zpyro data prepare")
     store = Store(folder)
     store.verify()
-    say(f"{folder}: {len(store.index['shards'])} shards are whole")
+    say(f"{folder}: {counted(len(store.index['shards']), 'shard')} verified, all whole")
 
 
 @contextlib.contextmanager

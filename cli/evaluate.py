@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import console, load_data, say, waiting
+from .common import console, counted, load_data, say, waiting
 from .guides import guide_options, use_guide
 
 if TYPE_CHECKING:
@@ -126,6 +126,8 @@ def command(
     use_guide(run, guide, run_guide)
     with joined(device) as ranks:
         checkpoint = opened.load(which, choose_device(device))
+        if bound == "smc":
+            evaluation.check_can_filter(checkpoint.module)
         with ranks.leader_first():
             sequences = _sequences(opened, checkpoint, data, split)
         with _progress() as on_batch:
@@ -142,7 +144,7 @@ def command(
     evaluation.check_finite(result)
     values = _values(result, sequences.kind)
     if bound != "elbo":
-        with _progress() as on_batch:
+        with _progress(f"{LABELS[bound][0]}, {counted(particles, 'path')} a sequence") as on_batch:
             values |= _tighter(
                 bound,
                 checkpoint,
@@ -156,12 +158,13 @@ def command(
     if as_json:
         click.echo(json.dumps(values))
     else:
-        _print(values, f"{run}, {which} checkpoint, {split or ('all' if data else 'test')}")
+        step = "token" if sequences.kind == "tokens" else "frame"
+        _print(values, step, f"{run}, {which} checkpoint, {split or ('all' if data else 'test')}")
 
 
 def _sequences(run: Run, checkpoint: Checkpoint, data: Path | None, split: str | None) -> Sequences:
     """The sequences to score, on the scale that the model was trained on."""
-    from zpyro import datasets
+    from zpyro import choosing, datasets
     from zpyro.datasets.sequences import Normalization
 
     config = run.config()
@@ -175,52 +178,31 @@ def _sequences(run: Run, checkpoint: Checkpoint, data: Path | None, split: str |
         if data is not None:
             config = replace(config, data_folder=str(data))
         loaded = load_data(config, checkpoint.vocabulary)
-        found = loaded.split(split or "test").renormalized(scale)
-    _check_fits(checkpoint, found)
-    return found
-
-
-def _check_fits(checkpoint: Checkpoint, sequences: Sequences) -> None:
-    """Make sure that the model can read these frames."""
-    import numpy as np
-
-    from zpyro.errors import UserError
-
-    likelihood = checkpoint.module.likelihood
-    rate = checkpoint.data.sample_rate
-    if likelihood.discrete_tokens != (sequences.kind == "tokens"):
-        raise UserError(f"the data are {sequences.kind}, this run needs others; give its own kind")
-    if likelihood.discrete_tokens:
-        largest = max(int(np.max(value)) for value in sequences.values)
-        if largest >= likelihood.size:
-            raise UserError(
-                f"the data hold token {largest}, this run knows {likelihood.size}; "
-                "give data with the same vocabulary"
-            )
-    elif sequences.frame_size != likelihood.size:
-        raise UserError(
-            f"the data have frames of {sequences.frame_size}, this run needs {likelihood.size}; "
-            "give data of the same kind"
-        )
-    if rate is not None and sequences.sample_rate != rate:
-        raise UserError(
-            f"the data have {sequences.sample_rate} samples a second, this run was trained on "
-            f"{rate}; resample them"
-        )
+        found = loaded.split(split or "test")
+    return choosing.on_scale_of(checkpoint, found)
 
 
 @contextlib.contextmanager
-def _progress() -> Generator[OnBatch | None, None, None]:
-    """A bar in a terminal; elsewhere one line that says what is awaited."""
+def _progress(what: str = "evaluating") -> Generator[OnBatch, None, None]:
+    """A bar in a terminal; elsewhere a line that says what is awaited, and others on the way."""
     from rich.progress import Progress
+
+    from zpyro.reporting import Pace
 
     screen = console()
     if not screen.is_terminal:
-        say("evaluating")
-        yield None
+        say(what)
+        pace = Pace()
+
+        def tell(done: int, total: int) -> None:
+            if pace.due():
+                pace.spoken()
+                say(f"{what}: {done:,} of {total:,}")
+
+        yield tell
         return
     with Progress(console=screen, transient=True) as bar:
-        task = bar.add_task("evaluating", total=None)
+        task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -286,7 +268,7 @@ def _baselines(
     return values
 
 
-def _print(values: dict[str, float | int | None], title: str) -> None:
+def _print(values: dict[str, float | int | None], step: str, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -297,5 +279,5 @@ def _print(values: dict[str, float | int | None], title: str) -> None:
             # A baseline for data of another kind, a bound that was not asked for.
             continue
         shown = f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
-        table.add_row(label, shown, unit)
+        table.add_row(label.replace("frame", step), shown, unit.replace("frame", step))
     Console().print(table)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .common import say
+from .guides import guide_options, use_guide
 
 
 @click.command("inspect")
@@ -70,6 +71,7 @@ from .common import say
 @click.option(
     "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])
 )
+@guide_options
 def command(
     run: Path,
     split: str,
@@ -83,6 +85,8 @@ def command(
     which: str,
     seed: int,
     device: str,
+    guide: str | None,
+    run_guide: bool,
 ) -> None:
     """Draw what a run has learned: where its latents speak, and what they say.
 
@@ -93,9 +97,10 @@ def command(
     Example:
       zpyro inspect runs/vowels --sequence 0 --sequence utterance_0012 --out looks
     """
-    from zpyro import inspection
+    from zpyro import inspection, runs
     from zpyro.building import choose_device
 
+    use_guide(runs.open_run(run).folder, guide, run_guide)
     report = inspection.inspect(
         run,
         split=split,

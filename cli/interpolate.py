@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .common import say, waiting
-from .sample import read_prefix
+from .prefix import read_prefix
 from .sequences import Opened, make_folder, opened, sequence_options, write_picture, write_sound
 
 if TYPE_CHECKING:
@@ -106,7 +106,6 @@ def command(
 def _ends(found: Opened, wanted: tuple[str, str]) -> list[Sequences]:
     """The two sequences; the data are loaded only for those that are looked for there."""
     from zpyro import choosing
-    from zpyro.errors import UserError
 
     split: Sequences | None = None
     ends: list[Sequences] = []
@@ -121,8 +120,6 @@ def _ends(found: Opened, wanted: tuple[str, str]) -> list[Sequences]:
             ends.append(choosing.of_sentence(found.checkpoint, each))
             continue
         split = found.sequences() if split is None else split
-        if len(split) == 0:
-            raise UserError(f"the split {found.split} is empty; choose another")
         ends.append(split[[choosing.find(split, each, found.split)]])
     return ends
 

@@ -6,6 +6,7 @@ Command modules import torch only when they run, so that help is there at once.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -27,12 +28,28 @@ COMMANDS = (
 )
 
 
+TOGETHER = ("train", "evaluate", "compare")
+"""Commands that several processes of torchrun may run together."""
+
+
 class UserMistake(click.ClickException):
-    """One plain line on standard error, and exit code 2."""
+    """One plain line on standard error, and exit code 2.
+
+    Args:
+        message: the line.
+        everywhere: whether every process that torchrun started would say it; then the first one of
+            each machine does.
+    """
 
     exit_code = 2
 
+    def __init__(self, message: str, *, everywhere: bool = True) -> None:
+        super().__init__(message)
+        self.everywhere = everywhere
+
     def show(self, file: Any = None) -> None:
+        if self.everywhere and _among_several() and os.environ["LOCAL_RANK"] != "0":
+            return
         line = " ".join(self.format_message().split())
         click.echo(f"error: {line}", file=file or sys.stderr)
 
@@ -50,6 +67,14 @@ class Commands(click.Group):
             return None
         return importlib.import_module(f"zpyro_cli.{cmd_name.replace('-', '_')}").command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if _among_several() and name not in TOGETHER:
+            raise UserMistake(f"zpyro {name} is for one process; start it without torchrun")
+        return name, command, rest
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -58,16 +83,30 @@ class Commands(click.Group):
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "zpyro"
             raise UserMistake(f"{error.format_message()} See {path} --help.") from error
-        except ValueError as error:
-            if not _is_users(error):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # whatever the code of a user's guide may raise
+            line = _mistake(error)
+            if line is None:
                 raise
-            raise UserMistake(str(error)) from error
+            alone = getattr(error, "of_one_process", False)
+            raise UserMistake(line, everywhere=not alone) from error
 
 
-def _is_users(error: ValueError) -> bool:
+def _among_several() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def _mistake(error: Exception) -> str | None:
+    """What a user did wrong, or None where the fault is not theirs."""
     from zpyro.errors import UserError
 
-    return isinstance(error, UserError)
+    if isinstance(error, UserError):
+        return str(error)
+    # Loaded only by commands that can run one.
+    own_guides = sys.modules.get("zpyro.own_guides")
+    return None if own_guides is None else own_guides.blame(error)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

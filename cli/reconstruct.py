@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import say, waiting
+from .common import counted, say, waiting
 from .sequences import Opened, make_folder, opened, sequence_options, write_picture, write_sound
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def command(
     """
     found = opened(run, which, device, split, data, guide, run_guide)
     sequences, indices = _chosen(found, wanted)
-    with waiting(f"reconstructing {len(indices)} sequences"):
+    with waiting(f"reconstructing {counted(len(indices), 'sequence')}"):
         inputs, outputs = _reconstructed(found.checkpoint, sequences, seed, draw=draw, free=free)
     out = make_folder(out or run / "reconstructed")
     names = list(sequences.names)
@@ -73,7 +73,7 @@ def command(
         for index, before, after in zip(indices, inputs, outputs, strict=True):
             write_sound(out / f"{index}_input.wav", before, found.checkpoint)
             write_sound(out / f"{index}_reconstruction.wav", after, found.checkpoint)
-        click.echo(f"{len(inputs)} pairs of wav files in {out}")
+        click.echo(f"{counted(len(inputs), 'pair')} of wav files in {out}")
     else:
         _write_arrays(indices, inputs, outputs, out)
     titles = [f"{index}: {name}" for index, name in zip(indices, names, strict=True)]
@@ -82,15 +82,9 @@ def command(
 
 def _chosen(found: Opened, wanted: tuple[str, ...]) -> tuple[Sequences, list[int]]:
     from zpyro import choosing
-    from zpyro.errors import UserError
 
     sequences = found.sequences()
-    if len(sequences) == 0:
-        raise UserError(f"the split {found.split} is empty; choose another")
-    if wanted:
-        indices = [choosing.find(sequences, each, found.split) for each in wanted]
-    else:
-        indices = list(range(min(SHOWN, len(sequences))))
+    indices = choosing.choose(sequences, wanted, found.split, first=SHOWN)
     return sequences[indices], indices
 
 
@@ -158,7 +152,7 @@ def _write_text(
     click.echo("\n".join(lines))
     path = out / "reconstructions.txt"
     files.replace_file(path, "".join(f"{first}\t{second}\n" for first, second, *_ in pairs))
-    say(f"{len(pairs)} lines, input and reconstruction with a tab between, in {path}")
+    say(f"{counted(len(pairs), 'line')}, input and reconstruction with a tab between, in {path}")
 
 
 def _write_arrays(
@@ -173,7 +167,7 @@ def _write_arrays(
     arrays |= {f"reconstruction_{i}": each for i, each in zip(indices, outputs, strict=True)}
     with files.saying(path):
         np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
-    click.echo(f"{len(inputs)} pairs of arrays in {path}")
+    click.echo(f"{counted(len(inputs), 'pair')} of arrays in {path}")
 
 
 def _draw(

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import say, waiting
+from .common import counted, say, waiting
 from .guides import guide_options, use_guide
+from .prefix import read_prefix
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,8 @@ PICTURED_IMAGES = 400
 @click.option(
     "--frames",
     type=click.IntRange(1, 10_000_000),
-    help="Length in frames.  [default: 100; of pictures, the whole of one]",
+    help="Length in frames, of text in words or characters.  [default: 100; of pictures, the whole"
+    " of one]",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: RUN/samples]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 63) - 1))
@@ -45,7 +47,8 @@ PICTURED_IMAGES = 400
 @click.option(
     "--prefix",
     type=click.Path(path_type=Path),
-    help="A recording, a .txt file, or a .npy array (P, D) or (P,), to go on from.",
+    help="What to go on from: a recording, a text file of one line, or a .npy array (P, D) or (P,)"
+    " of frames, tokens, or the upper rows of a picture.",
 )
 @click.option(
     "--checkpoint",
@@ -75,7 +78,8 @@ def command(
     """Draw new sequences from a run, and a picture of them.
 
     Sound is written as wav files, text is printed and written as lines, anything else is written
-    as one array; pictures are drawn as such.
+    as one array; pictures are drawn as such. Of a prefix comes first what was given: its latents
+    are drawn from the posterior.
 
     \b
     Example:
@@ -87,12 +91,13 @@ def command(
     opened = runs.open_run(run)
     use_guide(run, guide, run_guide, needed=prefix is not None)
     checkpoint = opened.load(which, choose_device(device))
+    given = None if prefix is None else read_prefix(prefix, checkpoint)
+    steps = _steps(checkpoint, seconds, frames, 0 if given is None else len(given))
     out = out or run / "samples"
     with files.saying(out):
         out.mkdir(parents=True, exist_ok=True)
-    given = None if prefix is None else read_prefix(prefix, checkpoint)
-    steps = _steps(checkpoint, seconds, frames, 0 if given is None else len(given))
-    with waiting(f"drawing {count} samples of {steps} frames"):
+    unit = "frame" if checkpoint.vocabulary is None else checkpoint.vocabulary.unit
+    with waiting(f"drawing {counted(count, 'sample')} of {counted(steps, unit)}"):
         drawn = sampling.draw(
             checkpoint, count, steps, seed=seed, temperature=temperature, prefix=given
         )
@@ -135,38 +140,6 @@ def _image_steps(checkpoint: Checkpoint, before: int) -> int | None:
     return whole - before
 
 
-def read_prefix(path: Path, checkpoint: Checkpoint) -> np.ndarray:
-    """Raw frames (P, D) or tokens (P,) of a file."""
-    import numpy as np
-
-    from zpyro.datasets import audio, npz, text_files
-    from zpyro.datasets.declared import DAMAGED
-    from zpyro.errors import UserError
-
-    rate = checkpoint.data.sample_rate
-    if rate is not None:
-        samples, found = audio.read(path)
-        return audio.frame(audio.resample(samples, found, rate), checkpoint.module.likelihood.size)
-    if checkpoint.vocabulary is not None and path.suffix.lower() != ".npy":
-        words = checkpoint.vocabulary.split(text_files.read_text(path).strip())
-        return checkpoint.vocabulary.encode(words)
-    try:
-        values = npz.load_plain(path)
-    except DAMAGED as error:
-        if isinstance(error, UserError):
-            raise
-        if isinstance(error, OSError):
-            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-        raise UserError(f"{path}: is no .npy array; save one with numpy.save") from error
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
-        raise UserError(f"{path}: is no .npy array of numbers; save one with numpy.save")
-    if not values.size:
-        raise UserError(f"{path}: has shape {values.shape}, it is empty; take another prefix")
-    if not np.isfinite(values).all():
-        raise UserError(f"{path}: has values that are not finite; mend them")
-    return values
-
-
 def _write_sound(
     checkpoint: Checkpoint,
     drawn: np.ndarray,
@@ -189,7 +162,7 @@ def _write_sound(
         with files.saying(path):
             path.touch()
         audio.write_wav(path, sound, rate)
-    click.echo(f"{len(sounds)} wav files in {out}")
+    click.echo(f"{counted(len(sounds), 'wav file')} in {out}")
     _picture(lambda path: plots.audio_picture(sounds[:PICTURED], rate, path), out)
 
 
@@ -204,7 +177,7 @@ def _write_text(
         click.echo(line)
     path = out / "samples.txt"
     files.replace_file(path, "".join(f"{line}\n" for line in lines))
-    say(f"{len(lines)} lines in {path}")
+    say(f"{counted(len(lines), 'line')} in {path}")
 
 
 def _write_array(
@@ -216,8 +189,12 @@ def _write_array(
 
     path = out / "samples.npz"
     with files.saying(path):
-        np.savez(path, x=drawn)
-    click.echo(f"array x {drawn.shape} in {path}")
+        if prefix is None:
+            np.savez(path, x=drawn)
+        else:
+            np.savez(path, x=drawn, prefix=prefix)
+    after = "" if prefix is None else ", what comes after the prefix,"
+    click.echo(f"array x {drawn.shape}{after} in {path}")
     images = _images(checkpoint, drawn, prefix)
     kind = checkpoint.data.kind
     if images is not None:

@@ -72,14 +72,22 @@ class Opened:
     data: Path | None
 
     def sequences(self) -> Sequences:
-        """The split, on the scale of the model."""
+        """The split, on the scale of the model.
+
+        Raises:
+            UserError: if it is empty, or of other data than the model's.
+        """
         from zpyro import choosing
+        from zpyro.errors import UserError
 
         config = self.run.config()
         if self.data is not None:
             config = replace(config, data_folder=str(self.data.absolute()))
         loaded = load_data(config, self.checkpoint.vocabulary)
-        return choosing.on_scale_of(self.checkpoint, loaded.split(self.split))
+        split = loaded.split(self.split)
+        if len(split) == 0:
+            raise UserError(f"the {self.split} split is empty; choose another")
+        return choosing.on_scale_of(self.checkpoint, split)
 
 
 def opened(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import console, load_data, say
+from .common import console, counted, load_data, say
 from .guides import guide_options, use_guide
 
 if TYPE_CHECKING:
@@ -126,7 +126,9 @@ def _start(
     settled, left_out = fitted(settled, explicit)
     if left_out:
         say(f"the model {settled.model.name} has no {', '.join(left_out)}: left out")
-    choose_device(settled.train.device)
+    device, small = choose_device(settled.train.device), f"{dataset}-small"
+    if chosen is None and device.type == "cpu" and small in config.preset_names():
+        say(f"note: the settings of {dataset} want a GPU; --preset {small} is made for a CPU")
     if how.ranks.count > 1:
         # The run goes on with the same batches, and to the same weights, in any number of them.
         whole = settled.train.batch_size * how.ranks.count
@@ -194,14 +196,14 @@ def _begin(module: SequenceModel, settled: Config, data: Dataset, run: Run, how:
 
 def _check_guide(module: SequenceModel, data: Dataset, settled: Config) -> None:
     """See that a guide of the user's own will do, before anything is written."""
-    from zpyro import guides
+    from zpyro import guide_checks
 
     if module.own_guide is None:
         return
     objective = settled.objective
     costs = (objective.auxiliary_weight, objective.auxiliary_weight_final, objective.reverse_weight)
     some = data.train[: min(8, len(data.train))].batch()
-    guides.check(module, some, needs_backward_states=any(costs))
+    guide_checks.check(module, some, needs_backward_states=any(costs))
 
 
 def _with_limits(given: dict[str, object]) -> dict[str, object]:
@@ -252,8 +254,8 @@ def _say_how_it_ended(outcome: Outcome, run: Run) -> None:
     from zpyro.reporting import duration
 
     best = "" if outcome.best is None else f", best held-out bound {outcome.best:.1f} nats/sequence"
-    skipped = f", {outcome.skipped} steps skipped as not finite" if outcome.skipped else ""
-    say(f"{outcome.step} steps in {duration(outcome.seconds)}{best}{skipped}")
+    skipped = f", {outcome.skipped} of them skipped as not finite" if outcome.skipped else ""
+    say(f"{counted(outcome.step, 'step')} in {duration(outcome.seconds)}{best}{skipped}")
     if outcome.interrupted is not None:
         say(f"stopped and saved; go on with: zpyro train --resume {run.folder}")
         raise SystemExit(128 + outcome.interrupted)

@@ -176,7 +176,7 @@ def bounds(module: zpyro.SequenceModel, data: Any, particles: int) -> tuple[floa
 
 
 @click.command()
-@click.option("--steps", default=150, show_default=True, type=click.IntRange(1))
+@click.option("--steps", default=600, show_default=True, type=click.IntRange(1))
 @click.option("--particles", default=25, show_default=True, type=click.IntRange(1))
 def main(steps: int, particles: int) -> None:
     """Train every guide with the same model on vowels, and print their bounds."""

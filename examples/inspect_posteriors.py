@@ -100,7 +100,7 @@ def intervene(model: Any, start: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 @click.command()
-@click.option("--steps", default=150, show_default=True, type=click.IntRange(1))
+@click.option("--steps", default=600, show_default=True, type=click.IntRange(1))
 @click.option("--draws", default=20, show_default=True, type=click.IntRange(2))
 def main(steps: int, draws: int) -> None:
     """Train a small model on vowels, then read its posterior, condition it and intervene."""

@@ -180,10 +180,12 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
         raise UserError(f"{source}: dtype is {kind!r}; it must be one of {', '.join(_TYPES)}")
     with torch.device("meta"):
         module = build_model(model, likelihood).to(_TYPES[kind])
+    own = module.own_guide is not None
     tensors = tensor_files.read(
         folder / MODEL,
         module.state_dict(),
-        optional=None if module.own_guide is not None else own_guides.PREFIX,
+        optional=None if own else own_guides.PREFIX,
+        advice=f"take {'the guide it was trained with' if own else 'another checkpoint'}",
     )
     start = _read_start(folder / START, likelihood)
     for name in (MODEL, START, VOCABULARY):

@@ -87,8 +87,9 @@ def reconstruct(
                 _noise(batch, steps, module.latent_size, seed, draws, use_mean).to(like)
             )
         else:
+            shape = torch.Size((len(batch), steps, module.latent_size))
             paths = [
-                latents_of(guide, steps, use_mean, x, batch.lengths, start) for _ in range(draws)
+                latents_of(guide, shape, use_mean, x, batch.lengths, start) for _ in range(draws)
             ]
             z = torch.stack(paths)
         mean, frames = along(process, z)

@@ -14,7 +14,7 @@ from pyro.infer import ELBO
 from pyro.infer.elbo import ELBOModule
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.trace_struct import Trace
-from pyro.poutine.util import prune_subsample_sites
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from pyro.util import check_model_guide_match, warn_if_nan
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
@@ -210,8 +210,7 @@ class ZForcingELBO(ELBO):
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         replayed = poutine.replay(model, trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
-        if is_validation_enabled():
-            check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
+        _check_match(model_trace, guide_trace, self.max_plate_nesting)
         return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
 
@@ -242,6 +241,25 @@ class ObjectiveModule(ELBOModule):
         if self.training and torch.is_grad_enabled():
             self.objective.step += 1
         return terms.loss
+
+
+def _check_match(model_trace: Trace, guide_trace: Trace, max_plate_nesting: float) -> None:
+    """What stock Pyro checks of a pair; a latent site that the guide lacks is an error here."""
+    missing = [
+        name
+        for name, site in sample_sites(model_trace).items()
+        if name not in guide_trace
+        and not site["is_observed"]
+        and not site_is_subsample(cast(Any, site))
+    ]
+    if missing:
+        raise UserError(f"the guide samples no site {missing[0]}, which the model has; add it")
+    if not is_validation_enabled():
+        return
+    try:
+        check_model_guide_match(model_trace, guide_trace, max_plate_nesting)
+    except ValueError as error:
+        raise UserError(f"{error}; make the guide's like the model's") from error
 
 
 def bound_parts(model_trace: Trace, guide_trace: Trace, analytic_kl: bool) -> tuple[Tensor, Tensor]:

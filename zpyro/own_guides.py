@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import json
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 
 from zpyro import files
-from zpyro.errors import UserError
+from zpyro.errors import UserError, without_shapes
 
 if TYPE_CHECKING:
     from zpyro.models.base import SequenceModel
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 FOLDER, RECORD = "guide", "guide.json"
 PREFIX = "own_guide."
 """Of the names of its parameters in a checkpoint."""
+MODULE = "zpyro_own_guide_"
+"""Of the names that a user's files are imported under."""
+MOST_SAID = 300
+"""Characters of an exception's message that are shown."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ def load(spec: str) -> GuideSource:
 
 
 def _imported(path: Path) -> Any:
-    name = f"zpyro_own_guide_{path.stem}"
+    name = f"{MODULE}{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path}: is no Python file; name one that ends in .py")
@@ -160,9 +165,25 @@ def telling(path: Path, doing: str) -> Generator[None, None, None]:
     except Exception as error:  # whatever a user's code may raise
         line = _line_of(error, path)
         where = f"{path}, line {line}" if line else str(path)
-        raise UserError(
-            f"{where}: {type(error).__name__}: {error} (while {doing}); mend it"
-        ) from error
+        raise UserError(f"{where}: {_said(error)} (while {doing}); mend it") from error
+
+
+def blame(error: Exception) -> str | None:
+    """What to say of an exception that the code of a guide raised; None if none of it did."""
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None)
+        if not name.startswith(MODULE) or path is None:
+            continue
+        line = _line_of(error, Path(path))
+        if line is not None:
+            return f"{path}, line {line}: {_said(error)}; mend it"
+    return None
+
+
+def _said(error: Exception) -> str:
+    """The exception on one line; tensors that are printed within it are cut off."""
+    words = " ".join(without_shapes(str(error)).split())
+    return f"{type(error).__name__}: {textwrap.shorten(words, MOST_SAID, placeholder=' ...')}"
 
 
 def _line_of(error: Exception, path: Path) -> int | None:

@@ -1,9 +1,9 @@
-"""Pictures of samples and of training curves; needs matplotlib (``pip install "zpyro[plots]"``)."""
+"""Pictures of samples; needs matplotlib (``pip install "zpyro[plots]"``)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,6 @@ from zpyro.drawing import new_figure, save, whole_numbers
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-CURVES = (
-    ("bound", "elbo", "bound, nats/sequence"),
-    ("kl", "kl", "KL, nats/sequence"),
-    ("log_likelihood", "log_likelihood", "log-likelihood, nats/sequence"),
-    ("gradient_norm", None, "gradient norm, nats/sequence"),
-)
-"""(name in training records, name in validation records, label) of each curve."""
 
 QUIETEST_DECIBEL = -80.0
 IMAGE_SCALE = 4
@@ -113,33 +105,6 @@ def images_picture(images: np.ndarray, path: Path) -> None:
     axes.imshow(grid, cmap="gray_r", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     save(figure, path, dpi=100)
-
-
-def training_picture(records: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Draw the curves of a training.
-
-    Args:
-        records: what metrics.jsonl holds.
-        path: the picture file; its ending tells the format.
-
-    Raises:
-        UserError: if matplotlib is missing or the file cannot be written.
-    """
-    records = list(records)
-    figure = new_figure(8, 6)
-    for axes, (train, valid, label) in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
-        for kind, name, legend in (("train", train, "training"), ("valid", valid, "held out")):
-            points = [
-                (record["step"], record[name])
-                for record in records
-                if record.get("kind") == kind and name and record.get(name) is not None
-            ]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=legend)
-        axes.set(xlabel="training step", ylabel=label)
-        if axes.has_data():
-            axes.legend()
-    save(figure, path)
 
 
 def spectrogram(axes: Axes, waveform: np.ndarray, sample_rate: int) -> None:

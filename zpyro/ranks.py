@@ -31,6 +31,12 @@ ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 T = TypeVar("T")
 
 
+class ProcessError(UserError):
+    """What one of several processes alone has to say."""
+
+    of_one_process = True
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among those that work together.
@@ -164,7 +170,7 @@ def joined(device: str = "auto") -> Generator[Ranks, None, None]:
     on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if on_cuda:
         if ranks.local >= torch.cuda.device_count():
-            raise UserError(
+            raise ProcessError(
                 f"process {ranks.local} of this machine has no GPU of its own, "
                 f"there are {torch.cuda.device_count()}; start fewer, or take --device cpu"
             )

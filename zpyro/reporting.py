@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +18,7 @@ from zpyro.position import Position
 Record = Mapping[str, Any]
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_WITHOUT_TERMS = 20.0
 
 
 class Reporter(Protocol):
@@ -72,8 +73,30 @@ class Silent:
         pass
 
 
+class Pace:
+    """When it is time for another line where no bar can move.
+
+    Args:
+        seconds: between lines.
+    """
+
+    def __init__(self, seconds: float = SECONDS_BETWEEN_LINES) -> None:
+        self.seconds = seconds
+        self._spoken = time.monotonic()
+
+    def due(self, seconds: float | None = None) -> bool:
+        """Whether the last line is as old as that, by default as the seconds between lines."""
+        return time.monotonic() - self._spoken >= (self.seconds if seconds is None else seconds)
+
+    def spoken(self) -> None:
+        """A line was written."""
+        self._spoken = time.monotonic()
+
+
 class Lines(Silent):
     """A line for each validation, and one every ten seconds between them.
+
+    Where steps are so slow that their terms come seldom, lines go without these.
 
     Args:
         console: where to write.
@@ -81,26 +104,34 @@ class Lines(Silent):
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._spoken = time.monotonic()
+        self._pace = Pace()
         self._left: float | None = None
         self._fraction = 0.0
 
     def step(self, position: Position, fraction: float, seconds_left: float | None) -> None:
-        del position
         self._fraction, self._left = fraction, seconds_left
+        if self._pace.due(SECONDS_WITHOUT_TERMS):
+            self._say(f"step {position.step}  {self._progress()}")
 
     def train(self, record: Record) -> None:
-        if time.monotonic() - self._spoken < SECONDS_BETWEEN_LINES:
+        if not self._pace.due():
             return
-        left = "" if self._left is None else f"  {duration(self._left)} left"
         terms = "  ".join(f"{name} {value}" for name, value in shown_terms(record).items())
-        self._say(f"step {record['step']}  {self._fraction:.0%}{left}  {terms}")
+        self._say(f"step {record['step']}  {self._progress()}  {terms}")
+
+    def validating(self, done: int, total: int) -> None:
+        if self._pace.due():
+            self._say(f"validating {done}/{total}")
 
     def valid(self, record: Record) -> None:
         self._say(validation_line(record))
 
+    def _progress(self) -> str:
+        left = "" if self._left is None else f"  {duration(self._left)} left"
+        return f"{self._fraction:.0%}{left}"
+
     def _say(self, line: str) -> None:
-        self._spoken = time.monotonic()
+        self._pace.spoken()
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -117,6 +148,7 @@ class Screen(Silent):
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TaskProgressColumn(),
+            TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             console=console,
             expand=True,

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zpyro import choosing
 from zpyro.checkpoint import Checkpoint
-from zpyro.errors import UserError
 from zpyro.evaluation import in_type_of
 from zpyro.seeding import seed_everything
 
@@ -39,7 +39,7 @@ def draw(
         Raw frames (N, T, D), or tokens (N, T); the prefix is not among them.
 
     Raises:
-        UserError: if the prefix is empty or of another shape.
+        UserError: if the prefix is empty or of another kind or shape.
     """
     module = checkpoint.module
     like = next(module.parameters())
@@ -76,14 +76,13 @@ def _split_prefix(
     checkpoint: Checkpoint, prefix: np.ndarray, count: int
 ) -> tuple[Tensor | None, Tensor | None]:
     """Start frames and further frames, both normalised and the same for every sequence."""
-    event = tuple(checkpoint.module.likelihood.event_shape)
-    if prefix.ndim != 1 + len(event) or prefix.shape[1:] != event or len(prefix) == 0:
-        wanted = "(P,)" if not event else f"(P, {event[0]})"
-        raise UserError(f"the prefix has shape {prefix.shape}; it must be {wanted} with P above 0")
+    choosing.check_frames(checkpoint, prefix, "the prefix")
     data = checkpoint.data
     plain = data.kind in ("tokens", "binary")
     values = prefix if plain else (prefix - data.mean) / data.scale
-    frames = torch.from_numpy(np.ascontiguousarray(values, np.float32 if event else np.int64))
+    frames = torch.from_numpy(
+        np.ascontiguousarray(values, np.int64 if data.kind == "tokens" else np.float32)
+    )
     frames = frames.unsqueeze(0).repeat(count, *(1,) * frames.dim())
     if checkpoint.start is None:
         return None, frames

@@ -25,7 +25,11 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read(
-    path: Path, expected: Mapping[str, Tensor], *, optional: str | None = None
+    path: Path,
+    expected: Mapping[str, Tensor],
+    *,
+    optional: str | None = None,
+    advice: str = "take another checkpoint",
 ) -> dict[str, Tensor]:
     """Read the tensors of a file, after their names, shapes and types proved to be right.
 
@@ -33,6 +37,7 @@ def read(
         path: the file.
         expected: tensors of the shapes and types to find, such as ones on the "meta" device.
         optional: tensors whose names begin so may stand there and are not read.
+        advice: what to do about tensors that are missing, extra or of another shape.
 
     Raises:
         UserError: naming the first tensor that is missing, extra, or of another shape or type, or
@@ -45,12 +50,10 @@ def read(
                 names = {name for name in names if not name.startswith(optional)}
             for name in sorted(expected.keys() | names):
                 if name not in names:
-                    raise UserError(f"{path}: tensor {name} is missing; take another checkpoint")
+                    raise UserError(f"{path}: tensor {name} is missing; {advice}")
                 if name not in expected:
-                    raise UserError(
-                        f"{path}: tensor {name} is none of this model's; take another checkpoint"
-                    )
-                _check(path, name, file.get_slice(name), expected[name])
+                    raise UserError(f"{path}: tensor {name} is none of this model's; {advice}")
+                _check(path, name, file.get_slice(name), expected[name], advice)
             return {name: file.get_tensor(name) for name in expected}
     except FileNotFoundError as error:
         raise UserError(f"{path}: is missing; take another checkpoint") from error
@@ -71,16 +74,15 @@ def rows(path: Path, name: str) -> int:
         raise UserError(f"{path}: is corrupt ({error}); take another checkpoint") from error
 
 
-def _check(path: Path, name: str, header: Any, expected: Tensor) -> None:
+def _check(path: Path, name: str, header: Any, expected: Tensor, advice: str) -> None:
     shape, kind = tuple(header.get_shape()), header.get_dtype()
     if shape != tuple(expected.shape):
         raise UserError(
             f"{path}: tensor {name} has shape {shape}, its settings ask for "
-            f"{tuple(expected.shape)}; take another checkpoint"
+            f"{tuple(expected.shape)}; {advice}"
         )
     if _TYPES.get(kind) != expected.dtype:
         wanted = str(expected.dtype).removeprefix("torch.")
         raise UserError(
-            f"{path}: tensor {name} has type {kind}, its settings ask for {wanted}; "
-            "take another checkpoint"
+            f"{path}: tensor {name} has type {kind}, its settings ask for {wanted}; {advice}"
         )

@@ -144,7 +144,13 @@ def _show(name: str) -> click.Command:
     @click.option("--size", type=click.IntRange(1), help="By default the training's.")
     @click.option("--number", default=0, show_default=True, type=click.IntRange(0))
     @click.option("--iterations", type=click.IntRange(1), help="In place of the rule's.")
-    @click.option("--out", type=click.Path(path_type=Path), help="A picture, where there is one.")
+    @click.option(
+        "--picture",
+        "--out",
+        "out",
+        type=click.Path(path_type=Path),
+        help="Draw it to this file, where it can be drawn.",
+    )
     @click.option("--data", type=click.Path(path_type=Path), help="Your own file or folder.")
     @click.option("--skip-bad", is_flag=True, help="Leave out bad rows of it, and count them.")
     def show(**options: Any) -> None:

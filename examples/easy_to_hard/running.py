@@ -16,6 +16,7 @@ from rich.table import Table
 from zpyro.building import choose_device
 from zpyro.errors import UserError
 from zpyro.locking import locked
+from zpyro.reporting import Pace
 from zpyro.seeding import seed_everything
 
 from . import building, tasks
@@ -43,6 +44,7 @@ class ConsoleReporter:
             disable=not self.console.is_terminal,
         )
         self.task = self.bar.add_task("training", total=1.0)
+        self.pace = Pace()
 
     def __enter__(self) -> ConsoleReporter:
         self.bar.start()
@@ -52,16 +54,23 @@ class ConsoleReporter:
         self.bar.stop()
 
     def step(self, fraction: float, loss: float, epoch: float) -> None:
-        self.bar.update(
-            self.task, completed=fraction, description=f"epoch {epoch:.1f}  loss {loss:.4f}"
-        )
+        now = f"epoch {epoch:.1f}  loss {loss:.4f}"
+        self.bar.update(self.task, completed=fraction, description=now)
+        self._now_and_then(f"{fraction:.0%}  {now}")
+
+    def _now_and_then(self, text: str) -> None:
+        """Without a terminal a line every ten seconds, where else a bar moves."""
+        if not self.console.is_terminal and self.pace.due():
+            self.line(text)
 
     def line(self, text: str) -> None:
+        self.pace.spoken()
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def searching(self, done: int, total: int) -> None:
         """So many problems of a sweep are done."""
         self.bar.update(self.task, completed=done / total, description="thinking")
+        self._now_and_then(f"thinking about {done:,} of {total:,} problems")
 
 
 def train(name: str, **options: Any) -> None:

@@ -204,6 +204,11 @@ def test_a_recording_is_continued(
         sound = soundfile.read(tmp_path / f"sample_{number}.wav")[0]
         assert len(sound) == kept + 200
         np.testing.assert_allclose(sound[:kept], original[:kept], atol=2e-4)
+    np.save(tmp_path / "samples.npy", original)
+    more = ("--frames", 5, "--prefix", tmp_path / "samples.npy", "--out", tmp_path / "array")
+    assert zpyro("sample", tone_run, "-n", 2, *more).exit_code == 0
+    again = soundfile.read(tmp_path / "array" / "sample_2.wav")[0]
+    np.testing.assert_allclose(again, sound, atol=2e-4)
 
 
 def test_arrays_and_tokens_are_sampled_as_arrays(

@@ -48,6 +48,9 @@ def test_table_numbers_and_picture(finished: Path) -> None:
     assert srnn["difference"]["values"] == pytest.approx([ours - first for ours, first in pairs])
     assert srnn["estimates"]["steps"]["values"] == [8.0, 8.0]
     assert "| rnn |" in (finished / "comparison.md").read_text()
+    # Nothing but what the training says.
+    log = (finished / "rnn" / "seed-0" / "log.txt").read_text()
+    assert all(line.startswith("step ") for line in log.splitlines())
     assert (finished / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -71,6 +74,9 @@ def test_nothing_is_done_twice_and_seeds_can_be_added(
     result = zpyro(*arguments(arrays, finished, *more))
     assert result.exit_code == 0, result.output
     assert "6 runs, 2 to do" in result.output
+    assert "rnn seed 2: begins; how it goes stands in " in result.output
+    assert "rnn seed 0: begins" not in result.output
+    assert f"the table is in {finished / 'comparison.md'}" in result.output
     assert (finished / "rnn" / "seed-0" / "result.json").stat().st_mtime_ns == before
 
 

@@ -153,8 +153,8 @@ def test_mistakes_are_told_in_a_line(
         extra = wanted if command == "interpolate" else ("--sequence", wanted[0])
         return mistake(zpyro, command, run, *extra, "--out", tmp_path)
 
-    assert "99 is out of range: the split test has" in asked(array_run, 99, 0)
-    assert "'nobody' is not in the split test" in asked(array_run, "nobody", 0)
+    assert "99 is out of range: the test split has" in asked(array_run, 99, 0)
+    assert "'nobody' is not in the test split" in asked(array_run, "nobody", 0)
     empty = tmp_path / "empty"
     empty.mkdir()
     shutil.copy(array_run / "config.toml", empty)
@@ -172,7 +172,7 @@ def test_files_that_do_not_fit_are_told(zpyro: Zpyro, array_run: Path, tmp_path:
     np.save(tmp_path / "other.npy", np.zeros((4, 3)))
     line = mistake(zpyro, "interpolate", array_run, tmp_path / "other.npy", 0)
     assert "other.npy: has shape (4, 3); it must be (P, 5)" in line
-    assert "cannot be read" in mistake(zpyro, "interpolate", array_run, tmp_path / "no.npy", 0)
+    assert "is missing" in mistake(zpyro, "interpolate", array_run, tmp_path / "no.npy", 0)
 
 
 def test_without_matplotlib_the_rest_is_there(

@@ -77,6 +77,16 @@ def test_a_begun_picture_is_finished(zpyro: Zpyro, digit_run: Path, tmp_path: Pa
     assert drawn.shape == (4, 4, 7)
     whole = np.concatenate([top, drawn[3]])
     np.testing.assert_array_equal(cell(out / "samples.png", 1, 1), whole == 1)
+    np.testing.assert_array_equal(load_plain(out / "samples.npz")["prefix"], top)
+    # The same pixels one by one.
+    np.save(tmp_path / "top.npy", top.reshape(-1, 1))
+    again = ("--prefix", tmp_path / "top.npy", "--out", tmp_path / "again")
+    assert zpyro("sample", digit_run, "-n", 4, *again).exit_code == 0
+    np.testing.assert_array_equal(load_plain(tmp_path / "again" / "samples.npz")["x"], drawn)
+    np.save(tmp_path / "top.npy", top / 2)
+    result = zpyro("sample", digit_run, *again)
+    assert result.exit_code == 2
+    assert "top.npy: has values other than 0 and 1" in result.stderr
     np.save(tmp_path / "top.npy", np.eye(7))
     result = zpyro("sample", digit_run, "--prefix", tmp_path / "top.npy", "--out", out)
     assert result.exit_code == 2
@@ -100,3 +110,11 @@ def cell(path: Path, row: int, column: int) -> np.ndarray:
     """Where one picture of the grid, 7 x 7, is black."""
     whole = picture(path)
     return whole[8 * row + 1 : 8 * row + 8, 8 * column + 1 : 8 * column + 8] < 0.5
+
+
+def test_who_takes_settings_for_a_gpu_on_a_cpu_is_told(zpyro: Zpyro, tmp_path: Path) -> None:
+    arguments = ("train", "--dataset", "mnist", "--data", tmp_path / "none", "--device", "cpu")
+    note = "note: the settings of mnist want a GPU; --preset mnist-small is made for a CPU"
+    assert note in zpyro(*arguments).stderr
+    for preset in ("mnist", "mnist-small"):
+        assert "note" not in zpyro(*arguments, "--preset", preset).stderr

@@ -19,7 +19,7 @@ from matplotlib.image import imread
 from tests.cli.conftest import RATE, Zpyro, train, write_tones
 from tests.cli.test_text_runs import write_lines
 from tests.datasets.test_mnist import digits, write_text
-from zpyro import evaluation, inspection, runs
+from zpyro import choosing, evaluation, inspection, runs
 from zpyro.datasets import load
 from zpyro.errors import UserError
 
@@ -73,7 +73,7 @@ def test_sound(zpyro: Zpyro, tone_run: Path, tones: Path, tmp_path: Path) -> Non
 def test_the_table_holds_the_bounds(array_run: Path, tmp_path: Path) -> None:
     report = inspection.inspect(array_run, out=tmp_path, scored=2, particles=4)
     run = runs.open_run(array_run)
-    test = inspection.choosing.split_of(run, run.load(), "test")[:2]
+    test = choosing.split_of(run, run.load(), "test")[:2]
     expected = evaluation.evaluate(run.load().module, test)
     tighter = evaluation.iwae(run.load().module, test, particles=4)
     found = {score.label: score.value for score in report.scores}
@@ -175,14 +175,14 @@ def test_mistakes(zpyro: Zpyro, array_run: Path, tmp_path: Path) -> None:
         return result.stderr.splitlines()[-1]
 
     assert error(array_run, "--sequence", 4) == (
-        f"error: sequence 4: the test split has 4 sequences; give a number from 0 to 3, "
+        f"error: sequence 4 is out of range: the test split has 4; give a number from 0 to 3, "
         f"or a name such as {names[0]}"
     )
-    assert "sequence -1: the test split has 4" in error(array_run, "--sequence=-1")
+    assert "sequence -1 is out of range: the test split has 4" in error(array_run, "--sequence=-1")
     near = error(array_run, "--sequence", f"{names[2]}x")
-    assert "is not in the test split; the nearest names are " in near
-    assert near.partition("names are ")[2].split(", ")[0] == names[2]
-    assert "nearest names are" in error(array_run, "--sequence", "~")
+    assert "is not in the test split; name one, such as " in near
+    assert near.partition("such as ")[2].split(", ")[0] == names[2]
+    assert "name one, such as" in error(array_run, "--sequence", "~")
     assert "is no run directory" in error(tmp_path)
     assert not (tmp_path / "out").exists()
 
@@ -249,7 +249,7 @@ def test_the_python_of_the_page_runs(
     for name in ("vowels", "vowels-plain"):
         shutil.copytree(tone_run, tmp_path / "runs" / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("zpyro.inspection.choosing.choose", lambda *_: [0])
+    monkeypatch.setattr("zpyro.choosing.choose", lambda *_, **__: [0])
     (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     exec(compile(block, "inspect.md", "exec"), {})
     assert (tmp_path / "looks" / "report.html").exists()

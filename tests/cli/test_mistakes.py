@@ -256,7 +256,9 @@ def test_data_that_do_not_fit_the_run(
 ) -> None:
     path = tmp_path / "wide.npz"
     np.savez(path, x=np.random.default_rng(0).normal(size=(30, 4, 7)))
-    assert "frames of 7, this run needs 5" in mistake("evaluate", array_run, "--data", path)
+    assert "frames of 7 numbers a frame, the run was trained on frames of 5" in mistake(
+        "evaluate", array_run, "--data", path
+    )
     np.savez(path, x=np.full((30, 4), 99))
     assert "token 99, this run knows 11" in mistake("evaluate", token_run, "--data", path)
     assert "the data are tokens" in mistake("evaluate", array_run, "--data", path)
@@ -274,12 +276,40 @@ def test_samples(mistake: Mistake, array_run: Path, tone_run: Path, tmp_path: Pa
     assert "give one" in mistake("sample", tone_run, "--seconds=1", "--frames=2", *out)
     assert "Invalid value for '-n'" in mistake("sample", tone_run, "-n", 0, *out)
     prefix = tmp_path / "prefix.npy"
-    assert "prefix.npy: cannot be read" in mistake("sample", array_run, "--prefix", prefix, *out)
+    assert "prefix.npy: is missing; give another" in mistake(
+        "sample", array_run, "--prefix", prefix, *out
+    )
     prefix.write_text("hello")
     assert "prefix.npy: is no .npy array" in mistake("sample", array_run, "--prefix", prefix, *out)
     np.save(prefix, np.zeros((3, 4)))
     assert "has shape (3, 4)" in mistake("sample", array_run, "--prefix", prefix, *out)
-    assert "prefix.npy" in mistake("sample", tone_run, "--prefix", prefix, *out)
+    assert "prefix.npy: has shape (3, 4)" in mistake("sample", tone_run, "--prefix", prefix, *out)
+
+
+def test_prefixes(
+    mistake: Mistake, array_run: Path, token_run: Path, tone_run: Path, tmp_path: Path
+) -> None:
+    def told(run: Path, name: str, values: np.ndarray | None = None) -> str:
+        prefix = tmp_path / name
+        if values is not None:
+            np.save(prefix, values)
+        return mistake("sample", run, "--prefix", prefix, "--out", tmp_path / "samples")
+
+    soundfile.write(tmp_path / "short.wav", np.ones(39), RATE)
+    assert "short.wav: is shorter than a frame, 40 samples at 4000 Hz" in told(
+        tone_run, "short.wav"
+    )
+    (tmp_path / "notes.txt").write_text("hello")
+    assert "notes.txt: is no .npy array, and the run is one of frames" in told(
+        array_run, "notes.txt"
+    )
+    assert "is no file; give another" in told(array_run, ".")
+    for values in ([5, 11], [5, -1], [5.5, 6.0]):
+        line = told(token_run, "tokens.npy", np.array(values))
+        assert "tokens.npy: has other numbers than the tokens 0 to 10" in line
+    assert "has values that are not finite" in told(array_run, "x.npy", np.full((2, 5), np.nan))
+    # Nothing is made for what was not drawn.
+    assert not (tmp_path / "samples").exists()
 
 
 def test_published_checkpoints(mistake: Mistake, tmp_path: Path) -> None:

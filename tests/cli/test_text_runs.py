@@ -97,10 +97,15 @@ def test_samples_go_on_from_a_text(zpyro: Zpyro, text_run: Path, tmp_path: Path)
     prefix.write_text("The film was xylophone\n", encoding="utf-8")
     result = zpyro("sample", text_run, "-n", 3, "--prefix", prefix, "--out", tmp_path / "out")
     assert all(line.startswith("the film was <unknown>") for line in result.stdout.splitlines())
+    assert "note: not in the vocabulary, so read as <unknown>: xylophone" in result.stderr
     array = tmp_path / "prefix.npy"
     np.save(array, np.array([3, 4]))
     result = zpyro("sample", text_run, "-n", 1, "--prefix", array, "--out", tmp_path / "out")
     assert result.exit_code == 0
+    prefix.write_text("One line.\nAnother one.\n", encoding="utf-8")
+    result = zpyro("sample", text_run, "--prefix", prefix, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "prefix.txt: has 2 lines" in result.stderr
     prefix.write_bytes(b"good \xff")
     result = zpyro("sample", text_run, "--prefix", prefix, "--out", tmp_path / "out")
     assert result.exit_code == 2
@@ -193,3 +198,14 @@ def test_a_damaged_vocabulary_is_named(
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.count("\n") <= 2
+
+
+def test_a_table_counts_tokens(
+    zpyro: Zpyro, text_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zpyro.reporting.Pace.due", lambda *_: True)
+    result = zpyro("evaluate", text_run, "--bound", "iwae", "--particles", 2)
+    assert result.exit_code == 0, result.output
+    assert "per token" in result.stdout
+    assert "frame" not in result.stdout
+    assert "importance-weighted bound, 2 paths a sequence: 9 of 9" in result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,15 @@ def test_train_leaves_a_run(sums: Path) -> None:
     assert [record["epoch"] for record in records if "epoch" in record] == [1, 2]
     assert json.loads((sums / "settings.json").read_text())["seed"] == 0
     assert (sums / "last" / "model.safetensors").exists()
+
+
+def test_a_log_is_told_how_it_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("zpyro.reporting.Pace.due", lambda *_: True)
+    result = run("prefix-sums", "train", "--preset", "tiny", "--out", tmp_path / "run")
+    assert re.search(r"^\d+%  epoch 0.\d  loss \d", result.stderr, re.MULTILINE)
+    result = run("prefix-sums", "test", tmp_path / "run", "--count", 10, "--json")
+    assert "thinking about 10 of 10 problems" in result.stderr
+    assert all(line.startswith("{") for line in result.stdout.splitlines())
 
 
 def test_json_lines(sums: Path) -> None:

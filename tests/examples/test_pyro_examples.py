@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 import zpyro
-from zpyro import guides, own_guides
+from zpyro import guide_checks, guides, own_guides
 from zpyro_examples import custom_guide, inspect_posteriors
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -41,7 +41,7 @@ def test_each_guide_keeps_the_contract(name: str) -> None:
     own_guides.attach(module, make(module))
     batch = zpyro.datasets.load("vowels").train[:4].batch()
     assert len(set(batch.lengths.tolist())) > 1
-    guides.check(module, batch, needs_backward_states=False)
+    guide_checks.check(module, batch, needs_backward_states=False)
 
 
 def test_the_per_step_guide_is_the_filtering_one() -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import torch
 
 from tests.ranks.together import result
 from zpyro import UserError, runs
-from zpyro.ranks import ALONE, joined
+from zpyro.ranks import ALONE, ProcessError, joined
+from zpyro_cli.main import main  # pyright: ignore[reportMissingImports]
 
 ROOT = Path(__file__).parents[2]
 LONGEST = 150
@@ -74,6 +76,52 @@ def test_the_others_end_with_a_process_that_dies(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 100
     assert "lost another one of the group" in done.stderr or "Signal 9" in done.stderr
     assert not (tmp_path / "found.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("train", "--dataset=vowels", "--preset=hasty"), "preset hasty is unknown"),
+        (("train", "--dataset=wav", "--data=.", "--out=DIR/new"), "holds no recordings"),
+        (("train", "--dataset=vowels", "--device=cpu", "--out=DIR"), "is not empty"),
+        (("train", "--hasty"), "No such option"),
+        (("cite",), "zpyro cite is for one process; start it without torchrun"),
+    ],
+)
+def test_a_mistake_is_told_once(tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
+    (tmp_path / "something").write_text("here")
+    given = [each.replace("DIR", str(tmp_path)).replace("=.", f"={tmp_path}") for each in arguments]
+    done = torchrun(2, "-m", "zpyro_cli", *given, check=False)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert expected in lines[0]
+    # What follows is torchrun's own report.
+    assert str(Path("cli", "main.py")) not in done.stderr
+
+
+def test_a_mistake_of_one_process_is_told_by_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("zpyro.comparing.find", failing(ProcessError("no GPU of its own")))
+    arguments = ["compare", "--dataset", "vowels"]
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert capsys.readouterr().err == "error: no GPU of its own\n"
+    monkeypatch.setattr("zpyro.comparing.find", failing(UserError("no data")))
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert capsys.readouterr().err == ""
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
 
 
 def test_the_command_line(tmp_path: Path) -> None:

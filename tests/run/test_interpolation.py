@@ -75,9 +75,9 @@ def test_sequences_go_by_name_or_number() -> None:
     sequences = small.sequences(12, 1)
     assert choosing.find(sequences, "walk3", "test") == 3
     assert choosing.find(sequences, "11", "test") == 11
-    with pytest.raises(UserError, match=r"12 is out of range: the split test has 12; .* 0 to 11"):
+    with pytest.raises(UserError, match=r"12 is out of range: the test split has 12; .* 0 to 11, "):
         choosing.find(sequences, "12", "test")
     with pytest.raises(UserError, match="-1 is out of range"):
         choosing.find(sequences, "-1", "test")
-    with pytest.raises(UserError, match=r"'wolk3' is not in the split test; .* walk3"):
+    with pytest.raises(UserError, match=r"'wolk3' is not in the test split; .* walk3"):
         choosing.find(sequences, "wolk3", "test")

@@ -64,22 +64,6 @@ def test_tokens(drawn: list[Figure], tmp_path: Path) -> None:
     np.testing.assert_array_equal(axes.lines[0].get_xydata(), [(1, 3), (2, 1), (3, 4)])
 
 
-def test_training_curves(drawn: list[Figure], tmp_path: Path) -> None:
-    records = [
-        {"kind": "train", "step": 1, "bound": -9.0, "kl": 1.0, "gradient_norm": None},
-        {"kind": "train", "step": 2, "bound": -8.0, "kl": 2.0, "gradient_norm": 5.0},
-        {"kind": "valid", "step": 2, "elbo": -7.0, "kl": 3.0},
-    ]
-    plots.training_picture(records, tmp_path / "curves.png")
-    bound, kl, log_likelihood, norm = drawn[0].axes
-    assert bound.get_xlabel() == "training step"
-    assert bound.get_ylabel() == "bound, nats/sequence"
-    assert [list(line.get_ydata()) for line in bound.lines] == [[-9.0, -8.0], [-7.0]]
-    assert [len(line.get_ydata()) for line in kl.lines] == [2, 1]
-    assert not log_likelihood.lines
-    assert [list(line.get_xdata()) for line in norm.lines] == [[2]]
-
-
 def test_without_matplotlib_the_line_to_install_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

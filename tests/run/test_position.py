@@ -113,6 +113,30 @@ def test_a_file_gets_plain_lines() -> None:
     assert len(lines) == 2
 
 
+def test_slow_steps_are_told_without_their_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(reporting.time, "monotonic", lambda: now)
+    console = Console(file=io.StringIO(), width=40)
+    reporter = reporting.for_console(console)
+    told: list[tuple[float, str]] = []
+    for now, act in (
+        (5.0, lambda: reporter.step(Position(step=1), 0.01, 600.0)),
+        (19.0, lambda: reporter.step(Position(step=2), 0.02, 500.0)),
+        (21.0, lambda: reporter.step(Position(step=3), 0.03, 400.0)),
+        (32.0, lambda: reporter.train(TRAIN)),
+        (40.0, lambda: reporter.validating(1, 9)),
+        (43.0, lambda: reporter.validating(2, 9)),
+    ):
+        act()
+        assert isinstance(console.file, io.StringIO)
+        for line in console.file.getvalue().splitlines()[len(told) :]:
+            told.append((now, line))
+    assert told[0] == (21.0, "step 3  3%  6 min 40 s left")
+    assert told[1][0] == 32.0
+    assert told[1][1].startswith("step 30  3%  6 min 40 s left  bound -1234")
+    assert told[2:] == [(43.0, "validating 2/9")]
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(0.4, "0 s"), (59.6, "1 min 00 s"), (3599, "59 min 59 s"), (7800, "2 h 10 min")],

@@ -14,14 +14,13 @@ from pathlib import Path
 
 from zpyro import config, files, runs
 from zpyro.comparing.rows import Row, count_parameters, matched, row_config, with_likelihood
-from zpyro.comparing.work import RESULT
 from zpyro.config import Config
 from zpyro.datasets.sequences import Dataset
 from zpyro.errors import UserError
 from zpyro.interruption import Interruption
 from zpyro.ranks import ENVIRONMENT
 
-LOG = "log.txt"
+LOG, RESULT = "log.txt", "result.json"
 POLL_SECONDS = 0.2
 
 
@@ -142,6 +141,7 @@ def run_all(
     jobs: list[Job],
     room: Room,
     on_end: Callable[[Job, int], None],
+    on_start: Callable[[Job], None] | None = None,
 ) -> signal.Signals | None:
     """Run what is not done yet.
 
@@ -150,6 +150,7 @@ def run_all(
         jobs: all runs.
         room: how many at once, and with what.
         on_end: told of each run that ended, with its exit status.
+        on_start: told of each run that begins.
 
     Returns:
         The signal that ended it early, with every run saved where it stood; or None.
@@ -164,6 +165,8 @@ def run_all(
                 free = set(range(room.at_once)) - {places[other] for other in running}
                 places[job] = min(free)
                 running[job] = _started(spec, job, room.environment(places[job]))
+                if on_start is not None:
+                    on_start(job)
             if interruption.signal:
                 _stop(running)
             for job, process in list(running.items()):

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from zpyro import datasets, evaluation, files, runs, training
 from zpyro.building import build_likelihood, build_model, choose_device
+from zpyro.comparing.schedule import RESULT
 from zpyro.errors import UserError
 from zpyro.reporting import Lines
 from zpyro.seeding import seed_everything
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from zpyro.datasets.sequences import Dataset
     from zpyro.runs import Run
     from zpyro.training import Outcome
-
-RESULT = "result.json"
 
 
 def train(run: Run, dataset: Dataset) -> Outcome:

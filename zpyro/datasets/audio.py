@@ -7,16 +7,15 @@ rate foretells.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from zpyro.datasets.folders import walk
 from zpyro.datasets.headers import check_size
 from zpyro.errors import UserError
 
@@ -54,24 +53,6 @@ def find(folder: Path) -> list[Path]:
         kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
         raise UserError(f"{folder} holds no recordings ({kinds}); point --data at some")
     return found
-
-
-def walk(folder: Path) -> Iterator[Path]:
-    """Every file below a folder but hidden ones, in no order; links are followed once.
-
-    Raises:
-        UserError: if part of it cannot be read.
-    """
-    seen: set[tuple[int, int]] = set()
-    for parent, folders, names in os.walk(folder, onerror=_unreadable, followlinks=True):
-        # A link to a folder above would lead round and round.
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
 def read(path: Path) -> tuple[Waveform, int]:
@@ -128,10 +109,6 @@ def _mono(stream: soundfile.SoundFile) -> Waveform:
     while len(block := stream.read(count, dtype="float32", always_2d=True)):
         parts.append(block.mean(axis=1, dtype=np.float32))
     return np.concatenate(parts)
-
-
-def _unreadable(error: OSError) -> NoReturn:
-    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); mend its rights")
 
 
 def _reason(error: Exception) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
+from zpyro.datasets.folders import walk
 from zpyro.errors import UserError
 
 
@@ -58,27 +57,10 @@ def find(folder: Path, wanted: Callable[[str], bool]) -> list[Path]:
     Raises:
         UserError: if part of the folder cannot be read.
     """
-    return sorted(path for path in _walk(folder) if wanted(path.name))
+    return sorted(path for path in walk(folder) if wanted(path.name))
 
 
 def first_of(problems: list[UserError]) -> UserError:
     """One error for all the files that cannot be used: the first, and how many more there are."""
     more = f" (and {len(problems) - 1} more files like it)" if len(problems) > 1 else ""
     return UserError(f"{problems[0]}{more}")
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    seen: set[tuple[int, int]] = set()
-    for parent, folders, names in os.walk(folder, onerror=_unreadable, followlinks=True):
-        # A link to a folder above would lead round and round.
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in names if not name.startswith("."))
-
-
-def _unreadable(error: OSError) -> NoReturn:
-    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); mend its rights")

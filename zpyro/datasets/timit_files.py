@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from zpyro.datasets import audio
+from zpyro.datasets.folders import walk
 from zpyro.errors import UserError
 
 RATE = 16_000
@@ -69,7 +69,7 @@ def find(folder: Path) -> list[Utterance]:
     if folder.resolve().name.lower() in ("train", "test"):
         raise UserError(f"{folder} is one half of TIMIT; point --data at the folder that holds it")
     found: dict[str, Utterance] = {}
-    for path in sorted(audio.walk(folder), key=lambda path: (len(path.name), path)):
+    for path in sorted(walk(folder), key=lambda path: (len(path.name), path)):
         utterance = _utterance(path, path.relative_to(folder).as_posix().lower())
         if utterance is None:
             continue

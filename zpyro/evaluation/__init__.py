@@ -10,7 +10,7 @@ from zpyro.evaluation.bound import (
     named_terms,
     perplexity,
 )
-from zpyro.evaluation.filtering import FilterEvaluation, smc
+from zpyro.evaluation.filtering import FilterEvaluation, check_can_filter, smc
 from zpyro.evaluation.importance import ImportanceEvaluation, iwae
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "FilterEvaluation",
     "ImportanceEvaluation",
     "OnBatch",
+    "check_can_filter",
     "check_finite",
     "evaluate",
     "in_type_of",

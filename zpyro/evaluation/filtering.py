@@ -87,11 +87,7 @@ def smc(
     """
     if len(sequences) == 0:
         raise UserError("there are no sequences to evaluate; choose another split")
-    if module.own_guide is not None:
-        raise UserError(
-            "the particle filter moves with the model's own guide, this run has another; "
-            "take --bound iwae"
-        )
+    check_can_filter(module)
     order = np.argsort(sequences.lengths, kind="stable")
     if not module.latent_size:
         particles, runs = 1, 1
@@ -116,6 +112,19 @@ def smc(
     )
     every = [part for scored in parts for part in scored]
     return _summary(tuple(sequences.names), by_run, every, particles)
+
+
+def check_can_filter(module: SequenceModel) -> None:
+    """See that a model's latents can be drawn step by step.
+
+    Raises:
+        UserError: if it has a guide of the user's own, which gives whole paths.
+    """
+    if module.own_guide is not None:
+        raise UserError(
+            "the particle filter moves with the model's own guide, this run has another; "
+            "take --bound iwae"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zpyro import drawing, files
+from zpyro import choosing, drawing, files, own_guides
 from zpyro.checkpoint import Checkpoint
 from zpyro.config import write_config
 from zpyro.errors import UserError
-from zpyro.inspection import choosing, page, samples, training
+from zpyro.inspection import page, samples, training
 from zpyro.inspection.page import Section
 from zpyro.inspection.scores import IN_USE, Score, scores
 from zpyro.inspection.sequence_parts import sequence_parts
@@ -19,6 +19,7 @@ from zpyro.runs import Run, open_run
 from zpyro.version import __version__
 
 PAGE = "report.html"
+DEFAULT_COUNT = 3
 
 IGNORED = (
     "No latent is in use: the decoder does without them. Training on may change that; so may an "
@@ -81,15 +82,17 @@ def inspect(
 
     Raises:
         UserError: if matplotlib is missing, the run has no such checkpoint yet, its data are gone,
-            a sequence is not there, or the folder cannot be written.
+            its guide is the user's own and not in use, a sequence is not there, or the folder
+            cannot be written.
     """
     drawing.require()
     tell = on_stage or _silent
     run = open_run(folder)
     checkpoint = _load(run, which, device)
+    _check_guide(run, checkpoint)
     tell("loading the data")
     found = choosing.split_of(run, checkpoint, split, data_folder)
-    chosen = choosing.choose(found, sequences, split)
+    chosen = choosing.choose(found, sequences, split, first=DEFAULT_COUNT)
     target = out or folder / "inspect"
     with files.saying(target):
         target.mkdir(parents=True, exist_ok=True)
@@ -134,6 +137,16 @@ def _load(run: Run, which: str, device: str) -> Checkpoint:
                 f"so far, zpyro train --resume {run.folder} trains on"
             )
     return run.load(which, device)
+
+
+def _check_guide(run: Run, checkpoint: Checkpoint) -> None:
+    """The model's own guide was never trained where the user's was: it would show noise."""
+    record = own_guides.recorded(run.folder)
+    if record is not None and checkpoint.module.own_guide is None:
+        raise UserError(
+            f"{run.folder}: was trained with a guide of its own, {record.name} of {record.file}; "
+            "inspect it within own_guides.using(own_guides.load(FILE:NAME))"
+        )
 
 
 def _lead(checkpoint: Checkpoint, which: str) -> list[str]:

@@ -53,7 +53,8 @@ def scores(
         run: whose baselines to compare with.
         checkpoint: the model.
         sequences: what to score, on the scale of the training.
-        particles: K of the importance-weighted and the particle-filter bound; 1 leaves them out.
+        particles: K of the importance-weighted and the particle-filter bound; 1 leaves them out,
+            a guide of the user's own the latter.
         batch_size: sequences scored together.
         seed: of the draws.
 
@@ -74,6 +75,8 @@ def scores(
             )
             label = f"importance-weighted bound, {particles} particles"
             table.append(Score(label, tighter.iwae, nats, tighter.stderr))
+        # A particle filter moves with the model's own guide.
+        if particles > 1 and module.own_guide is None:
             filtered = evaluation.smc(
                 module, sequences, particles=particles, runs=1, batch_size=batch_size, seed=seed
             )

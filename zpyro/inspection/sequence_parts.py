@@ -33,6 +33,8 @@ def sequence_parts(view: SequenceView, folder: Path) -> list[str]:
                 note=True,
             )
         )
+    if view.note:
+        parts.append(page.paragraph(view.note, note=True))
     shown = [_input(view, folder, stem)]
     if view.kind == "tokens":
         parts += _readings(view)

@@ -15,6 +15,7 @@ from zpyro.datasets.sequences import Sequences
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.decoding import decode, reconstruct
 from zpyro.evaluation import in_type_of, named_terms
+from zpyro.inspection.own_guide_paths import GAUSSIANS, gaussian_kl, own_guide_paths
 from zpyro.models import SequenceModel
 from zpyro.posteriors import posterior
 from zpyro.sampling import raw
@@ -59,6 +60,7 @@ class SequenceView:
         sample_rate: samples a second of audio, else None.
         image_shape: rows and columns where the sequence is a picture, else None.
         unit: what a token is: "word", "character", or "token" where there is no vocabulary.
+        note: what else to say of it, such as where a user's own posterior was read.
     """
 
     name: str
@@ -81,6 +83,7 @@ class SequenceView:
     sample_rate: int | None = None
     image_shape: tuple[int, int] | None = None
     unit: str = "token"
+    note: str = ""
 
     @property
     def steps(self) -> int:
@@ -127,10 +130,8 @@ class SequenceView:
     @property
     def kl_by_latent(self) -> Array:
         """KL of each latent at each step, mean over draws, nats, (T, Z); its sum over Z is kl."""
-        shift = self.posterior_loc - self.prior_loc
-        ratio = self.posterior_scale / self.prior_scale
-        each = 0.5 * (ratio**2 + (shift / self.prior_scale) ** 2 - 1.0) - np.log(ratio)
-        return each.mean(0)
+        given = (getattr(self, name) for name in GAUSSIANS)
+        return gaussian_kl(*given).mean(0)
 
     @property
     def order(self) -> Array:
@@ -155,7 +156,7 @@ def view(
     whole = batch.x.shape[1]
     steps = min(whole, MOST_TOKENS if one.kind == "tokens" else MOST_STEPS)
     batch = replace(batch, x=batch.x[:, :steps], lengths=batch.lengths.clamp(max=steps))
-    paths = _paths(checkpoint.module, batch, draws, seed)
+    paths, note = _paths(checkpoint.module, batch, draws, seed)
     frames = raw(checkpoint, batch.x[0].numpy())
     reconstruction = _expected(checkpoint, batch, seed)
     from_latents = _from_latents(checkpoint, batch, paths["z"][0], seed)
@@ -176,22 +177,26 @@ def view(
         sample_rate=one.sample_rate,
         image_shape=one.image_shape if steps == whole else None,
         unit="token" if checkpoint.vocabulary is None else checkpoint.vocabulary.unit,
+        note=note,
     )
 
 
-def _paths(module: SequenceModel, batch: Batch, draws: int, seed: int) -> dict[str, Array]:
-    """Latents and terms of S paths drawn from the posterior, (S, T, Z) and (S, T)."""
+def _paths(
+    module: SequenceModel, batch: Batch, draws: int, seed: int
+) -> tuple[dict[str, Array], str]:
+    """Latents and terms of S paths drawn from the posterior, (S, T, Z) and (S, T), and a note."""
+    if module.own_guide is not None:
+        return own_guide_paths(module, batch, draws, seed)
     names = (*LATENT_ARRAYS, "log_likelihood", "kl")
     if module.latent_size:
         arrays = posterior(module, batch, draws, seed=seed).arrays
-        return {name: arrays[name][0] for name in names}
+        return {name: arrays[name][0] for name in names}, ""
     with torch.no_grad():
         terms = named_terms(module, batch, seed, 0)
     none = terms.z.cpu().numpy()
     found = {"log_likelihood": terms.log_likelihood, "kl": terms.kl}
-    return dict.fromkeys(LATENT_ARRAYS, none) | {
-        name: values.cpu().numpy() for name, values in found.items()
-    }
+    arrays = {name: values.cpu().numpy() for name, values in found.items()}
+    return dict.fromkeys(LATENT_ARRAYS, none) | arrays, ""
 
 
 def _expected(checkpoint: Checkpoint, batch: Batch, seed: int) -> Array:

@@ -189,7 +189,8 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
         """Latents (B, T, Z) drawn from the guide in use."""
         if self.own_guide is None:
             return process.draw_posterior(self.noise(process.sequences, process.steps))
-        return latents_of(self.own_guide, process.steps, False, *process.conditions.source)
+        shape = torch.Size((process.sequences, process.steps, self.latent_size))
+        return latents_of(self.own_guide, shape, False, *process.conditions.source)
 
     def noise(self, rows: int, steps: int) -> Tensor:
         """Standard normal draws (rows, steps, Z) in this model's type and on its device."""

@@ -9,7 +9,7 @@ import math
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,9 +142,6 @@ def _tasks(corpus: Corpus, settings: Any, items: Sequence[Item], out: Path) -> l
         )
         for number, group in enumerate(shards.group(items))
     ]
-
-
-Mapped = Callable[[Callable[[T], R], Iterable[T]], Iterator[R]]
 
 
 @contextmanager
