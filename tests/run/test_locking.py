@@ -14,8 +14,6 @@ from zpyro import runs, training
 from zpyro.errors import UserError
 from zpyro.locking import LOCK, locked
 
-pytestmark = pytest.mark.fast
-
 HOLDER = """
 import sys
 from pathlib import Path
@@ -56,6 +54,7 @@ def test_a_second_process_is_refused_until_the_first_dies(tmp_path: Path) -> Non
         pass
 
 
+@pytest.mark.fast
 def test_a_process_does_not_shut_itself_out_but_another_thread(tmp_path: Path) -> None:
     found: list[str] = []
 
