@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from tests.cli.conftest import RATE, Zpyro, write_tones
 from zpyro import manifest
 
+pytestmark = pytest.mark.fast
+
 WAV = ("train", "--dataset=wav", "--data")
 NPZ = ("train", "--dataset=npz", "--data")
 

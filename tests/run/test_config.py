@@ -14,6 +14,8 @@ from zpyro import building, config, likelihoods
 from zpyro.config import Preset
 from zpyro.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:

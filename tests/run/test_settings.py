@@ -13,6 +13,8 @@ from zpyro import settings
 from zpyro.errors import UserError
 from zpyro.settings import setting
 
+pytestmark = pytest.mark.fast
+
 
 @dataclass(frozen=True)
 class Sample:
