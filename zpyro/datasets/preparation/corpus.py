@@ -177,21 +177,6 @@ class Corpus(abc.ABC):
         return store.dataset()
 
 
-def whole_sequences(placed: Sequence[Placed]) -> Split:
-    """Every sequence of some files as it is."""
-    rows: list[tuple[int, int, int, int]] = []
-    labels: list[str] = []
-    for item in placed:
-        position = item.start
-        for number, length in enumerate(item.lengths):
-            rows.append((position, length, len(labels), -1))
-            several = len(item.lengths) > 1
-            unnamed = f"{item.key}#{number}" if several else item.key
-            labels.append(item.names[number] if item.names else unnamed)
-            position += length
-    return Split(np.array(rows, dtype=np.int64).reshape(-1, 4), labels)
-
-
 def cut_rows(
     streams: Sequence[tuple[str, int, int]],
     frame_size: int,

@@ -9,11 +9,11 @@ import math
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,9 +28,6 @@ from zpyro.errors import UserError
 
 JOURNAL = "journal"
 ROWS_AT_ONCE = 4096
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Progress(Protocol):
@@ -142,9 +139,6 @@ def _tasks(corpus: Corpus, settings: Any, items: Sequence[Item], out: Path) -> l
         )
         for number, group in enumerate(shards.group(items))
     ]
-
-
-Mapped = Callable[[Callable[[T], R], Iterable[T]], Iterator[R]]
 
 
 @contextmanager
