@@ -132,6 +132,53 @@ def test_unusable_files_are_told(tmp_path: Path) -> None:
         datasets.load("npz", path, likelihood="poisson")
 
 
+@pytest.mark.fast
+def test_one_array_in_a_file_of_its_own(tmp_path: Path) -> None:
+    np.save(tmp_path / "walks.npy", FRAMES)
+    alone = datasets.load("npz", tmp_path / "walks.npy")
+    named = datasets.load("npz", save(tmp_path, x=FRAMES))
+    for one, other in zip(alone.train.values, named.train.values, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.fast
+def test_unusable_arrays_of_a_folder_are_told(tmp_path: Path) -> None:
+    for number, value in enumerate(FRAMES):
+        np.save(tmp_path / f"{number}.npy", value)
+    np.save(tmp_path / "7.npy", FRAMES)
+    with pytest.raises(UserError, match=r"7\.npy has shape .*; it must be \(T, D\), or \(T,\)"):
+        datasets.load("npz", tmp_path)
+    np.save(tmp_path / "7.npy", 1e300 * FRAMES[7])
+    with pytest.raises(UserError, match=r"7\.npy holds numbers beyond"):
+        datasets.load("npz", tmp_path)
+    np.save(tmp_path / "7.npy", FRAMES[7, :1])
+    with pytest.raises(UserError, match=r"sequence 7 has one frame; data\.condition_on_first"):
+        datasets.load("npz", tmp_path, condition_on_first=True)
+
+
+@pytest.mark.fast
+def test_an_array_that_declares_more_than_there_is_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "data.npy"
+    np.save(path, FRAMES)
+    content = bytearray(path.read_bytes())
+    content[6:8] = b"\x09\x00"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"data\.npy.*(npy version|cannot be read)"):
+        datasets.load("npz", path)
+    path = save(tmp_path, x=FRAMES)
+    content = bytearray(path.read_bytes())
+    # The sizes of the only member in the directory at the end of the archive: stored and plain.
+    place = content.rindex(b"PK\x01\x02")
+    content[place + 24 : place + 28] = (1 << 30).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"x declares|x .*holds|cannot be read"):
+        datasets.load("npz", path)
+    content[place + 20 : place + 24] = (1 << 30).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"x declares|x .*holds|cannot be read"):
+        datasets.load("npz", path)
+
+
 FEW = VowelsSettings(utterances=24, seed=3)
 
 
@@ -252,6 +299,8 @@ def test_the_registry() -> None:
         datasets.load("wav")
     with pytest.raises(UserError, match="reads no --data"):
         datasets.load("vowels", "somewhere")
+    with pytest.raises(UserError, match="vowels is built in and reads no --data"):
+        datasets.load_all("vowels", "somewhere", VowelsSettings(), Normalization())
     assert datasets.entry("wav").needs_data
     assert not datasets.entry("vowels").needs_data
 

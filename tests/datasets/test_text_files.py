@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from zpyro import datasets
-from zpyro.datasets import Normalization
+from zpyro.datasets import Normalization, archives, vocabulary
 from zpyro.datasets.imdb import ImdbSettings
 from zpyro.datasets.sequences import Sequences
 from zpyro.datasets.text import TextSettings
@@ -372,3 +372,37 @@ def test_the_real_reviews(data_folder: Path) -> None:
         for line in path.read_text().split("\n")
     ]
     assert words == sum(map(len, lines))
+
+
+@pytest.mark.fast
+def test_archives_beyond_measure_are_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "reviews.tar"
+    with tarfile.open(path, "w") as archive:
+        for number in range(4):
+            member = tarfile.TarInfo(f"pos/{number}.txt")
+            member.size = 100
+            archive.addfile(member, io.BytesIO(bytes(100)))
+    assert [len(text) for text in archives.members(path, ".txt").values()] == [100] * 4
+    monkeypatch.setattr(archives, "LARGEST_SUM", 399)
+    with pytest.raises(UserError, match=r"reviews\.tar: expands to more than"):
+        archives.members(path, ".txt")
+    monkeypatch.setattr(archives, "LARGEST_MEMBER", 99)
+    with pytest.raises(UserError, match=r"member 'pos/0\.txt' claims 100 bytes"):
+        archives.members(path, ".txt")
+
+
+@pytest.mark.fast
+def test_a_vocabulary_beyond_measure_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "vocabulary.json"
+    with pytest.raises(UserError, match=r"vocabulary\.json: is missing"):
+        vocabulary.read(path)
+    words = Vocabulary((*SPECIAL, "a", "film"), "word", True)
+    vocabulary.write(path, words)
+    assert vocabulary.read(path) == words
+    monkeypatch.setattr(vocabulary, "LARGEST_FILE", 10)
+    with pytest.raises(UserError, match=r"vocabulary\.json: is larger than a vocabulary can be"):
+        vocabulary.read(path)

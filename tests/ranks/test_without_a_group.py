@@ -35,12 +35,13 @@ def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPa
     "error", [dist.DistBackendError("gone"), RuntimeError("[gloo] Connection closed by peer [::1]")]
 )
 def test_a_lost_process_is_told_in_a_line(error: RuntimeError) -> None:
-    with (
-        pytest.raises(UserError, match="process 1 of 2 lost another one of the group; see what"),
-        ranks.joined("cpu") as found,
-    ):
-        assert found == ranks.Ranks(1, 2, 1)
-        raise error
+    def work() -> None:
+        with ranks.joined("cpu") as found:
+            assert found == ranks.Ranks(1, 2, 1)
+            raise error
+
+    with pytest.raises(UserError, match="process 1 of 2 lost another one of the group; see what"):
+        work()
 
 
 @pytest.mark.usefixtures("of_two")
