@@ -23,9 +23,9 @@ demo: install
 test: lint types docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-# The lines of zpyro and its commands that no test runs in its own process.
+# The lines of zpyro and of its commands that no test runs.
 coverage: install-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-fail-under=95
 
 lint: install-dev
 	$(BIN)/ruff format --check .

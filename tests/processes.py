@@ -8,6 +8,8 @@ where the program itself is run, in ``tests/cli/test_processes.py``.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import runpy
 import signal
@@ -151,6 +153,15 @@ def zpyro(arguments: Sequence[object]) -> None:
     from zpyro_cli.main import main
 
     main([str(each) for each in arguments], prog_name="zpyro")
+
+
+def stop_server() -> None:
+    """End the process that the others are forked from and its helper, and wait for them.
+
+    They would end by themselves, but too late for their coverage to be collected.
+    """
+    multiprocessing.forkserver._forkserver._stop()
+    multiprocessing.resource_tracker._resource_tracker._stop()
 
 
 def group(count: int, folder: Path, function: Callable[..., None], *arguments: Any) -> list[Ended]:
