@@ -37,6 +37,22 @@ def case(request: pytest.FixtureRequest) -> Case:
     return make(request.param)
 
 
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.fast if name in QUICK[::3] else ()) for name in MODELS
+    ]
+)
+def bound_case(request: pytest.FixtureRequest) -> Case:
+    """For a test of many settings: ``-m fast`` looks at three models."""
+    return make(request.param)
+
+
+@pytest.fixture(params=MODELS)
+def any_case(request: pytest.FixtureRequest) -> Case:
+    """For what takes too long for ``-m fast``."""
+    return make(request.param)
+
+
 def weights_for(case: Case, auxiliary: float, reverse: float) -> dict[str, float]:
     """Weights of the auxiliary costs where the model has them."""
     if not case.module.has_backward_network:
@@ -186,8 +202,9 @@ def test_forced_auxiliary_does_not_see_the_hidden_state() -> None:
 @pytest.mark.parametrize("vectorized", [False, True])
 @pytest.mark.parametrize("analytic", [False, True])
 def test_zero_weights_are_the_stock_bound(
-    case: Case, granularity: str, particles: int, vectorized: bool, analytic: bool
+    bound_case: Case, granularity: str, particles: int, vectorized: bool, analytic: bool
 ) -> None:
+    case = bound_case
     settings = {
         "num_particles": particles,
         "vectorize_particles": vectorized,
@@ -353,7 +370,8 @@ def test_vectorized_particles_equal_separate_ones(case: Case, granularity: str) 
                 torch.testing.assert_close(together, site["log_prob"], **EXACT)
 
 
-def test_svi_trains_every_network(case: Case) -> None:
+def test_svi_trains_every_network(any_case: Case) -> None:
+    case = any_case
     pyro.clear_param_store()
     objective = zpyro.ZForcingELBO(**weights_for(case, 0.1, 0.1))
     svi = SVI(case.module.model, case.module.guide, pyro.optim.Adam({"lr": 3e-2}), loss=objective)

@@ -100,7 +100,6 @@ def test_every_word_has_its_bars() -> None:
     assert lines[-1].get_xlabel() == "words in their order"
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("unit", ["word", "character"])
 def test_words_that_matplotlib_cannot_write(unit: str, tmp_path: Path) -> None:
     words = (*runs.WORDS.words[:3], "$x_", "$", "^", "\u4f60", *"\\ \t{}")
