@@ -56,8 +56,10 @@ def test_more_paths_are_tighter_and_one_is_the_plain_bound(model: LinearGaussian
     x = 0.5 * frames(1, STEPS)
     exact = float(kalman_log_likelihood(model, x.numpy())[0])
     many = copies(x, 1000)
-    plain = evaluation.evaluate(model, many)
-    one, twenty = (evaluation.iwae(model, many, particles=count) for count in (1, 20))
+    plain = evaluation.evaluate(model, many, batch_size=1000)
+    one, twenty = (
+        evaluation.iwae(model, many, particles=count, batch_size=1000) for count in (1, 20)
+    )
     assert abs(one.iwae - plain.elbo) < 4 * math.hypot(one.stderr, plain.elbo_stderr)
     assert one.iwae < twenty.iwae - 0.05
     assert twenty.iwae < exact + 4 * twenty.stderr

@@ -62,7 +62,7 @@ def test_frames_that_do_not_fit_are_told(kind: str, values: np.ndarray, message:
 def test_data_of_another_kind_are_told() -> None:
     frames = Sequences((np.zeros((4, 3), "f4"),), ("a",))
     tokens = Sequences((np.array([0, 6]),), ("a",), kind="tokens")
-    with pytest.raises(UserError, match="the data are frames of 3 .* was trained on tokens of 6"):
+    with pytest.raises(UserError, match=r"the data are frames of 3 .* trained on tokens of 6"):
         choosing.on_scale_of(of_kind("tokens"), frames)
     with pytest.raises(UserError, match="the data hold token 6, this run knows 6"):
         choosing.on_scale_of(of_kind("tokens"), tokens)
