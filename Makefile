@@ -12,7 +12,7 @@ WORKERS ?= auto
 # Sphinx takes a number, or auto.
 JOBS ?= auto
 
-.PHONY: demo test lint types docs dist install install-dev clean
+.PHONY: demo test coverage lint types docs dist install install-dev clean
 
 demo: install
 	$(BIN)/zpyro train --dataset vowels --out $(RUN) --max-minutes 3
@@ -22,6 +22,10 @@ demo: install
 
 test: lint types docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# The lines of zpyro and of its commands that no test runs.
+coverage: install-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-fail-under=95
 
 lint: install-dev
 	$(BIN)/ruff format --check .

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,14 @@ import torch
 
 # Tests run side by side, one process a core: more threads would only wait for each other.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_server_is_left() -> Iterator[None]:
+    """Of the processes that tests/processes.py starts, if a test did."""
+    yield
+    if "tests.processes" in sys.modules:
+        sys.modules["tests.processes"].stop_server()
 
 
 @pytest.fixture(scope="session")

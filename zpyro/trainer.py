@@ -156,10 +156,10 @@ class Training:
             self._check_skipped(batch)
         position.interval_seconds += time.monotonic() - started
         self._agree()
-        if logs:
-            self._tell_of_steps()
         done, left = self.budget.fraction(position), self.budget.seconds_left(position)
         self.metrics.reporter.step(position, done, left)
+        if logs:
+            self._tell_of_steps()
 
     def _agree(self) -> None:
         """One time and one signal for all processes, so that all take the same turns."""

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.cli.conftest import SMALL, Zpyro
-
-PROGRAM = (sys.executable, "-m", "zpyro_cli")
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+from tests.processes import Command
+from zpyro.comparing import schedule
 
 
 def arguments(data: Path, out: Path, *more: object) -> list[str]:
@@ -23,11 +19,20 @@ def arguments(data: Path, out: Path, *more: object) -> list[str]:
     return [str(each) for each in given]
 
 
+@pytest.fixture
+def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of the runs begin with torch loaded."""
+    monkeypatch.setattr(schedule.subprocess, "Popen", processes.Module)
+
+
 @pytest.fixture(scope="module")
 def finished(zpyro: Zpyro, arrays: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two rows and two seeds."""
     out = tmp_path_factory.mktemp("compare") / "out"
     more = ("--models", "rnn,srnn", "--seeds", 2, "--budget-steps", 8, "--particles", 4)
-    result = zpyro(*arguments(arrays, out, *more))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedule.subprocess, "Popen", processes.Module)
+        result = zpyro(*arguments(arrays, out, *more))
     assert result.exit_code == 0, result.output
     assert "4 runs, 4 to do" in result.output
     assert "| srnn |" in result.output
@@ -62,6 +67,7 @@ def test_a_run_is_an_ordinary_one(zpyro: Zpyro, finished: Path) -> None:
     assert values["elbo"] == pytest.approx(told["elbo"], rel=1e-6)
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_nothing_is_done_twice_and_seeds_can_be_added(
     zpyro: Zpyro, finished: Path, arrays: Path
 ) -> None:
@@ -80,42 +86,26 @@ def test_nothing_is_done_twice_and_seeds_can_be_added(
     assert (finished / "rnn" / "seed-0" / "result.json").stat().st_mtime_ns == before
 
 
-def test_stopped_and_gone_on_with_is_as_if_never_stopped(arrays: Path, tmp_path: Path) -> None:
+def test_stopped_and_gone_on_with_is_as_if_never_stopped(
+    zpyro: Zpyro, arrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     more = ("--models", "vrnn", "--seeds", 1, "--budget-steps", 60, "--jobs", 1, "--particles", 2)
     logs = ("--set=train.log_every=1", "--set=train.checkpoint_every=7")
     whole, parted = tmp_path / "whole", tmp_path / "parted"
-    done = subprocess.run(
-        [*PROGRAM, *arguments(arrays, whole, *more, *logs)],
-        capture_output=True,
-        env=ONE_THREAD,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    process = subprocess.Popen(
-        [*PROGRAM, *arguments(arrays, parted, *more, *logs)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ONE_THREAD,
-    )
+    done = zpyro(*arguments(arrays, whole, *more, *logs))
+    assert done.exit_code == 0, done.output
+    words = arguments(arrays, parted, *more, *logs)
+    process = Command(tmp_path / "output", processes.zpyro, words)
     metrics = parted / "vrnn" / "seed-0" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not metrics.exists() or metrics.read_text().count("\n") < 5:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM, said
-    assert "the same command goes on from here" in said
+    process.wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 5)
+    process.send(signal.SIGTERM)
+    ended = process.wait()
+    assert ended.returncode == 128 + signal.SIGTERM, ended
+    assert "the same command goes on from here" in ended.stderr
     assert not (parted / "vrnn" / "seed-0" / "result.json").exists()
-    done = subprocess.run(
-        [*PROGRAM, *arguments(arrays, parted, *more, *logs)],
-        capture_output=True,
-        env=ONE_THREAD,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
+    done = zpyro(*words)
+    assert done.exit_code == 0, done.output
     results = [
         json.loads((out / "vrnn" / "seed-0" / "result.json").read_text()) for out in (whole, parted)
     ]
@@ -124,6 +114,7 @@ def test_stopped_and_gone_on_with_is_as_if_never_stopped(arrays: Path, tmp_path:
     assert results[0] == results[1]
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_tokens_have_a_perplexity(zpyro: Zpyro, tokens: Path, tmp_path: Path) -> None:
     more = ("--models", "rnn,zforcing", "--seeds", 1, "--budget-steps", 4, "--particles", 3)
     result = zpyro(*arguments(tokens, tmp_path / "out", *more))
@@ -155,6 +146,7 @@ def test_mistakes(
     assert message in result.output
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_a_run_that_fails_is_named(zpyro: Zpyro, arrays: Path, tmp_path: Path) -> None:
     broken = "broken=zforcing train.learning_rate=1e30 train.skip_limit=1 train.log_every=1"
     more = ("--models", "rnn", "--row", broken, "--seeds", 1, "--budget-steps", 30)

@@ -147,7 +147,7 @@ def test_a_model_without_latents(zpyro: Zpyro, arrays: Path, tmp_path: Path) -> 
 
 
 def test_tokens_without_words(zpyro: Zpyro, token_run: Path, tmp_path: Path) -> None:
-    result = zpyro("inspect", token_run, "--out", tmp_path, "--scored", 1)
+    result = zpyro("inspect", token_run, "--out", tmp_path, "--scored", 1, "--sequence=0")
     assert result.exit_code == 0, result.output
     assert "perplexity" in text_of(tmp_path / "report.html")
 
@@ -194,7 +194,7 @@ def test_a_run_without_a_checkpoint(zpyro: Zpyro, array_run: Path, tmp_path: Pat
     result = zpyro("inspect", run)
     assert result.exit_code == 2
     assert "has no best checkpoint yet; say --checkpoint last, which is there" in result.stderr
-    assert zpyro("inspect", run, "--checkpoint=last", "--scored=0").exit_code == 0
+    assert zpyro("inspect", run, "--checkpoint=last", "--scored=0", "--sequence=0").exit_code == 0
     shutil.rmtree(run / "last")
     result = zpyro("inspect", run)
     assert f"has no checkpoint yet; zpyro plot {run} shows its curves so far" in result.stderr
@@ -214,7 +214,8 @@ def test_data_that_changed(zpyro: Zpyro, arrays: Path, tmp_path: Path) -> None:
     assert "the data are frames of 3 numbers a frame, the run was trained on" in result.stderr
     data.unlink()
     assert zpyro("inspect", run).exit_code == 2
-    assert zpyro("inspect", run, "--data", arrays, "--scored=0").exit_code == 0
+    there = zpyro("inspect", run, "--data", arrays, "--scored=0", "--sequence=0")
+    assert there.exit_code == 0, there.output
 
 
 def test_without_matplotlib_the_line_to_install_it(

@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from tests.cli.conftest import RATE, Zpyro, write_tones
 from zpyro import manifest
 
+pytestmark = pytest.mark.fast
+
 WAV = ("train", "--dataset=wav", "--data")
 NPZ = ("train", "--dataset=npz", "--data")
 
@@ -62,6 +64,32 @@ def test_folders(mistake: Mistake, tmp_path: Path) -> None:
     assert "built in and reads no --data" in mistake(
         "train", "--dataset=vowels", "--data", tmp_path
     )
+
+
+def test_preparing_what_needs_none_and_verifying_what_is_none(
+    mistake: Mistake, tmp_path: Path
+) -> None:
+    prepare = ("data", "prepare", "npz", tmp_path, "--out", tmp_path / "prepared")
+    assert "data set npz needs no preparation; give its files to --data" in mistake(*prepare)
+    nowhere = ("data", "prepare", "blizzard", tmp_path / "no", "--out", tmp_path / "prepared")
+    assert "no does not exist; " in mistake(*nowhere)
+    assert f"{tmp_path}: holds no prepared data set" in mistake("data", "verify", tmp_path)
+
+
+def test_a_mistake_of_the_program_is_not_told_as_the_users(
+    zpyro: Zpyro, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise ValueError("no mistake of the user")
+
+    monkeypatch.setattr("zpyro.datasets.names", fail)
+    with pytest.raises(ValueError, match="no mistake of the user"):
+        zpyro("data", "list")
+
+
+def test_nothing_asked_for_is_help(zpyro: Zpyro) -> None:
+    assert "zpyro train --dataset vowels --out runs/vowels" in zpyro().output
+    assert "zpyro data info wav" in zpyro("data").output
 
 
 def test_blizzard_without_its_corpus_says_where_it_is_and_what_to_do_now(mistake: Mistake) -> None:
@@ -284,6 +312,14 @@ def test_samples(mistake: Mistake, array_run: Path, tone_run: Path, tmp_path: Pa
     np.save(prefix, np.zeros((3, 4)))
     assert "has shape (3, 4)" in mistake("sample", array_run, "--prefix", prefix, *out)
     assert "prefix.npy: has shape (3, 4)" in mistake("sample", tone_run, "--prefix", prefix, *out)
+    for values, message in (
+        (np.array(["a"]), "is no .npy array of numbers"),
+        (np.zeros((0, 5)), "has shape (0, 5), it is empty"),
+        (np.full((3, 5), np.nan), "has values that are not finite"),
+    ):
+        np.save(prefix, values)
+        line = mistake("sample", array_run, "--prefix", prefix, *out)
+        assert f"{prefix}: {message}" in line
 
 
 def test_prefixes(

@@ -323,6 +323,55 @@ def test_missing_files_and_bad_names_are_told(zpyro: Zpyro, arrays: Path, tmp_pa
     out = tmp_path / "run"
     assert "nothing.py: is missing" in last_line(begin(zpyro, arrays, out, "nothing.py:Mine"))
     assert "give FILE.py:NAME" in last_line(begin(zpyro, arrays, out, "nothing.py"))
+    (tmp_path / "guide.py").write_bytes(b"\xff\xfe")
+    line = last_line(begin(zpyro, arrays, out, f"{tmp_path / 'guide.py'}:Mine"))
+    assert "guide.py: cannot be read as Python" in line
+    (tmp_path / "guide.txt").write_text("x = 1\n")
+    line = last_line(begin(zpyro, arrays, out, f"{tmp_path / 'guide.txt'}:Mine"))
+    assert "guide.txt: is no Python file; name one that ends in .py" in line
+    (tmp_path / "guide.py").write_text("def make(module):\n    return lambda *_: None\n")
+    spec = f"{tmp_path / 'guide.py'}:make"
+    assert "RNN has no latents" in last_line(
+        begin(zpyro, arrays, out, spec, "--set=model.name=rnn")
+    )
+
+
+RECORDS = {
+    "no JSON": ("{", "is corrupt ("),
+    "no texts": ('{"file": "a.py", "name": 3, "sha256": ""}', "is corrupt; take another run"),
+    "no table": ("[]", "is corrupt; take another run"),
+    "elsewhere": (
+        '{"file": "../a.py", "name": "Mine", "sha256": ""}',
+        "names the file ../a.py, not one beside it",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_that_is_none_is_told(zpyro: Zpyro, run: Path, tmp_path: Path, name: str) -> None:
+    text, message = RECORDS[name]
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / "guide" / "guide.json").write_text(text)
+    line = last_line(zpyro("evaluate", copy, "--run-guide"))
+    assert f"guide.json: {message}" in line
+
+
+def test_guides_that_were_not_asked_for_are_told(
+    zpyro: Zpyro, run: Path, array_run: Path, folder: Path, tmp_path: Path
+) -> None:
+    guide = f"{folder / 'filtering.py'}:Mine"
+    both = last_line(zpyro("evaluate", run, "--guide", guide, "--run-guide"))
+    assert "--guide and --run-guide are both given; give one" in both
+    line = last_line(zpyro("evaluate", array_run, "--guide", guide))
+    assert "was trained with the model's own guide; leave out --guide" in line
+    changed = tmp_path / "filtering.py"
+    changed.write_text(FILTERING + "\n# A line more.\n")
+    result = zpyro("evaluate", run, "--guide", f"{changed}:Mine", "--json")
+    assert result.exit_code == 0, result.output
+    assert f"note: {changed} is not the filtering.py that" in result.stderr
+    same = zpyro("evaluate", run, "--guide", guide, "--json")
+    assert "note: " not in same.stderr
+    assert same.stdout == result.stdout
 
 
 def test_latents_beyond_the_lengths_must_not_count(

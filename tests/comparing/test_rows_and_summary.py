@@ -13,14 +13,14 @@ from zpyro.comparing.summary import STUDENT, estimate
 from zpyro.config import ObjectiveConfig
 from zpyro.errors import UserError
 
-pytestmark = pytest.mark.fast
 
-
+@pytest.mark.fast
 def test_student_quantiles() -> None:
     expected = stats.t.ppf(0.975, np.arange(1, len(STUDENT) + 1))
     np.testing.assert_allclose(STUDENT, expected, atol=6e-4)
 
 
+@pytest.mark.fast
 def test_an_estimate_is_the_students_interval() -> None:
     values = [3.0, 5.5, 4.0, 7.25]
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
@@ -30,6 +30,7 @@ def test_an_estimate_is_the_students_interval() -> None:
     assert estimate([2.0]).half_width is None
 
 
+@pytest.mark.fast
 def test_differences_are_paired_by_seed() -> None:
     def result(elbo: float) -> dict[str, float]:
         return {"elbo": elbo, "iwae": elbo, "kl": 1.0, "active_units": 2, "seconds": 3.0}
@@ -64,6 +65,7 @@ def test_rows_have_the_parameters_asked_for(name: str) -> None:
         assert found == pytest.approx(wanted, rel=0.06)
 
 
+@pytest.mark.fast
 def test_rows_differ_in_what_they_say() -> None:
     base = small.settings()
     plain, annealed, both = (
@@ -78,6 +80,7 @@ def test_rows_differ_in_what_they_say() -> None:
     assert row_config(base, ROWS["rnn"]).model.name == "rnn"
 
 
+@pytest.mark.fast
 def test_rows_by_name_and_of_ones_own() -> None:
     rows = find(["rnn"], ["free=zforcing objective.free_bits=0.5 model.latent_size=3"])
     assert [row.name for row in rows] == ["rnn", "free"]
@@ -94,6 +97,7 @@ def test_rows_by_name_and_of_ones_own() -> None:
             find(names, own)
 
 
+@pytest.mark.fast
 def test_processes_are_dealt_threads_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     room = Room(at_once=3, threads=2, devices=("4", "6"))
@@ -106,6 +110,7 @@ def test_processes_are_dealt_threads_and_devices(monkeypatch: pytest.MonkeyPatch
     assert "CUDA_VISIBLE_DEVICES" not in Room(1, 1).environment(0)
 
 
+@pytest.mark.fast
 def test_auxiliary_rows_need_a_weight() -> None:
     from dataclasses import replace
 

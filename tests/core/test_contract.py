@@ -25,14 +25,31 @@ import zpyro
 from tests.core.cases import MODELS, ZFORCING, Case, frames, gradients, make
 from zpyro.terms import FixedNoise, SequenceTerms
 
-pytestmark = pytest.mark.fast
-
 GRANULARITIES = ("sequence", "step")
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
+QUICK = ("gaussian", "layer_norm", "dmm", "storn_tokens", "vrnn_mixture", "srnn_forced", "rnn")
+"""Every class of models, with three likelihoods: what ``-m fast`` looks at."""
+CASES = [pytest.param(name, marks=pytest.mark.fast if name in QUICK else ()) for name in MODELS]
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return make(request.param)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.fast if name in QUICK[::3] else ()) for name in MODELS
+    ]
+)
+def bound_case(request: pytest.FixtureRequest) -> Case:
+    """For a test of many settings: ``-m fast`` looks at three models."""
+    return make(request.param)
 
 
 @pytest.fixture(params=MODELS)
-def case(request: pytest.FixtureRequest) -> Case:
+def any_case(request: pytest.FixtureRequest) -> Case:
+    """For what takes too long for ``-m fast``."""
     return make(request.param)
 
 
@@ -136,6 +153,7 @@ def test_prior_and_likelihood_do_not_see_the_future(case: Case, granularity: str
         torch.testing.assert_close(before, after, rtol=0, atol=0)
 
 
+@pytest.mark.fast
 def test_posterior_sees_the_future_within_the_sequence_only() -> None:
     case = make("gaussian")
     x = case.x.clone()
@@ -145,6 +163,7 @@ def test_posterior_sees_the_future_within_the_sequence_only() -> None:
     torch.testing.assert_close(before.posterior_mean[1:], after.posterior_mean[1:], rtol=0, atol=0)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", [*ZFORCING, "dmm", "srnn", "srnn_tokens", "srnn_forced"])
 def test_auxiliary_target_gets_no_gradient(name: str) -> None:
     case = make(name)
@@ -158,6 +177,7 @@ def test_auxiliary_target_gets_no_gradient(name: str) -> None:
     assert z.grad.any()
 
 
+@pytest.mark.fast
 def test_auxiliary_gradient_reaches_the_backward_network_through_z() -> None:
     case = make("gaussian")
     found = gradients(case.module, terms_of(case).log_auxiliary.sum())
@@ -165,6 +185,7 @@ def test_auxiliary_gradient_reaches_the_backward_network_through_z() -> None:
     assert found["posterior_network.hidden.weight"].any()
 
 
+@pytest.mark.fast
 def test_forced_auxiliary_does_not_see_the_hidden_state() -> None:
     case = make("forced")
     network = case.module.auxiliary_network
@@ -181,8 +202,9 @@ def test_forced_auxiliary_does_not_see_the_hidden_state() -> None:
 @pytest.mark.parametrize("vectorized", [False, True])
 @pytest.mark.parametrize("analytic", [False, True])
 def test_zero_weights_are_the_stock_bound(
-    case: Case, granularity: str, particles: int, vectorized: bool, analytic: bool
+    bound_case: Case, granularity: str, particles: int, vectorized: bool, analytic: bool
 ) -> None:
+    case = bound_case
     settings = {
         "num_particles": particles,
         "vectorize_particles": vectorized,
@@ -240,6 +262,7 @@ def test_importance_weights_are_joint_over_posterior(case: Case) -> None:
         torch.testing.assert_close(torch.as_tensor(weight), expected, **EXACT)
 
 
+@pytest.mark.fast
 def test_importance_without_a_guide_proposes_from_the_prior() -> None:
     case = make("gaussian")
     importance = Importance(case.module.model, None, num_samples=3).run(*case.batch)
@@ -309,6 +332,7 @@ def test_replay_and_block(case: Case, granularity: str) -> None:
     assert [name for name in sites if name.startswith("x")]
 
 
+@pytest.mark.fast
 def test_interventions_on_a_step_change_only_what_follows() -> None:
     case = make("gaussian", lengths=(5, 5, 5))
     model = case.module.program("step")[0]
@@ -346,17 +370,18 @@ def test_vectorized_particles_equal_separate_ones(case: Case, granularity: str) 
                 torch.testing.assert_close(together, site["log_prob"], **EXACT)
 
 
-def test_svi_trains_every_network(case: Case) -> None:
+def test_svi_trains_every_network(any_case: Case) -> None:
+    case = any_case
     pyro.clear_param_store()
     objective = zpyro.ZForcingELBO(**weights_for(case, 0.1, 0.1))
-    svi = SVI(case.module.model, case.module.guide, pyro.optim.Adam({"lr": 1e-2}), loss=objective)
+    svi = SVI(case.module.model, case.module.guide, pyro.optim.Adam({"lr": 3e-2}), loss=objective)
     before = {name: value.clone() for name, value in case.module.named_parameters()}
     first = svi.step(*case.batch)
     for name, value in case.module.named_parameters():
         assert not torch.equal(value, before[name]), name
-    losses = [svi.step(*case.batch) for _ in range(60)]
-    assert sum(losses[-10:]) / 10 < first
-    assert objective.step == 61
+    losses = [svi.step(*case.batch) for _ in range(24)]
+    assert sum(losses[-8:]) / 8 < first
+    assert objective.step == 25
 
 
 def test_svi_equals_the_module_under_torch(case: Case) -> None:
@@ -383,6 +408,7 @@ def test_svi_equals_the_module_under_torch(case: Case) -> None:
         torch.testing.assert_close(ours, theirs, **EXACT, msg=name)
 
 
+@pytest.mark.fast
 def test_two_models_of_different_sizes_live_in_one_process() -> None:
     pyro.clear_param_store()
     small = make("gaussian")
@@ -406,6 +432,7 @@ def test_two_models_of_different_sizes_live_in_one_process() -> None:
         torch.testing.assert_close(one, other, **EXACT)
 
 
+@pytest.mark.fast
 def test_custom_guide_without_backward_states() -> None:
     case = make("gaussian")
     loc = torch.zeros(3, 5, 2, dtype=torch.float64, requires_grad=True)
@@ -421,6 +448,7 @@ def test_custom_guide_without_backward_states() -> None:
         zpyro.ZForcingELBO(auxiliary_weight=0.1)(case.module.model, guide)(*case.batch)
 
 
+@pytest.mark.fast
 def test_custom_guide_with_backward_states_trains_the_auxiliary_network() -> None:
     case = make("gaussian")
 
@@ -435,6 +463,7 @@ def test_custom_guide_with_backward_states_trains_the_auxiliary_network() -> Non
     assert found["auxiliary_network.output.weight"].any()
 
 
+@pytest.mark.fast
 def test_trajectories_are_reused_only_while_they_are_true(monkeypatch: pytest.MonkeyPatch) -> None:
     case = make("gaussian")
     replays = []
@@ -458,6 +487,7 @@ def test_trajectories_are_reused_only_while_they_are_true(monkeypatch: pytest.Mo
     assert len(replays) == 2, "another batch must be noticed"
 
 
+@pytest.mark.fast
 def test_copies_and_pickles_are_independent() -> None:
     case = make("gaussian")
     poutine.trace(case.module.guide).get_trace(*case.batch)
@@ -477,6 +507,7 @@ def test_generate_and_continue(case: Case) -> None:
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("x", "lengths", "start", "message"),
     [
@@ -496,6 +527,7 @@ def test_wrong_shapes_are_told(
         module.model(x, lengths, start)
 
 
+@pytest.mark.fast
 def test_unknown_settings_are_told() -> None:
     with pytest.raises(ValueError, match="granularity is 'word'"):
         make("gaussian", granularity="word")

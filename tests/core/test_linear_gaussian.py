@@ -17,8 +17,6 @@ from zpyro.models.base import SequenceModel
 from zpyro.networks import State
 from zpyro.recurrence import Path, plain
 
-pytestmark = pytest.mark.fast
-
 STEPS, COUNT = 6, 3
 
 
@@ -131,6 +129,7 @@ def x() -> Tensor:
     return torch.randn(COUNT, STEPS, 2, dtype=torch.float64) * 1.2
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("granularity", ["sequence", "step"])
 def test_the_optimal_guide_makes_every_weight_the_exact_likelihood(
     x: Tensor, granularity: str
@@ -145,6 +144,7 @@ def test_the_optimal_guide_makes_every_weight_the_exact_likelihood(
         assert float(weight) == pytest.approx(exact.sum(), rel=1e-12)
 
 
+@pytest.mark.fast
 def test_the_published_objective_is_exact_in_expectation(x: Tensor) -> None:
     """The analytic KL along the path: its mean over draws is the exact log-likelihood."""
     model = LinearGaussian()
@@ -176,6 +176,7 @@ def test_bounds_rise_towards_the_exact_likelihood(x: Tensor) -> None:
     assert bounds[2] == pytest.approx(exact, abs=0.05)
 
 
+@pytest.mark.fast
 def test_importance_weights_are_unbiased(x: Tensor) -> None:
     """The mean of exp(log weight - exact) is 1 within Monte-Carlo error: IWAE is exact in limit."""
     model = LinearGaussian(slack=0.2)
@@ -189,6 +190,7 @@ def test_importance_weights_are_unbiased(x: Tensor) -> None:
     assert (error < 0.02).all()
 
 
+@pytest.mark.fast
 def test_kalman_filter_agrees_with_the_dense_gaussian(x: Tensor) -> None:
     """The oracle itself: for d = 0 the frames are jointly Gaussian with a known covariance."""
     model = LinearGaussian()

@@ -14,8 +14,6 @@ import zpyro
 from tests.core.cases import Case, make
 from zpyro.multisample import MultiSampleELBO
 
-pytestmark = pytest.mark.fast
-
 NAMES = ("gaussian", "categorical", "srnn", "vrnn", "storn", "rnn")
 
 
@@ -49,6 +47,7 @@ def test_value_is_the_stock_importance_weighted_bound(
     assert parts.bound <= -parts.loss + 1e-9
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", NAMES)
 def test_reparametrised_gradient_is_that_of_stock_pyro(name: str) -> None:
     case = make(name)
@@ -65,6 +64,7 @@ def test_reparametrised_gradient_is_that_of_stock_pyro(name: str) -> None:
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("doubly", [False, True])
 @pytest.mark.parametrize("name", ["gaussian", "srnn"])
 def test_granularities_have_the_same_gradient(name: str, doubly: bool) -> None:
@@ -119,6 +119,7 @@ def test_doubly_reparametrised_gradient_varies_less() -> None:
     assert variances[1] < 0.7 * variances[0]
 
 
+@pytest.mark.fast
 def test_one_path_is_the_plain_bound_without_the_score() -> None:
     """K = 1, doubly reparametrised: the path derivative of Roeder et al., arXiv:1703.09194."""
     case = make("gaussian")

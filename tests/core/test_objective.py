@@ -12,9 +12,8 @@ from zpyro import schedules
 from zpyro.elbo import ObjectiveTerms
 from zpyro.terms import FixedNoise
 
-pytestmark = pytest.mark.fast
 
-
+@pytest.mark.fast
 def test_schedules() -> None:
     rise = schedules.linear(0.2, 1.0, steps=4)
     assert [rise(step) for step in (0, 2, 4, 99)] == pytest.approx([0.2, 0.6, 1.0, 1.0])
@@ -31,6 +30,7 @@ def test_schedules() -> None:
         schedules.at_rate(0.0, 1.0, rate=-1)
 
 
+@pytest.mark.fast
 def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
     case = make("gaussian")
     objective = zpyro.ZForcingELBO(kl_weight=0.3, auxiliary_weight=0.05, reverse_weight=0.2)
@@ -46,6 +46,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
     torch.testing.assert_close(parts.bound, parts.log_likelihood - parts.kl)
 
 
+@pytest.mark.fast
 def test_raw_terms_are_told_even_where_their_weight_is_zero() -> None:
     case = make("gaussian")
     parts = zpyro.ZForcingELBO().terms(case.module.model, case.module.guide, *case.batch)
@@ -55,6 +56,7 @@ def test_raw_terms_are_told_even_where_their_weight_is_zero() -> None:
     assert not any(gradient.any() for gradient in found.values())
 
 
+@pytest.mark.fast
 def test_schedules_move_on_with_training_steps_only() -> None:
     case = make("gaussian")
     elbo = zpyro.ZForcingELBO(kl_weight=schedules.linear(0.0, 1.0, steps=10))
@@ -93,6 +95,7 @@ def test_particles_average_every_part() -> None:
     torch.testing.assert_close(parts[0].log_auxiliary, parts[1].log_auxiliary, rtol=0.02, atol=0.0)
 
 
+@pytest.mark.fast
 def test_a_scaled_program_scales_every_part() -> None:
     case = make("gaussian")
     losses = []
@@ -104,12 +107,14 @@ def test_a_scaled_program_scales_every_part() -> None:
     torch.testing.assert_close(losses[1], 0.25 * losses[0])
 
 
+@pytest.mark.fast
 def test_the_module_owns_the_parameters() -> None:
     case = make("gaussian")
     objective = zpyro.ZForcingELBO()(case.module.model, case.module.guide)
     assert {id(p) for p in objective.parameters()} == {id(p) for p in case.module.parameters()}
 
 
+@pytest.mark.fast
 def test_guides_must_be_reparametrised() -> None:
     case = make("gaussian")
 
@@ -143,6 +148,7 @@ def test_single_precision_and_autocast(name: str) -> None:
     assert all(torch.isfinite(p.grad).all() for p in case.module.parameters() if p.grad is not None)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", ["gaussian", "rnn", "storn", "vrnn", "srnn"])
 def test_dropout_acts_on_training_only(name: str) -> None:
     case = make(name, embedding_dropout=0.5)

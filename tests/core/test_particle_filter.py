@@ -15,8 +15,6 @@ from tests.core.test_linear_gaussian import LinearGaussian, kalman_log_likelihoo
 from zpyro import UserError, evaluation
 from zpyro.datasets.sequences import Sequences
 
-pytestmark = pytest.mark.fast
-
 
 def frames(count: int, steps: int, seed: int = 0) -> Tensor:
     torch.manual_seed(seed)
@@ -87,6 +85,7 @@ def test_without_resampling_it_is_the_importance_weighted_bound() -> None:
     assert wide.smc == pytest.approx(iwae.iwae, abs=4.0 * (iwae.stderr + wide.stderr))
 
 
+@pytest.mark.fast
 def test_the_optimal_guide_leaves_nothing_to_chance() -> None:
     x = frames(2, 6)
     model = LinearGaussian()
@@ -111,6 +110,7 @@ def test_every_model_is_filtered(name: str) -> None:
     np.testing.assert_allclose(small.smc_by_run, whole.smc_by_run, rtol=1e-9)
 
 
+@pytest.mark.fast
 def test_nothing_to_evaluate() -> None:
     with pytest.raises(UserError, match="no sequences"):
         evaluation.smc(LinearGaussian(), copies(frames(1, 3))[[]])

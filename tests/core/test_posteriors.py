@@ -18,8 +18,6 @@ from zpyro.datasets.batching import Batch
 from zpyro.datasets.sequences import Sequences
 from zpyro.posteriors import DIMS, Posterior
 
-pytestmark = pytest.mark.fast
-
 WITH_LATENTS = [name for name in MODELS if not name.startswith("rnn")]
 
 
@@ -71,6 +69,7 @@ def test_arrays_agree_with_the_programs(name: str) -> None:
     torch.testing.assert_close(torch.from_numpy(found.kl[:, 1]), divergence, equal_nan=True)
 
 
+@pytest.mark.fast
 def test_draws_depend_on_names_alone() -> None:
     case = make("gaussian")
     batch = batch_of(case)
@@ -84,6 +83,7 @@ def test_draws_depend_on_names_alone() -> None:
     assert not np.allclose(other.z[0], whole.z[0])
 
 
+@pytest.mark.fast
 def test_the_mode_of_the_model_is_kept() -> None:
     case = make("gaussian")
     case.module.train()
@@ -118,6 +118,7 @@ def test_files_come_back(found: Posterior, tmp_path: Path, ending: str) -> None:
         np.testing.assert_array_equal(getattr(back, name), array)
 
 
+@pytest.mark.fast
 def test_mistakes_are_told(
     found: Posterior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -159,6 +160,9 @@ def test_states_are_the_published_ones(case: str) -> None:
         ({"out_dim": 11}, "out_dim must be twice"),
         ({"nlayers": 2}, "backward_lstm.weight_ih_l1 is missing"),
         ({"state_dict": [1, 2]}, "state_dict is not a dictionary"),
+        ({"emb_dropout": 1.0}, r"emb_dropout is 1\.0, not in \[0, 1\)"),
+        ({"emb_dropout": True}, "emb_dropout is True"),
+        ({"out_type": "softmax"}, "softmax with inp_dim . and out_dim .*; they must be equal"),
     ],
 )
 def test_foreign_checkpoints_are_checked(change: dict[str, object], message: str) -> None:
@@ -168,3 +172,30 @@ def test_foreign_checkpoints_are_checked(change: dict[str, object], message: str
     state.pop("inp_dim")
     with pytest.raises(zpyro.UserError, match="'inp_dim' is missing"):
         from_reference(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("pri_mod.0.bias", [1.0], "pri_mod.0.bias is not a tensor of floating numbers"),
+        ("pri_mod.0.bias", torch.zeros(5, dtype=torch.int64), r"floating numbers \(float32 or"),
+        ("pri_mod.0.bias", torch.zeros(5).half(), r"floating numbers \(float32 or float64\)"),
+        ("pri_mod.0.bias", torch.zeros(5, 1, 1), "has 3 dimensions"),
+        ("pri_mod.0.bias", torch.zeros(1).expand(1 << 40), "repeats what it holds"),
+        ("pri_mod.0.bias", torch.full((5,), torch.inf), "holds NaN or infinity"),
+        ("nowhere.weight", torch.zeros(5), "nowhere.weight is not one of the published model"),
+    ],
+)
+def test_foreign_parameters_are_checked(name: str, tensor: object, message: str) -> None:
+    state = reference_state("gaussian", load("gaussian"))
+    weights = {**cast("dict[str, Tensor]", state["state_dict"]), name: tensor}
+    with pytest.raises(zpyro.UserError, match=message):
+        from_reference({**state, "state_dict": weights})
+
+
+def test_foreign_parameters_are_of_one_type() -> None:
+    state = reference_state("gaussian", load("gaussian"))
+    weights = dict(cast("dict[str, Tensor]", state["state_dict"]))
+    weights["pri_mod.0.bias"] = weights["pri_mod.0.bias"].float()
+    with pytest.raises(zpyro.UserError, match="parameters have different floating types"):
+        from_reference({**state, "state_dict": weights})

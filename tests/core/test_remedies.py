@@ -17,11 +17,10 @@ from zpyro.config import Config, ModelConfig, ObjectiveConfig
 from zpyro.multisample import MultiSampleELBO
 from zpyro.terms import FixedNoise
 
-pytestmark = pytest.mark.fast
-
 LATENT = ("dmm", "storn", "vrnn", "srnn", "gaussian")
 
 
+@pytest.mark.fast
 def test_sigmoid_schedule_meets_both_ends_and_is_symmetric() -> None:
     rise = schedules.sigmoid(0.2, 1.0, steps=100)
     assert rise(0) == 0.2
@@ -36,6 +35,7 @@ def test_sigmoid_schedule_meets_both_ends_and_is_symmetric() -> None:
         schedules.sigmoid(0.0, 1.0, steps=0)
 
 
+@pytest.mark.fast
 def test_cyclical_schedule_starts_anew() -> None:
     weight = schedules.cyclical(0.0, 1.0, period=10, rise=0.5, cycles=2)
     assert [weight(step) for step in (0, 1, 5, 9)] == pytest.approx([0.0, 0.2, 1.0, 1.0])
@@ -72,6 +72,7 @@ def test_free_bits_are_a_floor_under_the_trained_kl(
         torch.testing.assert_close(parts.bound, terms.log_likelihood.sum() - kl.sum())
 
 
+@pytest.mark.fast
 def test_free_bits_stop_the_pull_of_a_small_kl() -> None:
     case = make("gaussian")
     losses = []
@@ -99,6 +100,7 @@ def test_free_bits_of_vectorised_particles_average() -> None:
     torch.testing.assert_close(*found, rtol=0.02, atol=0.0)
 
 
+@pytest.mark.fast
 def test_free_bits_per_step_need_steps() -> None:
     import pyro
 
@@ -115,6 +117,7 @@ def test_free_bits_per_step_need_steps() -> None:
     assert torch.isfinite(loss(*case.batch))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     "name", ["rnn_tokens", "storn_tokens", "vrnn_tokens", "srnn_tokens", "categorical"]
 )
@@ -146,6 +149,7 @@ def test_dropped_words_are_not_told_to_the_recurrence(name: str, granularity: st
     assert not torch.allclose(last(case.x), last(changed))
 
 
+@pytest.mark.fast
 def test_the_posterior_sees_every_word() -> None:
     case = make("categorical")
     whole = case.module.bind(*case.batch).backward_states
@@ -161,11 +165,13 @@ def skipped(name: str, chance: float) -> tuple[Case, dict[str, Tensor], Tensor]:
     return case, gradients(case.module, terms.log_likelihood.sum()), terms.log_likelihood
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", LATENT)
 def test_skipped_gradients_change_no_value(name: str) -> None:
     assert torch.equal(skipped(name, 0.0)[2], skipped(name, 0.6)[2])
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", ["storn", "gaussian"])
 def test_all_gradients_skipped_leave_the_posterior_none(name: str) -> None:
     """There the latents reach the likelihood through the recurrence alone."""
@@ -176,6 +182,7 @@ def test_all_gradients_skipped_leave_the_posterior_none(name: str) -> None:
     assert cut["output.weight"].any()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", ["dmm", "vrnn", "srnn"])
 def test_direct_uses_of_z_keep_their_gradient(name: str) -> None:
     """The emission of x_t reads z_t itself: with one step nothing is lost, with more something."""
@@ -191,6 +198,7 @@ def test_direct_uses_of_z_keep_their_gradient(name: str) -> None:
         assert torch.allclose(*found) is same
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", LATENT)
 def test_skipping_draws_by_sequence_and_step(name: str) -> None:
     """Each run of the same batch skips others; nothing is skipped outside of training."""
@@ -206,6 +214,7 @@ def test_skipping_draws_by_sequence_and_step(name: str) -> None:
     assert not case.module.skips_gradients
 
 
+@pytest.mark.fast
 def test_objectives_from_settings() -> None:
     def objective(**values: Any) -> zpyro.ZForcingELBO:
         return build_objective(ObjectiveConfig(**values), 10)

@@ -14,8 +14,6 @@ from zpyro.datasets.npz import NpzSettings
 from zpyro.datasets.sequences import Normalization
 from zpyro.datasets.vowels import VowelsSettings
 
-pytestmark = pytest.mark.fast
-
 RANDOM = np.random.default_rng(0)
 FRAMES = 3.0 + 2.0 * RANDOM.standard_normal((30, 5, 4))
 TOKENS = RANDOM.integers(0, 7, (30, 5))
@@ -26,6 +24,7 @@ def save(path: Path, **arrays: Any) -> Path:
     return path / "data.npz"
 
 
+@pytest.mark.fast
 def test_frames(tmp_path: Path) -> None:
     data = datasets.load("npz", save(tmp_path, x=FRAMES))
     assert (data.likelihood, data.frame_size, len(data.train)) == ("gaussian", 4, 24)
@@ -36,6 +35,7 @@ def test_frames(tmp_path: Path) -> None:
     assert data.train.start is None
 
 
+@pytest.mark.fast
 def test_tokens_bits_and_unequal_lengths(tmp_path: Path) -> None:
     data = datasets.load("npz", save(tmp_path, x=TOKENS))
     assert (data.likelihood, data.frame_size, data.train.kind) == ("categorical", 7, "tokens")
@@ -50,6 +50,7 @@ def test_tokens_bits_and_unequal_lengths(tmp_path: Path) -> None:
     assert sorted(data.split("all").lengths) == sorted(lengths)
 
 
+@pytest.mark.fast
 def test_given_splits_and_folders(tmp_path: Path) -> None:
     path = save(tmp_path, train=FRAMES[:20], valid=FRAMES[20:25], test=FRAMES[25:])
     data = datasets.load("npz", path)
@@ -65,6 +66,7 @@ def test_given_splits_and_folders(tmp_path: Path) -> None:
     np.testing.assert_allclose(data.train.start[0], FRAMES[index][0], rtol=1e-6)
 
 
+@pytest.mark.fast
 def test_other_arrays_take_the_training_scale(tmp_path: Path) -> None:
     found = datasets.load_all(
         "npz", save(tmp_path, x=FRAMES), NpzSettings(), Normalization(1.0, 2.0)
@@ -76,6 +78,7 @@ NAN = FRAMES.copy()
 NAN[7, 2, 1] = np.nan
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -101,6 +104,7 @@ def test_unusable_arrays_are_told(tmp_path: Path, arrays: dict[str, Any], messag
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.fast
 def test_unusable_files_are_told(tmp_path: Path) -> None:
     path = tmp_path / "data.npz"
     with pytest.raises(UserError, match="does not exist"):
@@ -128,6 +132,53 @@ def test_unusable_files_are_told(tmp_path: Path) -> None:
         datasets.load("npz", path, likelihood="poisson")
 
 
+@pytest.mark.fast
+def test_one_array_in_a_file_of_its_own(tmp_path: Path) -> None:
+    np.save(tmp_path / "walks.npy", FRAMES)
+    alone = datasets.load("npz", tmp_path / "walks.npy")
+    named = datasets.load("npz", save(tmp_path, x=FRAMES))
+    for one, other in zip(alone.train.values, named.train.values, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.fast
+def test_unusable_arrays_of_a_folder_are_told(tmp_path: Path) -> None:
+    for number, value in enumerate(FRAMES):
+        np.save(tmp_path / f"{number}.npy", value)
+    np.save(tmp_path / "7.npy", FRAMES)
+    with pytest.raises(UserError, match=r"7\.npy has shape .*; it must be \(T, D\), or \(T,\)"):
+        datasets.load("npz", tmp_path)
+    np.save(tmp_path / "7.npy", 1e300 * FRAMES[7])
+    with pytest.raises(UserError, match=r"7\.npy holds numbers beyond"):
+        datasets.load("npz", tmp_path)
+    np.save(tmp_path / "7.npy", FRAMES[7, :1])
+    with pytest.raises(UserError, match=r"sequence 7 has one frame; data\.condition_on_first"):
+        datasets.load("npz", tmp_path, condition_on_first=True)
+
+
+@pytest.mark.fast
+def test_an_array_that_declares_more_than_there_is_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "data.npy"
+    np.save(path, FRAMES)
+    content = bytearray(path.read_bytes())
+    content[6:8] = b"\x09\x00"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"data\.npy.*(npy version|cannot be read)"):
+        datasets.load("npz", path)
+    path = save(tmp_path, x=FRAMES)
+    content = bytearray(path.read_bytes())
+    # The sizes of the only member in the directory at the end of the archive: stored and plain.
+    place = content.rindex(b"PK\x01\x02")
+    content[place + 24 : place + 28] = (1 << 30).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"x declares|x .*holds|cannot be read"):
+        datasets.load("npz", path)
+    content[place + 20 : place + 24] = (1 << 30).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"x declares|x .*holds|cannot be read"):
+        datasets.load("npz", path)
+
+
 FEW = VowelsSettings(utterances=24, seed=3)
 
 
@@ -143,6 +194,7 @@ def test_the_voice_is_seeded(sounds: list[np.ndarray]) -> None:
     assert any(len(a) != len(b) for a, b in zip(sounds, other, strict=True))
 
 
+@pytest.mark.fast
 def test_the_voice_is_a_voice(sounds: list[np.ndarray]) -> None:
     """Levels, a falling spectrum, and pitch within a human range."""
     for waveform in sounds:
@@ -175,6 +227,7 @@ def _pitch(waveform: np.ndarray) -> float:
     return voice.RATE / lags[correlation[lags].argmax()]
 
 
+@pytest.mark.fast
 def test_formants_stand_where_they_should() -> None:
     """A steady vowel's spectrum peaks near its first two formants."""
     count = voice.CONTROL_RATE
@@ -214,6 +267,7 @@ def test_vowels_are_cached_and_mended(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
+@pytest.mark.fast
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ZPYRO_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
@@ -222,6 +276,7 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     assert vowels.cache_folder().name == "zpyro"
 
 
+@pytest.mark.fast
 def test_vowel_settings_are_checked() -> None:
     with pytest.raises(UserError, match="utterances is 0"):
         VowelsSettings(utterances=0)
@@ -233,6 +288,7 @@ def test_vowel_settings_are_checked() -> None:
         VowelsSettings(seed=-1)
 
 
+@pytest.mark.fast
 def test_the_registry() -> None:
     assert set(datasets.names()) >= {"vowels", "wav", "npz", "blizzard"}
     with pytest.raises(UserError, match="did you mean vowels"):
@@ -243,10 +299,13 @@ def test_the_registry() -> None:
         datasets.load("wav")
     with pytest.raises(UserError, match="reads no --data"):
         datasets.load("vowels", "somewhere")
+    with pytest.raises(UserError, match="vowels is built in and reads no --data"):
+        datasets.load_all("vowels", "somewhere", VowelsSettings(), Normalization())
     assert datasets.entry("wav").needs_data
     assert not datasets.entry("vowels").needs_data
 
 
+@pytest.mark.fast
 def test_descriptions(tmp_path: Path) -> None:
     rows = dict(datasets.describe(datasets.load("npz", save(tmp_path, x=FRAMES))))
     assert rows["train"].startswith("24 sequences, 120 frames (5 to 5 frames, median 5)")

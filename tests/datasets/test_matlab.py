@@ -80,6 +80,11 @@ def test_both_byte_orders_and_narrow_storage(tmp_path: Path, order: str, compres
     np.testing.assert_array_equal(found, values)
 
 
+def compressed(content: bytes) -> bytes:
+    data = zlib.compress(content)
+    return struct.pack("<II", 15, len(data)) + data
+
+
 def spoiled(kind: str) -> bytes:
     values = np.arange(40).reshape(4, 10)
     whole, packed = matlab_file("<", values), matlab_file("<", values, compress=True)
@@ -102,6 +107,19 @@ def spoiled(kind: str) -> bytes:
             element("<", 1, b"data"), struct.pack("<I", 7 << 16 | 1) + b"data" + bytes(8)
         ),
         "flags": whole[:128] + element("<", 14, element("<", 5, bytes(8))),
+        "no_dimensions": whole[:128]
+        + element("<", 14, element("<", 6, struct.pack("<II", 6, 0)) + element("<", 1, b"data")),
+        "no_name": whole[:128]
+        + element(
+            "<",
+            14,
+            element("<", 6, struct.pack("<II", 6, 0))
+            + element("<", 5, struct.pack("<2i", 1, 1))
+            + element("<", 5, bytes(4)),
+        ),
+        "packed_tag": whole[:128] + compressed(b"\x0e\x00"),
+        "packed_less": whole[:128] + compressed(struct.pack("<II", 14, 64) + bytes(8)),
+        "packed_more": whole[:128] + compressed(struct.pack("<II", 14, 8) + bytes(64)),
         "packed_size": whole[:128]
         + (lambda data: struct.pack("<II", 15, len(data)) + data)(
             zlib.compress(struct.pack("<II", 14, 4_000_000_000))
@@ -127,6 +145,11 @@ def spoiled(kind: str) -> bytes:
         ("element", "element of type 9"),
         ("small", "a small element has 7 bytes"),
         ("flags", "has no flags"),
+        ("no_dimensions", "a matrix has no dimensions"),
+        ("no_name", "a matrix has no name"),
+        ("packed_tag", "is cut short within a compressed element"),
+        ("packed_less", "announces 64 bytes and has 8"),
+        ("packed_more", "announces 8 bytes and has 9"),
         ("packed_size", "announces 4000000000 bytes"),
     ],
 )

@@ -20,8 +20,6 @@ from zpyro.errors import UserError
 
 __all__ = ["cache"]
 
-pytestmark = pytest.mark.fast
-
 
 def lines(folder: Path) -> Path:
     """Two files whose lines are dealt out, one of them long, blank lines within."""
@@ -74,6 +72,7 @@ def test_prepared_is_what_is_read_in_memory(
     assert_same(datasets.load(corpus.name, tmp_path / "out", settings), corpus.dataset(store))
 
 
+@pytest.mark.fast
 def test_first_use_prepares_and_the_next_reads(
     case: tuple[Any, Path, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +96,7 @@ def test_several_workers_write_the_same(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(checksums) == 1
 
 
+@pytest.mark.fast
 def test_the_vocabulary_stands_in_the_index(tmp_path: Path) -> None:
     prepare(Imdb(), polarity(tmp_path / "source"), tmp_path / "out", ImdbSettings())
     index = json.loads((tmp_path / "out" / "index.json").read_text())
@@ -107,6 +107,7 @@ def test_the_vocabulary_stands_in_the_index(tmp_path: Path) -> None:
     assert data.frame_size == index["frame_size"] == len(vocabulary)
 
 
+@pytest.mark.fast
 def test_a_prepared_folder_keeps_its_words(tmp_path: Path) -> None:
     source = polarity(tmp_path / "source")
     prepare(Imdb(), source, tmp_path / "out", ImdbSettings())
@@ -118,6 +119,7 @@ def test_a_prepared_folder_keeps_its_words(tmp_path: Path) -> None:
         datasets.load("imdb", tmp_path / "out", vocabulary_size=5)
 
 
+@pytest.mark.fast
 def test_bad_files_are_all_named_and_may_be_left_out(tmp_path: Path) -> None:
     source = polarity(tmp_path / "source")
     bad = ("txt_sentoken/pos/cv004_1234.txt", "txt_sentoken/neg/cv007_1234.txt")
@@ -131,12 +133,14 @@ def test_bad_files_are_all_named_and_may_be_left_out(tmp_path: Path) -> None:
     assert len(store.dataset().split("all")) == 76
 
 
+@pytest.mark.fast
 def test_an_archive_is_not_prepared(tmp_path: Path) -> None:
     archive = write(tmp_path / "reviews.tar.gz", b"whatever")
     with pytest.raises(UserError, match="unpack it first"):
         prepare(Imdb(), archive, tmp_path / "out", ImdbSettings())
 
 
+@pytest.mark.fast
 def test_tokens_can_be_written_to(tmp_path: Path) -> None:
     """Batches of memory-mapped tokens make torch warn of read-only memory otherwise."""
     store = prepare(Imdb(), polarity(tmp_path / "source"), tmp_path / "out", ImdbSettings())

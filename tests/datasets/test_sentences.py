@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from zpyro.datasets.sentences import joined, sentences, without_markup, words
 
-pytestmark = pytest.mark.fast
 
-
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -36,11 +35,13 @@ def test_sentences_end_where_they_do(text: str, expected: list[str]) -> None:
     assert list(sentences(text)) == expected
 
 
+@pytest.mark.fast
 def test_markup_goes() -> None:
     text = without_markup('<i>Bad</i>.<br /><br />Good &amp; "sad" <br>x < y and \u201cso\u201d')
     assert list(sentences(text)) == ["Bad .", 'Good & "sad"', 'x < y and "so"']
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("sentence", "expected"),
     [
@@ -58,10 +59,12 @@ def test_words_and_marks_are_apart(sentence: str, expected: list[str]) -> None:
     assert words(sentence) == expected
 
 
+@pytest.mark.fast
 def test_case_may_stay() -> None:
     assert words("The U.S. It's", lower_case=False) == ["The", "U.S.", "It's"]
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     "line",
     [
@@ -83,6 +86,7 @@ def test_nothing_but_white_space_is_lost(text: str) -> None:
     assert len("".join(words(text, lower_case=False))) == len("".join(text.split()))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     "text",
     ["a." * 50_000 + " " + "b" * 100_000 + ". c", "." * 300_000 + "x", "<" + " " * 300_000 + "br"],

@@ -14,14 +14,12 @@ import numpy as np
 import pytest
 
 from zpyro import datasets
-from zpyro.datasets import Normalization
+from zpyro.datasets import Normalization, archives, vocabulary
 from zpyro.datasets.imdb import ImdbSettings
 from zpyro.datasets.sequences import Sequences
 from zpyro.datasets.text import TextSettings
 from zpyro.datasets.vocabulary import END, SPECIAL, START, UNKNOWN, Vocabulary
 from zpyro.errors import UserError
-
-pytestmark = pytest.mark.fast
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +67,7 @@ def owners(split: Sequences) -> set[str]:
     return {name.rpartition("#")[0] for name in split.names}
 
 
+@pytest.mark.fast
 def test_acl_imdb_gives_sentences_in_its_own_splits(tmp_path: Path) -> None:
     data = datasets.load("imdb", acl_imdb(tmp_path), valid_fraction=0.25)
     assert data.likelihood == "categorical"
@@ -92,6 +91,7 @@ def test_acl_imdb_gives_sentences_in_its_own_splits(tmp_path: Path) -> None:
     assert any("unsup" in name for name in (*more.train.names, *more.valid.names))
 
 
+@pytest.mark.fast
 def test_polarity_keeps_lines_and_spaces(tmp_path: Path) -> None:
     data = datasets.load("imdb", polarity(tmp_path))
     assert len(data.train) + len(data.valid) + len(data.test) == 80
@@ -103,6 +103,7 @@ def test_polarity_keeps_lines_and_spaces(tmp_path: Path) -> None:
     assert tuple(other.test.names) != tuple(data.test.names)
 
 
+@pytest.mark.fast
 def test_numbers_of_reviews_may_choose_the_splits(tmp_path: Path) -> None:
     data = datasets.load(
         "imdb", polarity(tmp_path), valid_files="cv01[0-4]*", test_files="cv01[5-9]*"
@@ -113,6 +114,7 @@ def test_numbers_of_reviews_may_choose_the_splits(tmp_path: Path) -> None:
         datasets.load("imdb", acl_imdb(tmp_path / "other"), test_files="1*")
 
 
+@pytest.mark.fast
 def test_the_vocabulary_is_that_of_train_alone(tmp_path: Path) -> None:
     data = datasets.load("imdb", acl_imdb(tmp_path))
     assert data.vocabulary is not None
@@ -128,6 +130,7 @@ def test_the_vocabulary_is_that_of_train_alone(tmp_path: Path) -> None:
     assert not any(START in value for value in small.train.values)
 
 
+@pytest.mark.fast
 def test_long_sentences_are_cut_or_dropped(tmp_path: Path) -> None:
     folder = acl_imdb(tmp_path)
     cut = datasets.load("imdb", folder, max_length=4)
@@ -141,6 +144,7 @@ def test_long_sentences_are_cut_or_dropped(tmp_path: Path) -> None:
     assert any("more than 4 are left out" in note for note in dropped.notes)
 
 
+@pytest.mark.fast
 def test_other_text_is_read_in_a_models_vocabulary(tmp_path: Path) -> None:
     folder = polarity(tmp_path)
     vocabulary = Vocabulary((*SPECIAL, "film", "zebra"))
@@ -152,6 +156,7 @@ def test_other_text_is_read_in_a_models_vocabulary(tmp_path: Path) -> None:
     assert len(everything) == 80
 
 
+@pytest.mark.fast
 def test_lines_of_one_file_are_split_by_hash(tmp_path: Path) -> None:
     lines = [f"line number {n % 7}, it's so." for n in range(100)]
     file = write(tmp_path / "notes.txt", "\ufeff" + "\r\n".join(lines) + "\r\n\r\n")
@@ -169,6 +174,7 @@ def test_lines_of_one_file_are_split_by_hash(tmp_path: Path) -> None:
     assert set(longer.test.names) == set(data.test.names) - {"notes.txt#100"}
 
 
+@pytest.mark.fast
 def test_names_of_files_say_their_splits(tmp_path: Path) -> None:
     for name in ("ptb.train", "dev-2", "test", "readme"):
         write(tmp_path / f"{name}.txt", f"from {name}\n" * 10)
@@ -183,6 +189,7 @@ def test_names_of_files_say_their_splits(tmp_path: Path) -> None:
     assert owners(data.train) == owners(data.valid) == {"readme.txt"}
 
 
+@pytest.mark.fast
 def test_characters(tmp_path: Path) -> None:
     file = write(tmp_path / "notes.txt", "Ab ba\nbB\n" * 10)
     data = datasets.load("text", file, unit="character", lower_case=False)
@@ -192,6 +199,7 @@ def test_characters(tmp_path: Path) -> None:
     assert texts == {"Ab ba", "bB"}
 
 
+@pytest.mark.fast
 def test_words_that_look_special_are_unknown(tmp_path: Path) -> None:
     data = datasets.load("text", write(tmp_path / "a.txt", "the <end> of <unknown> <pad>\n" * 20))
     assert data.vocabulary is not None
@@ -200,6 +208,7 @@ def test_words_that_look_special_are_unknown(tmp_path: Path) -> None:
     assert values == [5, UNKNOWN, 4, UNKNOWN, 3, END]
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -221,6 +230,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path, content: bytes, mes
         datasets.load("text", text)
 
 
+@pytest.mark.fast
 def test_links_that_lead_round_are_named_or_left(tmp_path: Path) -> None:
     folder = tmp_path / "text"
     write(folder / "a.txt", "some words\n" * 20)
@@ -231,6 +241,7 @@ def test_links_that_lead_round_are_named_or_left(tmp_path: Path) -> None:
         datasets.load("text", folder)
 
 
+@pytest.mark.fast
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
     folder = polarity(tmp_path)
     closed = folder / "txt_sentoken/neg/cv003_1234.txt"
@@ -243,6 +254,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         datasets.load("imdb", folder)
 
 
+@pytest.mark.fast
 def test_other_layouts_are_told_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing is downloaded: unpack .* aclImdb_v1.tar.gz"):
         datasets.load("imdb")
@@ -276,6 +288,7 @@ def pack(folder: Path, archive: Path, *more: tuple[str, bytes]) -> Path:
     return archive
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("layout", [acl_imdb, polarity])
 def test_an_archive_reads_as_its_folder(tmp_path: Path, layout: Callable[[Path], Path]) -> None:
     folder = layout(tmp_path / "folder")
@@ -288,6 +301,7 @@ def test_an_archive_reads_as_its_folder(tmp_path: Path, layout: Callable[[Path],
         assert all(map(np.array_equal, ours.values, theirs.values))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", ["../evil.txt", "/etc/evil.txt", "aclImdb/../../evil.txt"])
 def test_archive_members_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
     folder = acl_imdb(tmp_path / "folder")
@@ -296,6 +310,7 @@ def test_archive_members_that_lead_out_are_refused(tmp_path: Path, name: str) ->
         datasets.load("imdb", archive)
 
 
+@pytest.mark.fast
 def test_damaged_archives_are_named(tmp_path: Path) -> None:
     folder = acl_imdb(tmp_path / "folder")
     archive = pack(folder, tmp_path / "reviews.tar.gz")
@@ -318,6 +333,7 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
         datasets.load("imdb", pack(folder, archive))
 
 
+@pytest.mark.fast
 def test_too_little_text_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has too few sequences for three splits"):
         datasets.load("text", write(tmp_path / "a.txt", "one line"))
@@ -326,6 +342,7 @@ def test_too_little_text_is_told(tmp_path: Path) -> None:
         datasets.load("text", special)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     "change",
     [
@@ -355,3 +372,37 @@ def test_the_real_reviews(data_folder: Path) -> None:
         for line in path.read_text().split("\n")
     ]
     assert words == sum(map(len, lines))
+
+
+@pytest.mark.fast
+def test_archives_beyond_measure_are_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "reviews.tar"
+    with tarfile.open(path, "w") as archive:
+        for number in range(4):
+            member = tarfile.TarInfo(f"pos/{number}.txt")
+            member.size = 100
+            archive.addfile(member, io.BytesIO(bytes(100)))
+    assert [len(text) for text in archives.members(path, ".txt").values()] == [100] * 4
+    monkeypatch.setattr(archives, "LARGEST_SUM", 399)
+    with pytest.raises(UserError, match=r"reviews\.tar: expands to more than"):
+        archives.members(path, ".txt")
+    monkeypatch.setattr(archives, "LARGEST_MEMBER", 99)
+    with pytest.raises(UserError, match=r"member 'pos/0\.txt' claims 100 bytes"):
+        archives.members(path, ".txt")
+
+
+@pytest.mark.fast
+def test_a_vocabulary_beyond_measure_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "vocabulary.json"
+    with pytest.raises(UserError, match=r"vocabulary\.json: is missing"):
+        vocabulary.read(path)
+    words = Vocabulary((*SPECIAL, "a", "film"), "word", True)
+    vocabulary.write(path, words)
+    assert vocabulary.read(path) == words
+    monkeypatch.setattr(vocabulary, "LARGEST_FILE", 10)
+    with pytest.raises(UserError, match=r"vocabulary\.json: is larger than a vocabulary can be"):
+        vocabulary.read(path)

@@ -19,8 +19,6 @@ from zpyro.datasets.preparation import prepare
 from zpyro.datasets.sequences import Normalization
 from zpyro.datasets.timit import Timit, TimitSettings
 
-pytestmark = pytest.mark.fast
-
 FRAME = 20
 SENTENCES = ("SA1", "SA2", "SI648", "SX307", "SX37")
 
@@ -97,6 +95,7 @@ def test_every_copy_of_the_disc_gives_the_same(
             np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.fast
 def test_test_utterances_are_whole(disc: Path, tmp_path: Path) -> None:
     names = write_disc(tmp_path / "again")
     test = load(disc).test
@@ -108,6 +107,7 @@ def test_test_utterances_are_whole(disc: Path, tmp_path: Path) -> None:
     assert (batch.x[0, 26:] == 0).all()
 
 
+@pytest.mark.fast
 def test_joined_rows_are_the_training_utterances_one_after_another(disc: Path) -> None:
     settings = TimitSettings(frame_size=FRAME, row_frames=5)
     data = load(disc)
@@ -124,6 +124,7 @@ def test_joined_rows_are_the_training_utterances_one_after_another(disc: Path) -
             np.testing.assert_array_equal(row, stream[5 * number : 5 * number + 6])
 
 
+@pytest.mark.fast
 def test_rows_may_stay_within_utterances(disc: Path) -> None:
     data = load(disc, concatenate=False)
     found = frame_codes(data.train) + frame_codes(data.valid)
@@ -132,6 +133,7 @@ def test_rows_may_stay_within_utterances(disc: Path) -> None:
     assert sum(len(row) - 1 for row in found) == sum(11 + number for number in range(15))
 
 
+@pytest.mark.fast
 def test_the_scale_is_that_of_the_scored_training_samples(disc: Path) -> None:
     data = load(disc)
     scored = np.concatenate([value.reshape(-1) for value in data.train.values]).astype(np.float64)
@@ -140,11 +142,13 @@ def test_the_scale_is_that_of_the_scored_training_samples(disc: Path) -> None:
     assert data.test.normalization == data.valid.normalization == data.train.normalization
 
 
+@pytest.mark.fast
 def test_a_part_of_the_corpus_is_told(disc: Path) -> None:
     assert "14 + 1 utterances" in load(disc).notes[0]
     assert "the whole corpus has 4620 and 1680" in load(disc).notes[0]
 
 
+@pytest.mark.fast
 def test_the_published_counts_give_the_published_split() -> None:
     speakers = [f"f{a}{b}{c}0" for a, b, c in itertools.product("abcdefgh", "abcdefgh", "abcdefgh")]
     utterances = [
@@ -173,6 +177,7 @@ def sample(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.fast
 def test_without_a_test_half_whole_speakers_are_tested(sample: Path) -> None:
     settings = TimitSettings()
     train, valid, test = timit.split(timit_files.find(sample), settings).values()
@@ -185,6 +190,7 @@ def test_without_a_test_half_whole_speakers_are_tested(sample: Path) -> None:
     assert len({utterance.speaker for utterance in two}) == 2
 
 
+@pytest.mark.fast
 def test_other_utterances_take_the_training_scale(sample: Path, cache: Path) -> None:
     settings = TimitSettings(frame_size=FRAME)
     found = datasets.load_all("timit", sample, settings, Normalization(0.5, 2.0))
@@ -192,6 +198,7 @@ def test_other_utterances_take_the_training_scale(sample: Path, cache: Path) -> 
     np.testing.assert_allclose(found.values[0][0], (1 / 32768 - 0.5) / 2.0, rtol=1e-5)
 
 
+@pytest.mark.fast
 def test_converted_doubles_are_left_out(disc: Path) -> None:
     before = timit_files.find(disc)
     for utterance in before:
@@ -201,6 +208,7 @@ def test_converted_doubles_are_left_out(disc: Path) -> None:
     assert timit_files.find(disc)[0].path.name == "SA1.WAV.wav"
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -233,6 +241,7 @@ def test_bad_utterances_are_named(disc: Path, kind: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.fast
 def test_several_bad_utterances_are_counted(disc: Path) -> None:
     for path in (disc / "TRAIN" / "DR1" / "FCJF0").glob("*.WAV"):
         path.write_bytes(b"")
@@ -240,6 +249,7 @@ def test_several_bad_utterances_are_counted(disc: Path) -> None:
         load(disc)
 
 
+@pytest.mark.fast
 def test_other_folders_are_told_what_is_expected(disc: Path, tmp_path: Path) -> None:
     for data in (None, tmp_path / "nothing", tmp_path / "void"):
         (tmp_path / "void").mkdir(exist_ok=True)
@@ -259,12 +269,14 @@ def test_other_folders_are_told_what_is_expected(disc: Path, tmp_path: Path) -> 
         datasets.load("timit", disc)
 
 
+@pytest.mark.fast
 def test_two_copies_are_told(disc: Path) -> None:
     write_disc(disc / "copy", lower=True)
     with pytest.raises(UserError, match=r"holds .* twice"):
         datasets.load("timit", disc)
 
 
+@pytest.mark.fast
 def test_layouts_are_not_mixed(disc: Path) -> None:
     path = disc / "dr3-falk0" / "sa1.wav"
     path.parent.mkdir()
@@ -273,6 +285,7 @@ def test_layouts_are_not_mixed(disc: Path) -> None:
         datasets.load("timit", disc)
 
 
+@pytest.mark.fast
 def test_few_utterances_cannot_be_split(tmp_path: Path, cache: Path) -> None:
     path = tmp_path / "dr3-falk0" / "sa1.wav"
     path.parent.mkdir()
@@ -281,6 +294,7 @@ def test_few_utterances_cannot_be_split(tmp_path: Path, cache: Path) -> None:
         datasets.load("timit", tmp_path)
 
 
+@pytest.mark.fast
 def test_the_real_sample(data_folder: Path, cache: Path) -> None:
     """Counts and durations only: some of its files are noise at full scale."""
     folder = data_folder / "timit_nltk_sample"

@@ -18,8 +18,6 @@ from zpyro_cli.main import COMMANDS, main
 from .pages import ROOT, Block, commands
 from .test_pages import understand
 
-pytestmark = pytest.mark.fast
-
 
 def walk(command: click.Command, *path: str) -> Iterator[tuple[str, ...]]:
     """The words of every command and group below one, it included."""
@@ -42,6 +40,7 @@ def help_of(path: tuple[str, ...]) -> str:
     return result.output
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("path", PATHS, ids=IDS)
 def test_help_has_examples_that_are_understood(path: tuple[str, ...]) -> None:
     _, heading, examples = help_of(path).partition("Example:\n")
@@ -55,6 +54,7 @@ def test_help_has_examples_that_are_understood(path: tuple[str, ...]) -> None:
     assert any(tuple(words[1 : 1 + len(path)]) == path for words in shown)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("path", PATHS, ids=IDS)
 def test_every_option_is_explained(path: tuple[str, ...]) -> None:
     """By its help, its choices or its default."""
@@ -97,6 +97,7 @@ def test_every_command_is_tried_by_a_test(path: tuple[str, ...]) -> None:
 PROGRAMS = sorted(path for path in (ROOT / "examples").glob("*.py") if path.stem != "__init__")
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("program", PROGRAMS, ids=[path.stem for path in PROGRAMS])
 def test_every_example_is_tried_by_a_test(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that only calls the command is run here; any other must be named by a test."""
@@ -115,6 +116,7 @@ def completions(words: list[str], incomplete: str, shell: type[ShellComplete]) -
     return {item.value for item in complete.get_completions(words, incomplete)}
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("shell", [BashComplete, ZshComplete, FishComplete])
 def test_the_shell_completes_commands_options_and_choices(shell: type[ShellComplete]) -> None:
     assert completions([], "", shell) == set(COMMANDS)
@@ -123,6 +125,7 @@ def test_the_shell_completes_commands_options_and_choices(shell: type[ShellCompl
     assert completions(["evaluate", "run", "--split"], "t", shell) == {"train", "test"}
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_page_on_completion_names_what_click_reads(shell: str) -> None:
     page = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")

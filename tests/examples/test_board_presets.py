@@ -11,9 +11,8 @@ import torch
 from zpyro_examples.easy_to_hard import building, chess_task, mazes_task, tasks
 from zpyro_examples.easy_to_hard.tasks import Request, Task
 
-pytestmark = pytest.mark.fast
 
-
+@pytest.mark.fast
 @pytest.mark.parametrize("task", [mazes_task.TASK, chess_task.TASK], ids=["mazes", "chess"])
 def test_published_settings_are_those_released(task: Task) -> None:
     preset = task.preset("published")
@@ -47,12 +46,14 @@ def test_a_step_on_mazes(name: str, solver: str) -> None:
     )
 
 
+@pytest.mark.fast
 def test_maze_iterations_grow_with_the_cells() -> None:
     task = tasks.load("mazes")
     assert [task.difficulty(size) for size in (9, 13, 59)] == [25, 49, 900]
     assert {tasks.load("chess").difficulty(rating) for rating in (0, 800, 2400)} == {1.0}
 
 
+@pytest.mark.fast
 def test_published_chess_wants_the_full_export(data_folder: Path) -> None:
     from zpyro.errors import UserError
 
@@ -64,6 +65,7 @@ def test_published_chess_wants_the_full_export(data_folder: Path) -> None:
         chess_task.build(Request("train", 0, 10, 0, path, options))
 
 
+@pytest.mark.fast
 def test_turning_the_board_keeps_the_kings_side_right(data_folder: Path) -> None:
     """Castling kings stand on files e, g or c for either side: the board is not rotated."""
     path = data_folder / "lichess" / "lichess_db_puzzle_dailydate.csv"

@@ -11,8 +11,6 @@ from zpyro.errors import UserError
 from zpyro_examples.easy_to_hard.chess_board import Board, Move, square, square_name
 from zpyro_examples.easy_to_hard.chess_moves import checked, count_games, legal_moves, played
 
-pytestmark = pytest.mark.fast
-
 START = "rnbqkbnr/pppppppp/8/8/8/8/PPPPPPPP/RNBQKBNR w KQkq - 0 1"
 
 # The standard test positions and counts of https://www.chessprogramming.org/Perft_Results.
@@ -64,6 +62,7 @@ def pieces(board: Board) -> dict[str, int]:
     return {square_name(n): piece for n, piece in enumerate(board.squares) if piece}
 
 
+@pytest.mark.fast
 def test_castling_moves_the_rook_and_spends_the_rights() -> None:
     board = after("r3k2r/8/8/8/8/8/8/R3K2R w KQkq - 0 1", "e1g1", "e8c8")
     assert pieces(board) == {"a1": 5, "f1": 5, "g1": 1, "c8": 7, "d8": 11, "h8": 11}
@@ -71,6 +70,7 @@ def test_castling_moves_the_rook_and_spends_the_rights() -> None:
     assert after("r3k2r/8/8/8/8/8/8/R3K2R w KQkq - 0 1", "a1a8").castling == "Kk"
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("fen", "move"),
     [
@@ -92,10 +92,12 @@ def test_illegal_moves_are_refused(fen: str, move: str) -> None:
         checked(Board.read(fen), move)
 
 
+@pytest.mark.fast
 def test_castling_long_past_an_attacked_b_file() -> None:
     assert checked(Board.read("1r2k3/8/8/8/8/8/8/R3K3 w Q - 0 1"), "e1c1") == Move(4, 2)
 
 
+@pytest.mark.fast
 def test_en_passant_takes_the_pawn_beside_and_only_at_once() -> None:
     start = "4k3/3p4/8/4P3/8/8/8/4K3 b - - 0 1"
     assert pieces(after(start, "d7d5", "e5d6")) == {"d6": 6, "e8": 7, "e1": 1}
@@ -103,16 +105,19 @@ def test_en_passant_takes_the_pawn_beside_and_only_at_once() -> None:
         after(start, "d7d5", "e1d1", "e8e7", "e5d6")
 
 
+@pytest.mark.fast
 def test_en_passant_that_opens_a_rank_to_the_king_is_illegal() -> None:
     with pytest.raises(UserError, match="leaves the king attacked"):
         after("8/8/8/K2pP2r/8/8/8/4k3 w - d6 0 1", "e5d6")
 
 
+@pytest.mark.fast
 def test_promotion_changes_the_piece() -> None:
     assert pieces(after("4k3/P7/8/8/8/8/8/4K3 w - - 0 1", "a7a8n"))["a8"] == 4
     assert pieces(after("4k3/8/8/8/8/8/p7/4K3 b - - 0 1", "a2a1q"))["a1"] == 8
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("fen", "message"),
     [
@@ -140,12 +145,14 @@ def test_malformed_positions_are_refused(fen: str, message: str) -> None:
         Board.read(fen)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("text", ["", "e2", "e2e", "e2e9", "i2i4", "e7e8k", "e2e4qq", "O-O"])
 def test_words_that_are_no_moves_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"is no move|no square"):
         checked(Board.read(START), text)
 
 
+@pytest.mark.fast
 def test_moves_and_squares_are_named_as_read() -> None:
     assert [str(Move.read(text)) for text in ("e2e4", "a7a8q")] == ["e2e4", "a7a8q"]
     assert [square(square_name(n)) for n in range(64)] == list(range(64))

@@ -19,8 +19,6 @@ from zpyro_examples.easy_to_hard.chess_moves import legal_moves
 from zpyro_examples.easy_to_hard.chess_players import chance, gain, greedy
 from zpyro_examples.easy_to_hard.tasks import Forming, Request
 
-pytestmark = pytest.mark.fast
-
 HEADER = "PuzzleId,FEN,Moves,Rating,RatingDeviation,Popularity,NbPlays,Themes,GameUrl,OpeningTags"
 # White has just to take the queen; Black has just to take the rook with a pawn that becomes one.
 WHITE = ("aaaaa", "4k3/8/8/3q4/8/2N5/8/4K3 b - - 0 1", "e8e7 c3d5", "1500")
@@ -44,6 +42,7 @@ def three(tmp_path: Path) -> ChessPuzzles:
     return read_puzzles(written(tmp_path / "puzzles.csv", *lines))
 
 
+@pytest.mark.fast
 def test_sorted_by_rating_and_in_the_order_of_the_file(three: ChessPuzzles) -> None:
     assert three.ratings.tolist() == [700, 1500, 1500]
     assert three.black.tolist() == [True, False, False]
@@ -55,6 +54,7 @@ def test_sorted_by_rating_and_in_the_order_of_the_file(three: ChessPuzzles) -> N
     assert three.skipped == 0
 
 
+@pytest.mark.fast
 def test_first_move_is_played(three: ChessPuzzles) -> None:
     letters = "".join(PIECES[piece] for piece in three.boards[1])
     assert letters.count("k") == 1
@@ -63,6 +63,7 @@ def test_first_move_is_played(three: ChessPuzzles) -> None:
     assert letters[60] == "."
 
 
+@pytest.mark.fast
 def test_planes_and_squares_from_the_movers_side(three: ChessPuzzles) -> None:
     planes, squares = three.planes(), three.squares()
     assert planes.shape == (3, 12, 8, 8)
@@ -74,6 +75,7 @@ def test_planes_and_squares_from_the_movers_side(three: ChessPuzzles) -> None:
     assert squares[1].nonzero().tolist() == [[2, 2], [4, 3]]
 
 
+@pytest.mark.fast
 def test_published_planes_have_the_first_rank_first_for_both(three: ChessPuzzles) -> None:
     planes, squares = three.planes(turned=False), three.squares(turned=False)
     assert planes[0].nonzero().tolist() == [[0, 7, 4], [5, 1, 0], [6, 1, 4], [10, 0, 1]]
@@ -81,6 +83,7 @@ def test_published_planes_have_the_first_rank_first_for_both(three: ChessPuzzles
     assert torch.equal(planes[1], three.planes()[1])
 
 
+@pytest.mark.fast
 def test_turning_colours_around_gives_the_same_problem(tmp_path: Path) -> None:
     # The same position with the colours changed and the board turned over.
     other = ("zzzzz", "4k3/8/2n5/8/3Q4/8/8/4K3 w - - 0 1", "e1e2 c6d4", "1500")
@@ -89,6 +92,7 @@ def test_turning_colours_around_gives_the_same_problem(tmp_path: Path) -> None:
     assert torch.equal(*pair.squares())
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("header", "rest"),
     [
@@ -110,6 +114,7 @@ def compress(text: str) -> bytes:
     return zstandard.ZstdCompressor().compress(text.encode())
 
 
+@pytest.mark.fast
 def test_zstd_in_one_frame_or_several(tmp_path: Path) -> None:
     lines = [HEADER, line(WHITE), line(BLACK), ""]
     path = tmp_path / "p.csv.zst"
@@ -119,6 +124,7 @@ def test_zstd_in_one_frame_or_several(tmp_path: Path) -> None:
     assert len(read_puzzles(path)) == 1
 
 
+@pytest.mark.fast
 def test_zstd_that_is_cut_off_or_damaged(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     # Ids without pattern, so that half of the file is half of the rows.
@@ -134,6 +140,7 @@ def test_zstd_that_is_cut_off_or_damaged(tmp_path: Path) -> None:
         read_puzzles(path)
 
 
+@pytest.mark.fast
 def test_zstd_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "p.csv.zst"
     path.write_bytes(b"anything")
@@ -156,6 +163,7 @@ BAD_ROWS = {
 }
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("kind", BAD_ROWS)
 def test_bad_rows_are_named_or_skipped(tmp_path: Path, kind: str) -> None:
     bad, message = BAD_ROWS[kind]
@@ -169,6 +177,7 @@ def test_bad_rows_are_named_or_skipped(tmp_path: Path, kind: str) -> None:
     assert puzzles.first_damage.startswith("row 3 ")
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -237,6 +246,7 @@ def boards_of(path: Path, split: str, size: int, **options: int | float | bool) 
     return {board.numpy().tobytes() for board in chess_task.build(request).inputs}
 
 
+@pytest.mark.fast
 def test_splits_are_disjoint_and_complete(hundred: Path) -> None:
     train, valid, test = (boards_of(hundred, split, 0) for split in ("train", "valid", "test"))
     assert (len(train), len(valid), len(test)) == (68, 4, 25)
@@ -247,12 +257,14 @@ def test_splits_are_disjoint_and_complete(hundred: Path) -> None:
     assert not train & valid
 
 
+@pytest.mark.fast
 def test_training_is_the_easier_part(hundred: Path) -> None:
     requests = [Request(split, 0, 1000, 0, hundred) for split in ("train", "test")]
     train, test = (chess_task.chosen(request).ratings for request in requests)
     assert train.max() < test.min() == 1750
 
 
+@pytest.mark.fast
 def test_splits_by_index_as_published(hundred: Path) -> None:
     options = {"train_to": 60, "test_to": 70, "held_out_every": 10}
     assert len(boards_of(hundred, "train", 0, **options)) == 54
@@ -262,6 +274,7 @@ def test_splits_by_index_as_published(hundred: Path) -> None:
         boards_of(hundred, "train", 0, train_to=600_000, test_to=700_000)
 
 
+@pytest.mark.fast
 def test_counts_are_drawn_by_seed(hundred: Path) -> None:
     def draw(seed: int) -> list[int]:
         return chess_task.chosen(Request("test", 0, 10, seed, hundred)).ratings.tolist()
@@ -271,6 +284,7 @@ def test_counts_are_drawn_by_seed(hundred: Path) -> None:
     assert draw(0) != draw(1)
 
 
+@pytest.mark.fast
 def test_mirrored_training_puzzles(hundred: Path) -> None:
     plain, both = (
         chess_task.build(Request("train", 0, 1000, 0, hundred, {"mirrored": mirrored}))
@@ -281,6 +295,7 @@ def test_mirrored_training_puzzles(hundred: Path) -> None:
     assert torch.equal(both.targets[len(plain.inputs) :].flip(-1), plain.targets)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("source", "message"), [(None, "needs --data FILE"), ("missing.csv", "there is no such file")]
 )
@@ -290,6 +305,7 @@ def test_a_file_is_needed(source: str | None, message: str) -> None:
         chess_task.build(Request("train", 0, 10, 0, path))
 
 
+@pytest.mark.fast
 def test_bands_without_puzzles(hundred: Path) -> None:
     with pytest.raises(UserError, match="has no test puzzle rated 2600 to 2799"):
         boards_of(hundred, "test", 2600)
@@ -298,6 +314,7 @@ def test_bands_without_puzzles(hundred: Path) -> None:
 # -- what counts as solved, and players without learning -------------------------------------------
 
 
+@pytest.mark.fast
 def test_the_two_highest_squares_count() -> None:
     targets = torch.zeros(1, 8, 8, dtype=torch.long)
     targets[0, 1, 4] = targets[0, 3, 4] = 1
@@ -311,6 +328,7 @@ def test_the_two_highest_squares_count() -> None:
     assert chess_task.correct(inputs, logits, targets).tolist() == [False]
 
 
+@pytest.mark.fast
 def test_chance_is_one_over_the_moves(three: ChessPuzzles) -> None:
     # Black's king e8: 5 moves; the pawn: a1 or takes b1, however it promotes.
     assert chance(three[:1]) == pytest.approx(1 / 7)
@@ -318,12 +336,14 @@ def test_chance_is_one_over_the_moves(three: ChessPuzzles) -> None:
     assert chance(three) == pytest.approx(np.mean(by_hand))
 
 
+@pytest.mark.fast
 def test_greed_takes_the_most_valuable_piece(three: ChessPuzzles) -> None:
     assert greedy(three[:2]) == 1.0
     # Nothing to take: castling is one of all moves.
     assert greedy(three[2:]) == pytest.approx(chance(three[2:]))
 
 
+@pytest.mark.fast
 def test_gains() -> None:
     def gains(fen: str) -> dict[str, int]:
         board = Board.read(fen)
@@ -337,6 +357,7 @@ def test_gains() -> None:
 # -- pictures and archives -------------------------------------------------------------------------
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("suffix", [".png", ".gif"])
 def test_a_move_forming_is_printed_and_drawn(
     tmp_path: Path, three: ChessPuzzles, suffix: str
@@ -362,6 +383,7 @@ def save_archive(folder: Path, puzzles: ChessPuzzles) -> None:
     torch.save(torch.from_numpy(puzzles.ratings).float().unsqueeze(1), folder / "rating.pth")
 
 
+@pytest.mark.fast
 def test_published_tensors_give_the_same_puzzles(tmp_path: Path, three: ChessPuzzles) -> None:
     save_archive(tmp_path, three)
     found = archived_puzzles(tmp_path)
@@ -377,6 +399,7 @@ class Evil:
         return (exec, ("raise SystemExit('code was run')",))
 
 
+@pytest.mark.fast
 def test_bad_tensors_are_named_and_code_is_not_run(tmp_path: Path, three: ChessPuzzles) -> None:
     save_archive(tmp_path, three)
     torch.save(Evil(), tmp_path / "rating.pth")

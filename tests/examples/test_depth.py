@@ -21,8 +21,6 @@ from zpyro_examples.easy_to_hard.solvers import ThinkingSolver
 from zpyro_examples.easy_to_hard.sweep import sweep
 from zpyro_examples.easy_to_hard.tasks import Examples
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.fixture(autouse=True)
 def _own_store() -> None:
@@ -82,6 +80,7 @@ def stops_only(built: DepthThinker, one: Tensor) -> list[float]:
     return result
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("scored", [None, odd_cells])
 def test_the_evidence_and_the_posterior_are_those_of_brute_force(scored: object) -> None:
     built, (x, y) = thinker(scored), strings()
@@ -93,6 +92,7 @@ def test_the_evidence_and_the_posterior_are_those_of_brute_force(scored: object)
         torch.testing.assert_close(posterior[row].double(), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("scored", [None, odd_cells])
 def test_the_evidence_is_trace_enum_elbo_on_the_enumerated_program(scored: object) -> None:
     built, (x, y) = thinker(scored), strings()
@@ -107,6 +107,7 @@ def test_the_evidence_is_trace_enum_elbo_on_the_enumerated_program(scored: objec
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.fast
 def test_pyro_computes_the_same_posterior() -> None:
     built, (x, y) = thinker(), strings()
     elbo = TraceEnum_ELBO(max_plate_nesting=2)
@@ -116,6 +117,7 @@ def test_pyro_computes_the_same_posterior() -> None:
     torch.testing.assert_close(found, posterior.exp(), rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(("before", "count"), [(0, 5), (2, 3), (4, 1)])
 def test_training_adds_the_progressive_term(
     monkeypatch: pytest.MonkeyPatch, before: int, count: int
@@ -140,6 +142,7 @@ def test_training_adds_the_progressive_term(
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.fast
 def test_the_first_half_of_a_training_has_the_progressive_loss() -> None:
     solver, (x, y) = DepthSolver(thinker(weight=0.3)), strings()
     plain = Thinker(solver.depth_thinker.network, ITERATIONS, 0.3)
@@ -154,6 +157,7 @@ def test_the_first_half_of_a_training_has_the_progressive_loss() -> None:
         assert torch.equal(found, expected) == alone
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("patience", [0.5, 0.98, 1.0])
 def test_the_prior_is_geometric_where_stopping_is_constant(patience: float) -> None:
     stop = 0.2
@@ -164,6 +168,7 @@ def test_the_prior_is_geometric_where_stopping_is_constant(patience: float) -> N
     torch.testing.assert_close(prior, expected, rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.fast
 def test_the_prior_is_a_distribution_however_extreme() -> None:
     logits = torch.tensor([[80.0, -80.0, 0.0], [-80.0, -80.0, -80.0], [-900.0, 900.0, 3.0]])
     prior = depth_prior(logits, 0.9)
@@ -186,6 +191,7 @@ def test_drawing_without_targets() -> None:
     assert trace.nodes["answers"]["value"].shape == (2, 9)
 
 
+@pytest.mark.fast
 def test_its_own_stopping_rule_in_a_sweep() -> None:
     """Stops at the first iteration with a probability of 1/2 or more, at the latest the last."""
     built, (x, y) = thinker(), strings(count=20)

@@ -10,9 +10,8 @@ from zpyro_examples.easy_to_hard.prefix_sums import PrefixSums
 from zpyro_examples.easy_to_hard.prefix_sums_task import build
 from zpyro_examples.easy_to_hard.tasks import Request
 
-pytestmark = pytest.mark.fast
 
-
+@pytest.mark.fast
 @pytest.mark.parametrize("bits", [14, 15, 16, 20, 21, 31, 32, 33, 63, 64, 65, 72, 128, 512])
 def test_no_string_comes_twice(bits: int) -> None:
     strings = PrefixSums(bits).strings()
@@ -21,6 +20,7 @@ def test_no_string_comes_twice(bits: int) -> None:
     assert len({row.tobytes() for row in strings}) == 10_000
 
 
+@pytest.mark.fast
 def test_every_string_of_a_length_can_be_had() -> None:
     whole = PrefixSums(10, 1024).strings()
     assert sorted(int("".join(map(str, row)), 2) for row in whole.tolist()) == list(range(1024))
@@ -32,6 +32,7 @@ def test_repeats_are_dropped_where_most_of_a_length_is_drawn() -> None:
     assert len({row.tobytes() for row in strings}) == 2**20
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("bits", [1, 7, 14, 33, 200])
 def test_sums_are_those_of_a_loop(bits: int) -> None:
     data = PrefixSums(bits, 2, seed=3)
@@ -39,6 +40,7 @@ def test_sums_are_those_of_a_loop(bits: int) -> None:
         assert sums == [sum(string[: i + 1]) % 2 for i in range(bits)]
 
 
+@pytest.mark.fast
 def test_tensors_hold_the_same() -> None:
     data = PrefixSums(17, 5)
     inputs, targets = data.tensors()
@@ -47,6 +49,7 @@ def test_tensors_hold_the_same() -> None:
     np.testing.assert_array_equal(targets.numpy(), data.sums())
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("bits", [16, 40, 300])
 def test_the_draw_is_fixed_by_its_seed_and_a_larger_one_goes_on(bits: int) -> None:
     few, many = PrefixSums(bits, 50, seed=1), PrefixSums(bits, 20_000, seed=1)
@@ -54,6 +57,7 @@ def test_the_draw_is_fixed_by_its_seed_and_a_larger_one_goes_on(bits: int) -> No
     assert (PrefixSums(bits, 50, seed=2).packed != few.packed).any()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("bits", [16, 32, 129])
 def test_bits_are_fair_coins(bits: int) -> None:
     strings = PrefixSums(bits).strings()
@@ -61,6 +65,7 @@ def test_bits_are_fair_coins(bits: int) -> None:
     assert np.abs(strings.mean(0) - 0.5).max() < 6 * 0.5 / 100
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("bits", [1, 8, 13])
 def test_too_few_strings_of_a_length(bits: int) -> None:
     with pytest.raises(UserError, match=rf"only {2**bits:,} strings of {bits} bits.*14 bits"):
@@ -68,12 +73,14 @@ def test_too_few_strings_of_a_length(bits: int) -> None:
     assert len(PrefixSums(bits, 2**bits)) == 2**bits
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("wrong", [{"bits": 0}, {"bits": 20, "size": 0}, {"bits": 20, "seed": -1}])
 def test_numbers_out_of_range(wrong: dict[str, int]) -> None:
     with pytest.raises(UserError, match="must be positive"):
         PrefixSums(**wrong)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("bits", [14, 16, 32, 512])
 def test_splits_share_no_string(bits: int) -> None:
     rows = []

@@ -18,8 +18,6 @@ from tests.examples.small import ITERATIONS, network, strings
 from zpyro_examples.easy_to_hard import programs
 from zpyro_examples.easy_to_hard.programs import Thinker, draw_progress, random_weights
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.fixture(autouse=True)
 def _own_store() -> None:
@@ -32,6 +30,7 @@ def first_half(inputs: Tensor) -> Tensor:
     return (positions < inputs.shape[-1] // 2).expand(len(inputs), -1)
 
 
+@pytest.mark.fast
 def test_the_likelihood_is_cross_entropy() -> None:
     thinker, (x, y) = Thinker(network(), ITERATIONS, 1.0), strings()
     loss = Trace_ELBO().loss(thinker.model, thinker.guide, x, y)
@@ -44,6 +43,7 @@ def test_the_likelihood_is_cross_entropy() -> None:
     assert longer == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.fast
 def test_cells_that_do_not_count() -> None:
     thinker, (x, y) = Thinker(network(), ITERATIONS, 1.0, first_half), strings()
     loss = Trace_ELBO().loss(thinker.model, thinker.guide, x, y)
@@ -53,6 +53,7 @@ def test_cells_that_do_not_count() -> None:
     assert thinker.num_scored(x) == 4 * 4
 
 
+@pytest.mark.fast
 def test_images_have_a_site_for_every_pixel() -> None:
     thinker = Thinker(network("recall", 2), ITERATIONS, 0.5)
     x = torch.rand(2, 3, 4, 5, dtype=torch.float64)
@@ -61,6 +62,7 @@ def test_images_have_a_site_for_every_pixel() -> None:
     assert thinker.num_scored(x) == 40
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(("before", "count"), [(0, 2), (3, 2), (4, 1)])
 def test_the_progressive_loss_and_its_gradient_are_a_hand_made_one(
@@ -90,6 +92,7 @@ def test_the_progressive_loss_and_its_gradient_are_a_hand_made_one(
         torch.testing.assert_close(mine, hand, rtol=1e-6, atol=1e-9, msg=name)
 
 
+@pytest.mark.fast
 def test_iterations_with_and_without_gradient_are_drawn_as_published() -> None:
     torch.manual_seed(0)
     draws = [draw_progress(4) for _ in range(8_000)]
@@ -102,6 +105,7 @@ def test_iterations_with_and_without_gradient_are_drawn_as_published() -> None:
     assert result.pvalue > 1e-6
 
 
+@pytest.mark.fast
 def test_lingering_adds_iterations_every_other_time() -> None:
     torch.manual_seed(0)
     draws = [draw_progress(1, 3) for _ in range(8_000)]
@@ -112,6 +116,7 @@ def test_lingering_adds_iterations_every_other_time() -> None:
     assert result.pvalue > 1e-6
 
 
+@pytest.mark.fast
 def test_the_late_term_is_the_same_after_lingering(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = strings()
     losses = []
@@ -124,6 +129,7 @@ def test_the_late_term_is_the_same_after_lingering(monkeypatch: pytest.MonkeyPat
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
+@pytest.mark.fast
 def test_two_thinkers_in_one_process_keep_their_weights() -> None:
     x, y = strings()
     one = Thinker(network(seed=1), ITERATIONS, 1.0)
@@ -158,6 +164,7 @@ def test_predictive_draws_answers_from_the_logits() -> None:
     assert ((draws.double().mean(0) - probability).abs() < 6 * error + 1e-12).all()
 
 
+@pytest.mark.fast
 def test_weights_as_latents_have_the_prior_that_was_asked_for() -> None:
     thinker, (x, y) = random_weights(Thinker(network(), ITERATIONS, 0.5), 40, 2.0), strings()
     trace = poutine.trace(thinker.model).get_trace(x, y)

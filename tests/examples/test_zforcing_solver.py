@@ -11,8 +11,6 @@ from tests.examples.small import strings
 from zpyro.generation import simulate
 from zpyro_examples.easy_to_hard.zforcing_solver import ZForcingSolver, frames_of
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.fixture
 def solver() -> ZForcingSolver:
@@ -21,6 +19,7 @@ def solver() -> ZForcingSolver:
     return ZForcingSolver(7).double()
 
 
+@pytest.mark.fast
 def test_frames() -> None:
     inputs = torch.tensor([[[1, 0, 1]]])
     frames, start = frames_of(inputs, torch.tensor([[1, 1, 0]]))
@@ -28,6 +27,7 @@ def test_frames() -> None:
     assert start.tolist() == [[0, 1]]
 
 
+@pytest.mark.fast
 def test_the_recurrence_does_not_read_the_sums(solver: ZForcingSolver) -> None:
     x, y = strings()
     module = solver.module
@@ -40,6 +40,7 @@ def test_the_recurrence_does_not_read_the_sums(solver: ZForcingSolver) -> None:
     assert torch.equal(*hidden)
 
 
+@pytest.mark.fast
 def test_an_answer_does_not_look_ahead(solver: ZForcingSolver) -> None:
     x, _ = strings()
     later = x.clone()
@@ -49,6 +50,7 @@ def test_an_answer_does_not_look_ahead(solver: ZForcingSolver) -> None:
     assert not torch.equal(one[:, :, 5:], other[:, :, 5:])
 
 
+@pytest.mark.fast
 def test_answers_are_the_emissions_along_the_priors_mean(solver: ZForcingSolver) -> None:
     x, y = strings()
     module = solver.module
@@ -62,6 +64,7 @@ def test_answers_are_the_emissions_along_the_priors_mean(solver: ZForcingSolver)
     torch.testing.assert_close(logits[:, 1] - logits[:, 0], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.fast
 def test_without_the_auxiliary_term_the_loss_is_stock_pyros(solver: ZForcingSolver) -> None:
     x, y = strings()
     frames, start = frames_of(x, y)

@@ -16,8 +16,6 @@ from zpyro.inspection.figures import input_figure, reconstruction_figure
 from zpyro.inspection.latent_figures import latents_figure, prior_posterior_figure, speaking
 from zpyro.inspection.views import view
 
-pytestmark = pytest.mark.fast
-
 
 def labels(axes: list[Axes]) -> list[tuple[str, str]]:
     return [(each.get_xlabel(), each.get_ylabel()) for each in axes]
@@ -32,6 +30,7 @@ def stairs(axes: Axes) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(data.values), np.asarray(data.edges)
 
 
+@pytest.mark.fast
 def test_sound_over_kl_over_surprise() -> None:
     found = view(*runs.audio(), 0)
     axes = input_figure(found).axes
@@ -50,6 +49,7 @@ def test_sound_over_kl_over_surprise() -> None:
     assert axes[0].get_xlim() == (0.0, 0.12)
 
 
+@pytest.mark.fast
 def test_frames_over_their_terms() -> None:
     found = view(*runs.frames(), 3)
     axes = input_figure(found).axes
@@ -59,6 +59,7 @@ def test_frames_over_their_terms() -> None:
     assert len(stairs(axes[1])[0]) == found.steps
 
 
+@pytest.mark.fast
 def test_rows_of_a_picture_have_bars() -> None:
     found = view(*runs.images(False), 0)
     picture, kl, surprise = input_figure(found).axes
@@ -72,6 +73,7 @@ def test_rows_of_a_picture_have_bars() -> None:
     assert_allclose([bar.get_width() for bar in surprise.patches], -found.log_likelihood)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.fast
 def test_pixels_of_a_picture_have_maps() -> None:
     found = view(*runs.images(True), 0)
     axes = input_figure(found).axes
@@ -81,6 +83,7 @@ def test_pixels_of_a_picture_have_maps() -> None:
     assert {each.get_xlabel() for each in axes[3:]} == {"KL, nats/pixel", "surprise, nats/pixel"}
 
 
+@pytest.mark.fast
 def test_every_word_has_its_bars() -> None:
     found = view(*runs.text(), 0)
     lines = input_figure(found).axes
@@ -124,6 +127,7 @@ def test_a_single_step(make: object, model: str) -> None:
         assert any(axes.has_data() for axes in figure.axes)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("make", [runs.frames, runs.audio, runs.text])
 def test_prior_against_posterior(make: object) -> None:
     assert callable(make)
@@ -145,6 +149,7 @@ def test_prior_against_posterior(make: object) -> None:
         assert axes.get_title(loc="right") == f"KL {nats:,.2f} nats/sequence"
 
 
+@pytest.mark.fast
 def test_latents_that_say_nothing_have_no_panel() -> None:
     found = view(*runs.frames(), 0)
     silent = found.prior_loc.copy(), found.prior_scale.copy()
@@ -157,6 +162,7 @@ def test_latents_that_say_nothing_have_no_panel() -> None:
     assert len(speaking(same)) >= 1
 
 
+@pytest.mark.fast
 def test_all_latents_over_time() -> None:
     found = view(*runs.audio(), 0)
     figure = latents_figure(found)
@@ -167,6 +173,7 @@ def test_all_latents_over_time() -> None:
     assert_allclose(image(kl), found.kl_by_latent[:, found.order].T)
 
 
+@pytest.mark.fast
 def test_reconstruction_beside_input() -> None:
     titles = ["input", "reconstruction", "latents alone"]
     found = view(*runs.audio(), 0)
@@ -192,6 +199,7 @@ def test_reconstruction_beside_input() -> None:
     assert panels[2].get_xlabel() == "frame"
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("make", [runs.frames, runs.audio, runs.text])
 def test_without_latents_only_surprise(make: object) -> None:
     assert callable(make)
@@ -207,6 +215,7 @@ def test_without_latents_only_surprise(make: object) -> None:
     assert_allclose(shown, -found.log_likelihood)
 
 
+@pytest.mark.fast
 def test_silence_has_a_spectrogram_too() -> None:
     found = view(*runs.audio(), 0)
     figure = reconstruction_figure(found)

@@ -15,10 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.ranks.together import result
+from tests import processes
+from tests.cli.conftest import Zpyro, zpyro
+from tests.ranks.together import leave, result
 from zpyro import UserError, runs
 from zpyro.ranks import ALONE, ProcessError, joined
 from zpyro_cli.main import main  # pyright: ignore[reportMissingImports]
+
+__all__ = ["zpyro"]
 
 ROOT = Path(__file__).parents[2]
 LONGEST = 150
@@ -55,7 +59,8 @@ def alone() -> dict[str, Any]:
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_are_one(alone: dict[str, Any], tmp_path: Path, count: int) -> None:
     """Uneven lengths, a last batch of one sequence, dropout: weights to 1e-6 after 20 steps."""
-    torchrun(count, "-m", "tests.ranks.together", tmp_path / "found.pt")
+    ended = processes.group(count, tmp_path, leave, tmp_path / "found.pt")
+    assert [each.returncode for each in ended] == [0] * count, ended
     found = torch.load(tmp_path / "found.pt", weights_only=True)
     moved = 0.0
     for name, weights in alone["weights"].items():
@@ -124,7 +129,7 @@ def failing(error: Exception) -> Callable[..., Any]:
     return fail
 
 
-def test_the_command_line(tmp_path: Path) -> None:
+def test_the_command_line(zpyro: Zpyro, tmp_path: Path) -> None:
     """Two processes train and stop, one goes on: as one process would have done all of it."""
     walks = np.cumsum(np.random.default_rng(0).normal(size=(40, 6, 3)), axis=1)
     np.savez(tmp_path / "walks.npz", x=walks)
@@ -140,8 +145,9 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert done.stderr.count("run directory") == 1
 
     def alone(*arguments: object) -> str:
-        command = [sys.executable, "-m", "zpyro_cli", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        ended = zpyro(*arguments)
+        assert ended.exit_code == 0, ended.output
+        return ended.stdout
 
     alone("train", *settings, "--set=train.batch_size=8", "--out", tmp_path / "one")
     for name in ("two", "one"):
@@ -158,8 +164,10 @@ def test_the_command_line(tmp_path: Path) -> None:
     ]
     assert [r["step"] for r in records[0]] == [r["step"] for r in records[1]]
     scoring = ("evaluate", tmp_path / "two", "--json", "--device=cpu")
-    together = torchrun(2, "-m", "zpyro_cli", *scoring)
-    numbers = json.loads(together.stdout)
+    together = processes.group(2, tmp_path / "scoring", processes.zpyro, scoring)
+    assert [each.returncode for each in together] == [0, 0], together
+    numbers = json.loads(together[0].stdout)
+    assert together[1].stdout == ""
     single = json.loads(alone(*scoring))
     assert numbers.keys() == single.keys()
     for name, value in single.items():

@@ -58,10 +58,8 @@ def kill_after(module: nn.Module, steps: int) -> None:
     module.get_submodule("dropout").register_forward_pre_hook(count)
 
 
-def main() -> None:
-    """Train, and leave the result of the first process in OUT."""
-    out = Path(sys.argv[1])
-    dies_at = int(sys.argv[2]) if len(sys.argv) > 2 else None
+def leave(out: Path, dies_at: int | None = None) -> None:
+    """Train, and leave the result of the first process in a file."""
     with ranks.joined("cpu") as together:
         found = result(together, dies_at)
         if together.leader:
@@ -69,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -12,8 +12,6 @@ from tests.core.cases import MODELS, gradients, make
 from zpyro import blocks
 from zpyro.terms import SequenceTerms
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("rows", [1, 6, 9])
@@ -34,6 +32,7 @@ def test_terms_and_gradients_in_blocks(
         torch.testing.assert_close(found[key], expected[key], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.fast
 def test_no_block_is_larger_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "ROWS_AT_ONCE", 7)
     seen: list[int] = []

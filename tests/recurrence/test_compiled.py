@@ -18,8 +18,6 @@ from zpyro.fused_blocks import PathGradients
 from zpyro.lstm_loops import Tape, Weights
 from zpyro.recurrence import RECURRENCES, plain
 
-pytestmark = pytest.mark.fast
-
 needs_compiler = pytest.mark.skipif(
     compiled.status() != "ready", reason=f"compiled recurrence: {compiled.status()}"
 )
@@ -95,6 +93,7 @@ def test_where_the_cache_cannot_be_written_torch_does_the_work(tmp_path: Path) -
     assert "could not build" in result.stdout
 
 
+@pytest.mark.fast
 @needs_compiler
 def test_which_numbers_it_takes() -> None:
     single, double = torch.zeros(1), torch.zeros(1, dtype=torch.float64)
@@ -149,6 +148,7 @@ def loop_results(threads: int, dtype: torch.dtype) -> list[Tensor]:
         torch.set_num_threads(before)
 
 
+@pytest.mark.fast
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
@@ -158,6 +158,7 @@ def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
         assert all(torch.equal(a, b) for a, b in zip(alone, several, strict=True))
 
 
+@pytest.mark.fast
 @needs_compiler
 def test_may_run_in_several_python_threads_at_once() -> None:
     case = make("lstm", sequences=9, steps=20, hidden=40)
@@ -177,6 +178,7 @@ def test_may_run_in_several_python_threads_at_once() -> None:
         assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
 
 
+@pytest.mark.fast
 @needs_compiler
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_are_not_finite_do_not_vanish(value: float) -> None:
@@ -190,6 +192,7 @@ def test_numbers_that_are_not_finite_do_not_vanish(value: float) -> None:
     assert ours.z[0].isfinite().all()
 
 
+@pytest.mark.fast
 @needs_compiler
 def test_single_precision_functions_are_accurate_over_their_range() -> None:
     """Gates from -100 to 100: exp, sigmoid and tanh of the loops against torch's in float64."""

@@ -11,8 +11,6 @@ from torch import Tensor
 from tests.recurrence.cases import CELLS, Case, assert_close, gradients, leaf, make, outputs
 from zpyro.recurrence import RECURRENCES, Path, Recurrence, choose, plain
 
-pytestmark = pytest.mark.fast
-
 EXACT = 1e-10
 FAST = [name for name in RECURRENCES if name != "plain"]
 
@@ -33,6 +31,7 @@ def assert_same(case: Case, recurrence: Recurrence, relative: float = EXACT) -> 
     assert_close(gradients(case, ours), gradients(case, theirs), relative)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("particles", [1, 3])
 @pytest.mark.parametrize(("sequences", "steps"), [(1, 1), (1, 5), (4, 1), (3, 7)])
 def test_equals_plain(
@@ -42,6 +41,7 @@ def test_equals_plain(
     assert_same(case, recurrence)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (5, 3, 2, 7), (16, 8, 4, 12), (37, 19, 33, 21)])
 def test_equals_plain_at_any_size(
     recurrence: Recurrence, cell: str, sizes: tuple[int, int, int, int]
@@ -53,11 +53,13 @@ def test_equals_plain_at_any_size(
     assert_same(case, recurrence)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("sequences", range(1, 20))
 def test_equals_plain_for_any_number_of_sequences(recurrence: Recurrence, sequences: int) -> None:
     assert_same(make("lstm", sequences=sequences, steps=2, hidden=9), recurrence)
 
 
+@pytest.mark.fast
 def test_equals_plain_where_every_clamp_acts(recurrence: Recurrence, cell: str) -> None:
     case = make(cell, scale=12.0, steps=6)
     path = case.run(plain)
@@ -66,6 +68,7 @@ def test_equals_plain_where_every_clamp_acts(recurrence: Recurrence, cell: str) 
     assert_same(case, recurrence, 1e-8)
 
 
+@pytest.mark.fast
 def test_gradients_pass_on_the_bounds_as_torch_lets_them(recurrence: Recurrence) -> None:
     """A posterior whose activations are exactly 3 and whose outputs are exactly 8."""
     case = make("lstm", steps=2)
@@ -80,6 +83,7 @@ def test_gradients_pass_on_the_bounds_as_torch_lets_them(recurrence: Recurrence)
     assert found["posterior.output.bias"].all()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     "which", [("z",), ("hidden",), ("mean",), ("log_variance",), ("h_T",), ("c_T",)]
 )
@@ -101,6 +105,7 @@ def test_passes_gradcheck(recurrence: Recurrence, cell: str) -> None:
     assert torch.autograd.gradcheck(run, tuple(case.leaves().values()))
 
 
+@pytest.mark.fast
 def test_parts_that_need_no_gradient_get_none(recurrence: Recurrence, cell: str) -> None:
     case = make(cell)
     detached = case.replaced(
@@ -127,6 +132,7 @@ def test_parts_that_need_no_gradient_get_none(recurrence: Recurrence, cell: str)
     assert_close(ours, {name: expected[name] for name in parameters}, EXACT)
 
 
+@pytest.mark.fast
 def test_frozen_networks_still_pass_gradients_to_the_inputs(
     recurrence: Recurrence, cell: str
 ) -> None:
@@ -144,12 +150,14 @@ def test_frozen_networks_still_pass_gradients_to_the_inputs(
     assert_close({"backward": found}, {"backward": expected}, EXACT)
 
 
+@pytest.mark.fast
 def test_without_gradients_the_path_is_the_same(recurrence: Recurrence, cell: str) -> None:
     case = make(cell)
     with torch.no_grad():
         assert_close(outputs(case.run(recurrence)), outputs(case.run(plain)), EXACT)
 
 
+@pytest.mark.fast
 def test_backward_twice_through_a_retained_graph(recurrence: Recurrence, cell: str) -> None:
     case = make(cell)
     path = case.run(recurrence)
@@ -162,6 +170,7 @@ def test_backward_twice_through_a_retained_graph(recurrence: Recurrence, cell: s
             assert torch.equal(before, after)
 
 
+@pytest.mark.fast
 def test_differentiating_twice_is_refused(recurrence: Recurrence, cell: str) -> None:
     case = make(cell)
     path = case.run(recurrence)
@@ -170,6 +179,7 @@ def test_differentiating_twice_is_refused(recurrence: Recurrence, cell: str) -> 
         first.sum().backward()
 
 
+@pytest.mark.fast
 def test_an_output_changed_in_place_makes_no_wrong_gradient(recurrence: Recurrence) -> None:
     path = make("lstm").run(recurrence)
 
@@ -181,6 +191,7 @@ def test_an_output_changed_in_place_makes_no_wrong_gradient(recurrence: Recurren
         change_and_differentiate()
 
 
+@pytest.mark.fast
 def test_inputs_are_left_as_they_were(recurrence: Recurrence, cell: str) -> None:
     case = make(cell)
     before = {name: value.detach().clone() for name, value in case.leaves().items()}
@@ -189,6 +200,7 @@ def test_inputs_are_left_as_they_were(recurrence: Recurrence, cell: str) -> None
         assert torch.equal(value, before[name]), name
 
 
+@pytest.mark.fast
 def test_runs_are_repeatable_bit_for_bit(recurrence: Recurrence, cell: str) -> None:
     case = make(cell, sequences=8, steps=6, hidden=33)
     first, second = case.run(recurrence), case.run(recurrence)
@@ -199,6 +211,7 @@ def test_runs_are_repeatable_bit_for_bit(recurrence: Recurrence, cell: str) -> N
         assert torch.equal(a, b)
 
 
+@pytest.mark.fast
 def test_strided_inputs(recurrence: Recurrence, cell: str) -> None:
     """Views, as an LSTM or a slice gives them, are as good as contiguous tensors."""
     case = make(cell, sequences=4, steps=5)
@@ -211,6 +224,7 @@ def test_strided_inputs(recurrence: Recurrence, cell: str) -> None:
     assert_close(outputs(ours), outputs(theirs), EXACT)
 
 
+@pytest.mark.fast
 def test_float32_is_close(recurrence: Recurrence, cell: str) -> None:
     case = make(cell, sequences=8, hidden=32).to(torch.float32)
     ours, theirs = case.run(recurrence), case.run(plain)
@@ -219,6 +233,7 @@ def test_float32_is_close(recurrence: Recurrence, cell: str) -> None:
     assert_close(gradients(case, ours), gradients(case, theirs), 1e-4)
 
 
+@pytest.mark.fast
 def test_autocast_keeps_the_state_in_full_precision(recurrence: Recurrence, cell: str) -> None:
     case = make(cell, sequences=8, hidden=32, scale=0.3).to(torch.float32)
     exact = gradients(case, case.run(plain))
@@ -234,6 +249,7 @@ def test_autocast_keeps_the_state_in_full_precision(recurrence: Recurrence, cell
         assert error <= 1.5 * allowed + 0.01 * expected.norm(), name
 
 
+@pytest.mark.fast
 def test_choose_knows_its_names() -> None:
     assert choose("plain") is plain
     assert choose("auto") in RECURRENCES.values()
@@ -241,6 +257,7 @@ def test_choose_knows_its_names() -> None:
         choose("fast")
 
 
+@pytest.mark.fast
 def test_a_path_names_its_parts() -> None:
     path = make("lstm").run(choose("auto"))
     assert isinstance(path, Path)

@@ -8,8 +8,6 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.fast
-
 PROGRAM = """
 import resource, torch
 from zpyro.allocation import keep_freed_memory

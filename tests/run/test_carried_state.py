@@ -18,8 +18,6 @@ from zpyro.datasets.blizzard import Blizzard, BlizzardSettings
 from zpyro.datasets.preparation import prepare
 from zpyro.datasets.sequences import Dataset, Sequences
 
-pytestmark = pytest.mark.fast
-
 SIZE, ROW = 5, 4
 
 
@@ -42,6 +40,7 @@ def code(sequences: Sequences, frame: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.rint(raw * 32768)[..., 0])
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 64])
 def test_rows_go_on_where_the_row_before_ended(books: Dataset, batch_size: int) -> None:
     train = books.train
@@ -68,6 +67,7 @@ def test_rows_go_on_where_the_row_before_ended(books: Dataset, batch_size: int) 
     assert len(list(train.stream_batches(batch_size))) == train.num_batches(batch_size)
 
 
+@pytest.mark.fast
 def test_the_order_of_streams_changes_with_the_pass(books: Dataset) -> None:
     def names(epoch: int) -> list[str]:
         batches = books.train.stream_batches(2, epoch=epoch)
@@ -77,6 +77,7 @@ def test_the_order_of_streams_changes_with_the_pass(books: Dataset) -> None:
     assert names(0) != names(1)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("granularity", ["sequence", "step"])
 @pytest.mark.parametrize("name", ["gaussian", "layer_norm", "srnn", "vrnn", "rnn"])
 def test_two_rows_are_one_long_row(name: str, granularity: str) -> None:
@@ -100,6 +101,7 @@ def test_two_rows_are_one_long_row(name: str, granularity: str) -> None:
         torch.testing.assert_close(joined, getattr(whole, part), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.fast
 def test_the_state_after_a_row_is_told_and_cut_off() -> None:
     case = make("gaussian", lengths=(5, 5))
     module = case.module
@@ -137,6 +139,7 @@ def test_training_carries_the_state_and_resumes_bit_for_bit(books: Dataset, tmp_
     )
 
 
+@pytest.mark.fast
 def test_what_cannot_carry_is_told(books: Dataset) -> None:
     with pytest.raises(UserError, match="no rows of longer streams"):
         training.fit(model(), dataset(), carried_settings())

@@ -242,3 +242,20 @@ def test_a_kill_between_the_renames_loses_nothing(folder: Path) -> None:
     assert sorted(path.name for path in folder.parent.iterdir()) == ["best", "best.previous"]
     checkpoint.save(folder, make())
     assert sorted(path.name for path in folder.parent.iterdir()) == ["best"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"kind": "pictures"}, "data.kind is 'pictures'; it must be one of"),
+        ({"scale": 0.0}, "which is no scale"),
+        ({"mean": float("nan")}, "which is no scale"),
+        ({"sample_rate": -1}, "is no size"),
+        ({"image_shape": (28, 1 << 30)}, "is no size"),
+    ],
+)
+def test_facts_that_cannot_be_are_told(facts: dict[str, Any], message: str) -> None:
+    right: dict[str, Any] = {"kind": "frames", "sample_rate": 16_000, "mean": 0.0, "scale": 1.0}
+    DataFacts("some", **right)
+    with pytest.raises(UserError, match=message):
+        DataFacts("some", **{**right, **facts})

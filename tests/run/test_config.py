@@ -14,6 +14,8 @@ from zpyro import building, config, likelihoods
 from zpyro.config import Preset
 from zpyro.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -145,3 +147,18 @@ def test_settings_of_the_likelihood_reach_it() -> None:
     assert found == likelihoods.Categorical(7, tied=True)
     with pytest.raises(UserError, match="tied_embedding is for tokens"):
         building.build_likelihood(tied, "gaussian", 3)
+
+
+def test_the_auxiliary_weight_moves_over_epochs() -> None:
+    objective = config.ObjectiveConfig(
+        auxiliary_weight=0.8, auxiliary_weight_final=0.2, auxiliary_weight_epochs=1.5
+    )
+    weight = building.build_objective(objective, 8).auxiliary_weight
+    assert [weight(step) for step in (0, 3, 6, 12, 99)] == pytest.approx([0.8, 0.65, 0.5, 0.2, 0.2])
+
+
+def test_a_model_that_cannot_follow_a_setting_is_not_built() -> None:
+    model = config.ModelConfig(name="storn", conditional_layer_norm=True)
+    expected = "model.conditional_layer_norm means nothing to the model storn; leave it out"
+    with pytest.raises(UserError, match=expected):
+        building.build_model(model, likelihoods.Gaussian(3))

@@ -15,8 +15,6 @@ from zpyro.errors import UserError
 from zpyro.seeding import named_noise
 from zpyro.terms import sequence_terms
 
-pytestmark = pytest.mark.fast
-
 
 def log_weights(draw: int) -> Tensor:
     """By sequence, straight from the terms, one sequence at a time."""
@@ -61,6 +59,7 @@ def test_monte_carlo_error_is_the_spread_of_repetitions() -> None:
     assert told == pytest.approx(spread, rel=0.35)
 
 
+@pytest.mark.fast
 def test_mode_is_kept_and_nothing_to_score_is_told() -> None:
     module, data = small.model().train(), small.dataset().test
     evaluation.iwae(module, data, particles=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import threading
@@ -10,11 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.run.small import dataset, model, settings
-from zpyro import runs, training
+from zpyro import locking, runs, training
 from zpyro.errors import UserError
 from zpyro.locking import LOCK, locked
-
-pytestmark = pytest.mark.fast
 
 HOLDER = """
 import sys
@@ -56,6 +56,7 @@ def test_a_second_process_is_refused_until_the_first_dies(tmp_path: Path) -> Non
         pass
 
 
+@pytest.mark.fast
 def test_a_process_does_not_shut_itself_out_but_another_thread(tmp_path: Path) -> None:
     found: list[str] = []
 
@@ -93,3 +94,33 @@ def test_two_trainings_are_refused_and_a_lock_alone_is_no_run(tmp_path: Path) ->
     assert training.fit(model(), dataset(), config, run=run).step == 2
     with pytest.raises(UserError, match="is not empty"):
         runs.create(tmp_path, config)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(locking.fcntl, "flock", refuse)
+    with locked(tmp_path):
+        pass
+    assert f"{tmp_path}: this file system has no locks" in caplog.text
+
+
+@pytest.mark.fast
+def test_a_lock_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(locking.os, "ftruncate", fail)
+    expected = rf"{LOCK}: cannot be written \(Input/output error\)"
+    with pytest.raises(UserError, match=expected), locked(tmp_path):
+        pass
+    (tmp_path / "run").write_text("no folder")
+    with pytest.raises(UserError, match=r"cannot be written .*mend"), locked(tmp_path / "run"):
+        pass

@@ -11,6 +11,8 @@ from torch import nn
 from zpyro.config import TrainConfig
 from zpyro.optimizer import AveragedWeights, Optimizer
 
+pytestmark = pytest.mark.fast
+
 GOOD = torch.tensor(True)
 
 

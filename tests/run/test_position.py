@@ -12,6 +12,8 @@ from zpyro import reporting
 from zpyro.config import TrainConfig
 from zpyro.position import Budget, Position, due
 
+pytestmark = pytest.mark.fast
+
 TRAIN = {
     "kind": "train",
     "step": 30,

@@ -15,6 +15,8 @@ from zpyro.datasets import baselines
 from zpyro.errors import UserError
 from zpyro.runs import MetricsLog, Run
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from zpyro import settings
 from zpyro.errors import UserError
 from zpyro.settings import setting
+
+pytestmark = pytest.mark.fast
 
 
 @dataclass(frozen=True)
@@ -103,3 +106,35 @@ def test_settings_survive_toml(**values: object) -> None:
 def test_build_refuses_what_it_does_not_know() -> None:
     with pytest.raises(UserError, match="file: unknown setting cout; did you mean count"):
         settings.build(Sample, {"cout": 1}, "file")
+
+
+def test_build_needs_what_has_no_default() -> None:
+    @dataclass(frozen=True)
+    class Needy:
+        size: int
+
+        def __post_init__(self) -> None:
+            if self.size > 9:
+                raise UserError("size is too large")
+
+    with pytest.raises(UserError, match="file: setting size is missing"):
+        settings.build(Needy, {}, "file")
+    with pytest.raises(UserError, match="file: size is too large"):
+        settings.build(Needy, {"size": 10}, "file")
+    assert settings.build(Needy, {"size": 9}, "file") == Needy(9)
+
+
+def test_a_file_beyond_measure_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text("[model]\n")
+    assert settings.read_toml(path) == {"model": {}}
+    monkeypatch.setattr(settings, "LARGEST_FILE", 3)
+    with pytest.raises(UserError, match=r"settings\.toml: is larger than settings can be"):
+        settings.read_toml(path)
+
+
+def test_types_are_told_in_words() -> None:
+    assert settings.describe(tuple[str, ...]) == "a list of texts"
+    assert settings.describe(tuple[float, ...] | None) == 'a list of numbers or "none"'
+    with pytest.raises(TypeError, match="set cannot be a setting"):
+        settings.literal({1})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
 from dataclasses import replace
@@ -11,9 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from tests.run.small import dataset, model, settings
-from zpyro import evaluation, reporting, runs, trainer, training
+from zpyro import (
+    checkpoint,
+    evaluation,
+    files,
+    manifest,
+    ranks,
+    reporting,
+    runs,
+    torch_files,
+    trainer,
+    training,
+)
 from zpyro.config import Config
 from zpyro.datasets.sequences import Dataset
 from zpyro.errors import UserError
@@ -196,6 +210,60 @@ def with_a_loud_sequence(data: Dataset) -> Dataset:
 def test_patience_ends_a_training_that_gets_no_better() -> None:
     config = settings(max_steps=500, validate_every=2, patience=3, learning_rate=1.0)
     assert training.fit(model(), dataset(), config).step < 500
+
+
+def test_a_plateau_lowers_the_learning_rate(tmp_path: Path) -> None:
+    config = settings(
+        max_steps=20, validate_every=5, learning_rate_schedule="plateau", plateau_patience=2,
+        # Steps too small to change a weight: no validation is better than the first.
+        learning_rate=1e-30, log_every=1,
+    )  # fmt: skip
+    _, run = train(tmp_path / "run", config)
+    rates = {r["step"]: r["learning_rate"] for r in run.records() if r["kind"] == "train"}
+    assert rates[15] == rates[1]
+    assert rates[20] == pytest.approx(0.5 * rates[1])
+
+
+def test_a_state_of_another_kind_is_told(tmp_path: Path) -> None:
+    config = settings(max_steps=4, checkpoint_every=2)
+    module, run = train(tmp_path / "run", config)
+    state = checkpoint.load_state(run.last)
+    for wrong in ({"tally": None}, {"optimizer": {}}, {"random": (1, 2)}):
+        rewrite(run, {**state, **wrong})
+        with pytest.raises(UserError, match="last: its state does not fit this run"):
+            training.fit(module, dataset(), config, run=run, resume=True)
+    rewrite(run, [state])
+    with pytest.raises(UserError, match="holds no state of a training"):
+        training.fit(module, dataset(), config, run=run, resume=True)
+    rewrite(run, {})
+    with pytest.raises(UserError, match="holds a model without a training to go on with"):
+        training.fit(module, dataset(), config, run=run, resume=True)
+
+
+def rewrite(run: Run, state: object) -> None:
+    """Another state in the last checkpoint, with a checksum that is right."""
+    torch_files.write(run.last / checkpoint.STATE, state)
+    path = run.last / "meta.json"
+    meta = json.loads(path.read_text())
+    meta["sha256"][checkpoint.STATE] = files.checksum(run.last / checkpoint.STATE)
+    path.write_text(json.dumps(manifest.signed(meta)))
+
+
+def test_a_carried_state_is_for_one_process() -> None:
+    config = settings(max_steps=2, carry_state=True)
+    two = ranks.Ranks(0, 2, 0)
+    with pytest.raises(UserError, match="carry_state is for one process; start it without"):
+        training.fit(model(), dataset(), config, ranks=two)
+
+
+def test_lines_tell_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "SECONDS_BETWEEN_LINES", 0.0)
+    text = io.StringIO()
+    reporter = reporting.Lines(Console(file=text, width=200))
+    training.fit(model(), dataset(), settings(max_steps=4, log_every=2), reporter=reporter)
+    lines = text.getvalue().splitlines()
+    assert [line.split("  ")[:2] for line in lines[:2]] == [["step 2", "50%"], ["step 4", "100%"]]
+    assert all("bound" in line for line in lines)
 
 
 def test_limits() -> None:

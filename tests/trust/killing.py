@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -17,11 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from zpyro import checkpoint, runs, training  # noqa: F401  (loaded before processes start)
+from tests.processes import LIMIT, start
+from zpyro import checkpoint, runs
 from zpyro.runs import Run
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.trust.killing", "tests.trust.writes", "zpyro_cli.train"])
 SETTINGS = (
     *("model.hidden_size=12", "model.latent_size=3", "model.embedding_size=6", "model.mlp_size=8"),
     *("train.batch_size=8", "train.checkpoint_every=9", "train.validate_every=13"),
@@ -29,8 +27,6 @@ SETTINGS = (
     *("train.plateau_patience=1", "objective.auxiliary_weight=0.01"),
 )
 TIMED = ("seconds", "frames_per_second", "interval_seconds")
-LIMIT = 300
-"""Seconds that one process may take; more is a hang."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +70,6 @@ def command(data: Path, out: Path, steps: int) -> list[str]:
     chosen = [f"--set={setting}" for setting in SETTINGS]
     where = ["--dataset=npz", "--data", str(data), "--out", str(out)]
     return ["train", *where, "--max-steps", str(steps), *chosen]
-
-
-def start(function: Callable[..., None], *arguments: Any) -> BaseProcess:
-    """A function in a process of its own, torch already loaded: the start is not what is tested."""
-    process = CONTEXT.Process(target=function, args=arguments)
-    process.start()
-    return process
 
 
 def command_line(arguments: Sequence[str], log: Path) -> None:

@@ -14,6 +14,7 @@ import contextlib
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,6 +119,7 @@ class Harness:
         """A copy of the kind's files, one of them damaged: (folder, out, what, names)."""
         chance = random.Random(f"{kind.name} {seed}")
         place = self.folder / f"{KINDS.index(kind)}-{seed}"
+        shutil.rmtree(place, ignore_errors=True)
         copy_for(kind, self.valid, place)
         found = sorted(path for pattern in kind.files for path in place.glob(pattern))
         path = chance.choice(found)

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import processes
 from tests.cli.conftest import SMALL, Zpyro
+from tests.processes import Command
 from tests.run.small import dataset, model, settings
 from tests.run.test_training import At, untimed
 from zpyro import runs, training
 from zpyro.errors import UserError
-
-PROGRAM = (sys.executable, "-m", "zpyro_cli")
 
 FULL = """
 mount -t tmpfs -o size={size}k none {place} || exit 77
@@ -45,7 +45,7 @@ def can_mount() -> bool:
 @pytest.mark.skipif(not can_mount(), reason="no mount namespace of its own is permitted here")
 @pytest.mark.parametrize("size", [100, 250])
 def test_a_full_disk_is_a_line_and_leaves_the_last_good_checkpoint(
-    arrays: Path, tmp_path: Path, size: int
+    zpyro: Zpyro, arrays: Path, tmp_path: Path, size: int
 ) -> None:
     place, saved = tmp_path / "disk", tmp_path / "saved"
     place.mkdir()
@@ -80,17 +80,10 @@ def test_a_full_disk_is_a_line_and_leaves_the_last_good_checkpoint(
     assert step % 20 == 0
     # With room again, the training goes on from there.
     (tmp_path / "walks.npz").write_bytes(arrays.read_bytes())
-    more = subprocess.run(
-        [
-            *(*PROGRAM, "train", "--resume", saved, "--data", tmp_path / "walks.npz"),
-            *("--max-steps", str(step + 3)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    more = zpyro(
+        *("train", "--resume", saved, "--data", tmp_path / "walks.npz", "--max-steps", step + 3)
     )
-    assert more.returncode == 0, more.stderr
+    assert more.exit_code == 0, more.output
     steps = [record["step"] for record in run.records() if record["kind"] == "train"]
     assert steps == list(range(1, step + 4))
 
@@ -150,16 +143,9 @@ def test_the_second_of_two_trainings_is_refused(
 ) -> None:
     run = tmp_path / "run"
     new = ("train", "--dataset=npz", "--data", arrays, "--out", run, *SMALL)
-    first = subprocess.Popen(
-        [*PROGRAM, *map(str, new), "--max-steps=1000000", "--set=train.checkpoint_every=5"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 100
-    while not (run / "last").exists():
-        assert first.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    forever = (*new, "--max-steps=1000000", "--set=train.checkpoint_every=5")
+    first = Command(tmp_path / "output", processes.zpyro, forever)
+    first.wait_until((run / "last").exists)
     config = (run / "config.toml").read_bytes()
     second = zpyro(*(new if how == "--out" else ("train", "--resume", run, "--max-steps", 7)))
     assert second.exit_code == 2
@@ -169,7 +155,6 @@ def test_the_second_of_two_trainings_is_refused(
     assert (run / "config.toml").read_bytes() == config
     assert first.poll() is None
     first.kill()
-    first.wait()
     again = zpyro("train", "--resume", run, "--max-steps", runs.open_run(run).load("last").step)
     assert again.exit_code == 0, again.output
 

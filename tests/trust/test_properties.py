@@ -21,8 +21,6 @@ from zpyro.models import MODELS, SequenceModel
 from zpyro.recurrence import RECURRENCES
 from zpyro.terms import LATENT_FIELDS, SequenceTerms
 
-pytestmark = pytest.mark.fast
-
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 GRANULARITIES = ("sequence", "step")
 TERMS = ("log_likelihood", "kl", "log_prior", "log_posterior", "log_auxiliary", "log_reverse")
@@ -210,6 +208,7 @@ def test_every_recurrence_is_the_plain_one(example: Example) -> None:
     assert_close_gradients(gradients(example.module, total(plain)), gradient)
 
 
+@pytest.mark.fast
 @always
 @given(examples(), st.integers(0, 5))
 def test_no_step_sees_a_later_frame(example: Example, changed: int) -> None:
@@ -231,6 +230,7 @@ def test_no_step_sees_a_later_frame(example: Example, changed: int) -> None:
         torch.testing.assert_close(before, after, rtol=0, atol=0)
 
 
+@pytest.mark.fast
 @always
 @given(examples(), st.sampled_from(GRANULARITIES), st.floats(0.0, 2.0))
 def test_the_objective_is_made_of_the_terms(
@@ -251,6 +251,7 @@ def test_the_objective_is_made_of_the_terms(
     torch.testing.assert_close(parts.bound, parts.log_likelihood - parts.kl, **CLOSE)
 
 
+@pytest.mark.fast
 @always
 @given(examples(), st.sampled_from(GRANULARITIES))
 def test_what_is_generated_is_of_the_right_kind(example: Example, granularity: str) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.processes import LIMIT, start
 from tests.run.small import dataset, model, settings
-from tests.trust.killing import LIMIT, start
 from zpyro import files, runs, training
 
 EVERY = 3

@@ -13,7 +13,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,9 +28,6 @@ from zpyro.errors import UserError
 
 JOURNAL = "journal"
 ROWS_AT_ONCE = 4096
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Progress(Protocol):
