@@ -97,11 +97,14 @@ def on_scale_of(checkpoint: Checkpoint, sequences: Sequences) -> Sequences:
         UserError: if they are of another kind than the model reads.
     """
     data, likelihood = checkpoint.data, checkpoint.module.likelihood
-    size = likelihood.size if sequences.kind != "tokens" else 1
+    size = 1 if data.kind == "tokens" else likelihood.size
     if (sequences.kind, sequences.frame_size) != (data.kind, size):
+        found, wanted = (
+            _described(sequences.kind, sequences.frame_size),
+            _described(data.kind, size),
+        )
         raise UserError(
-            f"the data are {sequences.kind} of {sequences.frame_size} numbers a frame, the run was "
-            f"trained on {data.kind} of {size}; point --data at such"
+            f"the data are {found}, the run was trained on {wanted}; point --data at such"
         )
     if sequences.sample_rate != data.sample_rate:
         raise UserError(
@@ -116,6 +119,10 @@ def on_scale_of(checkpoint: Checkpoint, sequences: Sequences) -> Sequences:
                 "give data with the same vocabulary"
             )
     return sequences.renormalized(Normalization(data.mean, data.scale))
+
+
+def _described(kind: str, size: int) -> str:
+    return kind if kind == "tokens" else f"{kind} of {size} numbers a frame"
 
 
 def check_frames(checkpoint: Checkpoint, frames: Array, name: str, *, least: int = 1) -> None:

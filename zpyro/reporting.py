@@ -94,17 +94,18 @@ class Pace:
 
 
 class Lines(Silent):
-    """A line for each validation, and one every ten seconds between them.
+    """A line for each validation, and one now and then between them.
 
     Where steps are so slow that their terms come seldom, lines go without these.
 
     Args:
         console: where to write.
+        seconds: between lines.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, seconds: float = SECONDS_BETWEEN_LINES) -> None:
         self._console = console
-        self._pace = Pace()
+        self._pace = Pace(seconds)
         self._left: float | None = None
         self._fraction = 0.0
 

@@ -90,6 +90,7 @@ class Training:
         )
         self.position = Position()
         self.saved: int | None = None
+        self.rate = config.train.learning_rate
         self.clock = Clock(0.0)
         self.anomalies: AnomalyDetection | None = None
         self.interruption = Interruption()
@@ -149,7 +150,8 @@ class Training:
         self.elbo.step = position.step
         anomalies = self.anomalies
         with nullcontext() if anomalies is None else anomalies.watching(position.step + 1, batch):
-            self.take_step(share, self.optimizer.learning_rate(self.budget.fraction(position)))
+            self.rate = self.optimizer.learning_rate(self.budget.fraction(position))
+            self.take_step(share, self.rate)
         position.advance(self.steps_per_epoch)
         logs = position.step % self.train.log_every == 0
         if logs:
@@ -271,7 +273,7 @@ class Training:
             "kl_weight": kl_weight,
             "auxiliary_weight": auxiliary_weight,
             "reverse_weight": reverse_weight,
-            "learning_rate": self.optimizer.learning_rate(self.budget.fraction(self.position)),
+            "learning_rate": self.rate,
             "skipped": self.tally.skipped()[0],
             **({} if first_bad is None else {"bad_step": first_bad[0], "bad_term": first_bad[1]}),
         }

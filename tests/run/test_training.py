@@ -256,10 +256,9 @@ def test_a_carried_state_is_for_one_process() -> None:
         training.fit(model(), dataset(), config, ranks=two)
 
 
-def test_lines_tell_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reporting, "SECONDS_BETWEEN_LINES", 0.0)
+def test_lines_tell_how_far_it_is() -> None:
     text = io.StringIO()
-    reporter = reporting.Lines(Console(file=text, width=200))
+    reporter = reporting.Lines(Console(file=text, width=200), seconds=0.0)
     training.fit(model(), dataset(), settings(max_steps=4, log_every=2), reporter=reporter)
     lines = text.getvalue().splitlines()
     assert [line.split("  ")[:2] for line in lines[:2]] == [["step 2", "50%"], ["step 4", "100%"]]
