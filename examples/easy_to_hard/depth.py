@@ -244,7 +244,8 @@ class DepthSolver(ThinkingSolver):
         self.enumeration = TraceEnum_ELBO(max_plate_nesting=2)
         self.with_evidence = True
 
-    def at(self, fraction: float) -> None:
+    def at(self, fraction: float, *, grown: bool) -> None:
+        super().at(fraction, grown=grown)
         self.with_evidence = fraction >= THINKING_ALONE
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -38,9 +38,14 @@ class Solver(nn.Module):
         """The most iterations it can do; None where there is no limit."""
         return None
 
-    def at(self, fraction: float) -> None:
-        """Told before each step which share of the training is done."""
-        del fraction
+    def at(self, fraction: float, *, grown: bool) -> None:
+        """Told before each step which share of the training is done.
+
+        Args:
+            fraction: that share.
+            grown: whether the problems have their full size.
+        """
+        del fraction, grown
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """What to minimise, nats per scored cell, for one batch."""
@@ -64,6 +69,12 @@ class ThinkingSolver(Solver):
         self.thinker = thinker
         self.precision = precision
         self.elbo = Trace_ELBO(max_plate_nesting=2)
+        self.linger = thinker.linger
+
+    def at(self, fraction: float, *, grown: bool) -> None:
+        super().at(fraction, grown=grown)
+        # A thought that leads nowhere yet grows beyond bounds when it lingers.
+        self.thinker.linger = self.linger if grown else 0
 
     @property
     def longest(self) -> int | None:

@@ -158,7 +158,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             rate = group["share"] * self.preset.learning_rate
             group["lr"] = rate * rate_factor(self.preset, epoch, self.fraction())
-        self.solver.at(self.fraction())
+        grown = not self.preset.growing or batch.targets.shape[-1] >= self.preset.train_size
+        self.solver.at(self.fraction(), grown=grown)
         loss = self.solver.loss(*batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

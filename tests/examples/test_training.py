@@ -207,12 +207,15 @@ def test_sequences_grow(
     assert [train.grown_length(growing, f, 5, 16) for f in fractions] == [9, 9, 9, 15, 16, 16]
     assert train.grown_length(growing, 0.0, 50, 16) == 16
     assert train.grown_length(PRESET, 0.0, 0, 16) == 16
-    trained = trainer(tmp_path / "run", growing=0.5, shortest=4)
+    trained = trainer(tmp_path / "run", growing=0.5, shortest=4, linger=20)
     seen: list[tuple[int, int]] = []
     honest = trained.solver.loss
 
     def noted(x: Tensor, y: Tensor) -> Tensor:
         seen.append((x.shape[-1], y.shape[-1]))
+        # There is no lingering over problems that are not whole yet.
+        assert isinstance(trained.solver, solvers.ThinkingSolver)
+        assert trained.solver.thinker.linger == (20 if x.shape[-1] == 16 else 0)
         # What is left is a problem of its own.
         assert torch.equal(x[:, 0].cumsum(1) % 2, y.float())
         return honest(x, y)
