@@ -49,8 +49,8 @@ def test_frames_are_put_on_the_scale_of_the_training() -> None:
         ("frames", np.zeros((4, 2)), r"x: has shape \(4, 2\); it must be \(P, 3\)"),
         ("frames", np.zeros((0, 3)), "with P at least 1"),
         ("tokens", np.zeros((4, 1), int), r"it must be \(P,\)"),
-        ("tokens", np.array([0, 5, 6]), "x: has tokens beyond 0 to 5; mend them"),
-        ("tokens", np.array([-1, 0]), "x: has tokens beyond 0 to 5; mend them"),
+        ("tokens", np.array([0, 5, 6]), "x: has other numbers than the tokens 0 to 5; mend them"),
+        ("tokens", np.array([-1, 0]), "x: has other numbers than the tokens 0 to 5; mend them"),
         ("binary", np.full((4, 3), 0.5), "x: has values other than 0 and 1"),
     ],
 )
@@ -62,7 +62,7 @@ def test_frames_that_do_not_fit_are_told(kind: str, values: np.ndarray, message:
 def test_data_of_another_kind_are_told() -> None:
     frames = Sequences((np.zeros((4, 3), "f4"),), ("a",))
     tokens = Sequences((np.array([0, 6]),), ("a",), kind="tokens")
-    with pytest.raises(UserError, match=r"the data are frames of 3 .* trained on tokens of 6"):
+    with pytest.raises(UserError, match=r"the data are frames of 3 .* trained on tokens;"):
         choosing.on_scale_of(of_kind("tokens"), frames)
     with pytest.raises(UserError, match="the data hold token 6, this run knows 6"):
         choosing.on_scale_of(of_kind("tokens"), tokens)

@@ -262,7 +262,8 @@ def test_lines_tell_how_far_it_is() -> None:
     training.fit(model(), dataset(), settings(max_steps=4, log_every=2), reporter=reporter)
     lines = text.getvalue().splitlines()
     assert [line.split("  ")[:2] for line in lines[:2]] == [["step 2", "50%"], ["step 4", "100%"]]
-    assert all("bound" in line for line in lines)
+    assert all("bound" in line for line in (*lines[:2], lines[-1]))
+    assert lines[-2] == "validating 12/12"
 
 
 def test_limits() -> None:
