@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import console, counted, load_data, say, waiting
-from .guides import guide_options, use_guide
+from .guides import use_guide
+from .options import model_options
 
 if TYPE_CHECKING:
     from zpyro.checkpoint import Checkpoint
@@ -77,18 +78,7 @@ LABELS = {
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1, 1 << 20))
-@click.option(
-    "--checkpoint",
-    "which",
-    default="best",
-    show_default=True,
-    type=click.Choice(["best", "last"]),
-)
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 63) - 1))
-@click.option(
-    "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])
-)
-@guide_options
+@model_options
 def command(
     run: Path,
     data: Path | None,

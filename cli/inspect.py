@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from .common import say
-from .guides import guide_options, use_guide
+from .guides import use_guide
+from .options import model_options
 
 
 @click.command("inspect")
@@ -60,18 +61,7 @@ from .guides import guide_options, use_guide
     type=click.IntRange(0),
     help="The table of bounds is of this many sequences; 0 leaves it out.",
 )
-@click.option(
-    "--checkpoint",
-    "which",
-    default="best",
-    show_default=True,
-    type=click.Choice(["best", "last"]),
-)
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 63) - 1))
-@click.option(
-    "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])
-)
-@guide_options
+@model_options
 def command(
     run: Path,
     split: str,

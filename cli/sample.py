@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from .common import counted, say, waiting
-from .guides import guide_options, use_guide
+from .guides import use_guide
+from .options import model_options
 from .prefix import read_prefix
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ PICTURED_IMAGES = 400
     " of one]",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: RUN/samples]")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 63) - 1))
 @click.option(
     "--temperature",
     default=1.0,
@@ -50,17 +50,7 @@ PICTURED_IMAGES = 400
     help="What to go on from: a recording, a text file of one line, or a .npy array (P, D) or (P,)"
     " of frames, tokens, or the upper rows of a picture.",
 )
-@click.option(
-    "--checkpoint",
-    "which",
-    default="best",
-    show_default=True,
-    type=click.Choice(["best", "last"]),
-)
-@click.option(
-    "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])
-)
-@guide_options
+@model_options
 def command(
     run: Path,
     count: int,

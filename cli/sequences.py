@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import load_data, say
-from .guides import GUIDE, RUN_GUIDE, use_guide
+from .guides import use_guide
+from .options import model_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,24 +33,12 @@ OPTIONS = (
         type=click.Path(path_type=Path),
         help="Where the data are now.  [default: where they were at training]",
     ),
-    click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 63) - 1)),
-    click.option(
-        "--checkpoint",
-        "which",
-        default="best",
-        show_default=True,
-        type=click.Choice(["best", "last"]),
-    ),
-    click.option(
-        "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])
-    ),
-    GUIDE,
-    RUN_GUIDE,
 )
 
 
 def sequence_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--split, --data, --seed, --checkpoint, --device, --guide, --run-guide."""
+    """--split and --data, and those of every command on a model."""
+    command = model_options(command)
     for option in reversed(OPTIONS):
         command = option(command)
     return command
