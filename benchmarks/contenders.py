@@ -139,7 +139,8 @@ def _training(size: Size, frames: Tensor, ranks: Ranks = ALONE) -> Step:
     names = tuple(map(str, range(size.sequences)))
     start, *others = frames.cpu().numpy()
     sequences = Sequences(tuple(np.stack(others, axis=1)), names, start)
-    return partial(step, ranks.share(sequences, np.arange(size.sequences)), train.learning_rate)
+    share = ranks.share(sequences, sequences.lengths, np.arange(size.sequences))
+    return partial(step, share, train.learning_rate)
 
 
 def _update(model: nn.Module, optimizer: torch.optim.Optimizer, terms: Terms) -> Tensor:

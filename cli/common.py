@@ -29,9 +29,14 @@ def console() -> Console:
     return Console(stderr=True)
 
 
+def _speaks() -> bool:
+    """Whether this process is alone, or the first of several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(line: str) -> None:
     """A line of progress; of several processes the first one says it."""
-    if os.environ.get("RANK", "0") == "0":
+    if _speaks():
         click.echo(line, err=True)
 
 
@@ -44,7 +49,7 @@ def counted(number: int, thing: str) -> str:
 def waiting(what: str) -> Generator[None, None, None]:
     """Show what is being waited for: a spinner in a terminal, else a line."""
     screen = console()
-    if screen.is_terminal and os.environ.get("RANK", "0") == "0":
+    if screen.is_terminal and _speaks():
         with screen.status(what):
             yield
     else:

@@ -66,13 +66,16 @@ class Ranks:
         devices = [like.device.index] if like.is_cuda else None
         return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
 
-    def share(self, sequences: Sequences, group: NDArray[np.int64]) -> Share:
+    def share(
+        self, sequences: Sequences, lengths: NDArray[np.int64], group: NDArray[np.int64]
+    ) -> Share:
         """This process' part of a batch: every ``count``-th row, and no other is read.
 
         A process for which none is left gets the first row, which then counts for nothing.
 
         Args:
             sequences: where the batch is read from.
+            lengths: of all of them, (N,).
             group: which of them it holds, (B,).
         """
         if self.count == 1:
@@ -80,8 +83,7 @@ class Ranks:
         rows = np.arange(len(group))[self.rank :: self.count]
         own = len(rows)
         rows = rows if own else np.zeros(1, dtype=np.int64)
-        steps = int(sequences[group.tolist()].lengths.max())
-        batch = sequences[group[rows].tolist()].batch(steps)
+        batch = sequences[group[rows].tolist()].batch(int(lengths[group].max()))
         return Share(batch, torch.from_numpy(rows), own, len(group))
 
     def sum(self, values: Tensor) -> Tensor:

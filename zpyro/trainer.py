@@ -15,6 +15,7 @@ from zpyro.anomalies import AnomalyDetection, shown_names
 from zpyro.building import build_objective
 from zpyro.checkpoint import Checkpoint, data_facts, some_start_frames
 from zpyro.config import Config
+from zpyro.datasets.batching import groups
 from zpyro.errors import UserError
 from zpyro.evaluation import evaluate
 from zpyro.interruption import Interruption
@@ -139,8 +140,9 @@ class Training:
             rows = sequences.stream_batches(size, seed=seed, epoch=epoch)
             return map(whole, itertools.islice(rows, first, None))
         bucketed = self.train.bucketed
-        groups = sequences.groups(size, shuffle=True, seed=seed, epoch=epoch, bucketed=bucketed)
-        return map(partial(self.ranks.share, sequences), groups[first:])
+        lengths = sequences.lengths
+        order = groups(lengths, size, shuffle=True, seed=seed, epoch=epoch, bucketed=bucketed)
+        return map(partial(self.ranks.share, sequences, lengths), order[first:])
 
     def step(self, share: Share) -> None:
         """One step of the optimiser, or none if its loss or gradient is not finite."""

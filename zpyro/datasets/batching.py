@@ -61,7 +61,15 @@ def groups(
     bucketed: bool = True,
     drop_last: bool = False,
 ) -> list[Indices]:
-    """Which sequences each batch of a pass holds, see :meth:`Sequences.groups`."""
+    """Which sequences each batch of a pass holds; nothing is read for it.
+
+    Args:
+        lengths: of the sequences, (N,).
+        batch_size: B; the rest as in :meth:`zpyro.datasets.sequences.Sequences.batches`.
+
+    Raises:
+        UserError: if batch_size is not positive.
+    """
     if batch_size < 1:
         raise UserError(f"batch size is {batch_size}; give a positive number")
     order = np.arange(len(lengths))

@@ -190,33 +190,6 @@ class Sequences:
     ) -> Iterator[Batch]:
         """One pass in padded batches, in an order that (seed, epoch) fixes.
 
-        Args: as :meth:`groups`.
-
-        Raises:
-            UserError: if batch_size is not positive.
-        """
-        for group in self.groups(
-            batch_size,
-            shuffle=shuffle,
-            seed=seed,
-            epoch=epoch,
-            bucketed=bucketed,
-            drop_last=drop_last,
-        ):
-            yield self[group.tolist()].batch()
-
-    def groups(
-        self,
-        batch_size: int,
-        *,
-        shuffle: bool = False,
-        seed: int = 0,
-        epoch: int = 0,
-        bucketed: bool = True,
-        drop_last: bool = False,
-    ) -> list[NDArray[np.int64]]:
-        """Which sequences each batch of a pass holds; nothing is read for it.
-
         Args:
             batch_size: B.
             shuffle: mix the sequences; else they keep their order.
@@ -229,7 +202,7 @@ class Sequences:
         Raises:
             UserError: if batch_size is not positive.
         """
-        return groups(
+        for group in groups(
             self.lengths,
             batch_size,
             shuffle=shuffle,
@@ -237,7 +210,8 @@ class Sequences:
             epoch=epoch,
             bucketed=bucketed,
             drop_last=drop_last,
-        )
+        ):
+            yield self[group.tolist()].batch()
 
     def stream_batches(self, batch_size: int, *, seed: int = 0, epoch: int = 0) -> Iterator[Batch]:
         """One pass in batches whose rows go on where those of the batch before ended.
