@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from zpyro import datasets
-from zpyro.datasets import binary_baselines
 from zpyro.datasets.sequences import Sequences
+from zpyro.evaluation.baselines import binary as binary_baselines
 
 RIDGES = (1e-2, 3e-3, 1e-3, 3e-4)
 """What half of the squared weights costs, nats an image; each fit begins where the last ended."""

@@ -16,8 +16,8 @@ import torch
 import zpyro
 from benchmarks.measure import machine
 from zpyro import evaluation
-from zpyro.allocation import keep_freed_memory
 from zpyro.datasets.sequences import Sequences
+from zpyro.training.allocation import keep_freed_memory
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.contenders import make
 from benchmarks.measure import WARM_UP, machine
 from benchmarks.sizes import SIZES
-from zpyro.allocation import keep_freed_memory
+from zpyro.training.allocation import keep_freed_memory
 
 STEPS = 5
 PARTS = {

@@ -19,13 +19,13 @@ import zpyro
 from benchmarks.floor import Floor
 from benchmarks.published import PublishedZForcing, Terms
 from benchmarks.sizes import Size
-from zpyro.config import TrainConfig
 from zpyro.datasets.sequences import Sequences
-from zpyro.networks import gaussian_kl
-from zpyro.optimizer import Optimizer
-from zpyro.ranks import ALONE, Ranks
-from zpyro.tally import Tally
-from zpyro.training_step import TrainingStep
+from zpyro.distributed.processes import ALONE, Ranks
+from zpyro.nn.layers import gaussian_kl
+from zpyro.training.accumulator import Tally
+from zpyro.training.config import TrainConfig
+from zpyro.training.optimizer import Optimizer
+from zpyro.training.step import TrainingStep
 
 Step = Callable[[], object]
 

@@ -16,7 +16,7 @@ import torch
 from benchmarks.contenders import zforcing
 from benchmarks.measure import machine
 from benchmarks.sizes import SIZES
-from zpyro.allocation import keep_freed_memory
+from zpyro.training.allocation import keep_freed_memory
 
 SAMPLE_RATE = 16_000
 

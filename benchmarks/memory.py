@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.contenders import MAKERS, make
 from benchmarks.sizes import SIZES, Size
-from zpyro.allocation import keep_freed_memory
+from zpyro.training.allocation import keep_freed_memory
 
 STEPS = 3
 

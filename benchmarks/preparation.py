@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 
 from zpyro.datasets.blizzard import Blizzard, BlizzardSettings
-from zpyro.datasets.preparation import Store, prepare
+from zpyro.datasets.prepared import Store, prepare
 
 RATE, CHAPTER = 16_000, 600
 CORPUS_HOURS = 300.0

@@ -23,8 +23,8 @@ import torch.distributed as dist
 from benchmarks.contenders import training_step
 from benchmarks.measure import machine
 from benchmarks.sizes import SIZES
-from zpyro.allocation import keep_freed_memory
-from zpyro.ranks import Ranks, joined
+from zpyro.distributed.processes import Ranks, joined
+from zpyro.training.allocation import keep_freed_memory
 
 WARM_UP = 3
 LARGEST = 4

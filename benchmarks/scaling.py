@@ -18,7 +18,7 @@ import zpyro
 from benchmarks.contenders import bare_terms, make, zforcing
 from benchmarks.measure import interleaved, machine, medians
 from benchmarks.sizes import SIZES, Size
-from zpyro.allocation import keep_freed_memory
+from zpyro.training.allocation import keep_freed_memory
 
 STEPS = (40, 196, 784, 3136)
 SEQUENCES = (1, 8, 32, 128)

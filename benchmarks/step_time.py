@@ -22,8 +22,8 @@ import torch
 from benchmarks.contenders import make
 from benchmarks.measure import interleaved, machine, matmul_gflops, medians, peak_mib
 from benchmarks.sizes import SIZES
-from zpyro import compiled
-from zpyro.allocation import keep_freed_memory
+from zpyro.nn.kernels import compiled
+from zpyro.training.allocation import keep_freed_memory
 
 CONTENDERS = ("published", "floor", "fast", "svi", "step_sites", "training")
 REPEATS = {"small": 31, "timit": 7, "blizzard": 3, "long": 5}

@@ -20,7 +20,7 @@ def command(name: str) -> None:
     """
     import importlib
 
-    from zpyro import citations
+    from zpyro.analysis import citations
 
     examples = importlib.import_module("zpyro_examples.easy_to_hard.papers")
     click.echo(citations.bibtex(name, {**citations.SOURCES, **examples.PAPERS}))

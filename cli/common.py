@@ -16,10 +16,10 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from zpyro.config import Config
     from zpyro.datasets.sequences import Dataset
     from zpyro.datasets.vocabulary import Vocabulary
-    from zpyro.ranks import Ranks
+    from zpyro.distributed.processes import Ranks
+    from zpyro.training.config import Config
 
 
 def console() -> Console:
@@ -65,7 +65,7 @@ def load_data(
     Of several processes the first one loads first, so that what is prepared is prepared once.
     """
     from zpyro import datasets
-    from zpyro.ranks import ALONE
+    from zpyro.distributed.processes import ALONE
 
     folder = None if config.data_folder is None else Path(config.data_folder)
     where = "" if folder is None else f" from {folder}"

@@ -12,9 +12,9 @@ import click
 from .common import counted, load_data, say
 
 if TYPE_CHECKING:
-    from zpyro.comparing import Job, Room, Spec, Summary
-    from zpyro.config import Config
-    from zpyro.ranks import Ranks
+    from zpyro.analysis.comparison import Job, Room, Spec, Summary
+    from zpyro.distributed.processes import Ranks
+    from zpyro.training.config import Config
 
 DEFAULT = "rnn,storn,vrnn,srnn,zforcing"
 STOPPED = (130, 143, -2, -15)
@@ -71,9 +71,9 @@ def command(
       zpyro compare --dataset vowels --models rnn,vrnn,zforcing --seeds 3 --budget-steps 500
     """
     from zpyro import datasets
-    from zpyro.comparing import ROWS, Spec, find
+    from zpyro.analysis.comparison import ROWS, Spec, find
+    from zpyro.distributed.processes import joined
     from zpyro.errors import UserError
-    from zpyro.ranks import joined
 
     if show_rows:
         for row in ROWS.values():
@@ -92,7 +92,7 @@ def command(
 
 def _compare(spec: Spec, settled: Config, jobs: int | None, title: str, ranks: Ranks) -> None:
     """Run what is left, dealt out among the processes, and write the table when all have done."""
-    from zpyro.comparing import prepare, run_all
+    from zpyro.analysis.comparison import prepare, run_all
 
     out = spec.folder
     with ranks.leader_first():
@@ -118,8 +118,9 @@ def _compare(spec: Spec, settled: Config, jobs: int | None, title: str, ranks: R
 
 
 def _settings(dataset: str, assignments: tuple[str, ...], options: dict[str, Any]) -> Config:
-    from zpyro import config, datasets
+    from zpyro import datasets
     from zpyro.errors import UserError
+    from zpyro.training import config
 
     minutes, steps = options["budget_minutes"], options["budget_steps"]
     if (minutes is None) == (steps is None):
@@ -147,8 +148,8 @@ def _room(jobs: int | None, settled: Config, ranks: Ranks) -> Room:
     """
     import torch
 
-    from zpyro.building import choose_device
-    from zpyro.comparing import Room
+    from zpyro.analysis.comparison import Room
+    from zpyro.training.building import choose_device
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
@@ -165,13 +166,13 @@ def _room(jobs: int | None, settled: Config, ranks: Ranks) -> Room:
 
 
 def _say_start(job: Job) -> None:
-    from zpyro.comparing.schedule import LOG
+    from zpyro.analysis.comparison.schedule import LOG
 
     say(f"{job.row} seed {job.seed}: begins; how it goes stands in {job.folder / LOG}")
 
 
 def _say_end(job: Job, status: int) -> None:
-    from zpyro.comparing.schedule import LOG
+    from zpyro.analysis.comparison.schedule import LOG
 
     if status == 0:
         result = job.result()
@@ -191,7 +192,7 @@ def _title(dataset: str, spec: Spec, options: dict[str, Any]) -> str:
 
 
 def _summary(spec: Spec, jobs: list[Job], title: str) -> Summary:
-    from zpyro.comparing import summarise
+    from zpyro.analysis.comparison import summarise
 
     results: dict[str, dict[int, Any]] = {row.name: {} for row, _ in spec.rows}
     for job in jobs:
@@ -204,9 +205,9 @@ def _write(summary: Summary, out: Path) -> None:
     import importlib.util
     import json
 
-    from zpyro import files
-    from zpyro.comparing import markdown
-    from zpyro.comparing.picture import draw
+    from zpyro.analysis.comparison import markdown
+    from zpyro.analysis.comparison.picture import draw
+    from zpyro.io import files
 
     table = markdown(summary)
     files.replace_file(out / TABLE, table)

@@ -12,7 +12,7 @@ import click
 from .common import console, counted, load_data, say
 
 if TYPE_CHECKING:
-    from zpyro.datasets.preparation import Progress
+    from zpyro.datasets.prepared import Progress
 
 
 @click.group("data")
@@ -66,7 +66,8 @@ def info(name: str, data: Path | None, preset: str | None, assignments: tuple[st
     from rich.console import Console
     from rich.table import Table
 
-    from zpyro import config, datasets
+    from zpyro import datasets
+    from zpyro.training import config
 
     settled = config.resolve(
         name,
@@ -120,11 +121,12 @@ def prepare(
     from rich.console import Console
     from rich.table import Table
 
-    from zpyro import config, datasets
+    from zpyro import datasets
     from zpyro.datasets import corpora
-    from zpyro.datasets.preparation import BadFiles
-    from zpyro.datasets.preparation import prepare as run
+    from zpyro.datasets.prepared import BadFiles
+    from zpyro.datasets.prepared import prepare as run
     from zpyro.errors import UserError
+    from zpyro.training import config
 
     entry = datasets.entry(name)
     corpus = entry.corpus
@@ -170,7 +172,7 @@ def verify(folder: Path) -> None:
     Example:
       zpyro data verify prepared/blizzard
     """
-    from zpyro.datasets.preparation import Store, is_prepared
+    from zpyro.datasets.prepared import Store, is_prepared
     from zpyro.errors import UserError
 
     if not is_prepared(folder):

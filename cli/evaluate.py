@@ -17,10 +17,10 @@ from .guides import use_guide
 from .options import model_options
 
 if TYPE_CHECKING:
-    from zpyro.checkpoint import Checkpoint
     from zpyro.datasets.sequences import Sequences
     from zpyro.evaluation import Evaluation, OnBatch
-    from zpyro.runs import Run
+    from zpyro.training.checkpoint import Checkpoint
+    from zpyro.training.runs import Run
 
 LABELS = {
     "elbo": ("evidence lower bound", "nats/sequence"),
@@ -106,10 +106,11 @@ def command(
       zpyro evaluate runs/digits --split test --json
       zpyro evaluate runs/digits --bound iwae --particles 100
     """
-    from zpyro import evaluation, runs
-    from zpyro.allocation import keep_freed_memory
-    from zpyro.building import choose_device
-    from zpyro.ranks import joined
+    from zpyro import evaluation
+    from zpyro.distributed.processes import joined
+    from zpyro.training import runs
+    from zpyro.training.allocation import keep_freed_memory
+    from zpyro.training.building import choose_device
 
     keep_freed_memory()
     opened = runs.open_run(run)
@@ -154,7 +155,8 @@ def command(
 
 def _sequences(run: Run, checkpoint: Checkpoint, data: Path | None, split: str | None) -> Sequences:
     """The sequences to score, on the scale that the model was trained on."""
-    from zpyro import choosing, datasets
+    from zpyro import datasets
+    from zpyro.analysis import selection as choosing
     from zpyro.datasets.sequences import Normalization
 
     config = run.config()
@@ -177,7 +179,7 @@ def _progress(what: str = "evaluating") -> Generator[OnBatch, None, None]:
     """A bar in a terminal; elsewhere a line that says what is awaited, and others on the way."""
     from rich.progress import Progress
 
-    from zpyro.reporting import Pace
+    from zpyro.training.loggers import Pace
 
     screen = console()
     if not screen.is_terminal:
@@ -242,8 +244,8 @@ def _baselines(
     run: Run, checkpoint: Checkpoint, sequences: Sequences
 ) -> dict[str, float | int | None]:
     """What simple models, fitted to the training data, give the same sequences."""
-    from zpyro.baseline_files import NAMES
     from zpyro.evaluation import perplexity
+    from zpyro.evaluation.baselines.files import NAMES
 
     fitted = run.baselines(sequences, checkpoint.module.likelihood.size)
     scores = {name: baseline.score(sequences) for name, baseline in fitted.items()}

@@ -38,8 +38,8 @@ def use_guide(run: Path | None, guide: str | None, run_guide: bool, *, needed: b
         UserError: if a run carries a guide and neither option allows it to be run, or both are
             given, or the code fails.
     """
-    from zpyro import own_guides
     from zpyro.errors import UserError
+    from zpyro.training import custom_guides as own_guides
 
     if guide and run_guide:
         raise UserError("--guide and --run-guide are both given; give one")

@@ -37,9 +37,10 @@ def command(
     Example:
       zpyro import-reference model_best.pt runs/published --dataset wav --sample-rate 16000
     """
-    from zpyro import checkpoint, config, datasets, runs
-    from zpyro.checkpoint import Checkpoint, DataFacts
+    from zpyro import datasets
     from zpyro.errors import UserError
+    from zpyro.training import checkpoint, config, runs
+    from zpyro.training.checkpoint import Checkpoint, DataFacts
 
     if not scale > 0:
         raise UserError(f"--scale is {scale}; give a number above 0")
@@ -62,8 +63,9 @@ def command(
 
 def _converted(path: Path) -> tuple[dict[str, Any], ZForcing]:
     """The dictionary of a file of the published code, and the model that it makes."""
-    from zpyro import interop, torch_files
     from zpyro.errors import UserError
+    from zpyro.io import torch_files
+    from zpyro.models import interop
 
     state = torch_files.read(path)
     if not isinstance(state, dict):
@@ -75,8 +77,8 @@ def _converted(path: Path) -> tuple[dict[str, Any], ZForcing]:
 
 
 def _model_config(state: dict[str, Any], likelihood: str) -> Any:
-    from zpyro.config import ModelConfig
-    from zpyro.interop import reference_settings
+    from zpyro.models.interop import reference_settings
+    from zpyro.training.config import ModelConfig
 
     return ModelConfig(
         likelihood=likelihood,

@@ -87,8 +87,9 @@ def command(
     Example:
       zpyro inspect runs/vowels --sequence 0 --sequence utterance_0012 --out looks
     """
-    from zpyro import inspection, runs
-    from zpyro.building import choose_device
+    from zpyro.analysis import report as inspection
+    from zpyro.training import runs
+    from zpyro.training.building import choose_device
 
     use_guide(runs.open_run(run).folder, guide, run_guide)
     report = inspection.inspect(

@@ -14,8 +14,8 @@ from .sequences import Opened, make_folder, opened, sequence_options, write_pict
 if TYPE_CHECKING:
     import numpy as np
 
-    from zpyro.checkpoint import Checkpoint
     from zpyro.datasets.sequences import Sequences
+    from zpyro.training.checkpoint import Checkpoint
 
 
 @click.command("interpolate")
@@ -66,7 +66,7 @@ def command(
     Example:
       zpyro interpolate runs/reviews "a great film ." "i hated every minute ." --steps 5
     """
-    from zpyro.interpolation import interpolate
+    from zpyro.analysis.interpolation import interpolate
 
     found = opened(run, which, device, split, data, guide, run_guide)
     ends = _ends(found, (first, second))
@@ -105,7 +105,7 @@ def command(
 
 def _ends(found: Opened, wanted: tuple[str, str]) -> list[Sequences]:
     """The two sequences; the data are loaded only for those that are looked for there."""
-    from zpyro import choosing
+    from zpyro.analysis import selection as choosing
 
     split: Sequences | None = None
     ends: list[Sequences] = []
@@ -133,7 +133,7 @@ def _ended(tokens: np.ndarray) -> np.ndarray:
 
 
 def _raw(checkpoint: Checkpoint, frames: np.ndarray, lengths: list[int]) -> list[np.ndarray]:
-    from zpyro.sampling import raw
+    from zpyro.analysis.sampling import raw
 
     values = raw(checkpoint, frames)
     return [each[:length] for each, length in zip(values, lengths, strict=True)]
@@ -146,7 +146,7 @@ def _write_text(
     inputs: list[np.ndarray],
     out: Path,
 ) -> None:
-    from zpyro import files
+    from zpyro.io import files
 
     vocabulary = checkpoint.vocabulary
     assert vocabulary is not None
@@ -163,7 +163,7 @@ def _write_text(
 def _write_arrays(places: list[str], frames: list[np.ndarray], out: Path) -> None:
     import numpy as np
 
-    from zpyro import files
+    from zpyro.io import files
 
     path = out / "interpolation.npz"
     arrays = {f"step_{number}": each for number, each in enumerate(frames)}

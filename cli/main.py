@@ -105,7 +105,7 @@ def _mistake(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     # Loaded only by commands that can run one.
-    own_guides = sys.modules.get("zpyro.own_guides")
+    own_guides = sys.modules.get("zpyro.training.custom_guides")
     return None if own_guides is None else own_guides.blame(error)
 
 

@@ -32,7 +32,7 @@ def command(runs: tuple[Path, ...], metrics: tuple[str, ...], out: Path | None) 
     Example:
       zpyro plot runs/vowels runs/vowels-plain --metric bound --metric kl --out curves.png
     """
-    from zpyro.inspection import curves
+    from zpyro.analysis.report import curves
 
     path = out or (runs[0] / "curves.png" if len(runs) == 1 else Path("curves.png"))
     curves.plot(runs, path, metrics or curves.DEFAULT)

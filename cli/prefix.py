@@ -10,8 +10,8 @@ from .common import say
 if TYPE_CHECKING:
     import numpy as np
 
-    from zpyro.checkpoint import Checkpoint
     from zpyro.datasets.vocabulary import Vocabulary
+    from zpyro.training.checkpoint import Checkpoint
 
 
 def read_prefix(path: Path, checkpoint: Checkpoint) -> np.ndarray:
@@ -25,7 +25,7 @@ def read_prefix(path: Path, checkpoint: Checkpoint) -> np.ndarray:
     Raises:
         UserError: if it cannot be read, is empty, or is none of what the model was trained on.
     """
-    from zpyro import choosing
+    from zpyro.analysis import selection as choosing
     from zpyro.errors import UserError
 
     if not path.is_file():
@@ -47,7 +47,7 @@ def read_prefix(path: Path, checkpoint: Checkpoint) -> np.ndarray:
 
 
 def _recording(path: Path, checkpoint: Checkpoint) -> np.ndarray:
-    from zpyro.datasets import audio
+    from zpyro.datasets.formats import audio
     from zpyro.errors import UserError
 
     rate, size = checkpoint.data.sample_rate, checkpoint.module.likelihood.size
@@ -62,7 +62,7 @@ def _recording(path: Path, checkpoint: Checkpoint) -> np.ndarray:
 
 
 def _line(path: Path, vocabulary: Vocabulary) -> np.ndarray:
-    from zpyro.datasets import text_files
+    from zpyro.datasets.formats import text_files
     from zpyro.datasets.vocabulary import UNKNOWN
     from zpyro.errors import UserError
 
@@ -84,7 +84,7 @@ def _array(path: Path) -> np.ndarray:
     import numpy as np
 
     from zpyro.datasets import npz
-    from zpyro.datasets.declared import DAMAGED
+    from zpyro.datasets.formats.declared import DAMAGED
     from zpyro.errors import UserError
 
     try:
@@ -106,7 +106,7 @@ def _array(path: Path) -> np.ndarray:
 
 def _in_frames(values: np.ndarray, checkpoint: Checkpoint) -> np.ndarray:
     """A recording's samples as frames, and a picture's rows or pixels as the model's steps."""
-    from zpyro.datasets import audio
+    from zpyro.datasets.formats import audio
 
     data, size = checkpoint.data, checkpoint.module.likelihood.size
     if data.kind == "audio" and values.ndim == 1:

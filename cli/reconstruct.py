@@ -13,8 +13,8 @@ from .sequences import Opened, make_folder, opened, sequence_options, write_pict
 if TYPE_CHECKING:
     import numpy as np
 
-    from zpyro.checkpoint import Checkpoint
     from zpyro.datasets.sequences import Sequences
+    from zpyro.training.checkpoint import Checkpoint
 
 SHOWN = 8
 
@@ -81,7 +81,7 @@ def command(
 
 
 def _chosen(found: Opened, wanted: tuple[str, ...]) -> tuple[Sequences, list[int]]:
-    from zpyro import choosing
+    from zpyro.analysis import selection as choosing
 
     sequences = found.sequences()
     indices = choosing.choose(sequences, wanted, found.split, first=SHOWN)
@@ -92,8 +92,8 @@ def _reconstructed(
     checkpoint: Checkpoint, sequences: Sequences, seed: int, *, draw: bool, free: bool
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Inputs and reconstructions on the scale of the raw data, without padding."""
-    from zpyro import decoding
-    from zpyro.sampling import raw
+    from zpyro.analysis import decoding
+    from zpyro.analysis.sampling import raw
 
     batch = sequences.batch()
     result = decoding.reconstruct(checkpoint.module, batch, seed=seed, use_mean=not draw)
@@ -133,7 +133,7 @@ def _difference(checkpoint: Checkpoint, before: np.ndarray, after: np.ndarray) -
 def _write_text(
     checkpoint: Checkpoint, inputs: list[np.ndarray], outputs: list[np.ndarray], out: Path
 ) -> None:
-    from zpyro import files
+    from zpyro.io import files
 
     vocabulary = checkpoint.vocabulary
     assert vocabulary is not None
@@ -160,7 +160,7 @@ def _write_arrays(
 ) -> None:
     import numpy as np
 
-    from zpyro import files
+    from zpyro.io import files
 
     path = out / "reconstructions.npz"
     arrays = {f"input_{i}": each for i, each in zip(indices, inputs, strict=True)}

@@ -15,8 +15,8 @@ from .prefix import read_prefix
 if TYPE_CHECKING:
     import numpy as np
 
-    from zpyro.checkpoint import Checkpoint
     from zpyro.datasets.vocabulary import Vocabulary
+    from zpyro.training.checkpoint import Checkpoint
 
 PICTURED = 8
 PICTURED_IMAGES = 400
@@ -75,8 +75,10 @@ def command(
     Example:
       zpyro sample runs/vowels -n 8 --seconds 3 --out samples
     """
-    from zpyro import files, runs, sampling
-    from zpyro.building import choose_device
+    from zpyro.analysis import sampling
+    from zpyro.io import files
+    from zpyro.training import runs
+    from zpyro.training.building import choose_device
 
     opened = runs.open_run(run)
     use_guide(run, guide, run_guide, needed=prefix is not None)
@@ -139,8 +141,9 @@ def _write_sound(
 ) -> None:
     import numpy as np
 
-    from zpyro import files, plots
-    from zpyro.datasets import audio
+    from zpyro.analysis import plots
+    from zpyro.datasets.formats import audio
+    from zpyro.io import files
 
     rate = checkpoint.data.sample_rate
     assert rate is not None
@@ -159,7 +162,7 @@ def _write_sound(
 def _write_text(
     vocabulary: Vocabulary, drawn: np.ndarray, prefix: np.ndarray | None, out: Path
 ) -> None:
-    from zpyro import files
+    from zpyro.io import files
 
     before = [] if prefix is None else prefix.tolist()
     lines = [vocabulary.text([*before, *tokens]) for tokens in drawn.tolist()]
@@ -175,7 +178,8 @@ def _write_array(
 ) -> None:
     import numpy as np
 
-    from zpyro import files, plots
+    from zpyro.analysis import plots
+    from zpyro.io import files
 
     path = out / "samples.npz"
     with files.saying(path):

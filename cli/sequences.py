@@ -16,9 +16,9 @@ from .options import model_options
 if TYPE_CHECKING:
     import numpy as np
 
-    from zpyro.checkpoint import Checkpoint
     from zpyro.datasets.sequences import Sequences
-    from zpyro.runs import Run
+    from zpyro.training.checkpoint import Checkpoint
+    from zpyro.training.runs import Run
 
 OPTIONS = (
     click.option(
@@ -66,7 +66,7 @@ class Opened:
         Raises:
             UserError: if it is empty, or of other data than the model's.
         """
-        from zpyro import choosing
+        from zpyro.analysis import selection as choosing
         from zpyro.errors import UserError
 
         config = self.run.config()
@@ -93,9 +93,9 @@ def opened(
     Raises:
         UserError: if it has no checkpoint yet, its model no latents, or its guide may not be run.
     """
-    from zpyro import runs
-    from zpyro.building import choose_device
-    from zpyro.decoding import check_has_latents
+    from zpyro.analysis.decoding import check_has_latents
+    from zpyro.training import runs
+    from zpyro.training.building import choose_device
 
     found = runs.open_run(run)
     use_guide(run, guide, run_guide)
@@ -106,7 +106,7 @@ def opened(
 
 def make_folder(out: Path) -> Path:
     """The folder for results, made if it is not there."""
-    from zpyro import files
+    from zpyro.io import files
 
     with files.saying(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -115,8 +115,8 @@ def make_folder(out: Path) -> Path:
 
 def write_sound(path: Path, frames: np.ndarray, checkpoint: Checkpoint) -> None:
     """Raw frames as a wav file."""
-    from zpyro import files
-    from zpyro.datasets import audio
+    from zpyro.datasets.formats import audio
+    from zpyro.io import files
 
     assert checkpoint.data.sample_rate is not None
     with files.saying(path):
@@ -130,7 +130,7 @@ def write_picture(
     """Titled raw sequences in rows; says so where matplotlib is missing."""
     import importlib.util
 
-    from zpyro import side_by_side
+    from zpyro.analysis import side_by_side
 
     if importlib.util.find_spec("matplotlib") is None:
         say('no picture without matplotlib; pip install "zpyro[plots]"')

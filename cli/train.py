@@ -13,12 +13,12 @@ from .common import console, counted, load_data, say
 from .guides import guide_options, use_guide
 
 if TYPE_CHECKING:
-    from zpyro.config import Config
     from zpyro.datasets.sequences import Dataset
+    from zpyro.distributed.processes import Ranks
     from zpyro.models import SequenceModel
-    from zpyro.ranks import Ranks
-    from zpyro.runs import Run
-    from zpyro.training import Outcome
+    from zpyro.training.config import Config
+    from zpyro.training.loop import Outcome
+    from zpyro.training.runs import Run
 
 
 @click.command("train")
@@ -67,8 +67,8 @@ def command(
     """
     use_guide(resume, guide, run_guide)
     given = {f"train.{name}": value for name, value in options.items() if value is not None}
+    from zpyro.distributed.processes import joined
     from zpyro.errors import UserError
-    from zpyro.ranks import joined
 
     if resume and (dataset or preset or assignments or out or "train.seed" in given):
         raise UserError(
@@ -106,9 +106,10 @@ def _start(
     given: dict[str, object],
     how: _How,
 ) -> tuple[Outcome, Run]:
-    from zpyro import config, datasets, runs
-    from zpyro.building import build_likelihood, choose_device, fitted
+    from zpyro import datasets
     from zpyro.errors import UserError
+    from zpyro.training import config, runs
+    from zpyro.training.building import build_likelihood, choose_device, fitted
 
     chosen = None if preset is None else config.read_preset(preset)
     dataset = dataset or (chosen.dataset if chosen else None)
@@ -152,8 +153,9 @@ def _start(
 def _resume(
     folder: Path, data: Path | None, given: dict[str, object], how: _How
 ) -> tuple[Outcome, Run]:
-    from zpyro import config, files, runs
-    from zpyro.building import choose_device
+    from zpyro.io import files
+    from zpyro.training import config, runs
+    from zpyro.training.building import choose_device
 
     run = runs.open_run(folder)
     with run.locked():
@@ -177,8 +179,8 @@ def _resume(
 
 def _fresh(settled: Config, data: Dataset) -> SequenceModel:
     """The model to begin with."""
-    from zpyro.building import build_likelihood, build_model, choose_device
-    from zpyro.seeding import seed_everything
+    from zpyro.distributed.seeding import seed_everything
+    from zpyro.training.building import build_likelihood, build_model, choose_device
 
     likelihood = build_likelihood(settled.model, data.likelihood, data.frame_size)
     seed_everything(settled.train.seed)
@@ -196,7 +198,7 @@ def _begin(module: SequenceModel, settled: Config, data: Dataset, run: Run, how:
 
 def _check_guide(module: SequenceModel, data: Dataset, settled: Config) -> None:
     """See that a guide of the user's own will do, before anything is written."""
-    from zpyro import guide_checks
+    from zpyro.training import guide_checks
 
     if module.own_guide is None:
         return
@@ -223,10 +225,10 @@ def _fit(
     *,
     resume: bool,
 ) -> Outcome:
-    from zpyro import own_guides
-    from zpyro.allocation import keep_freed_memory
-    from zpyro.reporting import for_console
-    from zpyro.training import fit
+    from zpyro.training import custom_guides as own_guides
+    from zpyro.training.allocation import keep_freed_memory
+    from zpyro.training.loggers import for_console
+    from zpyro.training.loop import fit
 
     keep_freed_memory()
     if how.ranks.leader:
@@ -251,7 +253,7 @@ def _fit(
 
 
 def _say_how_it_ended(outcome: Outcome, run: Run) -> None:
-    from zpyro.reporting import duration
+    from zpyro.training.loggers import duration
 
     best = "" if outcome.best is None else f", best held-out bound {outcome.best:.1f} nats/sequence"
     skipped = f", {outcome.skipped} of them skipped as not finite" if outcome.skipped else ""

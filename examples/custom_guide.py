@@ -22,8 +22,8 @@ from pyro.distributions import transforms
 from torch import Tensor, nn
 
 import zpyro
-from zpyro.guides import scores
-from zpyro.own_guides import attach
+from zpyro.models.guides import scores
+from zpyro.training.custom_guides import attach
 
 HIDDEN = 64
 

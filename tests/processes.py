@@ -30,10 +30,10 @@ CONTEXT.set_forkserver_preload(
     [
         "tests.processes",
         "zpyro_cli.main",
-        "zpyro.comparing",
+        "zpyro.analysis.comparison",
         "zpyro.evaluation",
-        "zpyro.reporting",
-        "zpyro.training",
+        "zpyro.training.loggers",
+        "zpyro.training.loop",
     ]
 )
 LIMIT = 300

@@ -1,13 +1,14 @@
 """Stochastic recurrent networks with Z-Forcing, as Pyro models and guides."""
 
-from zpyro import datasets, likelihoods, models, schedules
-from zpyro.decoding import Decoded, decode, reconstruct
-from zpyro.elbo import ObjectiveTerms, ZForcingELBO
+from zpyro import datasets, likelihoods, models
+from zpyro.analysis.decoding import Decoded, decode, reconstruct
+from zpyro.analysis.posteriors import Posterior, posterior
 from zpyro.errors import UserError
 from zpyro.models import SequenceModel, ZForcing
-from zpyro.multisample import MultiSampleELBO
-from zpyro.posteriors import Posterior, posterior
-from zpyro.terms import SequenceTerms, sequence_terms
+from zpyro.objectives import schedules
+from zpyro.objectives.elbo import ObjectiveTerms, ZForcingELBO
+from zpyro.objectives.multi_sample import MultiSampleELBO
+from zpyro.objectives.terms import SequenceTerms, sequence_terms
 from zpyro.version import __version__
 
 __all__ = [

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from zpyro.errors import UserError
-from zpyro.networks import TiedLinear, gaussian_log_density
+from zpyro.nn.layers import TiedLinear, gaussian_log_density
 
 Bounds = tuple[float, float] | None
 """Smooth lower and upper bound of a log variance, or None."""

@@ -12,7 +12,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from zpyro import config, datasets, settings
+from zpyro import datasets, settings
+from zpyro.training import config
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -45,7 +46,9 @@ class PresetsTable(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         rows = ["| preset | what it is for |", "|---|---|"]
         for name in config.preset_names():
-            text = (resources.files("zpyro.presets") / f"{name}.toml").read_text(encoding="utf-8")
+            text = (resources.files("zpyro.training.presets") / f"{name}.toml").read_text(
+                encoding="utf-8"
+            )
             comment = re.match(r"(?:#.*\n)*", text)
             words = comment.group().replace("#", " ").split() if comment else []
             rows.append(f"| `{name}` | {' '.join(words)} |")

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zpyro.datasets.declared import DAMAGED
+from zpyro.datasets.formats.declared import DAMAGED
 from zpyro.errors import UserError
 
 from .mazes import check_size, side

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from zpyro import files, tensor_files, torch_files
 from zpyro.errors import UserError
+from zpyro.io import files, tensor_files, torch_files
 
 from .sweep import Rule
 from .tasks import Preset

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from zpyro.building import choose_device
+from zpyro.distributed.seeding import seed_everything
 from zpyro.errors import UserError
-from zpyro.locking import locked
-from zpyro.reporting import Pace
-from zpyro.seeding import seed_everything
+from zpyro.io.locking import locked
+from zpyro.training.building import choose_device
+from zpyro.training.loggers import Pace
 
 from . import building, tasks
 from .run_folder import RunFolder, Settings

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zpyro.errors import UserError
-from zpyro.interruption import Interruption
+from zpyro.training.interruption import Interruption
 
 from . import sweep
 from .run_folder import RunFolder, Settings

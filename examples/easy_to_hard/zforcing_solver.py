@@ -26,7 +26,7 @@ from torch.nn import functional
 
 import zpyro
 from zpyro.likelihoods import Bernoulli
-from zpyro.networks import State
+from zpyro.nn.layers import State
 
 from .solvers import Answer, Solver
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zpyro import citations
+from zpyro.analysis import citations
 from zpyro.errors import UserError
 from zpyro.models import MODELS
 from zpyro_examples.easy_to_hard.commands import HELP

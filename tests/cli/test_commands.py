@@ -12,9 +12,10 @@ import soundfile
 import torch
 
 from tests.cli.conftest import RATE, SMALL, Zpyro, write_tones
-from zpyro import runs
-from zpyro.datasets import baselines, load
+from zpyro.datasets import load
 from zpyro.datasets.npz import load_plain
+from zpyro.evaluation.baselines import continuous as baselines
+from zpyro.training import runs
 
 TOKENS = {"perplexity", "baseline_trigram", "baseline_trigram_perplexity"}
 BINARY = {"baseline_bernoulli", "baseline_neighbours"}

@@ -11,7 +11,7 @@ import pytest
 from tests import processes
 from tests.cli.conftest import SMALL, Zpyro
 from tests.processes import Command
-from zpyro.comparing import schedule
+from zpyro.analysis.comparison import schedule
 
 
 def arguments(data: Path, out: Path, *more: object) -> list[str]:

@@ -14,8 +14,8 @@ from matplotlib.image import imread
 import zpyro as library
 from tests.cli.conftest import Zpyro, train
 from tests.datasets.test_mnist import digits, write_text
-from zpyro import runs
 from zpyro.datasets.npz import load_plain
+from zpyro.training import runs
 
 WORDS = ("the", "film", "was", "not", "bad", "at", "all", "good")
 

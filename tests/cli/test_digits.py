@@ -12,9 +12,10 @@ from matplotlib.image import imread
 
 from tests.cli.conftest import Zpyro, train
 from tests.datasets.test_mnist import digits, write_text
-from zpyro import runs
-from zpyro.datasets import binary_baselines, load
+from zpyro.datasets import load
 from zpyro.datasets.npz import load_plain
+from zpyro.evaluation.baselines import binary as binary_baselines
+from zpyro.training import runs
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,7 +23,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the digits are prepared on first use."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zpyro.datasets.preparation.engine.cache_folder", lambda: folder)
+        patch.setattr("zpyro.datasets.prepared.engine.cache_folder", lambda: folder)
         yield folder
 
 

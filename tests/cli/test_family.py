@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.cli.conftest import Zpyro, train
-from zpyro import runs
 from zpyro.models import MODELS
+from zpyro.training import runs
 
 
 @pytest.mark.parametrize("data", ["arrays", "tokens"])

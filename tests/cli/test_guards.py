@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.cli.conftest import SMALL, Zpyro, train
-from zpyro import runs
+from zpyro.training import runs
 
 
 def test_a_damaged_newest_checkpoint_is_a_warning_that_names_it(

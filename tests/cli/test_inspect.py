@@ -19,9 +19,12 @@ from matplotlib.image import imread
 from tests.cli.conftest import RATE, Zpyro, train, write_tones
 from tests.cli.test_text_runs import write_lines
 from tests.datasets.test_mnist import digits, write_text
-from zpyro import choosing, evaluation, inspection, runs
+from zpyro import evaluation
+from zpyro.analysis import report as inspection
+from zpyro.analysis import selection as choosing
 from zpyro.datasets import load
 from zpyro.errors import UserError
+from zpyro.training import runs
 
 PER_SEQUENCE = {"input", "reconstruction", "prior-posterior", "latents"}
 CURVES = {f"training-{name}" for name in ("bound", "kl", "log-likelihood", "gradient-norm")}
@@ -94,7 +97,7 @@ def test_latents_that_are_ignored_are_pointed_out(
     array_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: int
 ) -> None:
     table = [inspection.scores.Score("latents in use", used, "of 3")]
-    monkeypatch.setattr("zpyro.inspection.report.scores", lambda *_, **__: table)
+    monkeypatch.setattr("zpyro.analysis.report.builder.scores", lambda *_, **__: table)
     report = inspection.inspect(array_run, out=tmp_path, sequences=("0",), num_samples=1)
     assert ("No latent is in use" in text_of(report.page)) == (used == 0)
 
@@ -250,7 +253,7 @@ def test_the_python_of_the_page_runs(
     for name in ("vowels", "vowels-plain"):
         shutil.copytree(tone_run, tmp_path / "runs" / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("zpyro.choosing.choose", lambda *_, **__: [0])
+    monkeypatch.setattr("zpyro.analysis.selection.choose", lambda *_, **__: [0])
     (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     exec(compile(block, "inspect.md", "exec"), {})
     assert (tmp_path / "looks" / "report.html").exists()

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.cli.conftest import RATE, Zpyro, write_tones
-from zpyro import manifest
+from zpyro.io import manifest
 
 pytestmark = pytest.mark.fast
 

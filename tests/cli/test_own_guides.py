@@ -18,8 +18,10 @@ from pyro.infer import Trace_ELBO
 
 import zpyro as library
 from tests.cli.conftest import SMALL, Zpyro
-from zpyro import inspection, own_guides, runs
+from zpyro.analysis import report as inspection
 from zpyro.errors import UserError
+from zpyro.training import custom_guides as own_guides
+from zpyro.training import runs
 
 HEAD = """
 import pyro

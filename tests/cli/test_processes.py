@@ -13,7 +13,7 @@ import pytest
 from tests import processes
 from tests.cli.conftest import SMALL, Zpyro
 from tests.processes import Command
-from zpyro import runs
+from zpyro.training import runs
 
 PROGRAM = (sys.executable, "-W", "error::UserWarning", "-m", "zpyro_cli")
 LONG = ("--set=train.checkpoint_every=5", "--set=train.log_every=5", *SMALL)

@@ -12,8 +12,8 @@ import soundfile
 
 from tests.inspection import browser
 from tests.inspection.browser import Browser
-from zpyro import inspection
-from zpyro.inspection import Report
+from zpyro.analysis import report as inspection
+from zpyro.analysis.report import Report
 
 pytestmark = pytest.mark.skipif(
     browser.find() is None, reason="no Chromium here; apt-get install chromium"

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import Zpyro, train
-from zpyro import datasets, manifest, runs
-from zpyro.datasets.ngrams import trigram
+from zpyro import datasets
 from zpyro.datasets.vocabulary import SPECIAL
+from zpyro.evaluation.baselines.ngrams import trigram
+from zpyro.io import manifest
+from zpyro.training import runs
 
 WORDS = ("the", "film", "was", "not", "bad", "at", "all", ",", "it's", "good")
 
@@ -203,7 +205,7 @@ def test_a_damaged_vocabulary_is_named(
 def test_a_table_counts_tokens(
     zpyro: Zpyro, text_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zpyro.reporting.Pace.due", lambda *_: True)
+    monkeypatch.setattr("zpyro.training.loggers.Pace.due", lambda *_: True)
     result = zpyro("evaluate", text_run, "--bound", "iwae", "--particles", 2)
     assert result.exit_code == 0, result.output
     assert "per token" in result.stdout

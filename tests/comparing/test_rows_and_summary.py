@@ -7,11 +7,11 @@ import pytest
 from scipy import stats
 
 from tests.run import small
-from zpyro.comparing import Room, find, markdown, summarise
-from zpyro.comparing.rows import ROWS, count_parameters, matched, row_config
-from zpyro.comparing.summary import STUDENT, estimate
-from zpyro.config import ObjectiveConfig
+from zpyro.analysis.comparison import Room, find, markdown, summarise
+from zpyro.analysis.comparison.rows import ROWS, count_parameters, matched, row_config
+from zpyro.analysis.comparison.summary import STUDENT, estimate
 from zpyro.errors import UserError
+from zpyro.training.config import ObjectiveConfig
 
 
 @pytest.mark.fast

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.run.small import settings
-from zpyro.comparing.schedule import RESULT, Job, Room
+from zpyro.analysis.comparison.schedule import RESULT, Job, Room
+from zpyro.distributed.processes import ALONE, ENVIRONMENT, Ranks
 from zpyro.errors import UserError
-from zpyro.ranks import ALONE, ENVIRONMENT, Ranks
 from zpyro_cli import compare
 
 pytestmark = pytest.mark.fast
@@ -24,7 +24,7 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zpyro.building.choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("zpyro.training.building.choose_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 

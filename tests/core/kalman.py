@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zpyro.networks import State
+from zpyro.nn.layers import State
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class StateSpace:
 
 
 class LinearGaussian(nn.Module):
-    """Mean W v + w and a fixed log variance, in place of a :class:`zpyro.networks.GaussianMLP`."""
+    """Mean W v + w and a fixed log variance, in place of a :class:`zpyro.nn.layers.GaussianMLP`."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

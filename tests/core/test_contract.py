@@ -23,7 +23,7 @@ from torch import Tensor
 
 import zpyro
 from tests.core.cases import MODELS, ZFORCING, Case, frames, gradients, make
-from zpyro.terms import FixedNoise, SequenceTerms
+from zpyro.objectives.terms import FixedNoise, SequenceTerms
 
 GRANULARITIES = ("sequence", "step")
 EXACT = {"rtol": 1e-10, "atol": 1e-10}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import zpyro
 from tests.core.cases import MODELS, Case, make
-from zpyro import decoding
+from zpyro.analysis import decoding
 from zpyro.datasets.batching import Batch
 from zpyro.errors import UserError
 from zpyro.likelihoods import Bernoulli

@@ -18,7 +18,7 @@ from tests.core.cases import FAMILY, Case, gradients, make
 from tests.core.kalman import LinearCell, LinearGaussian, LinearOutput, StateSpace, matrix
 from tests.core.stock import STOCK
 from zpyro.models import MODELS
-from zpyro.recurrence import RECURRENCES
+from zpyro.nn.recurrence import RECURRENCES
 
 pytestmark = pytest.mark.fast
 

@@ -11,7 +11,7 @@ import zpyro
 from tests.core.cases import frames, gradients, make
 from zpyro import UserError, likelihoods
 from zpyro.likelihoods import Bernoulli, Categorical, Gaussian, GaussianMixture, Likelihood
-from zpyro.networks import TiedLinear
+from zpyro.nn.layers import TiedLinear
 
 pytestmark = pytest.mark.fast
 

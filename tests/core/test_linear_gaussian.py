@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import zpyro
 from zpyro.likelihoods import Gaussian
 from zpyro.models.base import SequenceModel
-from zpyro.networks import State
-from zpyro.recurrence import Path, plain
+from zpyro.nn.layers import State
+from zpyro.nn.recurrence import Path, plain
 
 STEPS, COUNT = 6, 3
 

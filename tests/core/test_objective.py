@@ -8,9 +8,9 @@ import torch
 
 import zpyro
 from tests.core.cases import FAMILY, gradients, make
-from zpyro import schedules
-from zpyro.elbo import ObjectiveTerms
-from zpyro.terms import FixedNoise
+from zpyro.objectives import schedules
+from zpyro.objectives.elbo import ObjectiveTerms
+from zpyro.objectives.terms import FixedNoise
 
 
 @pytest.mark.fast

@@ -14,9 +14,9 @@ from torch.distributions import Normal, kl_divergence
 import zpyro
 from tests.core.cases import MODELS, Case, make
 from zpyro import UserError
+from zpyro.analysis.posteriors import DIMS, Posterior
 from zpyro.datasets.batching import Batch
 from zpyro.datasets.sequences import Sequences
-from zpyro.posteriors import DIMS, Posterior
 
 WITH_LATENTS = [name for name in MODELS if not name.startswith("rnn")]
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 import zpyro
 from tests.core.cases import Case, frames, gradients, make
-from zpyro import schedules
-from zpyro.building import build_objective
-from zpyro.config import Config, ModelConfig, ObjectiveConfig
-from zpyro.multisample import MultiSampleELBO
-from zpyro.terms import FixedNoise
+from zpyro.objectives import schedules
+from zpyro.objectives.multi_sample import MultiSampleELBO
+from zpyro.objectives.terms import FixedNoise
+from zpyro.training.building import build_objective
+from zpyro.training.config import Config, ModelConfig, ObjectiveConfig
 
 LATENT = ("dmm", "storn", "vrnn", "srnn", "gaussian")
 

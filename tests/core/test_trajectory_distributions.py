@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import Tensor
 
 from tests.core.cases import Case, make
-from zpyro.distributions import TrajectoryLikelihood, TrajectoryNormal
+from zpyro.models.distributions import TrajectoryLikelihood, TrajectoryNormal
 
 pytestmark = pytest.mark.fast
 

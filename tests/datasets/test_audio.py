@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from zpyro import UserError, datasets
-from zpyro.datasets import audio
+from zpyro.datasets.formats import audio
 from zpyro.datasets.sequences import Normalization
 from zpyro.datasets.wav import WavSettings
 

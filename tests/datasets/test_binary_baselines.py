@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from benchmarks import binary_baselines as logistic
-from zpyro.datasets.binary_baselines import FITS, neighbouring_bits, single_bits
 from zpyro.datasets.sequences import Sequences
+from zpyro.evaluation.baselines.binary import FITS, neighbouring_bits, single_bits
 
 pytestmark = pytest.mark.fast
 
@@ -83,7 +83,7 @@ def test_probabilities_of_all_pictures_sum_to_one(name: str) -> None:
 def test_many_sequences_are_counted_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     train = images(30, size=1)
     whole = neighbouring_bits(train)
-    monkeypatch.setattr("zpyro.datasets.binary_baselines.GROUP", 7)
+    monkeypatch.setattr("zpyro.evaluation.baselines.binary.GROUP", 7)
     np.testing.assert_array_equal(neighbouring_bits(train).probability, whole.probability)
     np.testing.assert_allclose(
         whole.score(train).mean(), neighbouring_bits(train).score(train).mean()

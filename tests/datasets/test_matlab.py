@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 
 from zpyro import UserError
-from zpyro.datasets.matlab import read_matlab
+from zpyro.datasets.formats.matlab import read_matlab
 
 pytestmark = pytest.mark.fast
 

@@ -15,9 +15,9 @@ import scipy.io
 
 from zpyro import UserError, datasets
 from zpyro.datasets import mnist_files
-from zpyro.datasets.image_files import read_amat, read_idx
+from zpyro.datasets.formats.image_files import read_amat, read_idx
 from zpyro.datasets.mnist import Mnist, MnistSettings
-from zpyro.datasets.preparation import prepare
+from zpyro.datasets.prepared import prepare
 from zpyro.datasets.sequences import Normalization
 
 pytestmark = pytest.mark.fast

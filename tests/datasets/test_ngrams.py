@@ -8,8 +8,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from zpyro.datasets.ngrams import Trigram, trigram
 from zpyro.datasets.sequences import Sequences
+from zpyro.evaluation.baselines.ngrams import Trigram, trigram
 
 pytestmark = pytest.mark.fast
 

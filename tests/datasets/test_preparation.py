@@ -17,8 +17,8 @@ from tests import processes
 from tests.processes import Command
 from zpyro import UserError, datasets
 from zpyro.datasets.blizzard import Blizzard, BlizzardSettings
-from zpyro.datasets.preparation import BadFiles, Item, Piece, Store, prepare, shards
-from zpyro.datasets.preparation.numbers import Numbers
+from zpyro.datasets.prepared import BadFiles, Item, Piece, Store, prepare, shards
+from zpyro.datasets.prepared.numbers import Numbers
 from zpyro.datasets.recordings import RecordingReader
 from zpyro.datasets.sequences import Normalization
 

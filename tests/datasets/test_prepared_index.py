@@ -16,8 +16,8 @@ from tests.datasets.test_text_files import polarity
 from zpyro import UserError
 from zpyro.datasets.blizzard import Blizzard, BlizzardSettings
 from zpyro.datasets.imdb import Imdb, ImdbSettings
-from zpyro.datasets.preparation import BadFiles, Store, engine, prepare
-from zpyro.datasets.preparation import index as indices
+from zpyro.datasets.prepared import BadFiles, Store, engine, prepare
+from zpyro.datasets.prepared import index as indices
 
 pytestmark = pytest.mark.fast
 

@@ -13,7 +13,7 @@ from tests.datasets.test_text_files import acl_imdb, cache, polarity, write
 from zpyro import datasets
 from zpyro.datasets import Dataset, text_loading
 from zpyro.datasets.imdb import Imdb, ImdbSettings
-from zpyro.datasets.preparation import BadFiles, Store, prepare, shards
+from zpyro.datasets.prepared import BadFiles, Store, prepare, shards
 from zpyro.datasets.text import Text, TextSettings
 from zpyro.datasets.vocabulary import SPECIAL, Vocabulary, from_json
 from zpyro.errors import UserError

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zpyro import UserError
-from zpyro.datasets import baselines
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences, concatenate
 from zpyro.datasets.splitting import split_by_name
+from zpyro.evaluation.baselines import continuous as baselines
 
 pytestmark = pytest.mark.fast
 

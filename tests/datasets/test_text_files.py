@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from zpyro import datasets
-from zpyro.datasets import Normalization, archives, vocabulary
+from zpyro.datasets import Normalization, vocabulary
+from zpyro.datasets.formats import archives
 from zpyro.datasets.imdb import ImdbSettings
 from zpyro.datasets.sequences import Sequences
 from zpyro.datasets.text import TextSettings

@@ -14,8 +14,9 @@ import soundfile
 from tests.datasets.test_audio import write_sphere
 from tests.datasets.test_mnist import in_memory
 from zpyro import UserError, datasets
-from zpyro.datasets import audio, timit, timit_files
-from zpyro.datasets.preparation import prepare
+from zpyro.datasets import timit, timit_files
+from zpyro.datasets.formats import audio
+from zpyro.datasets.prepared import prepare
 from zpyro.datasets.sequences import Normalization
 from zpyro.datasets.timit import Timit, TimitSettings
 

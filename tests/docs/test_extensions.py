@@ -10,7 +10,8 @@ from types import ModuleType
 import pytest
 from docutils import nodes
 
-from zpyro import config, datasets
+from zpyro import datasets
+from zpyro.training import config
 
 from .pages import ROOT
 
@@ -86,4 +87,4 @@ def test_short_names_are_traced_to_where_they_stand(extension: ModuleType) -> No
     assert extension.full_name("zpyro", "ZForcing") == "zpyro.models.zforcing.ZForcing"
     assert extension.full_name("zpyro", "Nothing") is None
     assert extension.full_name("torch", "Tensor") is None
-    assert Path(extension.source("zpyro.elbo")) == ROOT / "zpyro/elbo.py"
+    assert Path(extension.source("zpyro.objectives.elbo")) == ROOT / "zpyro/elbo.py"

@@ -11,7 +11,9 @@ import torch
 from click.testing import CliRunner
 
 import zpyro
-from zpyro import guide_checks, guides, own_guides
+from zpyro.models import guides
+from zpyro.training import custom_guides as own_guides
+from zpyro.training import guide_checks
 from zpyro_examples import custom_guide, inspect_posteriors
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

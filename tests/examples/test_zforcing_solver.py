@@ -8,7 +8,7 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 
 from tests.examples.small import strings
-from zpyro.generation import simulate
+from zpyro.models.generation import simulate
 from zpyro_examples.easy_to_hard.zforcing_solver import ZForcingSolver, frames_of
 
 

@@ -6,13 +6,13 @@ import numpy as np
 
 from tests.run.small import SIZE, sequences
 from zpyro import likelihoods
-from zpyro.building import build_model
-from zpyro.checkpoint import Checkpoint, DataFacts
-from zpyro.config import ModelConfig
 from zpyro.datasets.sequences import Normalization, Sequences
 from zpyro.datasets.vocabulary import SPECIAL, Vocabulary
+from zpyro.distributed.seeding import seed_everything
 from zpyro.likelihoods import Likelihood
-from zpyro.seeding import seed_everything
+from zpyro.training.building import build_model
+from zpyro.training.checkpoint import Checkpoint, DataFacts
+from zpyro.training.config import ModelConfig
 
 Case = tuple[Checkpoint, Sequences]
 RATE = 1_000

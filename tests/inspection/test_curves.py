@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from zpyro.analysis.report import curves, plot
 from zpyro.errors import UserError
-from zpyro.inspection import curves, plot
 from zpyro_cli.main import main
 
 pytestmark = pytest.mark.fast

@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from numpy.testing import assert_allclose
 
 from tests.inspection import runs
-from zpyro import drawing, plots
-from zpyro.inspection.figures import input_figure, reconstruction_figure
-from zpyro.inspection.latent_figures import latents_figure, prior_posterior_figure, speaking
-from zpyro.inspection.views import view
+from zpyro.analysis import plots
+from zpyro.analysis import plotting as drawing
+from zpyro.analysis.report.figures import input_figure, reconstruction_figure
+from zpyro.analysis.report.latent_figures import latents_figure, prior_posterior_figure, speaking
+from zpyro.analysis.report.views import view
 
 
 def labels(axes: list[Axes]) -> list[tuple[str, str]]:

@@ -10,10 +10,10 @@ from torch.distributions import Normal, kl_divergence
 
 import zpyro
 from tests.inspection import runs
+from zpyro.analysis.report import views
+from zpyro.analysis.report.views import view
+from zpyro.distributed.seeding import named_noise
 from zpyro.evaluation import evaluate
-from zpyro.inspection import views
-from zpyro.inspection.views import view
-from zpyro.seeding import named_noise
 
 pytestmark = pytest.mark.fast
 

@@ -18,8 +18,9 @@ import torch
 from tests import processes
 from tests.cli.conftest import Zpyro, zpyro
 from tests.ranks.together import leave, result
-from zpyro import UserError, runs
-from zpyro.ranks import ALONE, ProcessError, joined
+from zpyro import UserError
+from zpyro.distributed.processes import ALONE, ProcessError, joined
+from zpyro.training import runs
 from zpyro_cli.main import main  # pyright: ignore[reportMissingImports]
 
 __all__ = ["zpyro"]
@@ -111,12 +112,14 @@ def test_a_mistake_of_one_process_is_told_by_it(
 ) -> None:
     for name, value in {"LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("zpyro.comparing.find", failing(ProcessError("no GPU of its own")))
+    monkeypatch.setattr(
+        "zpyro.analysis.comparison.find", failing(ProcessError("no GPU of its own"))
+    )
     arguments = ["compare", "--dataset", "vowels"]
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert capsys.readouterr().err == "error: no GPU of its own\n"
-    monkeypatch.setattr("zpyro.comparing.find", failing(UserError("no data")))
+    monkeypatch.setattr("zpyro.analysis.comparison.find", failing(UserError("no data")))
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert capsys.readouterr().err == ""

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from zpyro import ranks
+from zpyro.distributed import processes as ranks
 from zpyro.errors import UserError
 
 pytestmark = pytest.mark.fast

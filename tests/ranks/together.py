@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 from tests.run.small import MODEL, SIZE, sequences, settings
-from zpyro import evaluation, likelihoods, ranks, training
-from zpyro.building import build_model
+from zpyro import evaluation, likelihoods
 from zpyro.datasets.sequences import Dataset
-from zpyro.seeding import seed_everything
+from zpyro.distributed import processes as ranks
+from zpyro.distributed.seeding import seed_everything
+from zpyro.training import loop as training
+from zpyro.training.building import build_model
 
 COUNT = 33
 """Four batches of 8 and one of a single sequence: some processes have nothing of it."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from zpyro.networks import Cell, ConditionalLayerNormLSTM, GaussianMLP, LatentLSTM, State
-from zpyro.recurrence import Path, Recurrence
+from zpyro.nn.layers import Cell, ConditionalLayerNormLSTM, GaussianMLP, LatentLSTM, State
+from zpyro.nn.recurrence import Path, Recurrence
 
 CELLS = {"lstm": LatentLSTM, "layer_norm": ConditionalLayerNormLSTM}
 

@@ -9,8 +9,8 @@ import torch
 
 import zpyro
 from tests.core.cases import MODELS, gradients, make
-from zpyro import blocks
-from zpyro.terms import SequenceTerms
+from zpyro.nn import blocks
+from zpyro.objectives.terms import SequenceTerms
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from tests.recurrence.cases import Case, assert_close, gradients, make, outputs
-from zpyro import compiled
-from zpyro.fused_blocks import PathGradients
-from zpyro.lstm_loops import Tape, Weights
-from zpyro.recurrence import RECURRENCES, plain
+from zpyro.nn.kernels import compiled
+from zpyro.nn.kernels.fused_blocks import PathGradients
+from zpyro.nn.kernels.lstm_loops import Tape, Weights
+from zpyro.nn.recurrence import RECURRENCES, plain
 
 needs_compiler = pytest.mark.skipif(
     compiled.status() != "ready", reason=f"compiled recurrence: {compiled.status()}"
@@ -34,9 +34,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-STATUS = (
-    "import logging; logging.basicConfig(level=20); import zpyro.compiled as c; print(c.status())"
-)
+STATUS = "import logging; logging.basicConfig(level=20); import zpyro.nn.kernels.compiled as c; print(c.status())"
 
 
 def test_can_be_switched_off() -> None:
@@ -46,7 +44,7 @@ def test_can_be_switched_off() -> None:
 
 def test_without_a_compiler_it_says_so_and_torch_does_the_work(tmp_path: Path) -> None:
     code = STATUS + (
-        "; from tests.recurrence.cases import make; from zpyro.recurrence import choose"
+        "; from tests.recurrence.cases import make; from zpyro.nn.recurrence import choose"
         "; print(make('lstm').run(choose('auto')).z.shape)"
     )
     result = run(code, CXX="no-such-compiler", ZPYRO_CACHE=str(tmp_path))
@@ -70,7 +68,7 @@ def test_a_compiler_that_fails_is_named(tmp_path: Path) -> None:
 
 def test_a_damaged_library_is_not_used(tmp_path: Path) -> None:
     code = (
-        "import zpyro.compiled as c; path = c.cache_folder() / f'recurrence-{c._fingerprint()}.so'"
+        "import zpyro.nn.kernels.compiled as c; path = c.cache_folder() / f'recurrence-{c._fingerprint()}.so'"
         "; path.write_text('not a library'); print(c.status())"
     )
     result = run(code, ZPYRO_CACHE=str(tmp_path))

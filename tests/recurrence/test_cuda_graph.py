@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from tests.recurrence.cases import CELLS, assert_close, gradients, make, outputs
-from zpyro import cuda_graph, graphed
-from zpyro.cuda_graph import Captured, Tensors
-from zpyro.fused import fused_path
-from zpyro.graphed import GraphedLoops
-from zpyro.recurrence import RECURRENCES, Path, plain
+from zpyro.nn.kernels import cuda_graph, graphed
+from zpyro.nn.kernels.cuda_graph import Captured, Tensors
+from zpyro.nn.kernels.fused import fused_path
+from zpyro.nn.kernels.graphed import GraphedLoops
+from zpyro.nn.recurrence import RECURRENCES, Path, plain
 
 pytestmark = pytest.mark.fast
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.recurrence.cases import CELLS, Case, assert_close, gradients, leaf, make, outputs
-from zpyro.recurrence import RECURRENCES, Path, Recurrence, choose, plain
+from zpyro.nn.recurrence import RECURRENCES, Path, Recurrence, choose, plain
 
 EXACT = 1e-10
 FAST = [name for name in RECURRENCES if name != "plain"]

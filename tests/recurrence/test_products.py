@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from tests.recurrence.cases import assert_close, gradients, make, outputs
-from zpyro import products
-from zpyro.products import PACKED_SIZE, PACKED_USES, packs, prepare
-from zpyro.recurrence import RECURRENCES, plain
+from zpyro.nn.kernels import products
+from zpyro.nn.kernels.products import PACKED_SIZE, PACKED_USES, packs, prepare
+from zpyro.nn.recurrence import RECURRENCES, plain
 
 pytestmark = pytest.mark.fast
 

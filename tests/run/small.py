@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from zpyro import likelihoods
-from zpyro.building import build_model
-from zpyro.config import Config, ModelConfig, ObjectiveConfig, TrainConfig
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
+from zpyro.distributed.seeding import seed_everything
 from zpyro.models import SequenceModel
-from zpyro.seeding import seed_everything
+from zpyro.training.building import build_model
+from zpyro.training.config import Config, ModelConfig, ObjectiveConfig, TrainConfig
 
 SIZE = 5
 MODEL = ModelConfig(

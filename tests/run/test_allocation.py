@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import resource, torch
-from zpyro.allocation import keep_freed_memory
+from zpyro.training.allocation import keep_freed_memory
 if {kept}:
     assert keep_freed_memory()
 torch.ones(1 << 25).sum()

@@ -11,10 +11,11 @@ import torch
 from tests.run.small import dataset, model, settings
 from tests.run.test_tally import add
 from tests.run.test_training import At, with_a_loud_sequence
-from zpyro import runs, training
 from zpyro.errors import UserError
 from zpyro.models import SequenceModel
-from zpyro.tally import Tally
+from zpyro.training import loop as training
+from zpyro.training import runs
+from zpyro.training.accumulator import Tally
 
 
 def test_the_first_bad_step_and_its_first_bad_term() -> None:

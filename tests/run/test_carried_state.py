@@ -12,11 +12,13 @@ import torch
 
 from tests.core.cases import make
 from tests.run.small import dataset, model, settings
-from zpyro import UserError, runs, training
-from zpyro.config import Config
+from zpyro import UserError
 from zpyro.datasets.blizzard import Blizzard, BlizzardSettings
-from zpyro.datasets.preparation import prepare
+from zpyro.datasets.prepared import prepare
 from zpyro.datasets.sequences import Dataset, Sequences
+from zpyro.training import loop as training
+from zpyro.training import runs
+from zpyro.training.config import Config
 
 SIZE, ROW = 5, 4
 

@@ -15,12 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import zpyro
-from zpyro import checkpoint, files, likelihoods, manifest
-from zpyro.building import build_model
-from zpyro.checkpoint import Checkpoint, DataFacts
-from zpyro.config import ModelConfig
+from zpyro import likelihoods
 from zpyro.errors import UserError
+from zpyro.io import files, manifest
 from zpyro.likelihoods import Likelihood
+from zpyro.training import checkpoint
+from zpyro.training.building import build_model
+from zpyro.training.checkpoint import Checkpoint, DataFacts
+from zpyro.training.config import ModelConfig
 
 SMALL = ModelConfig(hidden_size=5, latent_size=2, embedding_size=3, mlp_size=4)
 DATA = DataFacts("wav", "audio", 8000, 0.25, 2.0)

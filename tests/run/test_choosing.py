@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from tests.run.test_checkpoint import make
-from zpyro import choosing, likelihoods
-from zpyro.checkpoint import Checkpoint
+from zpyro import likelihoods
+from zpyro.analysis import selection as choosing
 from zpyro.datasets.sequences import Normalization, Sequences
 from zpyro.datasets.vocabulary import END, SPECIAL, Vocabulary
 from zpyro.errors import UserError
+from zpyro.training.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.fast
 

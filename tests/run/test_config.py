@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from zpyro import building, config, likelihoods
-from zpyro.config import Preset
+from zpyro import likelihoods
 from zpyro.errors import UserError
+from zpyro.training import building, config
+from zpyro.training.config import Preset
 
 pytestmark = pytest.mark.fast
 
@@ -107,7 +108,11 @@ def test_presets_are_valid_and_say_where_each_number_is_from(name: str) -> None:
             assert (
                 config.known_fields(Data)[key].convert(value, name) is not None or value == "none"
             )
-    text = resources.files("zpyro.presets").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    text = (
+        resources.files("zpyro.training.presets")
+        .joinpath(f"{name}.toml")
+        .read_text(encoding="utf-8")
+    )
     for line in text.splitlines():
         if re.search(r"=\s*[\d\[\"]", line) and not line.startswith(("#", "dataset")):
             assert re.search(r"# (published|protocol|ours|likewise|recalled, unconfirmed)", line), (

@@ -10,8 +10,8 @@ import zpyro
 from tests.run.small import model, sequences
 from zpyro import evaluation
 from zpyro.datasets.sequences import Sequences
+from zpyro.distributed.seeding import named_noise
 from zpyro.errors import UserError
-from zpyro.seeding import named_noise
 
 
 def test_the_bound_is_the_sum_of_the_terms() -> None:

@@ -8,10 +8,10 @@ import torch
 
 import zpyro
 from tests.run import small
-from zpyro import choosing
+from zpyro.analysis import selection as choosing
+from zpyro.analysis.interpolation import interpolate, stretched
 from zpyro.datasets.batching import Batch
 from zpyro.errors import UserError
-from zpyro.interpolation import interpolate, stretched
 
 pytestmark = pytest.mark.fast
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tests.run import small
 from zpyro import evaluation
+from zpyro.distributed.seeding import named_noise
 from zpyro.errors import UserError
-from zpyro.seeding import named_noise
-from zpyro.terms import sequence_terms
+from zpyro.objectives.terms import sequence_terms
 
 
 def log_weights(draw: int) -> Tensor:

@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 
 from tests.run.small import dataset, model, settings
-from zpyro import locking, runs, training
 from zpyro.errors import UserError
-from zpyro.locking import LOCK, locked
+from zpyro.io import locking
+from zpyro.io.locking import LOCK, locked
+from zpyro.training import loop as training
+from zpyro.training import runs
 
 HOLDER = """
 import sys
 from pathlib import Path
-from zpyro.locking import locked
+from zpyro.io.locking import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

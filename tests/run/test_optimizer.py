@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from zpyro.config import TrainConfig
-from zpyro.optimizer import AveragedWeights, Optimizer
+from zpyro.training.config import TrainConfig
+from zpyro.training.optimizer import AveragedWeights, Optimizer
 
 pytestmark = pytest.mark.fast
 

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from zpyro import plots
+from zpyro.analysis import plots
 from zpyro.errors import UserError
 
 

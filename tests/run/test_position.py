@@ -8,9 +8,9 @@ import json
 import pytest
 from rich.console import Console
 
-from zpyro import reporting
-from zpyro.config import TrainConfig
-from zpyro.position import Budget, Position, due
+from zpyro.training import loggers as reporting
+from zpyro.training.config import TrainConfig
+from zpyro.training.train_state import Budget, Position, due
 
 pytestmark = pytest.mark.fast
 

@@ -13,10 +13,12 @@ import torch
 
 from tests.run.small import dataset, model, settings
 from tests.run.test_training import untimed
-from zpyro import checkpoint, files, manifest, runs, training
-from zpyro.config import Config
 from zpyro.errors import UserError
-from zpyro.runs import MetricsLog, Run
+from zpyro.io import files, manifest
+from zpyro.training import checkpoint, runs
+from zpyro.training import loop as training
+from zpyro.training.config import Config
+from zpyro.training.runs import MetricsLog, Run
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from tests.run.small import SIZE, sequences, settings
-from zpyro import baseline_files, runs
-from zpyro.datasets import baselines
 from zpyro.errors import UserError
-from zpyro.runs import MetricsLog, Run
+from zpyro.evaluation.baselines import continuous as baselines
+from zpyro.evaluation.baselines import files as baseline_files
+from zpyro.training import runs
+from zpyro.training.runs import MetricsLog, Run
 
 pytestmark = pytest.mark.fast
 

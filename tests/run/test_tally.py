@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from zpyro.elbo import ObjectiveTerms
-from zpyro.tally import Tally, means
+from zpyro.objectives.elbo import ObjectiveTerms
+from zpyro.training.accumulator import Tally, means
 
 pytestmark = pytest.mark.fast
 

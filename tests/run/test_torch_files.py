@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from zpyro import UserError, torch_files
+from zpyro import UserError
+from zpyro.io import torch_files
 
 pytestmark = pytest.mark.fast
 

@@ -16,25 +16,19 @@ import torch
 from rich.console import Console
 
 from tests.run.small import dataset, model, settings
-from zpyro import (
-    checkpoint,
-    evaluation,
-    files,
-    manifest,
-    ranks,
-    reporting,
-    runs,
-    torch_files,
-    trainer,
-    training,
-)
-from zpyro.config import Config
+from zpyro import evaluation
 from zpyro.datasets.sequences import Dataset
+from zpyro.distributed import processes as ranks
 from zpyro.errors import UserError
-from zpyro.interruption import SIGNALS
+from zpyro.io import files, manifest, torch_files
 from zpyro.models import SequenceModel
-from zpyro.position import Position
-from zpyro.runs import Run
+from zpyro.training import checkpoint, runs, trainer
+from zpyro.training import loggers as reporting
+from zpyro.training import loop as training
+from zpyro.training.config import Config
+from zpyro.training.interruption import SIGNALS
+from zpyro.training.runs import Run
+from zpyro.training.train_state import Position
 
 
 class At(reporting.Silent):

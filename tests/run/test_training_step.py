@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from tests.run.small import dataset, model, settings
-from zpyro import precision, training
-from zpyro.building import build_objective
-from zpyro.cuda_graph import Captured
-from zpyro.optimizer import Optimizer
-from zpyro.ranks import whole
-from zpyro.tally import Tally
-from zpyro.training_step import MOST_LENGTHS, TrainingStep, length_edges
+from zpyro.distributed.processes import whole
+from zpyro.nn import precision
+from zpyro.nn.kernels.cuda_graph import Captured
+from zpyro.training import loop as training
+from zpyro.training.accumulator import Tally
+from zpyro.training.building import build_objective
+from zpyro.training.optimizer import Optimizer
+from zpyro.training.step import MOST_LENGTHS, TrainingStep, length_edges
 
 pytestmark = pytest.mark.fast
 

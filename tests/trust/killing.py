@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from tests.processes import LIMIT, start
-from zpyro import checkpoint, runs
-from zpyro.runs import Run
+from zpyro.training import checkpoint, runs
+from zpyro.training.runs import Run
 
 SETTINGS = (
     *("model.hidden_size=12", "model.latent_size=3", "model.embedding_size=6", "model.mlp_size=8"),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zpyro import manifest
+from zpyro.io import manifest
 
 Mutation = Callable[[bytes, random.Random], bytes]
 

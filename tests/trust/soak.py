@@ -14,9 +14,11 @@ import tempfile
 from pathlib import Path
 
 from tests.run.small import dataset, model, settings
-from zpyro import reporting, runs, training
-from zpyro.allocation import keep_freed_memory
-from zpyro.position import Position
+from zpyro.training import loggers as reporting
+from zpyro.training import loop as training
+from zpyro.training import runs
+from zpyro.training.allocation import keep_freed_memory
+from zpyro.training.train_state import Position
 
 READINGS = 10
 SETTLED = 2

@@ -20,8 +20,9 @@ from tests.cli.conftest import SMALL, Zpyro
 from tests.processes import Command
 from tests.run.small import dataset, model, settings
 from tests.run.test_training import At, untimed
-from zpyro import runs, training
 from zpyro.errors import UserError
+from zpyro.training import loop as training
+from zpyro.training import runs
 
 FULL = """
 mount -t tmpfs -o size={size}k none {place} || exit 77

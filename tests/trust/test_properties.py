@@ -18,8 +18,8 @@ from tests.core import cases
 from tests.core.cases import frames, gradients
 from zpyro.likelihoods import Bernoulli, Categorical, Gaussian, GaussianMixture, Likelihood
 from zpyro.models import MODELS, SequenceModel
-from zpyro.recurrence import RECURRENCES
-from zpyro.terms import LATENT_FIELDS, SequenceTerms
+from zpyro.nn.recurrence import RECURRENCES
+from zpyro.objectives.terms import LATENT_FIELDS, SequenceTerms
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 GRANULARITIES = ("sequence", "step")

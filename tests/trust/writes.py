@@ -16,7 +16,9 @@ from typing import Any
 
 from tests.processes import LIMIT, start
 from tests.run.small import dataset, model, settings
-from zpyro import files, runs, training
+from zpyro.io import files
+from zpyro.training import loop as training
+from zpyro.training import runs
 
 EVERY = 3
 CONFIG = settings(max_steps=18, checkpoint_every=EVERY, validate_every=50)

@@ -11,7 +11,7 @@ from typing import Any
 from zpyro.datasets import blizzard, imdb, mnist, npz, text, text_loading, timit, vowels, wav
 from zpyro.datasets.batching import Batch
 from zpyro.datasets.corpora import loaders
-from zpyro.datasets.preparation import Corpus
+from zpyro.datasets.prepared import Corpus
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from zpyro.datasets.preparation.corpus import (
+from zpyro.datasets.prepared.corpus import (
     Corpus,
     Item,
     Layout,

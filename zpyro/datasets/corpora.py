@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zpyro.datasets.preparation import Corpus, Store, is_prepared, prepare, prepared_folder
+from zpyro.datasets.prepared import Corpus, Store, is_prepared, prepare, prepared_folder
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.errors import UserError
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zpyro.datasets import archives, sentences, text_files, text_loading
-from zpyro.datasets.preparation import Item
+from zpyro.datasets import sentences, text_loading
+from zpyro.datasets.formats import archives, text_files
+from zpyro.datasets.prepared import Item
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import hold_out, split_by_name
 from zpyro.datasets.tokenized import SPLITS, TextCorpus, TokenSettings

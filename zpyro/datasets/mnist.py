@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from zpyro.datasets import mnist_files
-from zpyro.datasets.image_files import SIDE
+from zpyro.datasets.formats.image_files import SIDE
 from zpyro.datasets.mnist_files import MISSING
-from zpyro.datasets.preparation.corpus import Corpus, Item, Layout, Piece, Placed, Reader, Split
+from zpyro.datasets.prepared.corpus import Corpus, Item, Layout, Piece, Placed, Reader, Split
 from zpyro.errors import UserError
 from zpyro.settings import setting
 

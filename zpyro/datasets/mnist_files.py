@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zpyro.datasets.image_files import PIXELS, SIDE, Bits, read_amat, read_idx
+from zpyro.datasets.formats.image_files import PIXELS, SIDE, Bits, read_amat, read_idx
 from zpyro.errors import UserError
 
 AMAT = {split: f"binarized_mnist_{split}.amat" for split in ("train", "valid", "test")}

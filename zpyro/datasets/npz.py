@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zpyro.datasets.declared import DAMAGED, check_declared
+from zpyro.datasets.formats.declared import DAMAGED, check_declared
 from zpyro.datasets.sequences import Array, Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import split_by_name
 from zpyro.errors import UserError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zpyro.datasets import audio
-from zpyro.datasets.preparation.corpus import Item, Piece, Reader
+from zpyro.datasets.formats import audio
+from zpyro.datasets.prepared.corpus import Item, Piece, Reader
 from zpyro.errors import UserError
 
 FULL_SCALE = 32768.0

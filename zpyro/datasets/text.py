@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from zpyro.datasets import text_files
-from zpyro.datasets.preparation import Item
+from zpyro.datasets.formats import text_files
+from zpyro.datasets.prepared import Item
 from zpyro.datasets.tokenized import SEVERAL, SPLITS, TextCorpus, TokenSettings
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError

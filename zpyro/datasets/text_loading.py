@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from zpyro.datasets import corpora, text_files
-from zpyro.datasets.preparation import Placed, is_prepared, prepared_folder
+from zpyro.datasets import corpora
+from zpyro.datasets.formats import text_files
+from zpyro.datasets.prepared import Placed, is_prepared, prepared_folder
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.tokenized import (
     SPLITS,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from zpyro.datasets import corpora
-from zpyro.datasets.preparation.corpus import Corpus, Indices, Item, Layout, Placed, Split, cut_rows
+from zpyro.datasets.prepared.corpus import Corpus, Indices, Item, Layout, Placed, Split, cut_rows
 from zpyro.datasets.recordings import FULL_SCALE, RecordingReader
 from zpyro.datasets.sequences import Normalization, Sequences
 from zpyro.datasets.timit_files import MISSING, RATE, Utterance, find

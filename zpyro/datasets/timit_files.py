@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from zpyro.datasets.folders import walk
+from zpyro.datasets.formats.folders import walk
 from zpyro.errors import UserError
 
 RATE = 16_000

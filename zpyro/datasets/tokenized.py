@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zpyro.datasets.preparation import Corpus, Item, Layout, Piece, Placed, Reader, Split, Store
+from zpyro.datasets.prepared import Corpus, Item, Layout, Piece, Placed, Reader, Split, Store
 from zpyro.datasets.sequences import Dataset
 from zpyro.datasets.splitting import stable_fraction
 from zpyro.datasets.vocabulary import (

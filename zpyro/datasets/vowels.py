@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from zpyro.caching import cache_folder
 from zpyro.datasets import voice
-from zpyro.datasets.audio import Waveform
-from zpyro.datasets.declared import DAMAGED
+from zpyro.datasets.formats.audio import Waveform
+from zpyro.datasets.formats.declared import DAMAGED
 from zpyro.datasets.sequences import Dataset
 from zpyro.datasets.splitting import split_by_name
 from zpyro.datasets.wav import WavSettings, assemble
 from zpyro.errors import UserError
+from zpyro.io.cache import cache_folder
 
 VERSION = 1
 """Part of the cache's name: raise it whenever the voice changes."""

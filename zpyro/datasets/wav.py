@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zpyro.datasets import audio
-from zpyro.datasets.audio import Waveform
+from zpyro.datasets.formats import audio
+from zpyro.datasets.formats.audio import Waveform
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import Splits, split_by_name
 from zpyro.errors import UserError

@@ -1,6 +1,6 @@
 """How good a model is on held-out sequences: bounds, and what the latents hold."""
 
-from zpyro.evaluation.bound import (
+from zpyro.evaluation.elbo import (
     ACTIVE_VARIANCE,
     Evaluation,
     OnBatch,
@@ -10,8 +10,8 @@ from zpyro.evaluation.bound import (
     named_terms,
     perplexity,
 )
-from zpyro.evaluation.filtering import FilterEvaluation, check_can_filter, smc
-from zpyro.evaluation.importance import ImportanceEvaluation, iwae
+from zpyro.evaluation.importance_sampling import ImportanceEvaluation, iwae
+from zpyro.evaluation.particle_filter import FilterEvaluation, check_can_filter, smc
 
 __all__ = [
     "ACTIVE_VARIANCE",

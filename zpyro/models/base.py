@@ -30,15 +30,15 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from zpyro import programs
-from zpyro.conditions import conditions_of
-from zpyro.generation import draw_frames, simulate
-from zpyro.guides import latents_of
 from zpyro.likelihoods import Likelihood
-from zpyro.networks import State
-from zpyro.process import Process, TrajectoryMemory
-from zpyro.recurrence import Path
-from zpyro.shared_noise import draw
+from zpyro.models import programs
+from zpyro.models.bound_model import Process, TrajectoryMemory
+from zpyro.models.conditions import conditions_of
+from zpyro.models.generation import draw_frames, simulate
+from zpyro.models.guides import latents_of
+from zpyro.nn.layers import State
+from zpyro.nn.noise import draw
+from zpyro.nn.recurrence import Path
 
 Program = Callable[..., Any]
 """A Pyro model or guide called with (x, lengths, start)."""
@@ -294,7 +294,7 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
 
     @abc.abstractmethod
     def rollout(self, backward: Tensor, driven: Tensor, noise: Tensor, state: State) -> Path:
-        """A path drawn from the posterior; see :func:`zpyro.recurrence.plain`."""
+        """A path drawn from the posterior; see :func:`zpyro.nn.recurrence.plain`."""
 
     @abc.abstractmethod
     def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
@@ -352,7 +352,7 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
 
 
 def check_granularity(granularity: str) -> None:
-    """Raise ValueError unless the granularity is one of :data:`zpyro.programs.PROGRAMS`."""
+    """Raise ValueError unless the granularity is one of :data:`zpyro.models.programs.PROGRAMS`."""
     if granularity not in programs.PROGRAMS:
         choices = ", ".join(programs.PROGRAMS)
         raise ValueError(f"granularity is {granularity!r}; choose one of {choices}")

@@ -7,10 +7,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from zpyro import latent_chain
 from zpyro.likelihoods import Likelihood
 from zpyro.models.smoothing import SmoothingModel
-from zpyro.networks import (
+from zpyro.nn.kernels import latent_chain
+from zpyro.nn.layers import (
     GAUSSIAN_BOUND,
     MLP,
     GaussianMLP,
@@ -19,8 +19,8 @@ from zpyro.networks import (
     orthogonal_recurrent_weights,
     run_backward,
 )
-from zpyro.recurrence import Path
-from zpyro.shared_noise import Dropout
+from zpyro.nn.noise import Dropout
+from zpyro.nn.recurrence import Path
 
 
 class GatedTransition(nn.Module):

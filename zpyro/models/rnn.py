@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.base import SequenceModel
-from zpyro.networks import State, lstm_states, lstm_step, orthogonal_recurrent_weights
-from zpyro.recurrence import Path
-from zpyro.shared_noise import Dropout
+from zpyro.nn.layers import State, lstm_states, lstm_step, orthogonal_recurrent_weights
+from zpyro.nn.noise import Dropout
+from zpyro.nn.recurrence import Path
 
 
 class RNN(SequenceModel):

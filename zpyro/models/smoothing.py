@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from zpyro.models.base import SequenceModel
-from zpyro.networks import GaussianMLP, gaussian_log_density
+from zpyro.nn.layers import GaussianMLP, gaussian_log_density
 
 
 class SmoothingModel(SequenceModel):

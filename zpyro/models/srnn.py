@@ -7,10 +7,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from zpyro import latent_chain
 from zpyro.likelihoods import Likelihood
 from zpyro.models.smoothing import SmoothingModel
-from zpyro.networks import (
+from zpyro.nn.kernels import latent_chain
+from zpyro.nn.layers import (
     GaussianMLP,
     HiddenLayer,
     State,
@@ -19,8 +19,8 @@ from zpyro.networks import (
     orthogonal_recurrent_weights,
     run_backward,
 )
-from zpyro.recurrence import Path
-from zpyro.shared_noise import Dropout
+from zpyro.nn.noise import Dropout
+from zpyro.nn.recurrence import Path
 
 
 class SRNN(SmoothingModel):
@@ -36,7 +36,7 @@ class SRNN(SmoothingModel):
                       mu_q = mu_p(z_{t-1}, d_t) + nu_q(z_{t-1}, a_t)   with a residual posterior
 
     Only z_t feeds back on a sampled path: both LSTMs are one call each for all steps, and the loop
-    holds two small MLPs of z_{t-1}, see :mod:`zpyro.latent_chain`. The costs of
+    holds two small MLPs of z_{t-1}, see :mod:`zpyro.nn.kernels.latent_chain`. The costs of
     :class:`SmoothingModel` apply with b_t = a_t and the context [z_{t-1}, d_t].
 
     Args:
@@ -52,7 +52,7 @@ class SRNN(SmoothingModel):
         embedding_dropout: dropout on e(x) while training.
         granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
         recurrence: "plain" for the readable loop; any other name of
-            :data:`zpyro.recurrence.RECURRENCES`, or "auto", for the fused one.
+            :data:`zpyro.nn.recurrence.RECURRENCES`, or "auto", for the fused one.
 
     Raises:
         ValueError: for an unknown granularity or recurrence.

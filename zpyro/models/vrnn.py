@@ -10,9 +10,9 @@ from torch import Tensor
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.base import SequenceModel
-from zpyro.networks import ConditionalLayerNormLSTM, GaussianMLP, HiddenLayer, LatentLSTM, State
-from zpyro.recurrence import Path, Recurrence, choose, plain
-from zpyro.shared_noise import Dropout
+from zpyro.nn.layers import ConditionalLayerNormLSTM, GaussianMLP, HiddenLayer, LatentLSTM, State
+from zpyro.nn.noise import Dropout
+from zpyro.nn.recurrence import Path, Recurrence, choose, plain
 
 
 class VRNN(SequenceModel):
@@ -36,10 +36,10 @@ class VRNN(SequenceModel):
         embedding_size: E, of e(x).
         mlp_size: width of the prior, posterior and output MLPs, and of g(z).
         conditional_layer_norm: let z set the layer norm of the cell instead of entering as its
-            input, see :class:`zpyro.networks.ConditionalLayerNormLSTM`.
+            input, see :class:`zpyro.nn.layers.ConditionalLayerNormLSTM`.
         embedding_dropout: dropout on e(x) while training.
         granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
-        recurrence: a name of :data:`zpyro.recurrence.RECURRENCES`, or "auto".
+        recurrence: a name of :data:`zpyro.nn.recurrence.RECURRENCES`, or "auto".
 
     Raises:
         ValueError: for an unknown granularity or recurrence.

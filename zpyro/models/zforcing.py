@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.smoothing import SmoothingModel
-from zpyro.networks import (
+from zpyro.nn.layers import (
     ConditionalLayerNormLSTM,
     GaussianMLP,
     LatentLSTM,
@@ -17,8 +17,8 @@ from zpyro.networks import (
     orthogonal_recurrent_weights,
     run_backward,
 )
-from zpyro.recurrence import Path, Recurrence, choose, plain
-from zpyro.shared_noise import Dropout
+from zpyro.nn.noise import Dropout
+from zpyro.nn.recurrence import Path, Recurrence, choose, plain
 
 
 class ZForcing(SmoothingModel):
@@ -44,12 +44,12 @@ class ZForcing(SmoothingModel):
         mlp_size: width of the prior, posterior and auxiliary MLPs, and of g(z).
         backward_layers: layers of the backward LSTM.
         conditional_layer_norm: let z set the layer norm of the forward cell instead of entering
-            as its input, see :class:`zpyro.networks.ConditionalLayerNormLSTM`.
+            as its input, see :class:`zpyro.nn.layers.ConditionalLayerNormLSTM`.
         forced_auxiliary: predict b_t from z_t alone (the h input is zeroed).
         squared_error_auxiliary: -||b_t - tanh mu_a||^2 in place of the auxiliary log-density.
         embedding_dropout: dropout on e(x) while training.
         granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
-        recurrence: a name of :data:`zpyro.recurrence.RECURRENCES`, or "auto".
+        recurrence: a name of :data:`zpyro.nn.recurrence.RECURRENCES`, or "auto".
 
     Raises:
         ValueError: for an unknown granularity or recurrence.

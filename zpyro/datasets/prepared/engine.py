@@ -1,0 +1,296 @@
+"""All shards of a corpus: several at once, resumed where they stopped, the index last."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import shutil
+from collections.abc import Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from zpyro.datasets.prepared import shards
+from zpyro.datasets.prepared.corpus import Corpus, Indices, Item, Layout, Placed, Split
+from zpyro.datasets.prepared.numbers import Numbers
+from zpyro.datasets.prepared.shards import Task
+from zpyro.datasets.prepared.store import FORMAT, INDEX, SPLITS, VERSION, Store, is_prepared
+from zpyro.errors import UserError
+from zpyro.io import files
+from zpyro.io.cache import cache_folder
+
+JOURNAL = "journal"
+ROWS_AT_ONCE = 4096
+
+
+class Progress(Protocol):
+    """Told how far a preparation is."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """So many files are read."""
+        ...
+
+
+class BadFiles(UserError):
+    """Some files cannot be used.
+
+    Attributes:
+        problems: (key, what is wrong) of each.
+    """
+
+    def __init__(self, source: Path, problems: Sequence[tuple[str, str]]) -> None:
+        self.problems = tuple(problems)
+        more = f" (and {len(problems) - 1} more files like it)" if len(problems) > 1 else ""
+        super().__init__(
+            f"{problems[0][1]}{more}; or leave out what cannot be used in {source}:"
+            " zpyro data prepare ... --skip-bad"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (str(self), self.problems)
+
+
+def prepare(
+    corpus: Corpus,
+    source: Path,
+    out: Path,
+    settings: Any,
+    *,
+    workers: int = 1,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> Store:
+    """Read a corpus in its original files and write it as a prepared data set.
+
+    The result depends on the files and the settings alone, not on the number of workers nor on
+    interruptions. Memory does not grow with the corpus: each worker holds one file.
+
+    Args:
+        corpus: how to read it.
+        source: the folder of original files.
+        out: the folder to write, new or left by an interrupted preparation.
+        settings: of the data set.
+        workers: processes that read.
+        skip_bad: leave out files that cannot be used; they are listed in the index.
+        progress: told how far it is.
+
+    Raises:
+        BadFiles: if files cannot be used and are not to be left out; what was read well is kept
+            for the next try.
+        UserError: if the layout is not the corpus's, or the folder cannot be written.
+    """
+    _check_out(out)
+    items = corpus.items(source, settings)
+    tasks = _tasks(corpus, settings, items, out)
+    with files.saying(out):
+        (out / JOURNAL).mkdir(parents=True, exist_ok=True)
+    with _mapping(min(workers, len(tasks))) as mapped:
+        records = _write_all(tasks, mapped, len(items), progress)
+        problems = [tuple(problem) for record in records for problem in record["problems"]]
+        if problems and not skip_bad:
+            raise BadFiles(source, problems)
+        if not any(record["items"] for record in records):
+            raise UserError(f"{source}: none of its {len(items)} files can be used")
+        index = _finish(corpus, settings, tasks, records, out, mapped)
+    index["skipped"] = [{"key": key, "problem": problem} for key, problem in problems]
+    _remove_leftovers(out, len(tasks))
+    files.replace_file(out / INDEX, json.dumps(index, indent=1))
+    shutil.rmtree(out / JOURNAL)
+    return Store(out)
+
+
+def prepared_folder(corpus: Corpus, source: Path, settings: Any) -> Path:
+    """Where a corpus is prepared on first use: in the cache, by its files and settings."""
+    items = corpus.items(source, settings)
+    task = Task(corpus, settings, tuple(items), Path(), Path())
+    digest = hashlib.sha256(f"{source.resolve()} {task.fingerprint()}".encode(errors="replace"))
+    return cache_folder() / "prepared" / f"{corpus.name}-{digest.hexdigest()[:16]}"
+
+
+def _check_out(out: Path) -> None:
+    if is_prepared(out):
+        raise UserError(f"{out}: holds a prepared data set already; take another --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / JOURNAL).is_dir():
+        raise UserError(f"{out}: is not empty; take another --out")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is no folder; take another --out")
+
+
+def _tasks(corpus: Corpus, settings: Any, items: Sequence[Item], out: Path) -> list[Task]:
+    seen: set[str] = set()
+    for item in items:
+        if item.key in seen:
+            raise UserError(f"{item.path}: {item.key} is there twice; remove one")
+        seen.add(item.key)
+    return [
+        Task(
+            corpus,
+            settings,
+            group,
+            out / f"shard-{number:05d}.bin",
+            out / JOURNAL / f"shard-{number:05d}.json",
+        )
+        for number, group in enumerate(shards.group(items))
+    ]
+
+
+@contextmanager
+def _mapping(workers: int) -> Generator[Any, None, None]:
+    """A map over processes, results in order; in this process for one worker."""
+    if workers <= 1:
+        yield map
+        return
+    # Spawned, not forked: a fork would copy threads' locks in whatever state they are.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        try:
+            yield pool.map
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _write_all(
+    tasks: Sequence[Task], mapped: Any, total: int, progress: Progress | None
+) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = []
+    done = 0
+    for task, record in zip(tasks, mapped(shards.write, tasks), strict=True):
+        records.append(record)
+        done += len(task.items)
+        if progress is not None:
+            progress(done, total)
+    return records
+
+
+def _finish(
+    corpus: Corpus,
+    settings: Any,
+    tasks: Sequence[Task],
+    records: Sequence[dict[str, Any]],
+    out: Path,
+    mapped: Any,
+) -> dict[str, Any]:
+    """Arrange the splits and write their tables; gives the index."""
+    placed: list[Placed] = []
+    start = 0
+    counts: list[int] = []
+    for record in records:
+        found = shards.placed(record, start)
+        placed += found
+        counts.append(sum(item.count for item in found))
+        start += counts[-1]
+    splits, layout = corpus.arrange(placed, [record["facts"] for record in records], settings)
+    sums = [record["sha256"] for record in records]
+    for number, (task, record) in enumerate(zip(tasks, records, strict=True)):
+        final = corpus.translate(record["facts"], layout)
+        if final is not None:
+            sums[number] = _translate(task, final)
+    names = [(task.data.name, count) for task, count in zip(tasks, counts, strict=True)]
+    mean, scale = 0.0, 1.0
+    if layout.normalized:
+        numbers = Numbers(out, names, corpus.dtype)
+        mean, scale = _normalization(numbers, splits["train"].rows, layout, mapped)
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": corpus.name,
+        "settings": _plain(settings),
+        "dtype": corpus.dtype,
+        **dataclasses.asdict(layout),
+        "normalization": [mean, scale],
+        "shards": [
+            {"file": name, "count": count, "sha256": digest}
+            for (name, count), digest in zip(names, sums, strict=True)
+        ],
+        "splits": {name: _write_split(out, name, splits[name]) for name in SPLITS},
+        "sources": [
+            {"key": entry["key"], "sha256": entry["sha256"], "count": sum(entry["lengths"])}
+            for record in records
+            for entry in record["items"]
+        ],
+    }
+
+
+def _write_split(out: Path, name: str, split: Split) -> dict[str, Any]:
+    path = out / f"{name}.npy"
+
+    def write(place: Path) -> None:
+        with place.open("wb") as file:
+            np.save(file, split.rows, allow_pickle=False)
+
+    files.replace_file(path, write)
+    digest = files.checksum(path)
+    return {"sequences": len(split.rows), "labels": list(split.labels), "sha256": digest}
+
+
+def _translate(task: Task, final: Any) -> str:
+    """Replace a shard's provisional numbers by the final ones; gives its new checksum."""
+    dtype = np.dtype(task.corpus.dtype)
+    # The record goes first: until the index is there, a shard without one is made again.
+    task.record.unlink(missing_ok=True)
+    numbers = np.fromfile(task.data, dtype)
+    files.replace_file(task.data, lambda place: final[numbers].astype(dtype).tofile(place))
+    return files.checksum(task.data)
+
+
+def _normalization(
+    numbers: Numbers, rows: Indices, layout: Layout, mapped: Any
+) -> tuple[float, float]:
+    """Mean and standard deviation of the raw scored samples; sums of whole numbers are exact.
+
+    The deviation of silence, or of nothing, is 0.
+    """
+    if not len(rows):
+        return 0.0, 0.0
+    skipped = layout.frame_size if layout.start else 0
+    blocks = [rows[i : i + ROWS_AT_ONCE] for i in range(0, len(rows), ROWS_AT_ONCE)]
+    parts = list(mapped(_Moments(numbers, skipped), blocks))
+    count, total, squares = (sum(part[i] for part in parts) for i in range(3))
+    mean = total / count
+    variance = (squares * count - total * total) / (count * count) * layout.gain**2
+    return mean * layout.gain, math.sqrt(variance)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Moments:
+    """Count, sum and sum of squares of the numbers in some rows."""
+
+    numbers: Numbers
+    skipped: int
+
+    def __call__(self, rows: Indices) -> tuple[int, int, int]:
+        count = total = squares = 0
+        for start, length in rows[:, :2].tolist():
+            part = self.numbers.read(start + self.skipped, length - self.skipped).astype(np.int64)
+            count += len(part)
+            total += int(part.sum())
+            squares += int(np.dot(part, part))
+        self.numbers.forget()
+        return count, total, squares
+
+
+def _plain(settings: Any) -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def _remove_leftovers(out: Path, shards_used: int) -> None:
+    """Shards of an earlier try with more files."""
+    known = {f"shard-{number:05d}.bin" for number in range(shards_used)}
+    for path in out.glob("shard-*.bin*"):
+        if path.name not in known:
+            os.unlink(path)
+
+
+def _again(text: str, problems: tuple[tuple[str, str], ...]) -> BadFiles:
+    error = BadFiles.__new__(BadFiles)
+    ValueError.__init__(error, text)
+    error.problems = problems
+    return error

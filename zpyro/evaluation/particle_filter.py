@@ -1,0 +1,266 @@
+"""The particle-filter bound: paths that do badly on the way are replaced by those that do well."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zpyro.errors import UserError
+from zpyro.evaluation.elbo import OnBatch, in_type_of
+from zpyro.models import SequenceModel
+from zpyro.nn.layers import State, gaussian_log_density
+
+if TYPE_CHECKING:
+    from zpyro.datasets.batching import Batch
+    from zpyro.datasets.sequences import Sequences
+    from zpyro.models.bound_model import Process
+
+ROWS = 8192
+"""Particles of all sequences together that are moved at once, so that memory stays bounded."""
+
+
+@dataclass(frozen=True, eq=False)
+class FilterEvaluation:
+    """The particle-filter bound on a set of N sequences; nats.
+
+    Attributes:
+        smc: mean over sequences of log p^(x), where p^ is an unbiased estimate of p(x).
+        stderr: standard error of that mean over sequences.
+        monte_carlo_stderr: its standard error over runs of the filter.
+        effective_paths: (sum_k w_k)^2 / sum_k w_k^2, mean over steps and sequences.
+        resampled: in how many of the steps paths were replaced, 0 to 1.
+        particles: K.
+        names: of the sequences, in the order of ``smc_by_sequence``.
+        smc_by_sequence: (N,), mean over the runs.
+        smc_by_run: (runs, N).
+    """
+
+    smc: float
+    stderr: float
+    monte_carlo_stderr: float
+    effective_paths: float
+    resampled: float
+    particles: int
+    names: tuple[str, ...]
+    smc_by_sequence: np.ndarray
+    smc_by_run: np.ndarray
+
+
+def smc(
+    module: SequenceModel,
+    sequences: Sequences,
+    *,
+    particles: int = 25,
+    runs: int = 2,
+    threshold: float = 0.5,
+    batch_size: int = 64,
+    seed: int = 0,
+    on_batch: OnBatch | None = None,
+) -> FilterEvaluation:
+    """Sequential importance resampling with the guide as proposal (FIVO, arXiv:1705.09279).
+
+    K paths move step by step; a step multiplies a path's weight by p(x_t | h_t) p(z_t) / q(z_t).
+    Where the effective number of paths falls below ``threshold`` K, paths are drawn anew in
+    proportion to their weights (systematic resampling), and the mean weight goes into the estimate
+    of p(x). That estimate is unbiased, so its logarithm is in expectation a lower bound. The
+    auxiliary costs have no part in it. The noise depends on ``seed`` and each sequence's name.
+
+    Args:
+        module: the model; it is evaluated without dropout and left in the mode it was in.
+        sequences: what to score.
+        particles: K; a model without latents has the same number for every K.
+        runs: how often every sequence is filtered; two or more give ``monte_carlo_stderr``.
+        threshold: 0 never resamples (then the bound is IWAE's), 1 almost always does.
+        batch_size: sequences scored together; fewer where K is large.
+        seed: of the noise.
+        on_batch: told about progress.
+
+    Raises:
+        UserError: if there are no sequences, or the model has a guide of the user's own, which
+            gives whole paths.
+    """
+    if len(sequences) == 0:
+        raise UserError("there are no sequences to evaluate; choose another split")
+    check_can_filter(module)
+    order = np.argsort(sequences.lengths, kind="stable")
+    if not module.latent_size:
+        particles, runs = 1, 1
+    together = max(1, min(batch_size, ROWS // particles))
+    parts: list[list[_Filtered]] = []
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            for batch in sequences[order.tolist()].batches(together):
+                scored = [
+                    _filter(module, batch, particles, threshold, seed, run) for run in range(runs)
+                ]
+                parts.append(scored)
+                if on_batch is not None:
+                    on_batch(sum(len(part[0].bounds) for part in parts), len(sequences))
+    finally:
+        module.train(was_training)
+    back = np.argsort(order)
+    by_run = np.stack(
+        [np.concatenate([part[run].bounds for part in parts])[back] for run in range(runs)]
+    )
+    every = [part for scored in parts for part in scored]
+    return _summary(tuple(sequences.names), by_run, every, particles)
+
+
+def check_can_filter(module: SequenceModel) -> None:
+    """See that a model's latents can be drawn step by step.
+
+    Raises:
+        UserError: if it has a guide of the user's own, which gives whole paths.
+    """
+    if module.own_guide is not None:
+        raise UserError(
+            "the particle filter moves with the model's own guide, this run has another; "
+            "take --bound iwae"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Filtered:
+    """One batch: bounds (B,), and sums over its steps."""
+
+    bounds: np.ndarray
+    effective: float
+    resampled: float
+    steps: float
+
+
+def _filter(
+    module: SequenceModel, batch: Batch, particles: int, threshold: float, seed: int, run: int
+) -> _Filtered:
+    like = next(module.parameters())
+    batch = batch.to(like.device)
+    start = None if batch.start is None else in_type_of(batch.start, like)
+    process = module.bind(in_type_of(batch.x, like), batch.lengths, start)
+    lengths = torch.as_tensor(batch.lengths, device=like.device)
+    noise = _noise(batch.names, particles, module.latent_size, seed, run)
+    state = module.first_state(particles * len(batch))
+    weights = torch.zeros(particles, len(batch), dtype=torch.float64, device=like.device)
+    total = torch.zeros(len(batch), dtype=torch.float64, device=like.device)
+    effective = resampled = 0.0
+    for t in range(process.steps):
+        draws, places = next(noise)
+        state, gain = _step(module, _given(process, t, particles), state, draws.to(like))
+        running = t < lengths
+        weights = weights + gain.double().unflatten(0, (particles, -1)).where(running, 0.0)
+        paths = _effective(weights)
+        poor = running & (paths < threshold * particles)
+        effective += float(paths[running].sum())
+        resampled += float(poor.sum())
+        if bool(poor.any()):
+            total = total + _mean_weight(weights).where(poor, 0.0)
+            state = _resampled(state, weights, places.to(like.device), poor)
+            weights = weights.where(~poor, 0.0)
+    total = total + _mean_weight(weights)
+    return _Filtered(total.cpu().numpy(), effective, resampled, float(lengths.sum()))
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """What step t is given, a row for every path: e(x_{t-1}), b_t and x_t."""
+
+    inputs: Tensor
+    backward: Tensor | None
+    frames: Tensor
+
+
+def _given(process: Process, t: int, particles: int) -> _Given:
+    """Step t of a bound model, repeated for every particle (particles outermost)."""
+
+    def rows(values: Tensor) -> Tensor:
+        return values[:, t].repeat(particles, *(1,) * (values.dim() - 2))
+
+    backward = process.backward_states if process.model.latent_size else None
+    return _Given(
+        rows(process.inputs), None if backward is None else rows(backward), rows(process.x)
+    )
+
+
+def _step(
+    module: SequenceModel, given: _Given, state: State, noise: Tensor
+) -> tuple[State, Tensor]:
+    """Every path one step on, and the log of what its weight is multiplied by, (K B,)."""
+    state = module.prepare(given.inputs, state)
+    context = module.context(state)
+    z, gain = noise.flatten(0, 1), 0.0
+    if given.backward is not None:
+        mean, log_variance = module.posterior(context, given.backward)
+        z = mean + (0.5 * log_variance).exp() * z
+        prior = gaussian_log_density(z, *module.prior(context))
+        gain = (prior - gaussian_log_density(z, mean, log_variance)).sum(-1)
+    state = module.transition(z, given.inputs, state)
+    parameters = module.emission(module.features(state))
+    return state, gain + module.likelihood.log_prob(parameters, given.frames)
+
+
+def _noise(
+    names: Sequence[str], particles: int, size: int, seed: int, run: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For every step: standard normal draws (K, B, Z), and where to begin resampling (B,).
+
+    One path draws what :func:`zpyro.distributed.seeding.named_noise` gives it.
+    """
+    keys = [zlib.crc32(name.encode("utf-8", "surrogateescape")) for name in names]
+    paths = [np.random.default_rng([seed, run, key]) for key in keys]
+    offsets = [np.random.default_rng([seed, run, key, 1]) for key in keys]
+    while True:
+        draws = [each.standard_normal((particles, size), dtype=np.float32) for each in paths]
+        places = [each.random() for each in offsets]
+        yield torch.from_numpy(np.stack(draws, axis=1)), torch.tensor(places, dtype=torch.float64)
+
+
+def _effective(weights: Tensor) -> Tensor:
+    """(sum w)^2 / sum w^2 of log weights (K, B), (B,)."""
+    shares = weights.softmax(0)
+    return 1.0 / (shares**2).sum(0)
+
+
+def _mean_weight(weights: Tensor) -> Tensor:
+    """log of the mean of the weights, (B,)."""
+    return weights.logsumexp(0) - np.log(len(weights))
+
+
+def _resampled(state: State, weights: Tensor, places: Tensor, poor: Tensor) -> State:
+    """The states of paths drawn systematically where ``poor``, as they are elsewhere."""
+    particles, sequences = weights.shape
+    own = torch.arange(particles, device=weights.device)
+    edges = weights.softmax(0).cumsum(0).T.contiguous()
+    points = (own + places.unsqueeze(1)) / particles
+    # Rounding may leave the last edge a little below one.
+    chosen = torch.searchsorted(edges, points, right=True).clamp(max=particles - 1).T
+    chosen = chosen.where(poor, own.unsqueeze(1))
+    rows = (chosen * sequences + torch.arange(sequences, device=weights.device)).flatten()
+    return tuple(part[rows] for part in state)
+
+
+def _summary(
+    names: tuple[str, ...], by_run: np.ndarray, parts: list[_Filtered], particles: int
+) -> FilterEvaluation:
+    bounds = by_run.mean(0)
+    runs, count = by_run.shape
+    spread = float(bounds.std(ddof=1)) if count > 1 else 0.0
+    noise = by_run.var(0, ddof=1).sum() / runs if runs > 1 else 0.0
+    steps = sum(part.steps for part in parts)
+    return FilterEvaluation(
+        smc=float(bounds.mean()),
+        stderr=spread / count**0.5,
+        monte_carlo_stderr=float(noise) ** 0.5 / count,
+        effective_paths=sum(part.effective for part in parts) / steps,
+        resampled=sum(part.resampled for part in parts) / steps,
+        particles=particles,
+        names=names,
+        smc_by_sequence=bounds,
+        smc_by_run=by_run,
+    )

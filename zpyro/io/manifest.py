@@ -1,0 +1,137 @@
+"""``meta.json``: what a checkpoint declares, and whether its files are those that were written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zpyro.errors import UserError
+from zpyro.io import files
+from zpyro.version import __version__
+
+META = "meta.json"
+FORMAT = 1
+CHECKSUM = "checksum"
+
+_LARGEST = 1 << 20
+_ENTRIES = {
+    *("format", "zpyro", "step", "epoch", "averaged", "metrics"),
+    *("dtype", "model", "likelihood", "data", "sha256"),
+}
+"""Those of a file from before there was a checksum over them."""
+
+
+def signed(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries with a checksum over all of them."""
+    entries = {name: value for name, value in meta.items() if name != CHECKSUM}
+    text = json.dumps(entries, sort_keys=True)
+    return {**entries, CHECKSUM: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What a checkpoint declares.
+
+    Raises:
+        UserError: if the file is missing, corrupt, or of another format version.
+    """
+    path = folder / META
+    meta = _parsed(path)
+    if meta.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: has format version {meta.get('format')!r}, but zpyro {__version__} "
+            f"reads {FORMAT}; use the zpyro that wrote it ({meta.get('zpyro')})"
+        )
+    if not _unaltered(meta):
+        raise UserError(f"{path}: does not match its checksum, it is corrupt; take another one")
+    return meta
+
+
+def check(path: Path, meta: Mapping[str, Any]) -> None:
+    """Compare a file with its checksum; one that is neither there nor declared is all right.
+
+    Raises:
+        UserError: if they differ, or the file is missing.
+    """
+    wrong = _difference(path, meta)
+    if wrong is not None:
+        raise UserError(f"{path}: {wrong}; take another checkpoint")
+
+
+def damage(folder: Path) -> str | None:
+    """What is not as it was written, in words that name the first bad file; None if all is sound.
+
+    Every file is compared with its checksum; none is loaded.
+    """
+    try:
+        meta = _parsed(folder / META)
+    except UserError as error:
+        return str(error).partition("; ")[0]
+    if CHECKSUM not in meta and meta.get("format") != FORMAT:
+        # Of another version: reading it says so.
+        return None
+    if not _unaltered(meta):
+        return f"{folder / META}: does not match its checksum, it is corrupt"
+    sums = meta.get("sha256")
+    for name in sorted(sums) if isinstance(sums, dict) else ():
+        path = folder / Path(name).name
+        wrong = _difference(path, meta)
+        if wrong is not None:
+            return f"{path}: {wrong}"
+    return None
+
+
+def table(meta: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
+    """An entry that is a table.
+
+    Raises:
+        UserError: if it is missing or something else.
+    """
+    found = meta.get(name)
+    if not isinstance(found, dict):
+        raise UserError(f"{source}: entry {name!r} is missing or no table; take another checkpoint")
+    return found
+
+
+def count(meta: Mapping[str, Any], name: str, source: str) -> int:
+    """An entry that is a count.
+
+    Raises:
+        UserError: if it is missing or something else.
+    """
+    value = meta.get(name)
+    if type(value) is not int or value < 0:
+        raise UserError(f"{source}: {name} is {value!r}, not a count; take another checkpoint")
+    return value
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """What the file holds, of whatever format; an empty table where it is none."""
+    if not path.is_file():
+        raise UserError(f"{path.parent}: is no checkpoint ({META} is missing); name another")
+    if path.stat().st_size > _LARGEST:
+        raise UserError(f"{path}: is larger than a checkpoint's can be; take another checkpoint")
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend its rights") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is corrupt ({error}); take another checkpoint") from error
+    return meta if isinstance(meta, dict) else {}
+
+
+def _unaltered(meta: Mapping[str, Any]) -> bool:
+    """Whether the entries are those that were written."""
+    return meta == signed(meta) if CHECKSUM in meta else meta.keys() <= _ENTRIES
+
+
+def _difference(path: Path, meta: Mapping[str, Any]) -> str | None:
+    sums = meta.get("sha256")
+    declared = sums.get(path.name) if isinstance(sums, dict) else None
+    if not path.is_file():
+        return None if declared is None else "is missing"
+    if files.checksum(path) != declared:
+        return "does not match its checksum, it is corrupt"
+    return None

@@ -1,0 +1,208 @@
+"""Distributions over whole trajectories: the sequence sites of a model and its guide.
+
+``z`` has event shape (T, Z) and ``x`` has event shape (T, D) or (T,). For given frames the sites
+factor as prod_t p(z_t | z_<t, x_<t) and prod_t p(x_t | z_<=t, x_<t), so their log-probabilities
+are sums of per-step terms, which ``step_log_prob`` gives one by one.
+"""
+
+from __future__ import annotations
+
+import weakref
+from functools import partial
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints, register_kl
+
+from zpyro.models.bound_model import GaussianParameters, Process, Trajectory
+from zpyro.models.conditions import zero_padding
+from zpyro.nn import noise as shared_noise
+from zpyro.nn.layers import gaussian_kl, gaussian_log_density
+
+
+class TrajectoryDistribution(TorchDistribution):
+    """Base of the sequence sites: batch shape (..., B), terms step by step.
+
+    Args:
+        process: the model tied to a batch.
+        event_shape: shape of one whole sequence.
+        batch_shape: (..., B); (B,) by default.
+    """
+
+    @property
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
+        return {}
+
+    def __init__(
+        self, process: Process, event_shape: torch.Size, batch_shape: torch.Size | None = None
+    ) -> None:
+        self.process = process
+        shape = torch.Size((process.sequences,)) if batch_shape is None else batch_shape
+        super().__init__(shape, event_shape, validate_args=False)
+
+    def step_log_prob(self, value: Tensor) -> Tensor:
+        """log-probability of each step, nats, (..., B, T), zero beyond the lengths."""
+        raise NotImplementedError
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log-probability of whole sequences, nats, (..., B)."""
+        self._check(value)
+        return self.step_log_prob(value).sum(-1)
+
+    def _check(self, value: Tensor) -> None:
+        expected = (*self.batch_shape[-1:], *self.event_shape)
+        if value.shape[value.dim() - len(expected) :] != expected:
+            raise ValueError(
+                f"{type(self).__name__} scores values whose shape ends in {tuple(expected)};"
+                f" got {tuple(value.shape)}"
+            )
+
+
+class TrajectoryNormal(TrajectoryDistribution):
+    """A product of diagonal Gaussians, each given the path before it; event shape (T, Z)."""
+
+    has_rsample = True
+
+    def __init__(self, process: Process, batch_shape: torch.Size | None = None) -> None:
+        event_shape = torch.Size((process.steps, process.model.latent_size))
+        super().__init__(process, event_shape, batch_shape)
+        self._newest: weakref.ref[Tensor] | None = None
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, 2)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> TrajectoryNormal:
+        return type(self)(self.process, torch.Size(batch_shape))
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 torch's signature
+        shape = self._extended_shape(torch.Size(sample_shape))
+        like = next(self.process.model.parameters())
+        normal = partial(torch.randn, dtype=like.dtype, device=like.device)
+        z = self.draw(shared_noise.draw(normal, shape, dim=-3))
+        self._newest = weakref.ref(z)
+        return z
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """The latents that standard normal draws (..., B, T, Z) lead to, same shape."""
+        raise NotImplementedError
+
+    def path(self) -> Tensor:
+        """The newest latents drawn from here, (..., B, T, Z); draws some if there are none."""
+        newest = None if self._newest is None else self._newest()
+        return self.rsample() if newest is None else newest
+
+    def trajectory(self, z: Tensor) -> Trajectory:
+        """The states along latents z (..., B, T, Z)."""
+        return self.process.trajectory(z)
+
+    def parameters(self, z: Tensor) -> GaussianParameters:
+        """Mean and log variance of every step along latents z, each (T, L, B, Z)."""
+        raise NotImplementedError
+
+    def step_log_prob(self, value: Tensor) -> Tensor:
+        mean, log_variance = self.parameters(value)
+        density = gaussian_log_density(self.trajectory(value).z, mean, log_variance)
+        return self.process.per_step(density.sum(-1), value.shape[:-3])
+
+
+class TrajectoryPosterior(TrajectoryNormal):
+    """q(z_1..z_T) = prod_t N(z_t; mu_q(h_{t-1}, b_t), diag sigma_q(h_{t-1}, b_t)^2)."""
+
+    @property
+    def backward_states(self) -> Tensor:
+        """b_1..b_T, (B, T, H)."""
+        return self.process.backward_states
+
+    def draw(self, noise: Tensor) -> Tensor:
+        z = self.process.draw_posterior(noise)
+        self._newest = weakref.ref(z)
+        return z
+
+    def parameters(self, z: Tensor) -> GaussianParameters:
+        return self.process.posterior(self.trajectory(z))
+
+
+class TrajectoryPrior(TrajectoryNormal):
+    """p(z_1..z_T) = prod_t N(z_t; mu_p(h_{t-1}), diag sigma_p(h_{t-1})^2), for given frames.
+
+    Where the frames are free (generation), the terms are those beside the frames drawn with z; see
+    :class:`TrajectoryLikelihood` for frames that are conditioned on afterwards.
+    """
+
+    def draw(self, noise: Tensor) -> Tensor:
+        z = self.process.draw_prior(noise)
+        self._newest = weakref.ref(z)
+        return z
+
+    def trajectory(self, z: Tensor) -> Trajectory:
+        return self.process.trajectory(z, self.process.frames_beside(z))
+
+    def parameters(self, z: Tensor) -> GaussianParameters:
+        return self.process.prior(self.trajectory(z))
+
+
+class TrajectoryLikelihood(TrajectoryDistribution):
+    """p(x_1..x_T) = prod_t p(x_t | f(h_t)) along latents z (..., B, T, Z).
+
+    The terms of the site ``z`` depend on the frames too. So ``log_prob`` of other frames than those
+    that site was given or drew (as under ``poutine.condition(model, data={"x": ...})`` called
+    without x) includes the change in its terms: the two sites always sum to the exact joint.
+    """
+
+    def __init__(self, process: Process, z: Tensor, batch_shape: torch.Size | None = None) -> None:
+        likelihood = process.model.likelihood
+        event_shape = torch.Size((process.steps, *likelihood.event_shape))
+        super().__init__(process, event_shape, z.shape[:-2] if batch_shape is None else batch_shape)
+        self.z = z
+
+    @property
+    def support(self) -> constraints.Constraint:
+        support = self.process.model.likelihood.support
+        return constraints.independent(support, len(self.event_shape) - support.event_dim)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> TrajectoryLikelihood:
+        shape = torch.Size((*batch_shape, *self.z.shape[-2:]))
+        # The very tensor where it will do: by it the path that the guide computed is found again.
+        z = self.z if self.z.shape == shape else self.z.expand(shape)
+        return type(self)(self.process, z, torch.Size(batch_shape))
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 torch's signature
+        with torch.no_grad():
+            if self.process.conditions.x is None and not sample_shape:
+                return self.process.frames_beside(self.z)
+            shape = torch.Size((*sample_shape, *self.batch_shape, *self.z.shape[-2:]))
+            return self.process.draw_frames(self.z.expand(shape))
+
+    def step_log_prob(self, value: Tensor) -> Tensor:
+        process = self.process
+        beside = process.frames_beside(self.z)
+        if value is beside or value is process.conditions.source[0]:
+            density = process.log_likelihood(process.trajectory(self.z, beside), beside)
+        else:
+            frames = zero_padding(value, process.conditions.valid, len(self.event_shape) - 1)
+            trajectory = process.trajectory(self.z, frames)
+            density = process.log_likelihood(trajectory, frames) + self._prior_density(trajectory)
+            density = density - self._prior_density(process.trajectory(self.z, beside))
+        return process.per_step(density, self.z.shape[:-3])
+
+    def _prior_density(self, trajectory: Trajectory) -> Tensor:
+        return gaussian_log_density(trajectory.z, *self.process.prior(trajectory)).sum(-1)
+
+
+@register_kl(TrajectoryNormal, TrajectoryNormal)
+def kl_along_path(posterior: TrajectoryNormal, prior: TrajectoryNormal) -> Tensor:
+    """sum_t KL(q(z_t | past) || p(z_t | past)) along the posterior's newest path, nats, (..., B).
+
+    The closed form of every step given the sampled past: an unbiased, lower-variance estimate of
+    the KL between the two trajectory distributions, and the one the published objective uses.
+    """
+    return step_kl(posterior, prior, posterior.path()).sum(-1)
+
+
+def step_kl(posterior: TrajectoryNormal, prior: TrajectoryNormal, z: Tensor) -> Tensor:
+    """The Gaussian KL of each step along latents z, nats, (..., B, T), zero beyond the lengths."""
+    divergence = gaussian_kl(*posterior.parameters(z), *prior.parameters(z)).sum(-1)
+    return posterior.process.per_step(divergence, z.shape[:-3])

@@ -1,0 +1,204 @@
+"""The importance-weighted objective of many paths, with doubly reparametrised gradients."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Generator
+from typing import Any, cast
+
+import torch
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from zpyro.errors import UserError
+from zpyro.models.sites import Site, sample_sites
+from zpyro.objectives.elbo import ObjectiveTerms, ZForcingELBO, auxiliary_parts
+from zpyro.objectives.schedules import Schedule
+
+
+class MultiSampleELBO(ZForcingELBO):
+    """The importance-weighted bound of K paths in place of the evidence lower bound.
+
+    Per sequence, maximised, with w_k = p(x | z_k) (p(z_k) / q(z_k | x))^kl_weight::
+
+        E_{z_1..z_K ~ q} log (1 / K) sum_k w_k   + the auxiliary terms of ZForcingELBO
+
+    With v_k = w_k / sum_j w_j, its gradient is estimated as::
+
+        sum_k v_k grad log w_k                                            (reparametrised)
+        sum_k v_k d/dtheta log p(x, z_k)
+          + v_k (1 - kl_weight (1 - v_k)) (d log w_k / dz_k) dz_k/dphi    (doubly reparametrised)
+
+    both unbiased; for kl_weight = 1 the second is that of the paper, with v_k^2. It drops the score
+    of q, whose variance drowns the signal as K grows. Parameters that p and q share count in both.
+    It costs two more passes over the known latents, which must be through the very same network: it
+    is not for training with dropout.
+
+    The terms told beside the loss are those of the plain evidence lower bound, means over paths.
+
+    Args:
+        num_particles: K.
+        kl_weight: a number or a schedule of the training step.
+        auxiliary_weight: see :class:`zpyro.ZForcingELBO`.
+        reverse_weight: likewise.
+        doubly_reparametrised: which of the two estimates.
+        max_plate_nesting: of the model, without the particles.
+        **settings: further ones of ``pyro.infer.ELBO``.
+
+    Source: equation 8 of arXiv:1509.00519; equation 8 of arXiv:1810.04152::
+
+        @inproceedings{burda2016iwae,
+          title={Importance Weighted Autoencoders},
+          author={Burda, Yuri and Grosse, Roger and Salakhutdinov, Ruslan},
+          booktitle={International Conference on Learning Representations},
+          year={2016}
+        }
+        @inproceedings{tucker2019dreg,
+          title={Doubly Reparameterized Gradient Estimators for {M}onte {C}arlo Objectives},
+          author={Tucker, George and Lawson, Dieterich and Gu, Shixiang and Maddison, Chris J.},
+          booktitle={International Conference on Learning Representations},
+          year={2019}
+        }
+    """
+
+    def __init__(
+        self,
+        num_particles: int,
+        kl_weight: float | Schedule = 1.0,
+        auxiliary_weight: float | Schedule = 0.0,
+        reverse_weight: float | Schedule = 0.0,
+        *,
+        doubly_reparametrised: bool = True,
+        max_plate_nesting: int = 1,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            kl_weight,
+            auxiliary_weight,
+            reverse_weight,
+            analytic_kl=False,
+            num_particles=num_particles,
+            vectorize_particles=True,
+            max_plate_nesting=max_plate_nesting,
+            **settings,
+        )
+        self.doubly_reparametrised = doubly_reparametrised
+
+    def terms(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> ObjectiveTerms:
+        weights, factors = self.weights(), self.factors()
+        model, guide = (self._vectorized_num_particles(each) for each in (model, guide))
+        model_trace, drawn = self._get_trace(model, guide, args, kwargs)
+        scored = drawn, model_trace
+        multiplier = _Multiplier()
+        if self.doubly_reparametrised and torch.is_grad_enabled():
+            scored = _rescored((model, guide), args, kwargs, drawn, multiplier)
+        log_likelihood = _summed(scored[1], observed=True)
+        divergence = _summed(scored[0], observed=False) - _summed(scored[1], observed=False)
+        log_weights = (log_likelihood - factors[0] * divergence).expand(self.num_particles, -1)
+        normalised = log_weights.detach().softmax(0)
+        multiplier.values = 1.0 - factors[0] * (1.0 - normalised)
+        bound = log_weights.logsumexp(0) - math.log(self.num_particles)
+        auxiliary, reverse = (
+            part / self.num_particles
+            for part in auxiliary_parts(model_trace, drawn, weights, like=bound)
+        )
+        loss = -bound.sum()
+        if weights[1]:
+            loss = loss - factors[1] * auxiliary
+        if weights[2]:
+            loss = loss - factors[2] * reverse
+        likelihood, kl = (
+            part.expand_as(log_weights).detach().mean(0).sum()
+            for part in (log_likelihood, divergence)
+        )
+        return ObjectiveTerms(likelihood, kl, auxiliary, reverse, loss, *weights)
+
+
+class _Multiplier:
+    """What the gradients at the latents of each path are multiplied by, known after the forward."""
+
+    def __init__(self) -> None:
+        self.values: Tensor | None = None
+
+    def attached_to(self, site: Site) -> Tensor:
+        """The site's value (K, B, ...) as a new tensor whose gradient is multiplied."""
+        value: Tensor = site["value"]
+        copy = value.view_as(value)
+        if copy.requires_grad:
+            copy.register_hook(self._apply)
+        return copy
+
+    def _apply(self, gradient: Tensor) -> Tensor:
+        assert self.values is not None
+        return gradient * self.values.reshape(
+            *self.values.shape, *(1,) * (gradient.dim() - self.values.dim())
+        )
+
+
+def _rescored(
+    programs: tuple[Callable[..., Any], Callable[..., Any]],
+    args: Any,
+    kwargs: Any,
+    drawn: Trace,
+    multiplier: _Multiplier,
+) -> tuple[Trace, Trace]:
+    """Traces of guide and model at the drawn latents, the guide's with its parameters frozen."""
+    latents = {
+        name: multiplier.attached_to(site)
+        for name, site in sample_sites(drawn).items()
+        if not site["is_observed"] and site["fn"].has_rsample
+    }
+    model, guide = programs
+    model_trace = _traced(model, latents, args, kwargs)
+    with _frozen(drawn):
+        guide_trace = _traced(guide, latents, args, kwargs)
+        guide_trace.compute_log_prob()
+    return guide_trace, model_trace
+
+
+def _traced(
+    program: Callable[..., Any], latents: dict[str, Tensor], args: Any, kwargs: Any
+) -> Trace:
+    """A program's trace at known latents, which still count as latent."""
+    fixed = poutine.trace(poutine.condition(program, data=latents))
+    trace = prune_subsample_sites(fixed.get_trace(*args, **kwargs))
+    for name, site in sample_sites(trace).items():
+        if name in latents:
+            site["is_observed"] = False
+    return trace
+
+
+@contextlib.contextmanager
+def _frozen(trace: Trace) -> Generator[None, None, None]:
+    """No gradient reaches the parameters that a trace has met."""
+    nodes = cast(dict[str, Site], trace.nodes)
+    values = [site["value"] for site in nodes.values() if site["type"] == "param"]
+    # A constrained parameter leads to the leaf behind it.
+    leaves = [v.unconstrained() if hasattr(v, "unconstrained") else v for v in values]
+    frozen: list[Tensor] = [leaf for leaf in leaves if leaf.is_leaf and leaf.requires_grad]
+    for leaf in frozen:
+        leaf.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for leaf in frozen:
+            leaf.requires_grad_(True)
+
+
+def _summed(trace: Trace, *, observed: bool) -> Tensor:
+    """log-density of the observed or of the latent sites, (K, B) or what broadcasts to it."""
+    trace.compute_log_prob()
+    sites = [s for s in sample_sites(trace).values() if bool(s["is_observed"]) is observed]
+    if not sites:
+        return torch.zeros(())
+    for site in sites:
+        if not observed and not site["fn"].has_rsample:
+            raise UserError(
+                f"site {site['name']!r} is not reparametrised; MultiSampleELBO needs rsample"
+            )
+    return torch.stack(torch.broadcast_tensors(*(site["log_prob"] for site in sites))).sum(0)

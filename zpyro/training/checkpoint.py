@@ -1,0 +1,279 @@
+"""Checkpoints: a folder with the weights, what they belong to, and the state of the training::
+
+    model.safetensors   the weights
+    start.safetensors   a few start frames of the training data, to sample from; may be missing
+    vocabulary.json     the words behind the tokens; only of models of text
+    state.pt            optimiser, position and random states; plain, loaded with weights_only=True
+    meta.json           versions, model and likelihood settings, data, metrics, sha256 of the others
+                        and of itself
+
+Nothing in it is unpickled, and everything is checked against what ``meta.json`` declares before
+memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zpyro import likelihoods, settings
+from zpyro.datasets import vocabulary as vocabularies
+from zpyro.datasets.vocabulary import Vocabulary
+from zpyro.errors import UserError
+from zpyro.io import files, manifest, tensor_files, torch_files
+from zpyro.io.manifest import META
+from zpyro.likelihoods import Likelihood
+from zpyro.models import SequenceModel
+from zpyro.training import custom_guides as own_guides
+from zpyro.training.building import build_model
+from zpyro.training.config import ModelConfig
+from zpyro.version import __version__
+
+if TYPE_CHECKING:
+    from zpyro.datasets.sequences import Dataset, Sequences
+
+MODEL, START, STATE = "model.safetensors", "start.safetensors", "state.pt"
+VOCABULARY = "vocabulary.json"
+START_FRAMES = 64
+
+KINDS = ("audio", "frames", "binary", "tokens")
+
+_LARGEST_COUNT = 1 << 24
+_TYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a model must know of the data it was trained on.
+
+    Attributes:
+        name: of the data set.
+        kind: "audio", "frames", "binary" or "tokens".
+        sample_rate: samples a second of audio, else None.
+        mean: frames are (raw - mean) / scale.
+        scale: see ``mean``.
+        image_shape: rows and columns where a sequence is a picture, else None.
+    """
+
+    name: str
+    kind: str
+    sample_rate: int | None
+    mean: float
+    scale: float
+    image_shape: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"data.kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
+        if not (math.isfinite(self.mean) and math.isfinite(self.scale) and self.scale > 0):
+            raise UserError(f"data are (raw - {self.mean}) / {self.scale}, which is no scale")
+        positive = [self.sample_rate or 1, *(self.image_shape or ())]
+        if min(positive) < 1 or max(positive) > _LARGEST_COUNT:
+            raise UserError("data.sample_rate or data.image_shape is no size; take another file")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model and what belongs to it.
+
+    Attributes:
+        module: the model.
+        model: its settings.
+        data: of the training data.
+        start: up to 64 start frames of the training data, (N, D) or (N,), or None.
+        step: training steps behind these weights.
+        epoch: passes over the data completed.
+        metrics: the validation that these weights were kept for; empty before the first.
+        averaged: whether the weights are a moving average.
+        vocabulary: the words behind the tokens, or None where there are none.
+    """
+
+    module: SequenceModel
+    model: ModelConfig
+    data: DataFacts
+    start: Tensor | None = None
+    step: int = 0
+    epoch: int = 0
+    metrics: Mapping[str, float | int | None] | None = None
+    averaged: bool = False
+    vocabulary: Vocabulary | None = None
+
+
+def data_facts(dataset: Dataset) -> DataFacts:
+    """What a checkpoint remembers of a data set."""
+    train = dataset.train
+    return DataFacts(
+        name=dataset.name,
+        kind=train.kind,
+        sample_rate=train.sample_rate,
+        mean=float(train.normalization.mean),
+        scale=float(train.normalization.scale),
+        image_shape=train.image_shape,
+    )
+
+
+def some_start_frames(sequences: Sequences, seed: int) -> Tensor | None:
+    """Up to 64 start frames, chosen at random; None where sequences have none."""
+    if sequences.start is None:
+        return None
+    count = min(len(sequences), START_FRAMES)
+    chosen = np.random.default_rng(seed).choice(len(sequences), size=count, replace=False)
+    start = sequences[np.sort(chosen).tolist()].start
+    assert start is not None
+    return torch.from_numpy(np.stack(list(start)))
+
+
+def save(
+    folder: Path,
+    checkpoint: Checkpoint,
+    state: Mapping[str, Any] | None = None,
+    *,
+    keep_previous: bool = False,
+) -> None:
+    """Write a checkpoint; a kill at any instant leaves this one or the one before it.
+
+    Args:
+        folder: where to write it.
+        checkpoint: the model and what belongs to it.
+        state: of the training; plain numbers, texts, lists, dictionaries and tensors.
+        keep_previous: leave the checkpoint that was there beside it, as ``FOLDER.previous``.
+
+    Raises:
+        UserError: if the disk is full or the folder cannot be written.
+    """
+
+    def fill(place: Path) -> None:
+        tensor_files.write(place / MODEL, checkpoint.module.state_dict())
+        if checkpoint.start is not None:
+            tensor_files.write(place / START, {"start": checkpoint.start[:START_FRAMES]})
+        if checkpoint.vocabulary is not None:
+            vocabularies.write(place / VOCABULARY, checkpoint.vocabulary)
+        torch_files.write(place / STATE, dict(state or {}))
+        sums = {file.name: files.checksum(file) for file in sorted(place.iterdir())}
+        text = json.dumps(manifest.signed(_meta(checkpoint, sums)), indent=2, allow_nan=False)
+        (place / META).write_text(text + "\n", encoding="utf-8")
+
+    files.replace_folder(folder, fill, keep_previous=keep_previous)
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Read a checkpoint's model, on the given device and in evaluation mode.
+
+    Raises:
+        UserError: if it is missing, of another format version, corrupt, or its tensors are not
+            those that its settings ask for; the message names the first bad file or tensor.
+    """
+    folder = files.complete_folder(folder)
+    meta = manifest.read(folder)
+    source = str(folder / META)
+    model = settings.build(ModelConfig, manifest.table(meta, "model", source), source)
+    data = settings.build(DataFacts, manifest.table(meta, "data", source), source)
+    likelihood = _likelihood(manifest.table(meta, "likelihood", source), source)
+    kind = meta.get("dtype")
+    if not isinstance(kind, str) or kind not in _TYPES:
+        raise UserError(f"{source}: dtype is {kind!r}; it must be one of {', '.join(_TYPES)}")
+    with torch.device("meta"):
+        module = build_model(model, likelihood).to(_TYPES[kind])
+    own = module.own_guide is not None
+    tensors = tensor_files.read(
+        folder / MODEL,
+        module.state_dict(),
+        optional=None if own else own_guides.PREFIX,
+        advice=f"take {'the guide it was trained with' if own else 'another checkpoint'}",
+    )
+    start = _read_start(folder / START, likelihood)
+    for name in (MODEL, START, VOCABULARY):
+        manifest.check(folder / name, meta)
+    vocabulary = _read_vocabulary(folder / VOCABULARY, likelihood)
+    module.load_state_dict(tensors, assign=True)
+    return Checkpoint(
+        module=module.to(device).eval().requires_grad_(True),
+        model=model,
+        data=data,
+        start=start,
+        step=manifest.count(meta, "step", source),
+        epoch=manifest.count(meta, "epoch", source),
+        metrics=manifest.table(meta, "metrics", source),
+        averaged=meta.get("averaged") is True,
+        vocabulary=vocabulary,
+    )
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """Read the state of the training that a checkpoint holds.
+
+    Raises:
+        UserError: if it is missing or corrupt.
+    """
+    folder = files.complete_folder(folder)
+    path = folder / STATE
+    manifest.check(path, manifest.read(folder))
+    state = torch_files.read(path)
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds no state of a training; take another checkpoint")
+    return state
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+def _meta(checkpoint: Checkpoint, sums: Mapping[str, str]) -> dict[str, Any]:
+    likelihood = checkpoint.module.likelihood
+    kind = next(checkpoint.module.parameters()).dtype
+    return {
+        "format": manifest.FORMAT,
+        "zpyro": __version__,
+        "step": checkpoint.step,
+        "epoch": checkpoint.epoch,
+        "averaged": checkpoint.averaged,
+        "metrics": dict(checkpoint.metrics or {}),
+        "dtype": str(kind).removeprefix("torch."),
+        "model": _plain(asdict(checkpoint.model)),
+        "likelihood": _plain({"name": likelihood.name, **asdict(likelihood)}),
+        "data": _plain(asdict(checkpoint.data)),
+        "sha256": dict(sums),
+    }
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON and TOML readers take them back."""
+    return {name: settings.NONE if value is None else value for name, value in values.items()}
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def _likelihood(table: dict[str, Any], source: str) -> Likelihood:
+    name = table.pop("name", None)
+    if name not in likelihoods.names():
+        raise UserError(f"{source}: likelihood {name!r} is unknown; take another checkpoint")
+    return settings.build(likelihoods.KINDS[name], table, source)
+
+
+def _read_start(path: Path, likelihood: Likelihood) -> Tensor | None:
+    if not path.exists():
+        return None
+    kind = torch.int64 if likelihood.discrete_tokens else torch.float32
+    shape = (min(tensor_files.rows(path, "start"), START_FRAMES), *likelihood.event_shape)
+    wanted = torch.empty(shape, dtype=kind, device="meta")
+    return tensor_files.read(path, {"start": wanted})["start"]
+
+
+def _read_vocabulary(path: Path, likelihood: Likelihood) -> Vocabulary | None:
+    if not path.exists():
+        return None
+    vocabulary = vocabularies.read(path)
+    if not likelihood.discrete_tokens or len(vocabulary) != likelihood.size:
+        raise UserError(
+            f"{path}: has {len(vocabulary)} words, the model {likelihood.size} tokens;"
+            " take another checkpoint"
+        )
+    return vocabulary

@@ -1,0 +1,341 @@
+"""What a run is made of: the data set, the model, the objective and the training, as frozen values.
+
+Values come, each later one winning, from the defaults here, a preset (a TOML file of
+:mod:`zpyro.training.presets` or of the user), ``--set section.name=value``, and the command line's own
+options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from zpyro import settings
+from zpyro.errors import UserError
+from zpyro.nn.precision import PRECISIONS
+from zpyro.settings import Field, setting
+
+LARGEST_SIZE = 1 << 16
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network. Sizes as in :class:`zpyro.ZForcing`."""
+
+    name: str = setting("zforcing", "the model: rnn, dmm, storn, vrnn, srnn or zforcing")
+    likelihood: str | None = setting(None, "density of a frame; none takes the data set's own")
+    hidden_size: int = setting(256, "LSTM states", at_least=1, at_most=LARGEST_SIZE)
+    latent_size: int = setting(64, "latents a step", at_least=1, at_most=LARGEST_SIZE)
+    embedding_size: int = setting(128, "size of e(x)", at_least=1, at_most=LARGEST_SIZE)
+    mlp_size: int = setting(128, "width of the MLPs", at_least=1, at_most=LARGEST_SIZE)
+    backward_layers: int = setting(1, "layers of the backward LSTM", at_least=1, at_most=64)
+    conditional_layer_norm: bool = setting(False, "latents set the forward cell's layer norm")
+    forced_auxiliary: bool = setting(False, "predict backward states from the latents alone")
+    squared_error_auxiliary: bool = setting(False, "squared error as the auxiliary cost")
+    residual_posterior: bool = setting(True, "srnn: the posterior mean corrects the prior's")
+    embedding_dropout: float = setting(0.0, "dropout on e(x)", at_least=0, below=1)
+    word_dropout: float = setting(0.0, "inputs x_{t-1} left out in training", at_least=0, below=1)
+    log_variance_bounds: tuple[float, float] | None = setting(
+        (-14.0, 8.0), "bounds of a Gaussian likelihood's log variance, none for no bound"
+    )
+    mixture_components: int = setting(
+        20, "Gaussians in the likelihood gaussian-mixture", at_least=1, at_most=1 << 10
+    )
+    tied_embedding: bool = setting(False, "score tokens by the weight of e(x)")
+    recurrence: str = setting("auto", "auto, or a name of zpyro.nn.recurrence.RECURRENCES")
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The objective's weights and how they move; see :class:`zpyro.ZForcingELBO`."""
+
+    kl_weight: float = setting(0.2, "weight of the KL at the first step", at_least=0)
+    kl_weight_final: float = setting(1.0, "where it goes", at_least=0)
+    kl_weight_rate: float = setting(5e-5, "by how much a step", at_least=0)
+    kl_schedule: str = setting(
+        "linear", "how it goes there", choices=("linear", "sigmoid", "cyclical")
+    )
+    kl_cycles: int = setting(4, "cycles of the cyclical schedule", at_least=1)
+    free_bits: float = setting(0.0, "nats of KL that cost nothing", at_least=0)
+    free_bits_per: str = setting("step", "what they are for", choices=("step", "sequence"))
+    auxiliary_weight: float = setting(0.0, "alpha at the first step", at_least=0)
+    auxiliary_weight_final: float | None = setting(None, "where it goes, none to stay", at_least=0)
+    auxiliary_weight_rate: float = setting(0.0, "by how much a step", at_least=0)
+    auxiliary_weight_epochs: float = setting(0.0, "or over how many epochs", at_least=0)
+    reverse_weight: float = setting(0.0, "beta", at_least=0)
+    analytic_kl: bool = setting(True, "closed-form KL, else log q - log p at the sample")
+    particles: int = setting(1, "paths a sequence in each step", at_least=1, at_most=10_000)
+    bound: str = setting(
+        "elbo",
+        "elbo, or the bound of many particles: iwae, or dreg with its better gradient",
+        choices=("elbo", "iwae", "dreg"),
+    )
+    skip_gradient: float = setting(
+        0.0, "how often no gradient flows from the recurrence into z", at_least=0, at_most=1
+    )
+
+    def __post_init__(self) -> None:
+        if self.kl_weight != self.kl_weight_final and not self.kl_weight_rate:
+            raise UserError(
+                "objective.kl_weight_rate is 0, so kl_weight never reaches kl_weight_final; "
+                "set a rate, or both weights alike"
+            )
+        if self.bound != "elbo" and self.free_bits:
+            raise UserError(
+                f"objective.free_bits is for the bound elbo, not {self.bound}; set one of the two"
+            )
+        final = self.auxiliary_weight_final
+        moves = bool(self.auxiliary_weight_rate) + bool(self.auxiliary_weight_epochs)
+        if final not in (None, self.auxiliary_weight) and moves != 1:
+            raise UserError(
+                "objective.auxiliary_weight_final needs one of auxiliary_weight_rate and "
+                "auxiliary_weight_epochs; set exactly one above 0"
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimiser, the budget and the bookkeeping; see :func:`zpyro.training.loop.fit`.
+
+    Training ends at the first of ``epochs``, ``max_steps`` and ``max_minutes`` that is set.
+    """
+
+    epochs: int | None = setting(50, "passes over the data, none for no limit", at_least=1)
+    max_steps: int | None = setting(None, "training steps, none for no limit", at_least=1)
+    max_minutes: float | None = setting(None, "minutes of training, none for no limit", above=0)
+    batch_size: int = setting(32, "sequences a step", at_least=1, at_most=1 << 20)
+    bucketed: bool = setting(True, "batch sequences of like length together")
+    carry_state: bool = setting(
+        False, "rows go on with the state of the row before (truncated back-propagation)"
+    )
+    learning_rate: float = setting(1e-3, "Adam's step size", above=0)
+    learning_rate_schedule: str = setting(
+        "constant", "how the step size moves", choices=("constant", "cosine", "plateau")
+    )
+    learning_rate_floor: float = setting(
+        0.02, "least step size as a fraction of the first", at_least=0, at_most=1
+    )
+    plateau_patience: int = setting(
+        5, "validations without a better bound before the step size halves", at_least=1
+    )
+    adam_epsilon: float = setting(1e-5, "Adam's epsilon", above=0)
+    clip_norm: float = setting(100.0, "longest gradient, nats per sequence", above=0)
+    average: float = setting(
+        0.0, "decay of the averaged weights that are evaluated, 0 for none", at_least=0, below=1
+    )
+    skip_limit: int = setting(20, "steps in a row that may be not finite", at_least=1)
+    patience: int | None = setting(
+        None, "validations without a better bound before the end, none for no end", at_least=1
+    )
+    validate_every: int | None = setting(None, "steps, none for every epoch", at_least=1)
+    checkpoint_every: int | None = setting(None, "steps, none for every epoch", at_least=1)
+    log_every: int = setting(10, "steps between records in metrics.jsonl", at_least=1)
+    seed: int = setting(0, "of weights, noise and data order", at_least=0, below=1 << 63)
+    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    precision: str = setting("float32", "of products in training", choices=PRECISIONS)
+    cuda_graph: bool = setting(True, "on CUDA, record a step and replay it")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run is made of.
+
+    Attributes:
+        dataset: name of the data set.
+        data_folder: the folder or file it is read from, None for a built-in one.
+        data: the data set's own settings.
+        model: the network.
+        objective: the weights of the objective.
+        train: the optimiser and the budget.
+    """
+
+    dataset: str
+    data_folder: str | None
+    data: Any
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        noisy = {
+            "model.embedding_dropout": self.model.embedding_dropout,
+            "model.word_dropout": self.model.word_dropout,
+            "objective.skip_gradient": self.objective.skip_gradient,
+        }
+        for key, value in noisy.items():
+            if value and self.objective.bound == "dreg":
+                raise UserError(
+                    f"objective.bound dreg scores its paths again, which {key} would do with other "
+                    f"masks; set {key} to 0, or take the bound iwae"
+                )
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named set of values.
+
+    Attributes:
+        source: what to call it in an error.
+        dataset: the data set it is for, or None for any.
+        values: settings by dotted key.
+    """
+
+    source: str
+    dataset: str | None
+    values: Mapping[str, object]
+
+
+def resolve(
+    dataset: str,
+    data_settings: type[Any],
+    *,
+    preset: Preset | None = None,
+    assignments: Iterable[str] = (),
+    options: Mapping[str, object] | None = None,
+    data_folder: str | None = None,
+) -> Config:
+    """The configuration from all its layers, each value checked.
+
+    Args:
+        dataset: name of the data set.
+        data_settings: the dataclass of its settings.
+        preset: values over the defaults.
+        assignments: texts ``section.name=value`` over those, as ``--set`` takes them.
+        options: values by dotted key over those.
+        data_folder: where the data set lies.
+
+    Raises:
+        UserError: for an unknown key, a wrong type, a value outside its limits, or a preset for
+            another data set.
+    """
+    fields = known_fields(data_settings)
+    values: dict[str, Any] = {}
+    if preset is not None:
+        if preset.dataset not in (None, dataset):
+            raise UserError(
+                f"{preset.source} is for the data set {preset.dataset}, not {dataset}; "
+                f"say --dataset {preset.dataset} or take another preset"
+            )
+        for key, value in preset.values.items():
+            values[key] = _field(fields, key, preset.source).convert(value, preset.source)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise UserError(f"--set {assignment}: has no =; write --set section.name=value")
+        key = key.strip()
+        values[key] = _field(fields, key, "--set").parse(text.strip(), "--set")
+    values.update(_from_options(fields, options or {}))
+    return Config(dataset, data_folder, **_sections(data_settings, values))
+
+
+def with_options(config: Config, options: Mapping[str, object]) -> Config:
+    """The configuration with other values for some training settings.
+
+    Args:
+        config: what to start from.
+        options: values by dotted key, all in the section ``train``.
+
+    Raises:
+        UserError: for a wrong type or a value outside its limits.
+    """
+    values = _from_options(settings.fields_of(TrainConfig, "train"), options)
+    changes = {key.removeprefix("train."): value for key, value in values.items()}
+    return replace(config, train=replace(config.train, **changes))
+
+
+def known_fields(data_settings: type[Any]) -> dict[str, Field]:
+    """Every setting by dotted key."""
+    fields: dict[str, Field] = {}
+    for section, kind in _kinds(data_settings).items():
+        fields.update(settings.fields_of(kind, section))
+    return fields
+
+
+def write_config(config: Config) -> str:
+    """The text of ``config.toml``, every value in it."""
+    return settings.to_toml(config)
+
+
+def read_preset(name: str) -> Preset:
+    """A preset of the package by name, or a TOML file of the user's by path.
+
+    Raises:
+        UserError: for an unknown name, or a file that cannot be read.
+    """
+    if name.endswith(".toml"):
+        table = settings.read_toml(Path(name))
+        source = name
+    elif name in preset_names():
+        with resources.as_file(resources.files("zpyro.training.presets") / f"{name}.toml") as path:
+            table = settings.read_toml(path)
+        source = f"preset {name}"
+    else:
+        raise UserError(f"preset {name} is unknown; choose one of {', '.join(preset_names())}")
+    return preset_of(table, source)
+
+
+def preset_of(table: Mapping[str, Any], source: str) -> Preset:
+    """A preset from the tables of a TOML file; its ``data_folder`` is left out.
+
+    Raises:
+        UserError: if ``dataset`` is no text.
+    """
+    values = settings.flatten(table)
+    values.pop("data_folder", None)
+    dataset = values.pop("dataset", None)
+    if dataset is not None and not isinstance(dataset, str):
+        raise UserError(f"{source}: dataset must be text")
+    return Preset(source, dataset, values)
+
+
+def preset_names() -> tuple[str, ...]:
+    """The presets of the package."""
+    files = resources.files("zpyro.training.presets").iterdir()
+    names = (file.name for file in files if file.name.endswith(".toml"))
+    return tuple(sorted(name.removesuffix(".toml") for name in names))
+
+
+def default_preset(dataset: str) -> Preset | None:
+    """The preset named like the data set, if there is one."""
+    return read_preset(dataset) if dataset in preset_names() else None
+
+
+def _from_options(fields: Mapping[str, Field], options: Mapping[str, object]) -> dict[str, Any]:
+    """Checked values of command line options such as ``--max-steps``."""
+    values: dict[str, Any] = {}
+    for key, value in options.items():
+        option = "--" + key.rpartition(".")[2].replace("_", "-")
+        values[key] = _field(fields, key, option).convert(value, option)
+    return values
+
+
+def _kinds(data_settings: type[Any]) -> dict[str, type[Any]]:
+    return {
+        "data": data_settings,
+        "model": ModelConfig,
+        "objective": ObjectiveConfig,
+        "train": TrainConfig,
+    }
+
+
+def _field(fields: Mapping[str, Field], key: str, source: str) -> Field:
+    if key not in fields:
+        raise settings.unknown_key(key, fields, source)
+    return fields[key]
+
+
+def _sections(data_settings: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The dataclass of each section from values that were checked."""
+    sections: dict[str, Any] = {}
+    for section, kind in _kinds(data_settings).items():
+        prefix = f"{section}."
+        mine = {
+            key.removeprefix(prefix): value
+            for key, value in values.items()
+            if key.startswith(prefix)
+        }
+        sections[section] = kind(**mine)
+    return sections

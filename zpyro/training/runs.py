@@ -1,0 +1,258 @@
+"""The run directory: everything that training leaves and that the other commands need::
+
+    config.toml      every resolved setting
+    metrics.jsonl    one record a line: {"kind": "train", ...} and {"kind": "valid", ...}
+    best/  last/     checkpoints, see zpyro.training.checkpoint; last.previous is the one before the last
+    .lock            held by the process that trains here, see zpyro.io.locking
+
+Checkpoints are written aside and renamed, so that a kill leaves the old one or the new one whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zpyro import datasets, settings
+from zpyro.datasets.sequences import Sequences
+from zpyro.errors import UserError
+from zpyro.evaluation.baselines import files as baseline_files
+from zpyro.evaluation.baselines.files import Baseline
+from zpyro.io import files, manifest
+from zpyro.io.locking import LOCK, locked
+from zpyro.training import checkpoint, config
+from zpyro.training.checkpoint import Checkpoint
+from zpyro.training.config import Config
+
+CONFIG, METRICS, BASELINE_FILE = "config.toml", "metrics.jsonl", "baselines.safetensors"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory.
+
+    Attributes:
+        folder: where it is.
+    """
+
+    folder: Path
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best validation bound."""
+        return self.folder / "best"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint, the one that training goes on from."""
+        return self.folder / "last"
+
+    def config(self) -> Config:
+        """The settings.
+
+        Raises:
+            UserError: if config.toml is missing or wrong.
+        """
+        path = self.folder / CONFIG
+        table = settings.read_toml(path)
+        folder = table.get("data_folder", settings.NONE)
+        preset = config.preset_of(table, str(path))
+        if preset.dataset is None or not isinstance(folder, str):
+            raise UserError(f"{path}: dataset and data_folder must be text; take another run")
+        return config.resolve(
+            preset.dataset,
+            datasets.entry(preset.dataset).settings,
+            preset=preset,
+            data_folder=None if folder == settings.NONE else folder,
+        )
+
+    def load(self, which: str = "best", device: Any = "cpu") -> Checkpoint:
+        """One of its checkpoints, "best" or "last".
+
+        Raises:
+            UserError: if there is none yet, or it is corrupt.
+        """
+        if not self.has(which):
+            raise UserError(
+                f"{self.folder}: has no {which} checkpoint yet; "
+                f"train on with zpyro train --resume {self.folder}"
+            )
+        return checkpoint.load(self.best if which == "best" else self.last, device)
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Within it, nobody else trains in this directory, see :func:`zpyro.io.locking.locked`."""
+        return locked(self.folder)
+
+    def recover(self) -> str | None:
+        """Make the newest sound checkpoint the one that training goes on from.
+
+        A damaged ``last`` is set aside as ``last.damaged``, and the one before it takes its place.
+
+        Returns:
+            A line that names the damaged file, or None where nothing was.
+
+        Raises:
+            UserError: if the newest is damaged and none before it is sound.
+        """
+        previous = self.last.with_name(self.last.name + files.PREVIOUS)
+        damage = manifest.damage(self.last) if self.last.exists() else None
+        if damage is None:
+            return None
+        if not previous.exists() or manifest.damage(previous) is not None:
+            raise UserError(
+                f"{damage}, and no sound checkpoint is left from before it; start a new training"
+            )
+        aside = files.set_aside(self.last)
+        return f"{damage}; kept as {aside}, training goes on from {previous}"
+
+    def has(self, which: str) -> bool:
+        """Whether there is a checkpoint of that name, "best" or "last"."""
+        return files.complete_folder(self.folder / which).exists()
+
+    def records(self) -> list[dict[str, Any]]:
+        """What metrics.jsonl holds; a line cut short by a kill is left out."""
+        path = self.folder / METRICS
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [record for record in map(_record, lines) if record is not None]
+
+    def write_baselines(self, train: Sequences, size: int) -> None:
+        """Fit the baselines of :mod:`zpyro.evaluation.baselines.files` to the training data.
+
+        Args:
+            train: the training sequences.
+            size: D, or V for tokens.
+
+        Raises:
+            UserError: if the run directory cannot be written.
+        """
+        fitted = baseline_files.fit(train, size)
+        if fitted:
+            baseline_files.write(self.folder / BASELINE_FILE, fitted)
+
+    def baselines(self, like: Sequences, size: int) -> Mapping[str, Baseline]:
+        """The fitted baselines by name; none where the run has none.
+
+        Args:
+            like: data of the kind that they were fitted to.
+            size: D, or V for tokens.
+
+        Raises:
+            UserError: if their file is corrupt.
+        """
+        path = self.folder / BASELINE_FILE
+        return baseline_files.read(path, like, size) if path.exists() else {}
+
+
+def check_free(folder: Path) -> None:
+    """Make sure that a new run can be written here, before any work is done for it.
+
+    Raises:
+        UserError: if something is there already, or no folder can be made there.
+    """
+    try:
+        if folder.is_dir():
+            if any(path.name != LOCK for path in folder.iterdir()):
+                raise UserError(
+                    f"{folder}: is not empty; take another --out, or go on with "
+                    f"zpyro train --resume {folder}"
+                )
+        elif folder.exists() or folder.is_symlink():
+            raise UserError(f"{folder}: is no folder; take another --out")
+        parent = folder.absolute()
+        while not parent.exists():
+            parent = parent.parent
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be read ({error.strerror}); take another --out"
+        ) from error
+    if not parent.is_dir():
+        raise UserError(f"{folder}: {parent} is no folder; take another --out")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: {parent} cannot be written to; take another --out")
+
+
+def create(folder: Path, settled: Config) -> Run:
+    """Make a run directory.
+
+    Raises:
+        UserError: if something is there already, or it cannot be written.
+    """
+    check_free(folder)
+    with files.saying(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        # Again: another training may have come here while this one loaded its data.
+        check_free(folder)
+        files.replace_file(folder / CONFIG, config.write_config(settled))
+    return Run(folder)
+
+
+def open_run(folder: str | Path) -> Run:
+    """A run directory that is there.
+
+    Raises:
+        UserError: if it is none.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: is no run directory ({CONFIG} is missing); name another")
+    return Run(folder)
+
+
+class MetricsLog:
+    """Appends to metrics.jsonl.
+
+    Args:
+        run: whose metrics.
+        step: where training goes on from; later records, of a session that was killed, are
+            dropped.
+    """
+
+    def __init__(self, run: Run, step: int) -> None:
+        self._path = run.folder / METRICS
+        kept = [record for record in run.records() if record["step"] <= step]
+        files.replace_file(self._path, "".join(map(_line, kept)))
+        with files.saying(self._path):
+            self._file = self._path.open("a", encoding="utf-8")
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a record; numbers that are not finite become null."""
+        with files.saying(self._path):
+            self._file.write(_line(record))
+            self._file.flush()
+
+    def flush(self) -> None:
+        """Wait until every record is on the disk."""
+        with files.saying(self._path):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        with files.saying(self._path):
+            self._file.close()
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps({key: _finite(value) for key, value in record.items()}) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    bad = isinstance(value, float) and value - value != 0.0
+    return None if bad else value
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return None
+    return record
