@@ -19,7 +19,7 @@ PARTS = {
     "loop over time, backward": ("LSTMPathBackward", "LayerNormPathBackward"),
     "backward-running LSTM": ("aten::mkldnn_rnn_layer", "aten::mkldnn_rnn_layer_backward"),
     "products for all steps at once": ("aten::mm", "aten::addmm", "aten::bmm"),
-    "optimiser": ("aten::_fused_adam_", "aten::_foreach_norm", "aten::_foreach_mul_"),
+    "optimizer": ("aten::_fused_adam_", "aten::_foreach_norm", "aten::_foreach_mul_"),
 }
 """Operations by what they belong to; all others are the pointwise rest."""
 REST = "pointwise work, sums, copies"

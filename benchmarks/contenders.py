@@ -20,9 +20,9 @@ from benchmarks.floor import Floor
 from benchmarks.published import PublishedZForcing, Terms
 from benchmarks.sizes import Size
 from zpyro.datasets.sequences import Sequences
-from zpyro.distributed.processes import ALONE, Ranks
+from zpyro.distributed.processes import SINGLE_PROCESS, ProcessGroup
 from zpyro.nn.layers import gaussian_kl
-from zpyro.training.accumulator import Tally
+from zpyro.training.accumulator import MetricAccumulator
 from zpyro.training.config import TrainConfig
 from zpyro.training.optimizer import Optimizer
 from zpyro.training.step import TrainingStep
@@ -109,7 +109,7 @@ def _svi(size: Size, frames: Tensor, **settings: Any) -> Step:
     return partial(svi.step, x, None, start)
 
 
-def training_step(size: Size, device: torch.device, ranks: Ranks) -> Step:
+def training_step(size: Size, device: torch.device, ranks: ProcessGroup) -> Step:
     """A step as ``zpyro train`` takes it in one of several processes, on fixed data.
 
     Args:
@@ -122,7 +122,7 @@ def training_step(size: Size, device: torch.device, ranks: Ranks) -> Step:
     return _training(size, frames, ranks)
 
 
-def _training(size: Size, frames: Tensor, ranks: Ranks = ALONE) -> Step:
+def _training(size: Size, frames: Tensor, ranks: ProcessGroup = SINGLE_PROCESS) -> Step:
     """A step as ``zpyro train`` takes it; on CUDA it is one recorded graph."""
     model = zforcing(size, frames)
     train = TrainConfig(clip_norm=CLIP_NORM)
@@ -131,7 +131,7 @@ def _training(size: Size, frames: Tensor, ranks: Ranks = ALONE) -> Step:
         model,
         elbo(model.model, model.guide),
         Optimizer(model, train),
-        Tally(frames.device),
+        MetricAccumulator(frames.device),
         train,
         np.full(size.sequences, size.steps),
         ranks,

@@ -39,10 +39,10 @@ class Floor(nn.Module):
         mean, log_variance = posterior.clamp(-8.0, 8.0).chunk(2, dim=-1)
         z = mean + (0.5 * log_variance).exp() * noise
         auxiliary = self.auxiliary(torch.cat([previous, z], dim=-1)).clamp(-8.0, 8.0)
-        centre, spread = auxiliary.chunk(2, dim=-1)
+        center, spread = auxiliary.chunk(2, dim=-1)
         return Terms(
             log_normal(targets, *self.output(hidden).chunk(2, dim=-1)).sum(0),
             gaussian_kl(mean, log_variance, *prior).sum(0),
-            log_normal(backward.detach(), centre.tanh(), spread).sum(0),
+            log_normal(backward.detach(), center.tanh(), spread).sum(0),
             log_normal(inputs, *self.reverse_output(backward).chunk(2, dim=-1)).sum(0),
         )

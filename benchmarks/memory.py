@@ -1,7 +1,7 @@
 """Peak memory of one contender: ``python -m benchmarks.memory fast --size small``.
 
 On a CPU it is how much the process grows, at its highest, from before the model is made to after
-three training steps: parameters, gradients, optimiser and everything a step allocates, in whatever
+three training steps: parameters, gradients, optimizer and everything a step allocates, in whatever
 library. On an accelerator it is what torch counts.
 """
 

@@ -95,8 +95,8 @@ class PublishedZForcing(nn.Module):
             mean, log_variance = posterior.clamp(-8.0, 8.0).chunk(2, dim=-1)
             z = mean + (0.5 * log_variance).exp() * noise[t]
             auxiliary = self.auxiliary(torch.cat([hidden, z], dim=-1)).clamp(-8.0, 8.0)
-            centre, spread = auxiliary.chunk(2, dim=-1)
-            log_auxiliary = log_normal(backward[t].detach(), centre.tanh(), spread)
+            center, spread = auxiliary.chunk(2, dim=-1)
+            log_auxiliary = log_normal(backward[t].detach(), center.tanh(), spread)
             kl = gaussian_kl(mean, log_variance, *prior)
             entering = torch.cat([self.g(z), embedded[t]], dim=-1)
             hidden, cell = self.cell(entering, (hidden, cell))

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from benchmarks.contenders import training_step
 from benchmarks.measure import machine
 from benchmarks.sizes import SIZES
-from zpyro.distributed.processes import Ranks, joined
+from zpyro.distributed.processes import ProcessGroup, joined
 from zpyro.training.allocation import keep_freed_memory
 
 WARM_UP = 3
@@ -111,7 +111,7 @@ def _work(options: argparse.Namespace) -> None:
             print(json.dumps({"step_s": seconds, "all_reduce_s": sums}))
 
 
-def _median_seconds(function: Callable[[], object], times: int, ranks: Ranks) -> float:
+def _median_seconds(function: Callable[[], object], times: int, ranks: ProcessGroup) -> float:
     found: list[float] = []
     for _ in range(WARM_UP + times):
         _wait(ranks)
@@ -122,7 +122,7 @@ def _median_seconds(function: Callable[[], object], times: int, ranks: Ranks) ->
     return statistics.median(found[WARM_UP:])
 
 
-def _wait(ranks: Ranks) -> None:
+def _wait(ranks: ProcessGroup) -> None:
     """Until every process and its device have done all."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()

@@ -62,7 +62,7 @@ def _tables(size: Size) -> list[Table]:
 
 
 def _evaluation(size: Size, particles: int) -> Callable[[], object]:
-    """Scoring a batch with so many vectorised particles, as the IWAE bound does."""
+    """Scoring a batch with so many vectorized particles, as the IWAE bound does."""
     torch.manual_seed(0)
     frames = torch.randn(size.steps + 1, size.sequences, size.frame)
     model = zforcing(size, frames)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from zpyro.datasets.sequences import Dataset
     from zpyro.datasets.vocabulary import Vocabulary
-    from zpyro.distributed.processes import Ranks
+    from zpyro.distributed.processes import ProcessGroup
     from zpyro.training.config import Config
 
 
@@ -58,16 +58,19 @@ def waiting(what: str) -> Generator[None, None, None]:
 
 
 def load_data(
-    config: Config, vocabulary: Vocabulary | None = None, ranks: Ranks | None = None
+    config: Config, vocabulary: Vocabulary | None = None, ranks: ProcessGroup | None = None
 ) -> Dataset:
     """The data set that a configuration names; text in a trained model's vocabulary if given.
 
     Of several processes the first one loads first, so that what is prepared is prepared once.
     """
     from zpyro import datasets
-    from zpyro.distributed.processes import ALONE
+    from zpyro.distributed.processes import SINGLE_PROCESS
 
     folder = None if config.data_folder is None else Path(config.data_folder)
     where = "" if folder is None else f" from {folder}"
-    with waiting(f"loading {config.dataset}{where}"), (ranks or ALONE).leader_first():
+    with (
+        waiting(f"loading {config.dataset}{where}"),
+        (ranks or SINGLE_PROCESS).main_process_first(),
+    ):
         return datasets.load(config.dataset, folder, config.data, vocabulary=vocabulary)

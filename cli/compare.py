@@ -13,7 +13,7 @@ from .common import counted, load_data, say
 
 if TYPE_CHECKING:
     from zpyro.analysis.comparison import Job, Room, Spec, Summary
-    from zpyro.distributed.processes import Ranks
+    from zpyro.distributed.processes import ProcessGroup
     from zpyro.training.config import Config
 
 DEFAULT = "rnn,storn,vrnn,srnn,zforcing"
@@ -90,12 +90,14 @@ def command(
         _compare(spec, settled[0][1], jobs, _title(dataset, spec, options), ranks)
 
 
-def _compare(spec: Spec, settled: Config, jobs: int | None, title: str, ranks: Ranks) -> None:
+def _compare(
+    spec: Spec, settled: Config, jobs: int | None, title: str, ranks: ProcessGroup
+) -> None:
     """Run what is left, dealt out among the processes, and write the table when all have done."""
     from zpyro.analysis.comparison import prepare, run_all
 
     out = spec.folder
-    with ranks.leader_first():
+    with ranks.main_process_first():
         todo = prepare(spec, load_data(settled))
     room = _room(jobs, settled, ranks)
     left = sum(not job.done for job in todo)
@@ -141,7 +143,7 @@ def _settings(dataset: str, assignments: tuple[str, ...], options: dict[str, Any
     )
 
 
-def _room(jobs: int | None, settled: Config, ranks: Ranks) -> Room:
+def _room(jobs: int | None, settled: Config, ranks: ProcessGroup) -> Room:
     """How many runs at once in this process: one a GPU, or one for two cores.
 
     Of several processes each runs one at a time, on a GPU of its own where there are some.
@@ -192,13 +194,13 @@ def _title(dataset: str, spec: Spec, options: dict[str, Any]) -> str:
 
 
 def _summary(spec: Spec, jobs: list[Job], title: str) -> Summary:
-    from zpyro.analysis.comparison import summarise
+    from zpyro.analysis.comparison import summarize
 
     results: dict[str, dict[int, Any]] = {row.name: {} for row, _ in spec.rows}
     for job in jobs:
         if job.done:
             results[job.row][job.seed] = job.result()
-    return summarise(title, spec.particles, results)
+    return summarize(title, spec.particles, results)
 
 
 def _write(summary: Summary, out: Path) -> None:

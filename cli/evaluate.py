@@ -46,7 +46,7 @@ LABELS = {
     "baseline_trigram": ("baseline: Kneser-Ney trigram", "nats/sequence"),
     "baseline_trigram_perplexity": ("  its perplexity", "a token, on the same tokens"),
     "baseline_bernoulli": ("baseline: every pixel on its own", "nats/sequence"),
-    "baseline_neighbours": ("baseline: given the pixels left and above", "nats/sequence"),
+    "baseline_neighbors": ("baseline: given the pixels left and above", "nats/sequence"),
 }
 
 
@@ -55,7 +55,7 @@ LABELS = {
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Other data of the same kind; they are normalised as the training data were.",
+    help="Other data of the same kind; they are normalized as the training data were.",
 )
 @click.option(
     "--split",
@@ -119,7 +119,7 @@ def command(
         checkpoint = opened.load(which, choose_device(device))
         if bound == "smc":
             evaluation.check_can_filter(checkpoint.module)
-        with ranks.leader_first():
+        with ranks.main_process_first():
             sequences = _sequences(opened, checkpoint, data, split)
         with _progress() as on_batch:
             result = evaluation.evaluate(
@@ -171,7 +171,7 @@ def _sequences(run: Run, checkpoint: Checkpoint, data: Path | None, split: str |
             config = replace(config, data_folder=str(data))
         loaded = load_data(config, checkpoint.vocabulary)
         found = loaded.split(split or "test")
-    return choosing.on_scale_of(checkpoint, found)
+    return choosing.renormalize_like(checkpoint, found)
 
 
 @contextlib.contextmanager

@@ -39,11 +39,11 @@ def use_guide(run: Path | None, guide: str | None, run_guide: bool, *, needed: b
             given, or the code fails.
     """
     from zpyro.errors import UserError
-    from zpyro.training import custom_guides as own_guides
+    from zpyro.training import custom_guides as custom_guides
 
     if guide and run_guide:
         raise UserError("--guide and --run-guide are both given; give one")
-    record = None if run is None else own_guides.recorded(run)
+    record = None if run is None else custom_guides.recorded(run)
     if run is not None and record is None and (guide or run_guide):
         raise UserError(f"{run}: was trained with the model's own guide; leave out --guide")
     if record is not None and needed and not (guide or run_guide):
@@ -54,9 +54,9 @@ def use_guide(run: Path | None, guide: str | None, run_guide: bool, *, needed: b
         )
     source = None
     if guide:
-        source = own_guides.load(guide)
+        source = custom_guides.load(guide)
     elif run_guide and record is not None:
         source = record.load()
     if source is not None and record is not None and source.checksum != record.sha256:
         say(f"note: {source.path} is not the {record.file} that {run} was trained with last")
-    click.get_current_context().with_resource(own_guides.using(source))
+    click.get_current_context().with_resource(custom_guides.using(source))

@@ -40,7 +40,7 @@ def command(
     from zpyro import datasets
     from zpyro.errors import UserError
     from zpyro.training import checkpoint, config, runs
-    from zpyro.training.checkpoint import Checkpoint, DataFacts
+    from zpyro.training.checkpoint import Checkpoint, DataSpec
 
     if not scale > 0:
         raise UserError(f"--scale is {scale}; give a number above 0")
@@ -50,7 +50,7 @@ def command(
     model = _model_config(state, module.likelihood.name)
     tokens = module.likelihood.discrete_tokens
     kind = "tokens" if tokens else "audio" if sample_rate else "frames"
-    kept = Checkpoint(module, model, DataFacts(dataset, kind, sample_rate, mean, scale))
+    kept = Checkpoint(module, model, DataSpec(dataset, kind, sample_rate, mean, scale))
     facts = {"data.sample_rate": sample_rate, "data.frame_size": module.likelihood.size}
     known = config.known_fields(entry.settings)
     options = {key: value for key, value in facts.items() if key in known and value is not None}

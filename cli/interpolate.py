@@ -9,7 +9,7 @@ import click
 
 from .common import say, waiting
 from .prefix import read_prefix
-from .sequences import Opened, make_folder, opened, sequence_options, write_picture, write_sound
+from .sequences import LoadedRun, make_folder, opened, sequence_options, write_picture, write_sound
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,7 +103,7 @@ def command(
         write_picture(rows, out / "interpolation.png", found.checkpoint)
 
 
-def _ends(found: Opened, wanted: tuple[str, str]) -> list[Sequences]:
+def _ends(found: LoadedRun, wanted: tuple[str, str]) -> list[Sequences]:
     """The two sequences; the data are loaded only for those that are looked for there."""
     from zpyro.analysis import selection as choosing
 
@@ -114,7 +114,7 @@ def _ends(found: Opened, wanted: tuple[str, str]) -> list[Sequences]:
             frames = read_prefix(Path(each), found.checkpoint)
             if found.checkpoint.vocabulary is not None and not each.endswith(".npy"):
                 frames = _ended(frames)
-            ends.append(choosing.of_frames(found.checkpoint, frames, each))
+            ends.append(choosing.sequence_from_array(found.checkpoint, frames, each))
             continue
         if found.checkpoint.vocabulary is not None and " " in each.strip():
             ends.append(choosing.of_sentence(found.checkpoint, each))
@@ -167,6 +167,6 @@ def _write_arrays(places: list[str], frames: list[np.ndarray], out: Path) -> Non
 
     path = out / "interpolation.npz"
     arrays = {f"step_{number}": each for number, each in enumerate(frames)}
-    with files.saying(path):
+    with files.translate_os_errors(path):
         np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
     click.echo(f"{len(places)} arrays in {path}")

@@ -32,7 +32,7 @@ TOGETHER = ("train", "evaluate", "compare")
 """Commands that several processes of torchrun may run together."""
 
 
-class UserMistake(click.ClickException):
+class CliError(click.ClickException):
     """One plain line on standard error, and exit code 2.
 
     Args:
@@ -72,7 +72,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         if _among_several() and name not in TOGETHER:
-            raise UserMistake(f"zpyro {name} is for one process; start it without torchrun")
+            raise CliError(f"zpyro {name} is for one process; start it without torchrun")
         return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -82,7 +82,7 @@ class Commands(click.Group):
             raise
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "zpyro"
-            raise UserMistake(f"{error.format_message()} See {path} --help.") from error
+            raise CliError(f"{error.format_message()} See {path} --help.") from error
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:  # whatever the code of a user's guide may raise
@@ -90,7 +90,7 @@ class Commands(click.Group):
             if line is None:
                 raise
             alone = getattr(error, "of_one_process", False)
-            raise UserMistake(line, everywhere=not alone) from error
+            raise CliError(line, everywhere=not alone) from error
 
 
 def _among_several() -> bool:
@@ -105,8 +105,8 @@ def _mistake(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     # Loaded only by commands that can run one.
-    own_guides = sys.modules.get("zpyro.training.custom_guides")
-    return None if own_guides is None else own_guides.blame(error)
+    custom_guides = sys.modules.get("zpyro.training.custom_guides")
+    return None if custom_guides is None else custom_guides.describe_user_error(error)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

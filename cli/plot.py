@@ -26,7 +26,7 @@ import click
 def command(runs: tuple[Path, ...], metrics: tuple[str, ...], out: Path | None) -> None:
     """Draw the training curves of one or several runs in one picture.
 
-    A colour a run, training dashed and held-out data solid; nats per sequence over training steps.
+    A color a run, training dashed and held-out data solid; nats per sequence over training steps.
 
     \b
     Example:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .common import counted, say, waiting
-from .sequences import Opened, make_folder, opened, sequence_options, write_picture, write_sound
+from .sequences import LoadedRun, make_folder, opened, sequence_options, write_picture, write_sound
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +80,7 @@ def command(
     _draw(found.checkpoint, titles, inputs, outputs, out / "reconstructions.png")
 
 
-def _chosen(found: Opened, wanted: tuple[str, ...]) -> tuple[Sequences, list[int]]:
+def _chosen(found: LoadedRun, wanted: tuple[str, ...]) -> tuple[Sequences, list[int]]:
     from zpyro.analysis import selection as choosing
 
     sequences = found.sequences()
@@ -165,7 +165,7 @@ def _write_arrays(
     path = out / "reconstructions.npz"
     arrays = {f"input_{i}": each for i, each in zip(indices, inputs, strict=True)}
     arrays |= {f"reconstruction_{i}": each for i, each in zip(indices, outputs, strict=True)}
-    with files.saying(path):
+    with files.translate_os_errors(path):
         np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
     click.echo(f"{counted(len(inputs), 'pair')} of arrays in {path}")
 

@@ -86,7 +86,7 @@ def command(
     given = None if prefix is None else read_prefix(prefix, checkpoint)
     steps = _steps(checkpoint, seconds, frames, 0 if given is None else len(given))
     out = out or run / "samples"
-    with files.saying(out):
+    with files.translate_os_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     unit = "frame" if checkpoint.vocabulary is None else checkpoint.vocabulary.unit
     with waiting(f"drawing {counted(count, 'sample')} of {counted(steps, unit)}"):
@@ -152,7 +152,7 @@ def _write_sound(
     sounds = [np.concatenate([before, one.reshape(-1)[:length]]) for one in drawn]
     for number, sound in enumerate(sounds, start=1):
         path = out / f"sample_{number}.wav"
-        with files.saying(path):
+        with files.translate_os_errors(path):
             path.touch()
         audio.write_wav(path, sound, rate)
     click.echo(f"{counted(len(sounds), 'wav file')} in {out}")
@@ -182,7 +182,7 @@ def _write_array(
     from zpyro.io import files
 
     path = out / "samples.npz"
-    with files.saying(path):
+    with files.translate_os_errors(path):
         if prefix is None:
             np.savez(path, x=drawn)
         else:

@@ -45,7 +45,7 @@ def sequence_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedRun:
     """A run's model with the split that is asked for.
 
     Attributes:
@@ -76,7 +76,7 @@ class Opened:
         split = loaded.split(self.split)
         if len(split) == 0:
             raise UserError(f"the {self.split} split is empty; choose another")
-        return choosing.on_scale_of(self.checkpoint, split)
+        return choosing.renormalize_like(self.checkpoint, split)
 
 
 def opened(
@@ -87,7 +87,7 @@ def opened(
     data: Path | None,
     guide: str | None,
     run_guide: bool,
-) -> Opened:
+) -> LoadedRun:
     """A run whose model has latents.
 
     Raises:
@@ -101,14 +101,14 @@ def opened(
     use_guide(run, guide, run_guide)
     checkpoint = found.load(which, choose_device(device))
     check_has_latents(checkpoint.module)
-    return Opened(found, checkpoint, split, data)
+    return LoadedRun(found, checkpoint, split, data)
 
 
 def make_folder(out: Path) -> Path:
     """The folder for results, made if it is not there."""
     from zpyro.io import files
 
-    with files.saying(out):
+    with files.translate_os_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     return out
 
@@ -119,7 +119,7 @@ def write_sound(path: Path, frames: np.ndarray, checkpoint: Checkpoint) -> None:
     from zpyro.io import files
 
     assert checkpoint.data.sample_rate is not None
-    with files.saying(path):
+    with files.translate_os_errors(path):
         path.touch()
     audio.write_wav(path, frames.reshape(-1), checkpoint.data.sample_rate)
 

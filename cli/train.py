@@ -14,7 +14,7 @@ from .guides import guide_options, use_guide
 
 if TYPE_CHECKING:
     from zpyro.datasets.sequences import Dataset
-    from zpyro.distributed.processes import Ranks
+    from zpyro.distributed.processes import ProcessGroup
     from zpyro.models import SequenceModel
     from zpyro.training.config import Config
     from zpyro.training.loop import Outcome
@@ -76,7 +76,7 @@ def command(
             "--out and --seed"
         )
     with joined(options["device"] or "auto") as ranks:
-        how = _How(detect_anomaly, ranks)
+        how = RunOptions(detect_anomaly, ranks)
         if resume is None:
             outcome, run = _start(dataset, data, preset, assignments, out, given, how)
         else:
@@ -85,7 +85,7 @@ def command(
 
 
 @dataclass(frozen=True)
-class _How:
+class RunOptions:
     """What is no setting of a run.
 
     Attributes:
@@ -94,7 +94,7 @@ class _How:
     """
 
     detect_anomaly: bool
-    ranks: Ranks
+    ranks: ProcessGroup
 
 
 def _start(
@@ -104,7 +104,7 @@ def _start(
     assignments: tuple[str, ...],
     out: Path | None,
     given: dict[str, object],
-    how: _How,
+    how: RunOptions,
 ) -> tuple[Outcome, Run]:
     from zpyro import datasets
     from zpyro.errors import UserError
@@ -144,14 +144,14 @@ def _start(
     settled = replace(settled, model=replace(settled.model, likelihood=likelihood.name))
     module = _fresh(settled, loaded)
     # Once nothing else can go wrong.
-    with how.ranks.leader_first():
+    with how.ranks.main_process_first():
         run = runs.create(out, settled) if how.ranks.leader else runs.open_run(out)
     with run.locked():
         return _begin(module, settled, loaded, run, how), run
 
 
 def _resume(
-    folder: Path, data: Path | None, given: dict[str, object], how: _How
+    folder: Path, data: Path | None, given: dict[str, object], how: RunOptions
 ) -> tuple[Outcome, Run]:
     from zpyro.io import files
     from zpyro.training import config, runs
@@ -163,7 +163,7 @@ def _resume(
         if data is not None:
             settled = replace(settled, data_folder=str(data.absolute()))
         device = choose_device(settled.train.device)
-        with how.ranks.leader_first():
+        with how.ranks.main_process_first():
             damage = run.recover() if how.ranks.leader else None
         if damage is not None:
             say(f"warning: {damage}")
@@ -189,7 +189,9 @@ def _fresh(settled: Config, data: Dataset) -> SequenceModel:
     return module
 
 
-def _begin(module: SequenceModel, settled: Config, data: Dataset, run: Run, how: _How) -> Outcome:
+def _begin(
+    module: SequenceModel, settled: Config, data: Dataset, run: Run, how: RunOptions
+) -> Outcome:
     """Train from the start."""
     if how.ranks.leader:
         run.write_baselines(data.train, data.frame_size)
@@ -200,7 +202,7 @@ def _check_guide(module: SequenceModel, data: Dataset, settled: Config) -> None:
     """See that a guide of the user's own will do, before anything is written."""
     from zpyro.training import guide_checks
 
-    if module.own_guide is None:
+    if module.custom_guide is None:
         return
     objective = settled.objective
     costs = (objective.auxiliary_weight, objective.auxiliary_weight_final, objective.reverse_weight)
@@ -221,18 +223,18 @@ def _fit(
     data: Dataset,
     settled: Config,
     run: Run,
-    how: _How,
+    how: RunOptions,
     *,
     resume: bool,
 ) -> Outcome:
-    from zpyro.training import custom_guides as own_guides
+    from zpyro.training import custom_guides as custom_guides
     from zpyro.training.allocation import keep_freed_memory
     from zpyro.training.loggers import for_console
     from zpyro.training.loop import fit
 
     keep_freed_memory()
     if how.ranks.leader:
-        own_guides.keep(run.folder)
+        custom_guides.keep(run.folder)
     weights = sum(parameter.numel() for parameter in module.parameters())
     device = next(module.parameters()).device.type
     say(

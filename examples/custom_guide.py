@@ -141,7 +141,7 @@ def train(
     if make is not None:
         attach(module, make(module))
     objective = zpyro.ZForcingELBO(zpyro.schedules.linear(0.2, 1.0, steps=max(1, steps // 2)))
-    loss = objective(module.model, module.chosen_guide)
+    loss = objective(module.model, module.active_guide)
     optimizer = torch.optim.Adam(module.parameters(), lr=2e-3)
     torch.manual_seed(1)
     for batch, _ in zip(endless(data.train), range(steps), strict=False):
@@ -164,7 +164,7 @@ def bounds(module: zpyro.SequenceModel, data: Any, particles: int) -> tuple[floa
 
     IWAE is log (1 / K) sum_k p(x, z_k) / q(z_k | x) (arXiv:1509.00519).
     """
-    if module.own_guide is None:
+    if module.custom_guide is None:
         attach(module, module.guide)
     elbo = iwae = 0.0
     for batch in data.batches(64):

@@ -26,7 +26,7 @@ PLANES = 12
 
 
 OTHER_SIDE = np.array([0, *range(7, 13), *range(1, 7)], dtype=np.uint8)
-"""What a piece's number becomes when the colours change places."""
+"""What a piece's number becomes when the colors change places."""
 
 _RIGHTS = tuple((1 << n, right) for n, right in enumerate("KQkq"))
 _UPSIDE_DOWN = np.arange(64).reshape(8, 8)[::-1].ravel()

@@ -71,10 +71,10 @@ def _picture(planes: Tensor, probability: Tensor, target: Tensor | None) -> pict
     rank, file = np.indices((8, 8))
     light = ((rank + file) % 2 == 1)[..., None]
     share = probability.numpy()[..., None]
-    colours = (1 - share) * np.where(light, _LIGHT, _DARK) + share * _MARK
+    colors = (1 - share) * np.where(light, _LIGHT, _DARK) + share * _MARK
     library = pictures.pillow()
     # The first rank is drawn at the bottom.
-    large = pictures.enlarged(colours[::-1].astype(np.uint8), _SQUARE)
+    large = pictures.enlarged(colors[::-1].astype(np.uint8), _SQUARE)
     image = library.Image.fromarray(np.ascontiguousarray(large))
     pen, font = library.ImageDraw.Draw(image), _font(library)
     for number, piece in enumerate(_pieces(planes)):

@@ -1,4 +1,4 @@
-"""Thinking depth as a latent variable, marginalised exactly.
+"""Thinking depth as a latent variable, marginalized exactly.
 
 With thoughts h_1..h_m of a thinking network on inputs x, the generative process is::
 

@@ -1,4 +1,4 @@
-"""Mazes with one way through, grown by randomised depth-first search, many at a time.
+"""Mazes with one way through, grown by randomized depth-first search, many at a time.
 
 A maze of odd size n has m x m cells, m = (n + 1) / 2, and the walls or openings between them, which
 makes a grid of n x n. Its openings are a spanning tree of the cells, so exactly one path leads from
@@ -103,11 +103,11 @@ class Mazes:
         """
         mazes = np.arange(len(self))
         drawing = self.drawing
-        colours = np.repeat(drawing.passages[:, None], 3, axis=1).astype(np.uint8)
+        colors = np.repeat(drawing.passages[:, None], 3, axis=1).astype(np.uint8)
         for channel, ends in ((0, drawing.ends), (1, drawing.starts)):
             rows, columns = ends.T
-            colours[mazes, :, rows, columns] = np.eye(3, dtype=np.uint8)[channel]
-        return _drawn(colours, geometry)
+            colors[mazes, :, rows, columns] = np.eye(3, dtype=np.uint8)[channel]
+        return _drawn(colors, geometry)
 
     def masks(self, geometry: str = "published") -> Tensor:
         """1 on the path from start to end, both included, 0 elsewhere: uint8, (N, side, side)."""
@@ -209,7 +209,7 @@ def draw(cells: int, count: int, random: np.random.Generator) -> Drawing:
     start = random.integers(cells**2, size=count)
     # One of the other cells, each as likely.
     end = (start + random.integers(1, cells**2, size=count)) % cells**2
-    # Cells are numbered in a field with a margin, where every cell has four neighbours.
+    # Cells are numbered in a field with a margin, where every cell has four neighbors.
     stride = cells + 2
     start, end = ((1 + n // cells) * stride + 1 + n % cells for n in (start, end))
     parents = _grown(cells, start, random)
@@ -241,10 +241,10 @@ def _grown(cells: int, start: Integers, random: np.random.Generator) -> Integers
     # Every cell but the first is entered once and, but for the last, left once.
     for _ in range(2 * cells**2 - 3):
         here = stack[rows, depth]
-        neighbours = here[:, None] + offsets
-        open_ways = free[(rows * field)[:, None] + neighbours]
+        neighbors = here[:, None] + offsets
+        open_ways = free[(rows * field)[:, None] + neighbors]
         lots = random.random((count, 4), dtype=np.float32) + open_ways
-        chosen = neighbours[rows, lots.argmax(1)]
+        chosen = neighbors[rows, lots.argmax(1)]
         advance = open_ways.any(1)
         moving = rows[advance]
         cell = chosen[advance]

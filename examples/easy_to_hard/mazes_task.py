@@ -131,12 +131,12 @@ def _characters(image: Tensor, path: Tensor) -> list[str]:
 
 def _picture(image: Tensor, probability: Tensor) -> pictures.Picture:
     """A maze with its passages the bluer the more probably they belong to the path."""
-    colours = image.permute(1, 2, 0).float().numpy() * 255
+    colors = image.permute(1, 2, 0).float().numpy() * 255
     plain = image.amin(0).bool().numpy()
     share = probability.numpy()[plain][:, None]
-    colours[plain] = (1 - share) * 255 + share * _PATH
-    scale = max(1, -(-_SHORT_SIDE // len(colours)))
-    return pictures.enlarged(colours.astype(np.uint8), scale)
+    colors[plain] = (1 - share) * 255 + share * _PATH
+    scale = max(1, -(-_SHORT_SIDE // len(colors)))
+    return pictures.enlarged(colors.astype(np.uint8), scale)
 
 
 TASK = Task(

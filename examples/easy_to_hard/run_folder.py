@@ -67,7 +67,7 @@ class RunFolder:
         """
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
             raise UserError(f"{folder}: is not empty; take another --out, or --resume it")
-        with files.saying(folder):
+        with files.translate_os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(dataclasses.asdict(settings), indent=2)
         files.replace_file(folder / SETTINGS, text + "\n")
@@ -101,7 +101,7 @@ class RunFolder:
 
     def log(self, record: dict[str, Any]) -> None:
         """Add a line to the metrics."""
-        with files.saying(self.folder), (self.folder / METRICS).open("a") as file:
+        with files.translate_os_errors(self.folder), (self.folder / METRICS).open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def write_rule(self, rule: Rule) -> None:

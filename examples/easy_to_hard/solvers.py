@@ -48,7 +48,7 @@ class Solver(nn.Module):
         del fraction, grown
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """What to minimise, nats per scored cell, for one batch."""
+        """What to minimize, nats per scored cell, for one batch."""
         raise NotImplementedError
 
     def answers(self, inputs: Tensor, iterations: int) -> Iterator[Answer]:

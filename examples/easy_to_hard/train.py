@@ -230,10 +230,10 @@ def request_of(settings: Settings, split: str, size: int, count: int) -> Request
 
 
 def make_optimizer(solver: nn.Module, preset: Preset) -> torch.optim.Optimizer:
-    """The preset's optimiser; groups carry their ``share`` of the learning rate.
+    """The preset's optimizer; groups carry their ``share`` of the learning rate.
 
     Raises:
-        UserError: for an optimiser that is neither "adam" nor "sgd".
+        UserError: for an optimizer that is neither "adam" nor "sgd".
     """
     rate, decay = preset.learning_rate, preset.weight_decay
     iterated, once = [], []

@@ -1,6 +1,6 @@
 """Prefix sums by Z-Forcing: a learned sequential automaton beside learned parallel thinking.
 
-The bits u_1..u_T are given and the sums y_1..y_T are modelled, one after another::
+The bits u_1..u_T are given and the sums y_1..y_T are modeled, one after another::
 
     z_t | h_{t-1}   ~ N(mu_p(h_{t-1}), sigma_p(h_{t-1})^2)
     h_t             = LSTM([g(z_t), e(u_t)], h_{t-1})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Zpyro
-from tests.datasets.test_mnist import grey, idx_bytes, idx_files, texts
+from tests.datasets.test_mnist import gray, idx_bytes, idx_files, texts
 from tests.datasets.test_preparation import books, damage
 from tests.datasets.test_text_files import pack, polarity
 
@@ -38,11 +38,11 @@ def refused(zpyro: Zpyro, tmp_path: Path) -> Prepare:
 
 def test_recordings(refused: Prepare, zpyro: Zpyro, books: Path, tmp_path: Path) -> None:
     bad = damage(books)
-    told = refused("blizzard", books, "--set=data.frame_size=20", "--set=data.row_frames=5")
+    told = refused("blizzard", books, "--set=data.frame_size=20", "--set=data.segment_length=5")
     assert all(name in told for name in bad)
     kept = zpyro(
         *("data", "prepare", "blizzard", books, "--out", tmp_path / "kept", "--skip-bad"),
-        *("--set=data.frame_size=20", "--set=data.row_frames=5"),
+        *("--set=data.frame_size=20", "--set=data.segment_length=5"),
     )
     assert kept.exit_code == 0, kept.output
     assert all(name in kept.output for name in bad)
@@ -51,7 +51,7 @@ def test_recordings(refused: Prepare, zpyro: Zpyro, books: Path, tmp_path: Path)
 
 def test_idx_with_a_wrong_count(refused: Prepare, idx_files: Path) -> None:
     name = "train-images-idx3-ubyte"
-    (idx_files / name).write_bytes(idx_bytes(grey(12), count=13))
+    (idx_files / name).write_bytes(idx_bytes(gray(12), count=13))
     assert name in refused("mnist", idx_files)
 
 

@@ -18,7 +18,7 @@ from zpyro.evaluation.baselines import continuous as baselines
 from zpyro.training import runs
 
 TOKENS = {"perplexity", "baseline_trigram", "baseline_trigram_perplexity"}
-BINARY = {"baseline_bernoulli", "baseline_neighbours"}
+BINARY = {"baseline_bernoulli", "baseline_neighbors"}
 KEYS = {
     "elbo",
     "elbo_stderr",

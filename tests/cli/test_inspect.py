@@ -76,7 +76,7 @@ def test_sound(zpyro: Zpyro, tone_run: Path, tones: Path, tmp_path: Path) -> Non
 def test_the_table_holds_the_bounds(array_run: Path, tmp_path: Path) -> None:
     report = inspection.inspect(array_run, out=tmp_path, scored=2, particles=4)
     run = runs.open_run(array_run)
-    test = choosing.split_of(run, run.load(), "test")[:2]
+    test = choosing.load_split(run, run.load(), "test")[:2]
     expected = evaluation.evaluate(run.load().module, test)
     tighter = evaluation.iwae(run.load().module, test, particles=4)
     found = {score.label: score.value for score in report.scores}

@@ -20,7 +20,7 @@ import zpyro as library
 from tests.cli.conftest import SMALL, Zpyro
 from zpyro.analysis import report as inspection
 from zpyro.errors import UserError
-from zpyro.training import custom_guides as own_guides
+from zpyro.training import custom_guides as custom_guides
 from zpyro.training import runs
 
 HEAD = """
@@ -122,14 +122,14 @@ def last_line(result: Result) -> str:
 
 
 def test_its_parameters_are_trained_and_saved(run: Path, folder: Path) -> None:
-    source = own_guides.load(f"{folder / 'filtering.py'}:Mine")
-    with own_guides.using(source):
+    source = custom_guides.load(f"{folder / 'filtering.py'}:Mine")
+    with custom_guides.using(source):
         module = runs.open_run(run).load("last").module
-    names = {name for name, _ in module.named_parameters() if name.startswith("own_guide.")}
-    assert "own_guide.output.bias" in names
-    assert not any("own_guide.module" in name for name in module.state_dict())
+    names = {name for name, _ in module.named_parameters() if name.startswith("custom_guide.")}
+    assert "custom_guide.output.bias" in names
+    assert not any("custom_guide.module" in name for name in module.state_dict())
     # Adam's first steps move every number that has a gradient by about the step size.
-    assert not torch.equal(module.state_dict()["own_guide.output.bias"], torch.zeros(6))
+    assert not torch.equal(module.state_dict()["custom_guide.output.bias"], torch.zeros(6))
 
 
 def test_the_run_keeps_the_code_and_its_checksum(run: Path, folder: Path) -> None:
@@ -146,7 +146,7 @@ def test_evaluation_is_by_the_guide(zpyro: Zpyro, run: Path, folder: Path) -> No
     values = json.loads(result.stdout)
     again = zpyro("evaluate", run, "--json", "--run-guide")
     assert json.loads(again.stdout) == values
-    with own_guides.using(own_guides.load(guide)):
+    with custom_guides.using(custom_guides.load(guide)):
         module = runs.open_run(run).load().module
     config = runs.open_run(run).config()
     data = library.datasets.load("npz", config.data_folder, config.data).test
@@ -154,7 +154,7 @@ def test_evaluation_is_by_the_guide(zpyro: Zpyro, run: Path, folder: Path) -> No
     # Pyro's own estimate over many paths, within its Monte-Carlo error.
     loss = Trace_ELBO()
     bounds = [
-        -loss.loss(module.model, module.chosen_guide, batch.x, batch.lengths, batch.start)
+        -loss.loss(module.model, module.active_guide, batch.x, batch.lengths, batch.start)
         for _ in range(300)
     ]
     one = values["elbo"] * len(batch)
@@ -167,8 +167,8 @@ def test_resuming_goes_on_with_it(zpyro: Zpyro, arrays: Path, folder: Path, tmp_
     assert begin(zpyro, arrays, tmp_path / "parts", guide).exit_code == 0
     on = zpyro("train", "--resume", tmp_path / "parts", "--max-steps", 12, "--run-guide")
     assert on.exit_code == 0, on.output
-    source = own_guides.load(guide)
-    with own_guides.using(source):
+    source = custom_guides.load(guide)
+    with custom_guides.using(source):
         whole, parts = (
             runs.open_run(tmp_path / name).load("last").module.state_dict()
             for name in ("whole", "parts")
@@ -198,19 +198,19 @@ def test_its_posterior_is_what_is_looked_at(
 ) -> None:
     guide = f"{folder / 'filtering.py'}:Mine"
     assert "no code of a run is run unasked" in last_line(zpyro("inspect", run))
-    with pytest.raises(UserError, match=r"own_guides.using\("):
+    with pytest.raises(UserError, match=r"custom_guides.using\("):
         inspection.inspect(run, out=tmp_path / "unasked")
     result = zpyro("inspect", run, "--guide", guide, "--out", tmp_path / "looks")
     assert result.exit_code == 0, result.output
     assert "that of the run's own guide" in html.unescape(
         (tmp_path / "looks" / "report.html").read_text(encoding="utf-8")
     )
-    with own_guides.using(own_guides.load(guide)):
+    with custom_guides.using(custom_guides.load(guide)):
         report = inspection.inspect(run, out=tmp_path / "again", scored=0, draws=4)
         module = runs.open_run(run).load().module
         config = runs.open_run(run).config()
         batch = library.datasets.load("npz", config.data_folder, config.data).test[[0]].batch()
-        trace = poutine.trace(module.chosen_guide).get_trace(batch.x, batch.lengths, batch.start)
+        trace = poutine.trace(module.active_guide).get_trace(batch.x, batch.lengths, batch.start)
         posterior = trace.nodes["z"]["fn"].base_dist
     view = report.views[0]
     for draw in range(4):
@@ -251,7 +251,7 @@ def test_a_guide_without_means_is_seen_by_its_draws(
     assert begin(zpyro, arrays, run, f"{file}:Mine").exit_code == 0
     result = zpyro("inspect", run, "--run-guide", "--out", tmp_path / "looks")
     assert result.exit_code == 0, result.output
-    with own_guides.using(own_guides.load(f"{file}:Mine")):
+    with custom_guides.using(custom_guides.load(f"{file}:Mine")):
         view = inspection.inspect(run, out=tmp_path / "again", scored=0, draws=5).views[0]
     np.testing.assert_allclose(view.posterior_loc[3], view.z.mean(0))
     np.testing.assert_allclose(view.posterior_scale[3], view.z.std(0, ddof=1))

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tests.run import small
-from zpyro.analysis.comparison import Room, find, markdown, summarise
+from zpyro.analysis.comparison import Room, find, markdown, summarize
 from zpyro.analysis.comparison.rows import ROWS, count_parameters, matched, row_config
 from zpyro.analysis.comparison.summary import STUDENT, estimate
 from zpyro.errors import UserError
@@ -41,7 +41,7 @@ def test_differences_are_paired_by_seed() -> None:
         for name, values in bounds.items()
     }
     del results["b"][1]
-    summary = summarise("title", 9, {**results, "c": {}})
+    summary = summarize("title", 9, {**results, "c": {}})
     assert summary.rows[0].difference is None
     difference = summary.rows[1].difference
     assert difference is not None

@@ -10,7 +10,7 @@ import torch
 
 from tests.run.small import settings
 from zpyro.analysis.comparison.schedule import RESULT, Job, Room
-from zpyro.distributed.processes import ALONE, ENVIRONMENT, Ranks
+from zpyro.distributed.processes import ENVIRONMENT, SINGLE_PROCESS, ProcessGroup
 from zpyro.errors import UserError
 from zpyro_cli import compare
 
@@ -31,18 +31,18 @@ def three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("eight_cores")
 def test_without_gpus_a_run_has_two_cores() -> None:
-    assert compare._room(None, settings(device="cpu"), ALONE) == Room(4, 2)
-    assert compare._room(3, settings(device="cpu"), ALONE) == Room(3, 2)
-    assert compare._room(20, settings(device="cpu"), ALONE) == Room(20, 1)
-    assert compare._room(None, settings(device="cpu"), Ranks(1, 2, 1)) == Room(1, 4)
+    assert compare._room(None, settings(device="cpu"), SINGLE_PROCESS) == Room(4, 2)
+    assert compare._room(3, settings(device="cpu"), SINGLE_PROCESS) == Room(3, 2)
+    assert compare._room(20, settings(device="cpu"), SINGLE_PROCESS) == Room(20, 1)
+    assert compare._room(None, settings(device="cpu"), ProcessGroup(1, 2, 1)) == Room(1, 4)
 
 
 @pytest.mark.usefixtures("eight_cores", "three_gpus")
 def test_a_run_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert compare._room(None, settings(), ALONE) == Room(3, 2, ("0", "1", "2"))
-    assert compare._room(None, settings(), Ranks(1, 2, 1)) == Room(1, 4, ("1",))
+    assert compare._room(None, settings(), SINGLE_PROCESS) == Room(3, 2, ("0", "1", "2"))
+    assert compare._room(None, settings(), ProcessGroup(1, 2, 1)) == Room(1, 4, ("1",))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    room = compare._room(4, settings(), ALONE)
+    room = compare._room(4, settings(), SINGLE_PROCESS)
     assert room == Room(4, 2, ("5", "7"))
     dealt = [room.environment(place)["CUDA_VISIBLE_DEVICES"] for place in range(4)]
     assert dealt == ["5", "7", "5", "7"]

@@ -398,11 +398,11 @@ def test_svi_equals_the_module_under_torch(case: Case) -> None:
     pyro.set_rng_seed(2)
     svi_loss = svi.step(*case.batch)
     objective = zpyro.ZForcingELBO(**weights)(twin.model, twin.guide)
-    optimiser = torch.optim.SGD(objective.parameters(), lr=1e-2)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=1e-2)
     pyro.set_rng_seed(2)
     loss = objective(*case.batch)
     loss.backward()
-    optimiser.step()
+    optimizer.step()
     assert svi_loss == pytest.approx(loss.item(), rel=1e-12)
     for (name, ours), theirs in zip(case.module.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, **EXACT, msg=name)

@@ -83,7 +83,7 @@ def test_sequence_program_is_the_sum_of_stock_sites(name: str) -> None:
     "name", [name for name in FAMILY if name.startswith(("vrnn", "srnn", "dmm"))]
 )
 def test_fast_equals_plain(name: str, particles: int, recurrence: str) -> None:
-    """Every output of a rollout, and every gradient, of inputs and parameters alike."""
+    """Every output of a sample_posterior_path, and every gradient, of inputs and parameters alike."""
     fast = make(name, recurrence=recurrence)
     slow = make(name, recurrence="plain")
     weights: list[Tensor] = []
@@ -91,12 +91,12 @@ def test_fast_equals_plain(name: str, particles: int, recurrence: str) -> None:
     for case in (fast, slow):
         torch.manual_seed(4)
         process = case.module.bind(case.x, case.lengths, case.start)
-        inputs = [process.backward_states.detach(), process.driven.detach()]
+        inputs = [process.backward_states.detach(), process.input_features.detach()]
         inputs.append(torch.randn(3 * particles, 5, 2, dtype=torch.float64))
         state = case.module.initial_state(3 * particles)
         first = tuple(torch.randn_like(part) for part in state)
         leaves = [part.clone().requires_grad_() for part in (*inputs, *first)]
-        path = case.module.rollout(*leaves[:3], tuple(leaves[3:]))
+        path = case.module.sample_posterior_path(*leaves[:3], tuple(leaves[3:]))
         outputs = [path.z, path.hidden, path.mean, path.log_variance]
         if not weights:
             weights = [torch.randn_like(part) for part in outputs]
@@ -191,7 +191,7 @@ def state_space(name: str, case: Case, row: int) -> StateSpace:
     """The same member, for one sequence, in the words of a Kalman filter."""
     m = case.module
     process = m.bind(case.x, None, case.start)
-    inputs, driven = matrix(process.inputs)[row], matrix(process.driven)[row]
+    inputs, input_features = matrix(process.inputs)[row], matrix(process.input_features)[row]
     output = m.output.gaussian
     reading, shift = matrix(output.linear.weight), matrix(output.linear.bias)
     error = np.diag(np.exp(matrix(output.log_variance)))
@@ -202,10 +202,10 @@ def state_space(name: str, case: Case, row: int) -> StateSpace:
         of_z, of_d = np.split(matrix(prior.linear.weight), [size], axis=1)
         return StateSpace(
             of_z,
-            driven @ of_d.T + matrix(prior.linear.bias),
+            input_features @ of_d.T + matrix(prior.linear.bias),
             np.diag(np.exp(matrix(prior.log_variance))),
             reading[:, :size],
-            driven @ reading[:, size:].T + shift,
+            input_features @ reading[:, size:].T + shift,
             error,
         )
     if name == "dmm":

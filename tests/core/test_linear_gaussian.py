@@ -44,7 +44,7 @@ class LinearGaussian(SequenceModel):
     def embed(self, frames: Tensor) -> Tensor:
         return self.d * (frames * self.w).sum(-1, keepdim=True)
 
-    def backward(self, embedded: Tensor, driven: Tensor, valid: Tensor | None) -> Tensor:
+    def backward(self, embedded: Tensor, input_features: Tensor, valid: Tensor | None) -> Tensor:
         raise AssertionError("this model reads its frames, not their embedding")
 
     def bind(self, x: Tensor | None, lengths: object = None, start: object = None) -> object:
@@ -67,17 +67,19 @@ class LinearGaussian(SequenceModel):
             states.append(torch.stack([eta, lam, later], dim=-1))
         return torch.stack(states[::-1], dim=1)
 
-    def rollout(self, backward: Tensor, driven: Tensor, noise: Tensor, state: State) -> Path:
+    def sample_posterior_path(
+        self, backward: Tensor, input_features: Tensor, noise: Tensor, state: State
+    ) -> Path:
         def posterior(joined: Tensor) -> tuple[Tensor, Tensor]:
             return self.posterior(joined[..., :1], joined[..., 1:])
 
         class Cell:
             step = staticmethod(self.transition)
 
-        return plain(posterior, Cell, backward, driven, noise, state)  # pyright: ignore
+        return plain(posterior, Cell, backward, input_features, noise, state)  # pyright: ignore
 
-    def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
-        return z + driven
+    def replay(self, z: Tensor, input_features: Tensor, state: State) -> Tensor:
+        return z + input_features
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
         return z + inputs, z + inputs

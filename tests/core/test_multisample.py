@@ -41,7 +41,7 @@ def test_value_is_the_stock_importance_weighted_bound(
     pyro.set_rng_seed(2)
     expected = stock.loss(*case.module.program(granularity), *case.batch)
     pyro.set_rng_seed(2)
-    ours = MultiSampleELBO(5, doubly_reparametrised=doubly)
+    ours = MultiSampleELBO(5, doubly_reparameterized=doubly)
     parts = ours.terms(*case.module.program(granularity), *case.batch)
     assert parts.loss.item() == pytest.approx(expected, rel=1e-10)
     assert parts.bound <= -parts.loss + 1e-9
@@ -49,7 +49,7 @@ def test_value_is_the_stock_importance_weighted_bound(
 
 @pytest.mark.fast
 @pytest.mark.parametrize("name", NAMES)
-def test_reparametrised_gradient_is_that_of_stock_pyro(name: str) -> None:
+def test_reparameterized_gradient_is_that_of_stock_pyro(name: str) -> None:
     case = make(name)
     stock = RenyiELBO(alpha=0, num_particles=5, vectorize_particles=True, max_plate_nesting=1)
     pyro.set_rng_seed(2)
@@ -57,7 +57,7 @@ def test_reparametrised_gradient_is_that_of_stock_pyro(name: str) -> None:
     stock.loss_and_grads(case.module.model, case.module.guide, *case.batch)
     expected = [p.grad for p in case.module.parameters()]
     pyro.set_rng_seed(2)
-    flat_gradient(case, MultiSampleELBO(5, doubly_reparametrised=False))
+    flat_gradient(case, MultiSampleELBO(5, doubly_reparameterized=False))
     for parameter, gradient in zip(case.module.parameters(), expected, strict=True):
         assert (parameter.grad is None) == (gradient is None)
         if gradient is not None:
@@ -74,7 +74,7 @@ def test_granularities_have_the_same_gradient(name: str, doubly: bool) -> None:
         torch.manual_seed(1)
         noise = torch.randn(4, *case.noise.shape, dtype=torch.float64)
         with zpyro.objectives.terms.FixedNoise(noise):
-            objective = MultiSampleELBO(4, doubly_reparametrised=doubly)
+            objective = MultiSampleELBO(4, doubly_reparameterized=doubly)
             found.append(flat_gradient(case, objective, granularity))
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-10)
 
@@ -93,7 +93,7 @@ def test_both_estimates_have_the_same_mean(name: str, kl_weight: float) -> None:
         pair = []
         for doubly in (False, True):
             pyro.set_rng_seed(seed)
-            objective = MultiSampleELBO(3, kl_weight, doubly_reparametrised=doubly)
+            objective = MultiSampleELBO(3, kl_weight, doubly_reparameterized=doubly)
             pair.append(flat_gradient(case, objective) @ directions)
         differences.append(pair[0] - pair[1])
     stacked = torch.stack(differences)
@@ -102,7 +102,7 @@ def test_both_estimates_have_the_same_mean(name: str, kl_weight: float) -> None:
     assert (stacked.mean(0).abs() < 4.5 * error).all()
 
 
-def test_doubly_reparametrised_gradient_varies_less() -> None:
+def test_doubly_reparameterized_gradient_varies_less() -> None:
     """On the parameters of the posterior alone, at K = 16 (Tucker et al., figure 1)."""
     case = make("srnn", lengths=(4, 4))
     variances = []
@@ -112,7 +112,7 @@ def test_doubly_reparametrised_gradient_varies_less() -> None:
         draws = []
         for seed in range(60):
             pyro.set_rng_seed(seed)
-            gradient = flat_gradient(case, MultiSampleELBO(16, doubly_reparametrised=doubly))
+            gradient = flat_gradient(case, MultiSampleELBO(16, doubly_reparameterized=doubly))
             parts = dict(zip(names, gradient.split(sizes), strict=True))
             draws.append(torch.cat([v for k, v in parts.items() if k.startswith("posterior")]))
         variances.append(torch.stack(draws).var(0).sum())
@@ -121,7 +121,7 @@ def test_doubly_reparametrised_gradient_varies_less() -> None:
 
 @pytest.mark.fast
 def test_one_path_is_the_plain_bound_without_the_score() -> None:
-    """K = 1, doubly reparametrised: the path derivative of Roeder et al., arXiv:1703.09194."""
+    """K = 1, doubly reparameterized: the path derivative of Roeder et al., arXiv:1703.09194."""
     case = make("gaussian")
     pyro.set_rng_seed(3)
     loss = MultiSampleELBO(1).terms(case.module.model, case.module.guide, *case.batch).loss
@@ -134,13 +134,13 @@ def test_one_path_is_the_plain_bound_without_the_score() -> None:
 def test_it_trains_with_auxiliary_costs_and_leaves_parameters_trainable() -> None:
     case = make("gaussian")
     objective = MultiSampleELBO(4, 0.5, 0.1, 0.1)(case.module.model, case.module.guide)
-    optimiser = torch.optim.Adam(objective.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(objective.parameters(), lr=1e-2)
     losses = []
     for _ in range(60):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = objective(*case.batch)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert all(p.requires_grad for p in case.module.parameters())
     assert sum(losses[-10:]) < sum(losses[:10])

@@ -115,7 +115,7 @@ def test_the_module_owns_the_parameters() -> None:
 
 
 @pytest.mark.fast
-def test_guides_must_be_reparametrised() -> None:
+def test_guides_must_be_reparameterized() -> None:
     case = make("gaussian")
 
     def guide(*batch: object) -> None:
@@ -123,7 +123,7 @@ def test_guides_must_be_reparametrised() -> None:
             counts = pyro.distributions.Poisson(torch.ones(3, 5, 2).double()).to_event(2)
             pyro.sample("z", counts)
 
-    with pytest.raises(zpyro.UserError, match="not reparametrised"):
+    with pytest.raises(zpyro.UserError, match="not reparameterized"):
         zpyro.ZForcingELBO()(case.module.model, guide)(*case.batch)
 
 

@@ -30,7 +30,7 @@ def model() -> LinearGaussian:
             zeros = x.new_zeros(len(x), x.shape[1], module.latent_size)
             return pyro.sample("z", dist.Normal(zeros, 1.0).to_event(2))
 
-    module.own_guide = guide
+    module.custom_guide = guide
     return module
 
 

@@ -86,13 +86,13 @@ def test_free_bits_stop_the_pull_of_a_small_kl() -> None:
     assert not any(gradient.any() for gradient in losses[1].values())
 
 
-def test_free_bits_of_vectorised_particles_average() -> None:
+def test_free_bits_of_vectorized_particles_average() -> None:
     case = make("gaussian")
     found = []
-    for vectorised in (False, True):
+    for vectorized in (False, True):
         torch.manual_seed(0)
         objective = zpyro.ZForcingELBO(
-            free_bits=0.4, num_particles=300, vectorize_particles=vectorised, max_plate_nesting=1
+            free_bits=0.4, num_particles=300, vectorize_particles=vectorized, max_plate_nesting=1
         )
         with torch.no_grad():
             parts = objective.terms(case.module.model, case.module.guide, *case.batch)
@@ -227,7 +227,7 @@ def test_objectives_from_settings() -> None:
     for bound, doubly in (("iwae", False), ("dreg", True)):
         many = objective(bound=bound, particles=7)
         assert isinstance(many, MultiSampleELBO)
-        assert (many.num_particles, many.doubly_reparametrised) == (7, doubly)
+        assert (many.num_particles, many.doubly_reparameterized) == (7, doubly)
     with pytest.raises(zpyro.UserError, match="free_bits is for the bound elbo"):
         objective(bound="dreg", free_bits=1.0)
     with pytest.raises(zpyro.UserError, match=r"set model\.word_dropout to 0"):

@@ -184,13 +184,13 @@ FEW = VowelsSettings(utterances=24, seed=3)
 
 @pytest.fixture(scope="module")
 def sounds() -> list[np.ndarray]:
-    return vowels.synthesise(FEW)
+    return vowels.synthesize(FEW)
 
 
 def test_the_voice_is_seeded(sounds: list[np.ndarray]) -> None:
-    again = vowels.synthesise(FEW)
+    again = vowels.synthesize(FEW)
     assert all((a == b).all() for a, b in zip(sounds, again, strict=True))
-    other = vowels.synthesise(VowelsSettings(utterances=24, seed=4))
+    other = vowels.synthesize(VowelsSettings(utterances=24, seed=4))
     assert any(len(a) != len(b) for a, b in zip(sounds, other, strict=True))
 
 
@@ -237,10 +237,10 @@ def test_formants_stand_where_they_should() -> None:
         voice=np.ones(count),
         breath=np.zeros(count),
         hiss=np.zeros(count),
-        hiss_centre=np.full(count, 4000.0),
+        hiss_center=np.full(count, 4000.0),
         formants=np.tile((first, second, third, *voice.HIGHER_FORMANTS), (count, 1)),
     )
-    (waveform,) = voice.synthesise([steady], np.random.default_rng(0))
+    (waveform,) = voice.synthesize([steady], np.random.default_rng(0))
     window = waveform[4000:12000] * np.hanning(8000)
     levels = np.log(np.abs(np.fft.rfft(window)) ** 2 + 1e-12)
     smooth = np.convolve(levels, np.hanning(121) / np.hanning(121).sum(), "same")
@@ -255,7 +255,7 @@ def test_vowels_are_cached_and_mended(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("ZPYRO_CACHE", str(tmp_path / "cache"))
     made = datasets.load("vowels", utterances=24, seed=3)
     (kept,) = (tmp_path / "cache").iterdir()
-    monkeypatch.setattr(vowels, "synthesise", lambda _: pytest.fail("must come from the cache"))
+    monkeypatch.setattr(vowels, "synthesize", lambda _: pytest.fail("must come from the cache"))
     again = datasets.load("vowels", utterances=24, seed=3)
     np.testing.assert_array_equal(made.test.values[0], again.test.values[0])
     monkeypatch.undo()
@@ -310,6 +310,6 @@ def test_descriptions(tmp_path: Path) -> None:
     rows = dict(datasets.describe(datasets.load("npz", save(tmp_path, x=FRAMES))))
     assert rows["train"].startswith("24 sequences, 120 frames (5 to 5 frames, median 5)")
     assert rows["frame size"] == "4"
-    assert "from train" in rows["normalisation"]
+    assert "from train" in rows["normalization"]
     tokens = dict(datasets.describe(datasets.load("npz", save(tmp_path, x=TOKENS))))
     assert tokens["vocabulary"] == "7"

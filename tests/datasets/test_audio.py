@@ -142,7 +142,7 @@ def test_bad_files_are_named_in_one_line(tmp_path: Path, kind: str, message: str
 def test_bad_compressed_files_are_told(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"a.{extension}"
     path.write_text("this is no sound, only words\n" * 100)
-    with pytest.raises(UserError, match=r"cannot be read as audio \(Format not recognised\)"):
+    with pytest.raises(UserError, match=r"cannot be read as audio \(Format not recognized\)"):
         audio.read(path)
     path.unlink()
     soundfile.write(path, tone(64_000), 16_000)
@@ -228,7 +228,7 @@ def test_frames_are_the_recording(recordings: Path) -> None:
 
 def test_rows_score_every_frame_but_the_first_once(recordings: Path) -> None:
     whole = datasets.load("wav", recordings, test_files="take_1?.wav").test
-    rows = datasets.load("wav", recordings, test_files="take_1?.wav", row_frames=4).test
+    rows = datasets.load("wav", recordings, test_files="take_1?.wav", segment_length=4).test
     assert rows.num_frames == whole.num_frames
     assert rows.lengths.max() == 4
     joined = np.concatenate(list(rows.values))

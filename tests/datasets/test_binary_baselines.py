@@ -11,13 +11,13 @@ import torch
 
 from benchmarks import binary_baselines as logistic
 from zpyro.datasets.sequences import Sequences
-from zpyro.evaluation.baselines.binary import FITS, neighbouring_bits, single_bits
+from zpyro.evaluation.baselines.binary import FITS, neighboring_bits, single_bits
 
 pytestmark = pytest.mark.fast
 
 
 def images(count: int, *, size: int, seed: int = 0) -> Sequences:
-    """Pictures of 4 x 6 in frames of this size: pixels like their upper neighbour, some noise."""
+    """Pictures of 4 x 6 in frames of this size: pixels like their upper neighbor, some noise."""
     random = np.random.default_rng(seed)
     rows = [(random.random((count, 6)) < np.linspace(0.1, 0.9, 6)).astype(np.uint8)]
     for _ in range(3):
@@ -34,7 +34,7 @@ def walks(lengths: list[int], seed: int = 0) -> Sequences:
     return Sequences(values, tuple(map(str, range(len(values)))), kind="binary")
 
 
-def by_loops(train: Sequences, test: Sequences, *, neighbours: bool) -> list[float]:
+def by_loops(train: Sequences, test: Sequences, *, neighbors: bool) -> list[float]:
     """log p of every sequence by counting one pixel after the other."""
     shared = train.image_shape is None
     counts: dict[tuple[int, ...], list[float]] = {}
@@ -46,7 +46,7 @@ def by_loops(train: Sequences, test: Sequences, *, neighbours: bool) -> list[flo
         for r, c in itertools.product(range(len(grid)), range(grid.shape[1])):
             left, above = (grid[r, c - 1] if c else 0), (grid[r - 1, c] if r else 0)
             place = (0 if shared else r, c)
-            found.append(((*place, left, above) if neighbours else place, int(grid[r, c])))
+            found.append(((*place, left, above) if neighbors else place, int(grid[r, c])))
         return found
 
     for index in range(len(train)):
@@ -59,16 +59,16 @@ def by_loops(train: Sequences, test: Sequences, *, neighbours: bool) -> list[flo
     return scores
 
 
-@pytest.mark.parametrize("neighbours", [False, True])
+@pytest.mark.parametrize("neighbors", [False, True])
 @pytest.mark.parametrize("kind", ["rows", "pixels", "walks"])
-def test_tables_are_counted_frequencies(neighbours: bool, kind: str) -> None:
+def test_tables_are_counted_frequencies(neighbors: bool, kind: str) -> None:
     if kind == "walks":
         train, test = walks([3, 3, 7, 1, 2, 2, 9]), walks([4, 1, 1, 6], seed=1)
     else:
         size = 6 if kind == "rows" else 1
         train, test = images(30, size=size), images(9, size=size, seed=1)
-    fitted = (neighbouring_bits if neighbours else single_bits)(train)
-    expected = by_loops(train, test, neighbours=neighbours)
+    fitted = (neighboring_bits if neighbors else single_bits)(train)
+    expected = by_loops(train, test, neighbors=neighbors)
     np.testing.assert_allclose(fitted.score(test), expected, rtol=1e-12)
 
 
@@ -82,17 +82,17 @@ def test_probabilities_of_all_pictures_sum_to_one(name: str) -> None:
 
 def test_many_sequences_are_counted_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     train = images(30, size=1)
-    whole = neighbouring_bits(train)
+    whole = neighboring_bits(train)
     monkeypatch.setattr("zpyro.evaluation.baselines.binary.GROUP", 7)
-    np.testing.assert_array_equal(neighbouring_bits(train).probability, whole.probability)
+    np.testing.assert_array_equal(neighboring_bits(train).probability, whole.probability)
     np.testing.assert_allclose(
-        whole.score(train).mean(), neighbouring_bits(train).score(train).mean()
+        whole.score(train).mean(), neighboring_bits(train).score(train).mean()
     )
 
 
-def test_neighbours_tell_more_than_a_pixel_on_its_own() -> None:
+def test_neighbors_tell_more_than_a_pixel_on_its_own() -> None:
     train, test = images(400, size=6), images(100, size=6, seed=1)
-    single, both = single_bits(train).score(test), neighbouring_bits(train).score(test)
+    single, both = single_bits(train).score(test), neighboring_bits(train).score(test)
     assert both.mean() > single.mean() + 1.0
 
 

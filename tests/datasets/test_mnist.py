@@ -1,4 +1,4 @@
-"""Binarised digits from every file they come in, good and bad."""
+"""Binarized digits from every file they come in, good and bad."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def digits(count: int, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).random((count, 784)) < 0.2).astype(np.uint8)
 
 
-def grey(count: int, seed: int = 0) -> np.ndarray:
+def gray(count: int, seed: int = 0) -> np.ndarray:
     """Intensities (N, 28, 28), black and white among them."""
     images = np.random.default_rng(seed).integers(0, 256, (count, 28, 28)).astype(np.uint8)
     images[:, :5], images[:, 5:8] = 0, 255
@@ -53,8 +53,8 @@ def texts(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def idx_files(tmp_path: Path) -> Path:
-    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(grey(12)))
-    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(grey(5, seed=1))))
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(gray(12)))
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(gray(5, seed=1))))
     return tmp_path
 
 
@@ -138,13 +138,13 @@ def test_blocks_must_fit(texts: Path, factor: int) -> None:
         load(texts, downsample=factor)
 
 
-def test_grey_images_are_binarised_once(idx_files: Path) -> None:
+def test_gray_images_are_binarized_once(idx_files: Path) -> None:
     data = load(idx_files)
     assert (len(data.train), len(data.valid), len(data.test)) == (10, 2, 5)
     again = load(idx_files)
     train = np.concatenate([joined(data.train), joined(data.valid)])
     np.testing.assert_array_equal(joined(data.test), joined(again.test))
-    images = grey(12).reshape(12, 784)
+    images = gray(12).reshape(12, 784)
     assert (train[images == 0] == 0).all()
     assert (train[images == 255] == 1).all()
     other = load(idx_files, binarization_seed=1)
@@ -178,7 +178,7 @@ def test_published_names_in_other_places(idx_files: Path) -> None:
     assert len(load(idx_files).test) == 5
 
 
-def test_the_published_binarisation_goes_before_grey_images(texts: Path, idx_files: Path) -> None:
+def test_the_published_binarization_goes_before_gray_images(texts: Path, idx_files: Path) -> None:
     assert len(load(texts).train) == 8
 
 
@@ -187,13 +187,13 @@ def test_all_of_a_folder_in_one_split(texts: Path) -> None:
 
 
 def spoil_idx(path: Path, kind: str) -> None:
-    whole = idx_bytes(grey(12))
+    whole = idx_bytes(gray(12))
     path.write_bytes(
         {
-            "count": idx_bytes(grey(12), count=13),
-            "fewer": idx_bytes(grey(12), count=11),
-            "huge": idx_bytes(grey(12), count=4_000_000_000),
-            "magic": idx_bytes(grey(12), magic=0x801),
+            "count": idx_bytes(gray(12), count=13),
+            "fewer": idx_bytes(gray(12), count=11),
+            "huge": idx_bytes(gray(12), count=4_000_000_000),
+            "magic": idx_bytes(gray(12), magic=0x801),
             "shape": idx_bytes(np.zeros((3, 32, 32), np.uint8)),
             "cut": whole[:3000],
             "header": whole[:10],
@@ -233,7 +233,7 @@ def spoil_amat(path: Path, kind: str) -> None:
         lines[2] += " 1"
     elif kind == "token":
         lines[1] = "2" + lines[1][1:]
-    elif kind == "grey":
+    elif kind == "gray":
         lines[1] = "0.5" + lines[1][1:]
     elif kind == "blank":
         lines[4] = ""
@@ -261,7 +261,7 @@ def spoil_amat(path: Path, kind: str) -> None:
         ("short", "line 3 has 783 pixels; an image has 784"),
         ("long", "line 3 has 785 pixels"),
         ("token", "line 2 holds '2'"),
-        ("grey", r"line 2 holds '0\.5'"),
+        ("gray", r"line 2 holds '0\.5'"),
         ("blank", "line 5 has 0 pixels"),
         ("empty", "is an empty file"),
         ("cut", "line 8 has 734 pixels"),
@@ -332,7 +332,7 @@ def test_missing_files_are_told(texts: Path, tmp_path: Path) -> None:
 
 def test_few_images_cannot_be_split(idx_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZPYRO_CACHE", str(idx_files / "cache"))
-    (idx_files / "train-images-idx3-ubyte").write_bytes(idx_bytes(grey(2)))
+    (idx_files / "train-images-idx3-ubyte").write_bytes(idx_bytes(gray(2)))
     with pytest.raises(UserError, match="too few sequences for three splits"):
         datasets.load("mnist", idx_files)
 
@@ -355,7 +355,7 @@ def test_a_bad_file_cannot_be_left_out(texts: Path, tmp_path: Path) -> None:
         prepare(Mnist(), texts, tmp_path / "out", MnistSettings(), skip_bad=True)
 
 
-def test_real_binarised_digits(data_folder: Path) -> None:
+def test_real_binarized_digits(data_folder: Path) -> None:
     folder = data_folder / "binarized_mnist"
     data = load(folder)
     assert (len(data.train), len(data.valid), len(data.test)) == (2000, 250, 250)
@@ -363,7 +363,7 @@ def test_real_binarised_digits(data_folder: Path) -> None:
     np.testing.assert_array_equal(joined(data.valid), np.loadtxt(path, dtype=np.uint8))
 
 
-def test_real_grey_digits(data_folder: Path) -> None:
+def test_real_gray_digits(data_folder: Path) -> None:
     data = load(data_folder / "mnist")
     assert (len(data.train), len(data.valid), len(data.test)) == (8333, 1667, 2000)
     images = read_idx(data_folder / "mnist" / "t10k-images-idx3-ubyte.gz").reshape(2000, 784)

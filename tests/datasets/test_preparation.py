@@ -22,7 +22,7 @@ from zpyro.datasets.prepared.numbers import Numbers
 from zpyro.datasets.recordings import RecordingReader
 from zpyro.datasets.sequences import Normalization
 
-SETTINGS = BlizzardSettings(frame_size=20, row_frames=5)
+SETTINGS = BlizzardSettings(frame_size=20, segment_length=5)
 
 
 def stream(number: int, frames: int) -> np.ndarray:
@@ -352,7 +352,9 @@ def test_real_books(data_folder: Path, tmp_path: Path) -> None:
     books = prepare(Blizzard(), data_folder / "ljspeech", tmp_path / "lj", BlizzardSettings())
     assert len(books.index["sources"]) == 26
     seconds = sum(entry["count"] for entry in books.index["sources"]) / 16_000
-    announced = sum(soundfile.info(p).duration for p in (data_folder / "ljspeech").rglob("*.wav"))
-    assert seconds == pytest.approx(announced, abs=0.01)
+    launched_by_torchrun = sum(
+        soundfile.info(p).duration for p in (data_folder / "ljspeech").rglob("*.wav")
+    )
+    assert seconds == pytest.approx(launched_by_torchrun, abs=0.01)
     other = prepare(Blizzard(), data_folder / "librivox", tmp_path / "lv", BlizzardSettings())
     assert len(other.index["sources"]) == 4

@@ -21,7 +21,7 @@ from zpyro.datasets.prepared import index as indices
 
 pytestmark = pytest.mark.fast
 
-SETTINGS = BlizzardSettings(frame_size=20, row_frames=5)
+SETTINGS = BlizzardSettings(frame_size=20, segment_length=5)
 
 
 def prepared(folder: Path) -> Path:

@@ -120,7 +120,7 @@ def test_unusable_values_are_told(values: tuple[np.ndarray, ...], message: str) 
         Sequences(values, ("a", "b"))
 
 
-def test_normalisation_inverts() -> None:
+def test_normalization_inverts() -> None:
     raw = np.array([1.0, 5.0, -3.0])
     scale = Normalization(2.0, 4.0)
     np.testing.assert_allclose(scale.invert(scale.apply(raw)), raw, rtol=1e-6)

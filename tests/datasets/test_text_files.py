@@ -88,7 +88,7 @@ def test_acl_imdb_gives_sentences_in_its_own_splits(tmp_path: Path) -> None:
     assert data.train.values[0].dtype == np.int32
     assert data.train.batch().x.dtype.is_floating_point is False
     assert not any("unsup" in name for name in data.train.names)
-    more = datasets.load("imdb", tmp_path / "aclImdb", unlabelled=True)
+    more = datasets.load("imdb", tmp_path / "aclImdb", unlabeled=True)
     assert any("unsup" in name for name in (*more.train.names, *more.valid.names))
 
 

@@ -56,7 +56,7 @@ def disc(tmp_path: Path) -> Path:
 
 def load(folder: Path, **changes: Any) -> datasets.Dataset:
     """As the command line loads it, prepared in one process and into a place of its own."""
-    settings = TimitSettings(**{"frame_size": FRAME, "row_frames": 5, **changes})
+    settings = TimitSettings(**{"frame_size": FRAME, "segment_length": 5, **changes})
     with TemporaryDirectory() as place:
         return in_memory(Timit().dataset(prepare(Timit(), folder, Path(place) / "out", settings)))
 
@@ -110,7 +110,7 @@ def test_test_utterances_are_whole(disc: Path, tmp_path: Path) -> None:
 
 @pytest.mark.fast
 def test_joined_rows_are_the_training_utterances_one_after_another(disc: Path) -> None:
-    settings = TimitSettings(frame_size=FRAME, row_frames=5)
+    settings = TimitSettings(frame_size=FRAME, segment_length=5)
     data = load(disc)
     train, valid, _ = timit.split(timit_files.find(disc), settings).values()
     assert (len(train), len(valid)) == (14, 1)

@@ -84,8 +84,8 @@ def test_published_planes_have_the_first_rank_first_for_both(three: ChessPuzzles
 
 
 @pytest.mark.fast
-def test_turning_colours_around_gives_the_same_problem(tmp_path: Path) -> None:
-    # The same position with the colours changed and the board turned over.
+def test_turning_colors_around_gives_the_same_problem(tmp_path: Path) -> None:
+    # The same position with the colors changed and the board turned over.
     other = ("zzzzz", "4k3/8/2n5/8/3Q4/8/8/4K3 w - - 0 1", "e1e2 c6d4", "1500")
     pair = read_puzzles(written(tmp_path / "pair.csv", line(WHITE), line(other)))
     assert torch.equal(*pair.planes())

@@ -32,7 +32,7 @@ PRESET = Preset(
 )
 
 
-class Silent:
+class NullLogger:
     """A reporter that keeps what it is told."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ def trainer(
         run = RunFolder.open(folder)
     else:
         run = RunFolder.create(folder, settings)
-    return Trainer(TASK, settings, built, run, Silent())
+    return Trainer(TASK, settings, built, run, NullLogger())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from zpyro.datasets.vocabulary import SPECIAL, Vocabulary
 from zpyro.distributed.seeding import seed_everything
 from zpyro.likelihoods import Likelihood
 from zpyro.training.building import build_model
-from zpyro.training.checkpoint import Checkpoint, DataFacts
+from zpyro.training.checkpoint import Checkpoint, DataSpec
 from zpyro.training.config import ModelConfig
 
 Case = tuple[Checkpoint, Sequences]
@@ -31,7 +31,7 @@ def case(
         name=model, hidden_size=12, latent_size=3, embedding_size=6, mlp_size=8,
         likelihood=likelihood.name,
     )  # fmt: skip
-    facts = DataFacts(
+    facts = DataSpec(
         "made", found.kind, found.sample_rate, found.normalization.mean, found.normalization.scale,
         found.image_shape,
     )  # fmt: skip

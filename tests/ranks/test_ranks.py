@@ -19,7 +19,7 @@ from tests import processes
 from tests.cli.conftest import Zpyro, zpyro
 from tests.ranks.together import leave, result
 from zpyro import UserError
-from zpyro.distributed.processes import ALONE, ProcessError, joined
+from zpyro.distributed.processes import SINGLE_PROCESS, ProcessError, joined
 from zpyro.training import runs
 from zpyro_cli.main import main  # pyright: ignore[reportMissingImports]
 
@@ -54,7 +54,7 @@ def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
-    return result(ALONE)
+    return result(SINGLE_PROCESS)
 
 
 @pytest.mark.parametrize("count", [2, 4])

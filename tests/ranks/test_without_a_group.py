@@ -37,7 +37,7 @@ def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPa
 def test_a_lost_process_is_told_in_a_line(error: RuntimeError) -> None:
     def work() -> None:
         with ranks.joined("cpu") as found:
-            assert found == ranks.Ranks(1, 2, 1)
+            assert found == ranks.ProcessGroup(1, 2, 1)
             raise error
 
     with pytest.raises(UserError, match="process 1 of 2 lost another one of the group; see what"):
@@ -54,4 +54,4 @@ def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ranks.ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     with ranks.joined("cpu") as found:
-        assert found == ranks.ALONE
+        assert found == ranks.SINGLE_PROCESS

@@ -24,7 +24,7 @@ COUNT = 33
 """Four batches of 8 and one of a single sequence: some processes have nothing of it."""
 
 
-def result(together: ranks.Ranks, dies_at: int | None = None) -> dict[str, Any]:
+def result(together: ranks.ProcessGroup, dies_at: int | None = None) -> dict[str, Any]:
     """What a training leaves: weights, validation, random state."""
     torch.set_num_threads(1)
     parts = sequences(COUNT, 0), sequences(7, 1), sequences(5, 2)

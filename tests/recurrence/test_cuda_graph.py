@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.recurrence.cases import CELLS, assert_close, gradients, make, outputs
 from zpyro.nn.kernels import cuda_graph, graphed
-from zpyro.nn.kernels.cuda_graph import Captured, Tensors
+from zpyro.nn.kernels.cuda_graph import GraphedCallable, Tensors
 from zpyro.nn.kernels.fused import fused_path
 from zpyro.nn.kernels.graphed import GraphedLoops
 from zpyro.nn.recurrence import RECURRENCES, Path, plain
@@ -41,12 +41,12 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[StandIn]:
     """Graphs are recorded here, on a CPU; the list of those recorded."""
     recorded: list[StandIn] = []
 
-    def record(self: Captured, inputs: Tensors) -> cuda_graph._Recording:
+    def record(self: GraphedCallable, inputs: Tensors) -> cuda_graph._Recording:
         kept = tuple(part.detach().clone() for part in inputs)
         recorded.append(StandIn(self._function, kept))
         return cuda_graph._Recording(recorded[-1], kept, recorded[-1].outputs)
 
-    monkeypatch.setattr(Captured, "_record", record)
+    monkeypatch.setattr(GraphedCallable, "_record", record)
     monkeypatch.setattr(cuda_graph, "can_capture", lambda _: True)
     monkeypatch.setattr(graphed, "can_capture", lambda _: True)
     return recorded
@@ -57,14 +57,14 @@ def double(x: Tensor) -> Tensors:
 
 
 def test_on_a_cpu_the_function_is_called() -> None:
-    captured = Captured(double, warm_up=0)
+    captured = GraphedCallable(double, warm_up=0)
     x = torch.ones(2)
     assert torch.equal(captured(x)[0], 2.0 * x)
     assert not captured._recordings
 
 
 def test_a_shape_is_recorded_after_its_warm_up_and_replayed(graphs: list[StandIn]) -> None:
-    captured = Captured(double, warm_up=2)
+    captured = GraphedCallable(double, warm_up=2)
     results = [captured(torch.full((2,), float(n)))[0] for n in range(5)]
     assert [graph.replays for graph in graphs] == [3]
     for n, result in enumerate(results):
@@ -72,7 +72,7 @@ def test_a_shape_is_recorded_after_its_warm_up_and_replayed(graphs: list[StandIn
 
 
 def test_every_shape_and_type_has_a_graph_and_the_oldest_go(graphs: list[StandIn]) -> None:
-    captured = Captured(double, warm_up=0, most=2)
+    captured = GraphedCallable(double, warm_up=0, most=2)
     for size in (1, 2, 1, 3):
         captured(torch.ones(size))
     captured(torch.ones(3, dtype=torch.float64))
@@ -90,7 +90,7 @@ def test_changes_in_place_happen_at_every_replay(graphs: list[StandIn]) -> None:
     def add(x: Tensor) -> Tensors:
         return (total.add_(x.sum()),)
 
-    captured = Captured(add, warm_up=1)
+    captured = GraphedCallable(add, warm_up=1)
     captured(torch.ones(2))
     assert total == 2.0
     captured(torch.ones(2))
@@ -107,14 +107,14 @@ def test_failing_to_record_is_logged_once_and_the_function_still_runs(
         def __init__(self) -> None:
             raise RuntimeError("operation not permitted when stream is capturing")
 
-    class Opened:
+    class LoadedRun:
         def __init__(self, *args: object, **settings: object) -> None:
             self._graph = Broken()
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
-    monkeypatch.setattr(torch.cuda, "graph", Opened)
+    monkeypatch.setattr(torch.cuda, "graph", LoadedRun)
     monkeypatch.setattr(cuda_graph, "can_capture", lambda _: True)
-    captured = Captured(double, warm_up=0)
+    captured = GraphedCallable(double, warm_up=0)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert torch.equal(captured(torch.ones(2))[0], torch.full((2,), 2.0))
@@ -178,7 +178,7 @@ def test_a_captured_training_step_is_the_step() -> None:
         optimizers[number].step()
         return (loss.detach(),)
 
-    captured = Captured(lambda x: step(1, x))
+    captured = GraphedCallable(lambda x: step(1, x))
     for _ in range(6):
         x = torch.randn(4, 8, device="cuda")
         expected, found = step(0, x)[0], captured(x)[0]

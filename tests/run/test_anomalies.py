@@ -15,30 +15,30 @@ from zpyro.errors import UserError
 from zpyro.models import SequenceModel
 from zpyro.training import loop as training
 from zpyro.training import runs
-from zpyro.training.accumulator import Tally
+from zpyro.training.accumulator import MetricAccumulator
 
 
 def test_the_first_bad_step_and_its_first_bad_term() -> None:
-    tally = Tally(torch.device("cpu"))
+    tally = MetricAccumulator(torch.device("cpu"))
     add(tally, 40.0)
-    assert tally.first_bad() is None
+    assert tally.first_nonfinite() is None
     add(tally, math.nan, log_likelihood=-math.inf, norm=math.nan)
     add(tally, math.inf)
-    assert tally.first_bad() == tally.first_bad(in_a_row=True) == (2, "log_likelihood")
+    assert tally.first_nonfinite() == tally.first_nonfinite(in_a_row=True) == (2, "log_likelihood")
     add(tally, 40.0)
-    assert tally.first_bad() == (2, "log_likelihood")
-    assert tally.first_bad(in_a_row=True) is None
+    assert tally.first_nonfinite() == (2, "log_likelihood")
+    assert tally.first_nonfinite(in_a_row=True) is None
     add(tally, 40.0, norm=math.inf)
-    assert tally.first_bad(in_a_row=True) == (5, "gradient_norm")
+    assert tally.first_nonfinite(in_a_row=True) == (5, "gradient_norm")
     tally.clear()
-    assert tally.first_bad() is None
-    assert tally.first_bad(in_a_row=True) == (5, "gradient_norm")
+    assert tally.first_nonfinite() is None
+    assert tally.first_nonfinite(in_a_row=True) == (5, "gradient_norm")
     add(tally, math.nan)
-    assert tally.first_bad() == (6, "loss")
-    other = Tally(torch.device("cpu"))
+    assert tally.first_nonfinite() == (6, "loss")
+    other = MetricAccumulator(torch.device("cpu"))
     other.restore(tally.state())
-    assert other.first_bad() == (6, "loss")
-    assert other.first_bad(in_a_row=True) == (5, "gradient_norm")
+    assert other.first_nonfinite() == (6, "loss")
+    assert other.first_nonfinite(in_a_row=True) == (5, "gradient_norm")
 
 
 def test_records_name_the_first_bad_term_and_step(tmp_path: Path) -> None:

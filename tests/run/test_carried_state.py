@@ -32,7 +32,7 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         samples = (1000 * number + frames).astype("<i2")
         soundfile.write(folder / f"{number}.wav", samples, 16_000, subtype="PCM_16")
     chosen = BlizzardSettings(
-        frame_size=SIZE, row_frames=ROW, valid_fraction=0.1, test_fraction=0.1
+        frame_size=SIZE, segment_length=ROW, valid_fraction=0.1, test_fraction=0.1
     )
     return prepare(Blizzard(), folder, folder / "out", chosen).dataset()
 
@@ -93,7 +93,7 @@ def test_two_rows_are_one_long_row(name: str, granularity: str) -> None:
     # One step at a time gives the state to carry.
     state, frame = module.initial_state(2), start
     for t in range(4):
-        inputs = module.input_of(frame)
+        inputs = module.embed_inputs(frame)
         state = module.transition(z[:, t], inputs, module.prepare(inputs, state))
         frame = x[:, t]
     with module.carrying(state):

@@ -21,11 +21,11 @@ from zpyro.io import files, manifest
 from zpyro.likelihoods import Likelihood
 from zpyro.training import checkpoint
 from zpyro.training.building import build_model
-from zpyro.training.checkpoint import Checkpoint, DataFacts
+from zpyro.training.checkpoint import Checkpoint, DataSpec
 from zpyro.training.config import ModelConfig
 
 SMALL = ModelConfig(hidden_size=5, latent_size=2, embedding_size=3, mlp_size=4)
-DATA = DataFacts("wav", "audio", 8000, 0.25, 2.0)
+DATA = DataSpec("wav", "audio", 8000, 0.25, 2.0)
 
 
 def make(likelihood: Likelihood | None = None, dtype: torch.dtype = torch.float32) -> Checkpoint:
@@ -258,6 +258,6 @@ def test_a_kill_between_the_renames_loses_nothing(folder: Path) -> None:
 )
 def test_facts_that_cannot_be_are_told(facts: dict[str, Any], message: str) -> None:
     right: dict[str, Any] = {"kind": "frames", "sample_rate": 16_000, "mean": 0.0, "scale": 1.0}
-    DataFacts("some", **right)
+    DataSpec("some", **right)
     with pytest.raises(UserError, match=message):
-        DataFacts("some", **{**right, **facts})
+        DataSpec("some", **{**right, **facts})

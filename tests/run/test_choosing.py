@@ -34,11 +34,11 @@ def of_kind(kind: str, **more: object) -> Checkpoint:
 
 def test_frames_are_put_on_the_scale_of_the_training() -> None:
     values = np.random.default_rng(0).normal(size=(4, 3))
-    found = choosing.of_frames(of_kind("frames"), values, "walk.npy")
+    found = choosing.sequence_from_array(of_kind("frames"), values, "walk.npy")
     np.testing.assert_allclose(found.values[0], (values - 0.25) / 2.0, rtol=1e-6)
     assert found.names == ("walk.npy",)
     started = replace(of_kind("frames"), start=make().start)
-    found = choosing.of_frames(started, values, "walk.npy")
+    found = choosing.sequence_from_array(started, values, "walk.npy")
     assert found.start is not None
     np.testing.assert_allclose(found.start[0], (values[0] - 0.25) / 2.0, rtol=1e-6)
     assert len(found.values[0]) == 3
@@ -57,18 +57,18 @@ def test_frames_are_put_on_the_scale_of_the_training() -> None:
 )
 def test_frames_that_do_not_fit_are_told(kind: str, values: np.ndarray, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        choosing.of_frames(of_kind(kind), values, "x")
+        choosing.sequence_from_array(of_kind(kind), values, "x")
 
 
 def test_data_of_another_kind_are_told() -> None:
     frames = Sequences((np.zeros((4, 3), "f4"),), ("a",))
     tokens = Sequences((np.array([0, 6]),), ("a",), kind="tokens")
     with pytest.raises(UserError, match=r"the data are frames of 3 .* trained on tokens;"):
-        choosing.on_scale_of(of_kind("tokens"), frames)
+        choosing.renormalize_like(of_kind("tokens"), frames)
     with pytest.raises(UserError, match="the data hold token 6, this run knows 6"):
-        choosing.on_scale_of(of_kind("tokens"), tokens)
+        choosing.renormalize_like(of_kind("tokens"), tokens)
     scaled = Sequences((np.ones((4, 3), "f4"),), ("a",), normalization=Normalization(1.0, 4.0))
-    found = choosing.on_scale_of(of_kind("frames"), scaled)
+    found = choosing.renormalize_like(of_kind("frames"), scaled)
     # Raw, these are 5: what the training scale makes of it.
     np.testing.assert_allclose(found.values[0], (5.0 - 0.25) / 2.0, rtol=1e-6)
 

@@ -1,4 +1,4 @@
-"""The optimiser: clipping, step sizes, averaged weights, and coming back from a checkpoint."""
+"""The optimizer: clipping, step sizes, averaged weights, and coming back from a checkpoint."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_weights_come_back_when_the_use_of_the_average_fails() -> None:
     assert parameter.item() == 5.0
 
 
-def test_a_restored_optimiser_goes_on_bit_for_bit() -> None:
+def test_a_restored_optimizer_goes_on_bit_for_bit() -> None:
     torch.manual_seed(0)
     train = TrainConfig(learning_rate_schedule="cosine", average=0.9)
     module = nn.Linear(2, 1)

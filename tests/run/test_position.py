@@ -10,7 +10,7 @@ from rich.console import Console
 
 from zpyro.training import loggers as reporting
 from zpyro.training.config import TrainConfig
-from zpyro.training.train_state import Budget, Position, due
+from zpyro.training.train_state import Budget, TrainState, due
 
 pytestmark = pytest.mark.fast
 
@@ -42,12 +42,12 @@ VALID = {
 
 
 def test_a_position_survives_json() -> None:
-    position = Position(step=3, epoch=1, batch=2, best=-4.5, interval_seconds=0.5)
-    assert Position.from_state(json.loads(json.dumps(position.state()))) == position
+    position = TrainState(step=3, epoch=1, batch=2, best=-4.5, interval_seconds=0.5)
+    assert TrainState.from_state(json.loads(json.dumps(position.state()))) == position
 
 
 def test_the_last_batch_of_a_pass_begins_the_next() -> None:
-    position = Position()
+    position = TrainState()
     for _ in range(5):
         position.advance(steps_per_epoch=2)
     assert (position.step, position.epoch, position.batch) == (5, 2, 1)
@@ -56,15 +56,15 @@ def test_the_last_batch_of_a_pass_begins_the_next() -> None:
 @pytest.mark.parametrize(
     ("limits", "position", "fraction", "left"),
     [
-        ({"epochs": 4}, Position(step=10, seconds=5.0), 0.25, 15.0),
-        ({"epochs": 4, "max_steps": 20}, Position(step=10, seconds=5.0), 0.5, 5.0),
-        ({"max_minutes": 1.0}, Position(step=1, seconds=45.0), 0.75, 15.0),
-        ({"max_steps": 5}, Position(step=9, seconds=1.0), 1.0, 0.0),
-        ({}, Position(step=9, seconds=1.0), 0.0, None),
+        ({"epochs": 4}, TrainState(step=10, seconds=5.0), 0.25, 15.0),
+        ({"epochs": 4, "max_steps": 20}, TrainState(step=10, seconds=5.0), 0.5, 5.0),
+        ({"max_minutes": 1.0}, TrainState(step=1, seconds=45.0), 0.75, 15.0),
+        ({"max_steps": 5}, TrainState(step=9, seconds=1.0), 1.0, 0.0),
+        ({}, TrainState(step=9, seconds=1.0), 0.0, None),
     ],
 )
 def test_the_limit_that_is_nearest_counts(
-    limits: dict[str, int | float], position: Position, fraction: float, left: float | None
+    limits: dict[str, int | float], position: TrainState, fraction: float, left: float | None
 ) -> None:
     train = TrainConfig(**{"epochs": None, **limits})  # pyright: ignore[reportArgumentType]
     budget = Budget(train, steps_per_epoch=10)
@@ -73,10 +73,10 @@ def test_the_limit_that_is_nearest_counts(
 
 
 def test_what_is_due() -> None:
-    assert due(Position(step=20), 10, steps_per_epoch=7)
-    assert not due(Position(step=25), 10, steps_per_epoch=7)
-    assert [step for step in range(1, 250) if due(Position(step=step), None, 100)] == [100, 200]
-    assert [step for step in range(1, 250) if due(Position(step=step), None, 20)] == [
+    assert due(TrainState(step=20), 10, steps_per_epoch=7)
+    assert not due(TrainState(step=25), 10, steps_per_epoch=7)
+    assert [step for step in range(1, 250) if due(TrainState(step=step), None, 100)] == [100, 200]
+    assert [step for step in range(1, 250) if due(TrainState(step=step), None, 20)] == [
         60,
         120,
         180,
@@ -88,11 +88,11 @@ def test_a_terminal_shows_a_bar_the_time_left_and_the_raw_terms() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     with reporting.for_console(console) as reporter:
         assert isinstance(reporter, reporting.Screen)
-        reporter.step(Position(step=30, epoch=1), 0.25, 130.0)
+        reporter.step(TrainState(step=30, epoch=1), 0.25, 130.0)
         reporter.train(TRAIN)
         reporter.validating(3, 9)
         reporter.valid(VALID)
-        reporter.step(Position(step=31, epoch=1), 0.26, 129.0)
+        reporter.step(TrainState(step=31, epoch=1), 0.26, 129.0)
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     for text in ("epoch 2, step 31", "2 min 09 s left", "-1234", "34.5", "4321", "-900.0 +- 12.5"):
@@ -102,7 +102,7 @@ def test_a_terminal_shows_a_bar_the_time_left_and_the_raw_terms() -> None:
 def test_a_file_gets_plain_lines() -> None:
     console = Console(file=io.StringIO(), width=40)
     with reporting.for_console(console) as reporter:
-        reporter.step(Position(step=30, epoch=1), 0.25, 130.0)
+        reporter.step(TrainState(step=30, epoch=1), 0.25, 130.0)
         reporter.train(TRAIN)
         reporter.valid({**VALID, "elbo": None})
         reporter.valid(VALID)
@@ -122,9 +122,9 @@ def test_slow_steps_are_told_without_their_terms(monkeypatch: pytest.MonkeyPatch
     reporter = reporting.for_console(console)
     told: list[tuple[float, str]] = []
     for now, act in (
-        (5.0, lambda: reporter.step(Position(step=1), 0.01, 600.0)),
-        (19.0, lambda: reporter.step(Position(step=2), 0.02, 500.0)),
-        (21.0, lambda: reporter.step(Position(step=3), 0.03, 400.0)),
+        (5.0, lambda: reporter.step(TrainState(step=1), 0.01, 600.0)),
+        (19.0, lambda: reporter.step(TrainState(step=2), 0.02, 500.0)),
+        (21.0, lambda: reporter.step(TrainState(step=3), 0.03, 400.0)),
         (32.0, lambda: reporter.train(TRAIN)),
         (40.0, lambda: reporter.validating(1, 9)),
         (43.0, lambda: reporter.validating(2, 9)),

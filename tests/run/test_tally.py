@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zpyro.objectives.elbo import ObjectiveTerms
-from zpyro.training.accumulator import Tally, means
+from zpyro.training.accumulator import MetricAccumulator, means
 
 pytestmark = pytest.mark.fast
 
@@ -18,13 +18,15 @@ def terms(loss: float, log_likelihood: float, kl: float) -> ObjectiveTerms:
     return ObjectiveTerms(*values, 1.0, 0.0, 0.0)
 
 
-def add(tally: Tally, loss: float, log_likelihood: float = -30.0, norm: float = 1.0) -> bool:
+def add(
+    tally: MetricAccumulator, loss: float, log_likelihood: float = -30.0, norm: float = 1.0
+) -> bool:
     part = terms(loss, log_likelihood, 10.0)
     return bool(tally.add(part, torch.tensor(norm), torch.tensor(2), torch.tensor(10)))
 
 
 def test_means_are_per_sequence_per_frame_and_per_step() -> None:
-    tally = Tally(torch.device("cpu"))
+    tally = MetricAccumulator(torch.device("cpu"))
     add(tally, 40.0)
     add(tally, 80.0, norm=3.0)
     found = means(tally.read(), 2.0)
@@ -39,7 +41,7 @@ def test_means_are_per_sequence_per_frame_and_per_step() -> None:
 
 @pytest.mark.parametrize("bad", [{"loss": float("nan")}, {"loss": 1.0, "norm": float("inf")}])
 def test_a_step_that_is_not_finite_counts_as_skipped_alone(bad: dict[str, float]) -> None:
-    tally = Tally(torch.device("cpu"))
+    tally = MetricAccumulator(torch.device("cpu"))
     assert add(tally, 40.0)
     before = tally.read()
     assert not add(tally, **bad)
@@ -51,7 +53,7 @@ def test_a_step_that_is_not_finite_counts_as_skipped_alone(bad: dict[str, float]
 
 
 def test_the_state_comes_back_through_json() -> None:
-    tally, other = Tally(torch.device("cpu")), Tally(torch.device("cpu"))
+    tally, other = MetricAccumulator(torch.device("cpu")), MetricAccumulator(torch.device("cpu"))
     add(tally, 40.1)
     add(tally, float("inf"))
     other.restore(json.loads(json.dumps(tally.state())))

@@ -28,16 +28,16 @@ from zpyro.training import loop as training
 from zpyro.training.config import Config
 from zpyro.training.interruption import SIGNALS
 from zpyro.training.runs import Run
-from zpyro.training.train_state import Position
+from zpyro.training.train_state import TrainState
 
 
-class At(reporting.Silent):
+class At(reporting.NullLogger):
     """Does something when a step is reached."""
 
     def __init__(self, step: int, action: Any) -> None:
         self.wanted, self.action = step, action
 
-    def step(self, position: Position, fraction: float, seconds_left: float | None) -> None:
+    def step(self, position: TrainState, fraction: float, seconds_left: float | None) -> None:
         if position.step == self.wanted:
             self.action()
 
@@ -149,7 +149,7 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path: Path, number: signal.Sig
 class Validating(At):
     """Does something when the first batch of a step's validation is scored."""
 
-    def step(self, position: Position, fraction: float, seconds_left: float | None) -> None:
+    def step(self, position: TrainState, fraction: float, seconds_left: float | None) -> None:
         self.here = position.step == self.wanted
 
     def validating(self, done: int, total: int) -> None:
@@ -245,7 +245,7 @@ def rewrite(run: Run, state: object) -> None:
 
 def test_a_carried_state_is_for_one_process() -> None:
     config = settings(max_steps=2, carry_state=True)
-    two = ranks.Ranks(0, 2, 0)
+    two = ranks.ProcessGroup(0, 2, 0)
     with pytest.raises(UserError, match="carry_state is for one process; start it without"):
         training.fit(model(), dataset(), config, ranks=two)
 

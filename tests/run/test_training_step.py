@@ -14,9 +14,9 @@ import torch
 from tests.run.small import dataset, model, settings
 from zpyro.distributed.processes import whole
 from zpyro.nn import precision
-from zpyro.nn.kernels.cuda_graph import Captured
+from zpyro.nn.kernels.cuda_graph import GraphedCallable
 from zpyro.training import loop as training
-from zpyro.training.accumulator import Tally
+from zpyro.training.accumulator import MetricAccumulator
 from zpyro.training.building import build_objective
 from zpyro.training.optimizer import Optimizer
 from zpyro.training.step import MOST_LENGTHS, TrainingStep, length_edges
@@ -24,10 +24,10 @@ from zpyro.training.step import MOST_LENGTHS, TrainingStep, length_edges
 pytestmark = pytest.mark.fast
 
 
-def make(device: str = "cpu", **train: object) -> tuple[TrainingStep, Tally]:
+def make(device: str = "cpu", **train: object) -> tuple[TrainingStep, MetricAccumulator]:
     config = settings(**train)
     module = model().to(device)
-    tally = Tally(torch.device(device))
+    tally = MetricAccumulator(torch.device(device))
     objective = build_objective(config.objective, 6)(module.model, module.guide)
     optimizer = Optimizer(model() if device == "meta" else module, config.train)
     lengths = dataset().train.lengths
@@ -92,7 +92,9 @@ def test_terms_without_weight_have_a_graph_of_their_own() -> None:
     moving = replace(
         config.objective, auxiliary_weight_final=0.0, auxiliary_weight_rate=0.01, kl_weight=1.0
     )
-    with patch.object(Captured, "__call__", autospec=True, side_effect=lambda *_: ()) as called:
+    with patch.object(
+        GraphedCallable, "__call__", autospec=True, side_effect=lambda *_: ()
+    ) as called:
         training.fit(model(), dataset(), replace(config, objective=moving))
     first, second = (call.args[0] for call in called.call_args_list)
     assert first is not second

@@ -35,7 +35,7 @@ class Finished:
 
     Attributes:
         weights: the bytes of the last and the best weights.
-        state: of the optimiser, the random numbers, the position and the sums.
+        state: of the optimizer, the random numbers, the position and the sums.
         records: of metrics.jsonl.
     """
 

@@ -18,7 +18,7 @@ from zpyro.training import loggers as reporting
 from zpyro.training import loop as training
 from zpyro.training import runs
 from zpyro.training.allocation import keep_freed_memory
-from zpyro.training.train_state import Position
+from zpyro.training.train_state import TrainState
 
 READINGS = 10
 SETTLED = 2
@@ -26,7 +26,7 @@ ALLOWED = 4.0
 """MiB of growth between the settled readings: pages of the heap come and go."""
 
 
-class Watch(reporting.Silent):
+class Watch(reporting.NullLogger):
     """Reads the resident memory after every tenth of the steps.
 
     Args:
@@ -42,7 +42,7 @@ class Watch(reporting.Silent):
         self.readings: list[float] = []
         self.objects: list[int] = []
 
-    def step(self, position: Position, fraction: float, seconds_left: float | None) -> None:
+    def step(self, position: TrainState, fraction: float, seconds_left: float | None) -> None:
         if position.step % self._every == 0:
             gc.collect()
             self.readings.append(_resident())

@@ -15,7 +15,7 @@ from zpyro.errors import UserError
 from zpyro.evaluation import in_type_of
 from zpyro.likelihoods import Bernoulli
 from zpyro.models.base import Program, SequenceModel
-from zpyro.models.bound_model import Process
+from zpyro.models.bound_model import BoundModel
 from zpyro.models.conditions import zero_padding
 from zpyro.models.guides import latents_of
 from zpyro.nn.blocks import in_blocks
@@ -72,7 +72,7 @@ def reconstruct(
         UserError: if the model has no latents, or the mean is asked of a guide that has none.
     """
     check_has_latents(module)
-    guide = module.own_guide if guide is None else guide
+    guide = module.custom_guide if guide is None else guide
     if draws < 1 or (use_mean and draws > 1):
         raise UserError(f"draws is {draws}; give 1 or more, and with use_mean 1")
     like = next(module.parameters())
@@ -96,7 +96,7 @@ def reconstruct(
     return Decoded(zero_padding(z, process.conditions.valid, 1), mean, frames)
 
 
-def along(process: Process, z: Tensor) -> tuple[Tensor, Tensor]:
+def along(process: BoundModel, z: Tensor) -> tuple[Tensor, Tensor]:
     """Expected and drawn frames one step ahead of the batch's, given latents (..., B, T, Z)."""
     module = process.model
 
@@ -190,7 +190,7 @@ def _noise(batch: Batch, steps: int, size: int, seed: int, draws: int, use_mean:
     return torch.stack(noise)
 
 
-def _shaped(process: Process, z: Tensor, rows: Tensor) -> Tensor:
+def _shaped(process: BoundModel, z: Tensor, rows: Tensor) -> Tensor:
     """(T, L, B, ...) as (..., B, T) + event shape, zero beyond the lengths."""
     event = process.model.likelihood.event_shape
     frames = rows.permute(1, 2, 0, *range(3, rows.dim())).reshape(*z.shape[:-1], *event)

@@ -20,7 +20,7 @@ IMAGE_SCALE = 4
 """Points of the screen for a pixel."""
 
 IMAGE_BORDER = 0.35
-"""Grey of the lines between pictures."""
+"""Gray of the lines between pictures."""
 
 
 def audio_picture(waveforms: Sequence[np.ndarray], sample_rate: int, path: Path) -> None:

@@ -65,7 +65,7 @@ def save(figure: Figure, path: Path, dpi: int = 120) -> None:
     ending = path.suffix.removeprefix(".").lower()
     if ending not in known:
         raise UserError(f"{path}: pictures end in one of {', '.join(sorted(known))}; rename it")
-    with files.saying(path), warnings.catch_warnings():
+    with files.translate_os_errors(path), warnings.catch_warnings():
         # Words of scripts that the font does not have are boxes; nobody can mend that here.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         path.parent.mkdir(parents=True, exist_ok=True)

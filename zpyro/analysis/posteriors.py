@@ -113,7 +113,7 @@ class Posterior:
         path = Path(path)
         kind = _kind(path)
         data = self.to_arviz() if kind == ".nc" else None
-        with files.saying(path):
+        with files.translate_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if data is not None:
                 data.to_netcdf(str(path))
@@ -155,14 +155,14 @@ def posterior(
 
     Raises:
         UserError: if the model has no latents, or a guide of the user's own (read that in Pyro:
-            ``poutine.trace(module.chosen_guide)``).
+            ``poutine.trace(module.active_guide)``).
     """
     if not module.latent_size:
         raise UserError(f"{type(module).__name__} has no latents, so no posterior to look at")
-    if module.own_guide is not None:
+    if module.custom_guide is not None:
         raise UserError(
             "the run has a guide of its own, whose posterior has no known form; read it in Pyro: "
-            "poutine.trace(module.chosen_guide).get_trace(x, lengths, start)"
+            "poutine.trace(module.active_guide).get_trace(x, lengths, start)"
         )
     was_training = module.training
     module.eval()

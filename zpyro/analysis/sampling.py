@@ -59,7 +59,7 @@ def draw(
 
 
 def raw(checkpoint: Checkpoint, frames: np.ndarray) -> np.ndarray:
-    """Normalised frames on the scale of the raw data; tokens and bits stay as they are."""
+    """Normalized frames on the scale of the raw data; tokens and bits stay as they are."""
     if checkpoint.data.kind in ("tokens", "binary"):
         return frames
     return frames * checkpoint.data.scale + checkpoint.data.mean
@@ -75,7 +75,7 @@ def _training_starts(checkpoint: Checkpoint, count: int, seed: int) -> Tensor | 
 def _split_prefix(
     checkpoint: Checkpoint, prefix: np.ndarray, count: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Start frames and further frames, both normalised and the same for every sequence."""
+    """Start frames and further frames, both normalized and the same for every sequence."""
     choosing.check_frames(checkpoint, prefix, "the prefix")
     data = checkpoint.data
     plain = data.kind in ("tokens", "binary")

@@ -64,7 +64,7 @@ def choose(sequences: Sequences, wanted: Sequence[str], split: str, *, first: in
     return list(dict.fromkeys(find(sequences, each, split) for each in wanted))
 
 
-def split_of(
+def load_split(
     run: Run, checkpoint: Checkpoint, split: str, data_folder: Path | None = None
 ) -> Sequences:
     """A split of the data that a run was trained on, on the scale of its training.
@@ -87,10 +87,10 @@ def split_of(
     found = data.split(split)
     if len(found) == 0:
         raise UserError(f"the {split} split of {config.dataset} is empty; choose another split")
-    return on_scale_of(checkpoint, found)
+    return renormalize_like(checkpoint, found)
 
 
-def on_scale_of(checkpoint: Checkpoint, sequences: Sequences) -> Sequences:
+def renormalize_like(checkpoint: Checkpoint, sequences: Sequences) -> Sequences:
     """The sequences on the scale that a model was trained on.
 
     Raises:
@@ -154,7 +154,7 @@ def check_frames(checkpoint: Checkpoint, frames: Array, name: str, *, least: int
         raise UserError(f"{name}: has values other than 0 and 1; make it binary first")
 
 
-def of_frames(checkpoint: Checkpoint, frames: Array, name: str) -> Sequences:
+def sequence_from_array(checkpoint: Checkpoint, frames: Array, name: str) -> Sequences:
     """Raw frames (P, D) or tokens (P,) as one sequence of the kind that a model was trained on.
 
     Where the data have start frames, the first one is it.
@@ -195,7 +195,7 @@ def of_sentence(checkpoint: Checkpoint, sentence: str) -> Sequences:
     if not words:
         raise UserError("the sentence is empty; give words")
     tokens = np.append(vocabulary.encode(words), END)
-    return of_frames(checkpoint, tokens, sentence)
+    return sequence_from_array(checkpoint, tokens, sentence)
 
 
 def looks_like_file(wanted: str) -> bool:

@@ -56,7 +56,7 @@ def draw(rows: Sequence[Row], path: Path, sample_rate: int | None, *, images: bo
                 axes.set_axis_off()
             else:
                 _frames(axes, values, limits)
-    with files.saying(path):
+    with files.translate_os_errors(path):
         figure.savefig(path, dpi=120)
 
 

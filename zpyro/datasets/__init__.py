@@ -41,7 +41,7 @@ class Entry:
         summary: one line on what a sequence is.
         settings: its frozen dataclass of settings, usable without arguments.
         load: from (folder or None, settings) to a :class:`Dataset`.
-        load_all: from (folder, settings, normalisation of training) to one split of everything,
+        load_all: from (folder, settings, normalization of training) to one split of everything,
             for judging a trained model on other data; None where there is no other data.
         missing: what to tell who gives no folder, or None where none is needed.
         has_words: whether it is text; then both also take the ``vocabulary`` of a trained model.
@@ -132,7 +132,7 @@ ENTRIES = {
         ),
         Entry(
             "mnist",
-            "binarised handwritten digits: 784 steps of a pixel, or 28 of a row",
+            "binarized handwritten digits: 784 steps of a pixel, or 28 of a row",
             mnist.MnistSettings,
             *loaders(mnist.Mnist()),
             mnist.MISSING,
@@ -192,7 +192,7 @@ def load_all(
     normalization: Normalization,
     vocabulary: Vocabulary | None = None,
 ) -> Sequences:
-    """Other data of the same kind as one split, normalised and numbered as in training.
+    """Other data of the same kind as one split, normalized and numbered as in training.
 
     Raises:
         UserError: if the data set has no other data, or its files cannot be used.
@@ -217,8 +217,8 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
         rows.append(("sample rate", f"{first.sample_rate} Hz"))
     if first.normalization != Normalization():
         scale = first.normalization
-        centred = f"(raw {'-' if scale.mean >= 0 else '+'} {abs(scale.mean):.6g})"
-        rows.append(("normalisation", f"{centred} / {scale.scale:.6g}, from train"))
+        centered = f"(raw {'-' if scale.mean >= 0 else '+'} {abs(scale.mean):.6g})"
+        rows.append(("normalization", f"{centered} / {scale.scale:.6g}, from train"))
     start = "the first recorded frame, not scored"
     if first.start is None:
         start = "a start token" if first.kind == "tokens" else "zeros"

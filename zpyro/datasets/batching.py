@@ -112,11 +112,11 @@ def lanes(
     for step in range(steps):
         places = np.arange(step, len(order), steps)
         rows = order[places]
-        goes_on = np.zeros(len(rows), dtype=bool)
+        continues = np.zeros(len(rows), dtype=bool)
         if step:
             before = order[places - 1]
-            goes_on = (before == rows - 1) & (streams[before] == streams[rows])
-        yield rows, goes_on
+            continues = (before == rows - 1) & (streams[before] == streams[rows])
+        yield rows, continues
 
 
 def _random(seed: int, epoch: int) -> np.random.Generator:

@@ -39,7 +39,7 @@ class BlizzardSettings:
 
     sample_rate: int = setting(16_000, "samples a second to resample to", at_least=1)
     frame_size: int = setting(200, "samples in a frame", at_least=1)
-    row_frames: int = setting(40, "scored frames in a row", at_least=1)
+    segment_length: int = setting(40, "scored frames in a row", at_least=1)
     valid_fraction: float = setting(0.05, "share of the rows that validates", above=0, below=1)
     test_fraction: float = setting(0.05, "share of the rows that is tested", above=0, below=1)
 
@@ -70,7 +70,9 @@ class Blizzard(Corpus):
         self, placed: Sequence[Placed], shard_facts: Sequence[Any], settings: BlizzardSettings
     ) -> tuple[dict[str, Split], Layout]:
         del shard_facts
-        rows, labels = cut_rows(list(streams_of(placed)), settings.frame_size, settings.row_frames)
+        rows, labels = cut_rows(
+            list(streams_of(placed)), settings.frame_size, settings.segment_length
+        )
         test = round(settings.test_fraction * len(rows))
         valid = round(settings.valid_fraction * len(rows))
         train = len(rows) - valid - test

@@ -31,7 +31,7 @@ def load(corpus: Corpus, folder: Path, settings: Any) -> Dataset:
 def load_all(
     corpus: Corpus, folder: Path, settings: Any, normalization: Normalization
 ) -> Sequences:
-    """Every sequence of a folder as one split, normalised as a trained model needs it.
+    """Every sequence of a folder as one split, normalized as a trained model needs it.
 
     Raises:
         UserError: if the folder or a file cannot be used.

@@ -28,7 +28,7 @@ MISSING = (
 )
 
 _ROOTS = (".", "aclImdb", "txt_sentoken", "movie_reviews")
-_TOKENISED = re.compile(r"cv\d+_\d+\.txt$")
+_TOKENIZED = re.compile(r"cv\d+_\d+\.txt$")
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class ImdbSettings(TokenSettings):
     """How reviews become sequences: a sentence each.
 
     Attributes:
-        unlabelled: train on the reviews of aclImdb's train/unsup too.
+        unlabeled: train on the reviews of aclImdb's train/unsup too.
         valid_files: pattern of the validation reviews' names (such as ``cv8*``), in place of the
             fraction; Polarity only.
         test_files: pattern of the test reviews' names (such as ``cv9*``), likewise.
     """
 
-    unlabelled: bool = False
+    unlabeled: bool = False
     valid_files: str = ""
     test_files: str = ""
 
@@ -87,7 +87,7 @@ class Imdb(TextCorpus):
         else:
             name = item.path.as_posix()
             text = text_files.decoded(self._archive[name], f"{self._path}: {name}")
-        return _sentences(text, splitter, tokenised=_TOKENISED.search(item.key) is not None)
+        return _sentences(text, splitter, tokenized=_TOKENIZED.search(item.key) is not None)
 
 
 def load(folder: Path, settings: ImdbSettings, vocabulary: Vocabulary | None = None) -> Dataset:
@@ -114,9 +114,9 @@ def load_all(
     return text_loading.load_all(corpus, folder, settings, normalization, vocabulary)
 
 
-def _sentences(text: str, splitter: Vocabulary, *, tokenised: bool) -> Iterator[list[str]]:
-    """The words of every sentence; where the text is tokenised a line is one, spaces between."""
-    if not tokenised:
+def _sentences(text: str, splitter: Vocabulary, *, tokenized: bool) -> Iterator[list[str]]:
+    """The words of every sentence; where the text is tokenized a line is one, spaces between."""
+    if not tokenized:
         for sentence in sentences.sentences(sentences.without_markup(text)):
             yield splitter.split(sentence)
         return
@@ -133,7 +133,7 @@ def _sentences(text: str, splitter: Vocabulary, *, tokenised: bool) -> Iterator[
 def _places(there: Callable[[str], bool], settings: ImdbSettings) -> list[tuple[str, str]]:
     """(split, folder) of every folder that holds reviews in a layout; none in no known layout."""
     if there("train/pos"):
-        kinds = ("pos", "neg", "unsup") if settings.unlabelled else ("pos", "neg")
+        kinds = ("pos", "neg", "unsup") if settings.unlabeled else ("pos", "neg")
         places = [("train", f"train/{kind}") for kind in kinds]
         return [*places, ("test", "test/pos"), ("test", "test/neg")]
     return [("", "pos"), ("", "neg")] if there("pos") and there("neg") else []

@@ -1,4 +1,4 @@
-"""``mnist``: binarised handwritten digits, pixel by pixel or row by row."""
+"""``mnist``: binarized handwritten digits, pixel by pixel or row by row."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MnistSettings:
         at_most=SIDE,
     )
     binarization_seed: int = setting(
-        0, "of the one draw that makes grey idx images black and white", at_least=0
+        0, "of the one draw that makes gray idx images black and white", at_least=0
     )
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class MnistSettings:
 
     @property
     def image_shape(self) -> tuple[int, int]:
-        """Rows and columns of an image as modelled."""
+        """Rows and columns of an image as modeled."""
         return SIDE // self.downsample, SIDE // self.downsample
 
     @property
@@ -68,21 +68,21 @@ def _places(counts: Mapping[str, int]) -> dict[str, tuple[str, int, int]]:
     return found
 
 
-def _note(settings: MnistSettings, *, grey: bool) -> str:
+def _note(settings: MnistSettings, *, gray: bool) -> str:
     """How the images became black and white."""
-    if not grey:
-        return "binarised as in the .amat files"
+    if not gray:
+        return "binarized as in the .amat files"
     return (
-        "binarised once, each pixel on with probability intensity / 255, seed"
+        "binarized once, each pixel on with probability intensity / 255, seed"
         f" {settings.binarization_seed}; the last sixth of the training images validates"
     )
 
 
 class Mnist(Corpus):
-    """Binarised digits, Bernoulli frames from the top left to the bottom right.
+    """Binarized digits, Bernoulli frames from the top left to the bottom right.
 
     Where the three ``.amat`` files are there, they are the three splits. Otherwise the idx files
-    are binarised (see :func:`zpyro.datasets.mnist_files.binarize`); the last sixth of the training
+    are binarized (see :func:`zpyro.datasets.mnist_files.binarize`); the last sixth of the training
     images (10,000 of the 60,000) validates.
     """
 
@@ -102,8 +102,8 @@ class Mnist(Corpus):
         del shard_facts
         rows, columns = settings.image_shape
         files = {item.group: item for item in placed}
-        grey = not any(".amat" in item.key for item in placed)
-        missing = ({"train", "test"} if grey else {"train", "valid", "test"}) - files.keys()
+        gray = not any(".amat" in item.key for item in placed)
+        missing = ({"train", "test"} if gray else {"train", "valid", "test"}) - files.keys()
         if missing:
             raise UserError(f"mnist cannot do without its {min(missing)} images; mend their file")
         counts = {split: item.count // (rows * columns) for split, item in files.items()}
@@ -116,7 +116,7 @@ class Mnist(Corpus):
             likelihood="bernoulli",
             frame_size=settings.frame_size,
             image_shape=(rows, columns),
-            notes=(_note(settings, grey=grey),),
+            notes=(_note(settings, gray=gray),),
         )
         return splits, layout
 

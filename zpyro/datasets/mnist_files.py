@@ -15,7 +15,7 @@ AMAT = {split: f"binarized_mnist_{split}.amat" for split in ("train", "valid", "
 IDX = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
 
 EXPECTED = (
-    f"{', '.join(AMAT.values())} (the static binarisation by Salakhutdinov and Murray, as H."
+    f"{', '.join(AMAT.values())} (the static binarization by Salakhutdinov and Murray, as H."
     f" Larochelle published it), or {' and '.join(IDX.values())} (the original MNIST archives,"
     " unpacked or still .gz)"
 )

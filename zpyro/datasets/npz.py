@@ -83,7 +83,7 @@ def load(path: Path, settings: NpzSettings) -> Dataset:
 
 
 def load_all(path: Path, settings: NpzSettings, normalization: Normalization) -> Sequences:
-    """Every sequence as one split, normalised as a trained model needs it.
+    """Every sequence as one split, normalized as a trained model needs it.
 
     Raises:
         UserError: naming the array and the sequence that cannot be used.
@@ -128,7 +128,7 @@ def load_plain(path: Path) -> Any:
         UserError: if the file declares more than it holds.
         Exception: one of :data:`DAMAGED`, if it is damaged.
     """
-    # Opened here, so that a file which is no archive is closed all the same.
+    # LoadedRun here, so that a file which is no archive is closed all the same.
     with path.open("rb") as stream:
         check_declared(path, stream)
         found = np.load(stream, allow_pickle=False)

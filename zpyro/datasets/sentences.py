@@ -8,7 +8,7 @@ brackets that close after it) that stands before a space, and at every paragraph
 - an ellipsis (two dots or more) does so before a capital letter only,
 - a mark within closing quotes does so unless a small letter follows (``"what?" he said``),
 - anything else does, before small letters too: reviews are often written without capitals,
-- a missing space is mended where a small word and a capitalised one meet (``film.The``).
+- a missing space is mended where a small word and a capitalized one meet (``film.The``).
 """
 
 from __future__ import annotations

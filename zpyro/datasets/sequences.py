@@ -26,11 +26,11 @@ class Normalization:
     scale: float = 1.0
 
     def apply(self, raw: Array) -> Array:
-        """Raw samples as normalised float32 frames."""
+        """Raw samples as normalized float32 frames."""
         return ((raw - self.mean) / self.scale).astype(np.float32)
 
     def invert(self, frames: Array) -> Array:
-        """Normalised frames as raw samples."""
+        """Normalized frames as raw samples."""
         return frames * self.scale + self.mean
 
 
@@ -224,8 +224,8 @@ class Sequences:
         streams = self.values.streams if isinstance(self.values, Stored) else None
         if streams is None:
             raise UserError("these sequences are no rows of longer streams; no state to carry")
-        for rows, goes_on in lanes(streams, batch_size, seed=seed, epoch=epoch):
-            yield replace(self[rows.tolist()].batch(), continues=torch.from_numpy(goes_on))
+        for rows, continues in lanes(streams, batch_size, seed=seed, epoch=epoch):
+            yield replace(self[rows.tolist()].batch(), continues=torch.from_numpy(continues))
 
     def batch(self, steps: int = 0) -> Batch:
         """All sequences as one batch.
@@ -273,7 +273,7 @@ class Dataset:
 
     Attributes:
         name: as on the command line.
-        train: what models and normalisation are fitted to.
+        train: what models and normalization are fitted to.
         valid: what models are chosen by.
         test: what is reported.
         likelihood: the natural likelihood's name, see :mod:`zpyro.likelihoods`.
@@ -305,7 +305,7 @@ class Dataset:
 
 
 def concatenate(parts: Sequence[Sequences]) -> Sequences:
-    """Sequences one after another; they must share normalisation and kind."""
+    """Sequences one after another; they must share normalization and kind."""
     first = parts[0]
     return replace(
         first,

@@ -29,7 +29,7 @@ class TimitSettings:
     """How utterances become sequences; as published (arXiv:1711.05411, section 5)."""
 
     frame_size: int = setting(200, "samples in a frame", at_least=1)
-    row_frames: int = setting(40, "scored frames in a row of train and validation", at_least=1)
+    segment_length: int = setting(40, "scored frames in a row of train and validation", at_least=1)
     concatenate: bool = setting(
         True, "join utterances before rows are cut; else rows end with their utterance"
     )
@@ -87,7 +87,7 @@ class Timit(Corpus):
 
 
 def load_all(folder: Path, settings: TimitSettings, normalization: Normalization) -> Sequences:
-    """Every utterance of a folder whole, as one split, normalised as a trained model needs it.
+    """Every utterance of a folder whole, as one split, normalized as a trained model needs it.
 
     Raises:
         UserError: if the folder or a file cannot be used.
@@ -131,7 +131,7 @@ def _some(names: set[str], fraction: float) -> set[str]:
 
 def _rows(name: str, placed: Sequence[Placed], settings: TimitSettings) -> Split:
     """Rows of train or validation."""
-    size, length = settings.frame_size, settings.row_frames
+    size, length = settings.frame_size, settings.segment_length
     if settings.concatenate:
         stream = [(name, placed[0].start, sum(p.count for p in placed))] if placed else []
         return Split(*cut_rows(stream, size, length))

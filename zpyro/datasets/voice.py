@@ -3,7 +3,7 @@
 The source is the glottal flow derivative of Klatt and Klatt (JASA 87, 1990), with jitter, shimmer,
 aspiration and a spectral tilt; the filter is their cascade of formant resonators. Vowel targets are
 the means that Peterson and Barney measured (JASA 24, 1952). Times are in seconds, frequencies in
-Hz; all utterances are synthesised side by side, sample by sample.
+Hz; all utterances are synthesized side by side, sample by sample.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Score:
         voice: amplitude of voicing.
         breath: amplitude of aspiration noise.
         hiss: amplitude of fricative noise.
-        hiss_centre: its centre frequency.
+        hiss_center: its center frequency.
         formants: (C, 5).
     """
 
@@ -73,7 +73,7 @@ class Score:
     voice: Track
     breath: Track
     hiss: Track
-    hiss_centre: Track
+    hiss_center: Track
     formants: Track
 
 
@@ -82,12 +82,12 @@ def compose(random: np.random.Generator, seconds: float) -> Score:
     speaker = _speaker(random)
     count = round(seconds * CONTROL_RATE)
     voice, hiss, breath = np.zeros(count), np.zeros(count), np.zeros(count)
-    centre = np.full(count, 4000.0)
+    center = np.full(count, 4000.0)
     formants = np.tile(_target(random, speaker), (count, 1))
     accent = np.zeros(count)
     position = round(random.uniform(0.02, 0.06) * CONTROL_RATE)
     while position < count:
-        position = _consonant(random, position, hiss, centre)
+        position = _consonant(random, position, hiss, center)
         end = position + round(random.uniform(0.09, 0.26) * CONTROL_RATE)
         span = slice(position, min(end, count))
         here = max(0, span.stop - span.start)
@@ -109,13 +109,13 @@ def compose(random: np.random.Generator, seconds: float) -> Score:
         voice=_smooth(voice, 0.03) * fade,
         breath=_smooth(breath, 0.03) * fade,
         hiss=_smooth(hiss, 0.012) * fade,
-        hiss_centre=_smooth(centre, 0.03),
-        # The tract moves slower than the voice starts: neighbours colour each other.
+        hiss_center=_smooth(center, 0.03),
+        # The tract moves slower than the voice starts: neighbors color each other.
         formants=np.stack([_smooth(formants[:, k], 0.07) for k in range(FORMANTS)], axis=1),
     )
 
 
-def synthesise(scores: list[Score], random: np.random.Generator) -> list[NDArray[np.float32]]:
+def synthesize(scores: list[Score], random: np.random.Generator) -> list[NDArray[np.float32]]:
     """Sing several scores side by side; waveforms at :data:`RATE`, peaks below 1."""
     rate = RATE * OVERSAMPLING
     factor = rate // CONTROL_RATE
@@ -131,7 +131,7 @@ def synthesise(scores: list[Score], random: np.random.Generator) -> list[NDArray
     # Breath is drawn in while the glottis is open: noise follows the pulse.
     source = track("voice") * pulses + track("breath") * noise * (0.3 + 0.7 * opened)
     voiced = _cascade(source, np.stack([_pad(s.formants, count) for s in scores]), rate, factor)
-    hissed = _hiss(noise, np.stack([_pad(s.hiss_centre, count) for s in scores]), rate, factor)
+    hissed = _hiss(noise, np.stack([_pad(s.hiss_center, count) for s in scores]), rate, factor)
     sound = voiced + 0.3 * track("hiss") * hissed
     return [
         _finish(sound[i, : len(score.pitch) * factor], random) for i, score in enumerate(scores)
@@ -153,7 +153,7 @@ def _target(random: np.random.Generator, speaker: Speaker) -> Track:
     return np.minimum(formants * random.normal(1.0, 0.02, FORMANTS), 0.45 * RATE)
 
 
-def _consonant(random: np.random.Generator, position: int, hiss: Track, centre: Track) -> int:
+def _consonant(random: np.random.Generator, position: int, hiss: Track, center: Track) -> int:
     """Write a fricative, a stop, or nothing; return where the vowel starts."""
     kind = random.choice(3, p=(0.25, 0.35, 0.4))
     if kind == 2:
@@ -163,7 +163,7 @@ def _consonant(random: np.random.Generator, position: int, hiss: Track, centre: 
     begin = position + closure
     end = begin + max(3, round(length * CONTROL_RATE))
     hiss[begin:end] = random.uniform(0.15, 0.45) if kind == 0 else random.uniform(0.3, 0.8)
-    centre[begin:end] = random.uniform(2500.0, 6500.0)
+    center[begin:end] = random.uniform(2500.0, 6500.0)
     # After a stop the voice waits a moment (voice onset time).
     return end + (round(random.uniform(0.005, 0.03) * CONTROL_RATE) if kind == 1 else 0)
 
@@ -217,9 +217,9 @@ def _cascade(source: Track, formants: Track, rate: int, factor: int) -> Track:
     return out
 
 
-def _hiss(noise: Track, centre: Track, rate: int, factor: int) -> Track:
-    """Noise (U, N) through one wide moving resonator at the centre frequencies (U, C)."""
-    gain, first, second = _resonators(centre[..., None], np.array([900.0]), rate)
+def _hiss(noise: Track, center: Track, rate: int, factor: int) -> Track:
+    """Noise (U, N) through one wide moving resonator at the center frequencies (U, C)."""
+    gain, first, second = _resonators(center[..., None], np.array([900.0]), rate)
     out = np.empty_like(noise)
     last, before = np.zeros(len(noise)), np.zeros(len(noise))
     for n in range(noise.shape[1]):

@@ -22,7 +22,7 @@ VERSION = 1
 """Part of the cache's name: raise it whenever the voice changes."""
 
 SIDE_BY_SIDE = 150
-"""Utterances synthesised together; more would only take more memory."""
+"""Utterances synthesized together; more would only take more memory."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class VowelsSettings:
         shortest: length of the shortest utterance, seconds.
         longest: length of the longest, seconds.
         frame_size: samples in a frame.
-        row_frames: cut utterances into rows of at most so many scored frames; None keeps them.
+        segment_length: cut utterances into rows of at most so many scored frames; None keeps them.
         valid_fraction: share held out for validation.
         test_fraction: share held out for the test.
         seed: fixes every sound.
@@ -44,13 +44,13 @@ class VowelsSettings:
     shortest: float = 0.5
     longest: float = 1.0
     frame_size: int = 200
-    row_frames: int | None = 40
+    segment_length: int | None = 40
     valid_fraction: float = 0.1
     test_fraction: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("utterances", "frame_size", "row_frames"):
+        for name in ("utterances", "frame_size", "segment_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"data.{name} is {value}; give a positive number")
@@ -66,7 +66,7 @@ class VowelsSettings:
 
 
 def load(settings: VowelsSettings) -> Dataset:
-    """The utterances, synthesised once and cached (under $ZPYRO_CACHE or the user's cache folder).
+    """The utterances, synthesized once and cached (under $ZPYRO_CACHE or the user's cache folder).
 
     Raises:
         UserError: if a split would be empty.
@@ -76,11 +76,11 @@ def load(settings: VowelsSettings) -> Dataset:
     splits = split_by_name(
         names, settings.valid_fraction, settings.test_fraction, seed=settings.seed
     )
-    framing = WavSettings(frame_size=settings.frame_size, row_frames=settings.row_frames)
+    framing = WavSettings(frame_size=settings.frame_size, segment_length=settings.segment_length)
     return assemble("vowels", names, waveforms, splits, voice.RATE, framing)
 
 
-def synthesise(settings: VowelsSettings) -> list[Waveform]:
+def synthesize(settings: VowelsSettings) -> list[Waveform]:
     """Every utterance at 16 kHz; the same settings give the same sounds (but for rounding)."""
     random = np.random.default_rng(settings.seed)
     seconds = random.uniform(settings.shortest, settings.longest, settings.utterances)
@@ -88,7 +88,7 @@ def synthesise(settings: VowelsSettings) -> list[Waveform]:
     for begin in range(0, settings.utterances, SIDE_BY_SIDE):
         chosen = seconds[begin : begin + SIDE_BY_SIDE]
         scores = [voice.compose(random, duration) for duration in chosen]
-        waveforms.extend(voice.synthesise(scores, random))
+        waveforms.extend(voice.synthesize(scores, random))
     return waveforms
 
 
@@ -97,12 +97,12 @@ def _cached(settings: VowelsSettings) -> list[Waveform]:
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     path = cache_folder() / f"vowels-{key}.npz"
     try:
-        # Opened here, so that a damaged file is closed all the same.
+        # LoadedRun here, so that a damaged file is closed all the same.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
             return list(np.split(kept["samples"], np.cumsum(kept["lengths"])[:-1]))
     except (*DAMAGED, KeyError):
         # Absent or damaged: it can always be made again.
-        waveforms = synthesise(settings)
+        waveforms = synthesize(settings)
     _keep(path, waveforms)
     return waveforms
 

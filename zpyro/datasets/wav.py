@@ -23,7 +23,7 @@ class WavSettings:
     Attributes:
         sample_rate: samples a second to resample to; None keeps the recordings' own.
         frame_size: samples in a frame.
-        row_frames: cut recordings into rows of at most so many scored frames; None keeps them
+        segment_length: cut recordings into rows of at most so many scored frames; None keeps them
             whole.
         valid_fraction: share of the files held out for validation.
         test_fraction: share of the files held out for the test.
@@ -34,7 +34,7 @@ class WavSettings:
 
     sample_rate: int | None = None
     frame_size: int = 200
-    row_frames: int | None = None
+    segment_length: int | None = None
     valid_fraction: float = 0.1
     test_fraction: float = 0.1
     valid_files: str = ""
@@ -42,7 +42,7 @@ class WavSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate", "frame_size", "row_frames"):
+        for name in ("sample_rate", "frame_size", "segment_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"data.{name} is {value}; give a positive number")
@@ -54,7 +54,7 @@ class WavSettings:
 def load(folder: Path, settings: WavSettings) -> Dataset:
     """Read a folder of wav, flac, mp3 or SPHERE recordings.
 
-    The samples are normalised by the mean and standard deviation of the training waveform. The
+    The samples are normalized by the mean and standard deviation of the training waveform. The
     first frame of each recording or row is its start frame: conditioned on, not scored.
 
     Raises:
@@ -73,7 +73,7 @@ def load(folder: Path, settings: WavSettings) -> Dataset:
 
 
 def load_all(folder: Path, settings: WavSettings, normalization: Normalization) -> Sequences:
-    """Every recording of a folder as one split, normalised as a trained model needs it.
+    """Every recording of a folder as one split, normalized as a trained model needs it.
 
     Raises:
         UserError: if the folder or a file cannot be used.
@@ -90,7 +90,7 @@ def assemble(
     rate: int,
     settings: WavSettings,
 ) -> Dataset:
-    """A data set of recordings from their splits, normalised by the training waveform."""
+    """A data set of recordings from their splits, normalized by the training waveform."""
     normalization = waveform_normalization(waveforms[i] for i in splits[0])
     parts = [
         to_sequences(
@@ -157,9 +157,9 @@ def to_sequences(
     rows: list[NDArray[np.float32]] = []
     for name, waveform in zip(names, waveforms, strict=True):
         frames = normalization.apply(audio.frame(waveform, settings.frame_size))
-        for number, row in enumerate(cut_rows(frames, settings.row_frames)):
+        for number, row in enumerate(cut_rows(frames, settings.segment_length)):
             rows.append(row)
-            labels.append(name if settings.row_frames is None else f"{name}#{number}")
+            labels.append(name if settings.segment_length is None else f"{name}#{number}")
     return Sequences(
         values=tuple(row[1:] for row in rows),
         names=tuple(labels),
@@ -170,16 +170,16 @@ def to_sequences(
     )
 
 
-def cut_rows(frames: NDArray[np.float32], row_frames: int | None) -> list[NDArray[np.float32]]:
-    """Contiguous rows of a start frame and at most ``row_frames`` scored ones.
+def cut_rows(frames: NDArray[np.float32], segment_length: int | None) -> list[NDArray[np.float32]]:
+    """Contiguous rows of a start frame and at most ``segment_length`` scored ones.
 
     The start frame of a row is the last scored frame of the row before, so that every frame but
     the first is scored once.
     """
-    if row_frames is None:
+    if segment_length is None:
         return [frames]
-    starts = range(0, len(frames) - 1, row_frames)
-    return [frames[start : start + row_frames + 1] for start in starts]
+    starts = range(0, len(frames) - 1, segment_length)
+    return [frames[start : start + segment_length + 1] for start in starts]
 
 
 def _check_length(path: Path, waveform: Waveform, frame_size: int) -> None:

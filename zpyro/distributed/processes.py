@@ -38,7 +38,7 @@ class ProcessError(UserError):
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """This process among those that work together.
 
     Attributes:
@@ -115,7 +115,7 @@ class Ranks:
             self.largest(0.0)
 
     @contextlib.contextmanager
-    def leader_first(self) -> Generator[None, None, None]:
+    def main_process_first(self) -> Generator[None, None, None]:
         """What the leader does alone before the others do it, such as filling a cache."""
         if not self.leader:
             self.wait()
@@ -124,7 +124,7 @@ class Ranks:
             self.wait()
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,13 +149,13 @@ def whole(batch: Batch) -> Share:
     return Share(batch, None, len(batch), len(batch))
 
 
-def announced() -> bool:
+def launched_by_torchrun() -> bool:
     """Whether torchrun started this process as one of several."""
     return all(name in os.environ for name in ENVIRONMENT) and int(os.environ["WORLD_SIZE"]) > 1
 
 
 @contextlib.contextmanager
-def joined(device: str = "auto") -> Generator[Ranks, None, None]:
+def joined(device: str = "auto") -> Generator[ProcessGroup, None, None]:
     """Within it, the processes that torchrun started work together.
 
     Args:
@@ -165,10 +165,10 @@ def joined(device: str = "auto") -> Generator[Ranks, None, None]:
         UserError: if there are fewer GPUs than processes on this machine, or another process of
             the group is gone.
     """
-    if not announced():
-        yield ALONE
+    if not launched_by_torchrun():
+        yield SINGLE_PROCESS
         return
-    ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    ranks = ProcessGroup(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if on_cuda:
         if ranks.local >= torch.cuda.device_count():

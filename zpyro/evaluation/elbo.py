@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zpyro.distributed.processes import ALONE, Ranks
+from zpyro.distributed.processes import SINGLE_PROCESS, ProcessGroup
 from zpyro.distributed.seeding import named_noise
 from zpyro.errors import UserError
 from zpyro.evaluation.information import FrameSample
@@ -87,7 +87,7 @@ def evaluate(
     particles: int = 1,
     seed: int = 0,
     on_batch: OnBatch | None = None,
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = SINGLE_PROCESS,
 ) -> Evaluation:
     """The pure evidence lower bound of a model on a set of sequences.
 
@@ -182,7 +182,7 @@ class _Score:
 
 
 def _score(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _Score:
-    if module.own_guide is not None:
+    if module.custom_guide is not None:
         return _score_with_own_guide(module, batch, particles, seed)
     draws = [named_terms(module, batch, seed, draw) for draw in range(particles)]
     log_likelihood = torch.stack([terms.log_likelihood.double().sum(1) for terms in draws]).mean(0)

@@ -88,7 +88,7 @@ def iwae(
 
 def _log_weights(module: SequenceModel, batch: Batch, seed: int, draw: int) -> np.ndarray:
     """log p(x, z) / q(z | x) of one path a sequence, (B,)."""
-    if module.own_guide is not None:
+    if module.custom_guide is not None:
         likelihood, prior, posterior, _ = guides.scores(module, batch, seed, draw)
         return (likelihood + prior - posterior).double().cpu().numpy()
     terms = named_terms(module, batch, seed, draw)

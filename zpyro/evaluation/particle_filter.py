@@ -19,7 +19,7 @@ from zpyro.nn.layers import State, gaussian_log_density
 if TYPE_CHECKING:
     from zpyro.datasets.batching import Batch
     from zpyro.datasets.sequences import Sequences
-    from zpyro.models.bound_model import Process
+    from zpyro.models.bound_model import BoundModel
 
 ROWS = 8192
 """Particles of all sequences together that are moved at once, so that memory stays bounded."""
@@ -120,7 +120,7 @@ def check_can_filter(module: SequenceModel) -> None:
     Raises:
         UserError: if it has a guide of the user's own, which gives whole paths.
     """
-    if module.own_guide is not None:
+    if module.custom_guide is not None:
         raise UserError(
             "the particle filter moves with the model's own guide, this run has another; "
             "take --bound iwae"
@@ -176,7 +176,7 @@ class _Given:
     frames: Tensor
 
 
-def _given(process: Process, t: int, particles: int) -> _Given:
+def _given(process: BoundModel, t: int, particles: int) -> _Given:
     """Step t of a bound model, repeated for every particle (particles outermost)."""
 
     def rows(values: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def replace_folder(folder: Path, fill: Callable[[Path], None], *, keep_previous:
     """
     writing = folder.with_name(folder.name + WRITING)
     previous = folder.with_name(folder.name + PREVIOUS)
-    with saying(folder):
+    with translate_os_errors(folder):
         shutil.rmtree(writing, ignore_errors=True)
         try:
             writing.mkdir(parents=True)
@@ -68,7 +68,7 @@ def set_aside(folder: Path) -> Path:
         UserError: if the place cannot be written.
     """
     damaged = folder.with_name(folder.name + DAMAGED)
-    with saying(folder):
+    with translate_os_errors(folder):
         shutil.rmtree(damaged, ignore_errors=True)
         folder.rename(damaged)
         flush(folder.parent)
@@ -86,7 +86,7 @@ def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
         UserError: if the disk is full or the place cannot be written.
     """
     writing = path.with_name(path.name + WRITING)
-    with saying(path):
+    with translate_os_errors(path):
         try:
             if isinstance(content, str):
                 writing.write_text(content, encoding="utf-8", errors="surrogateescape")
@@ -116,7 +116,7 @@ def checksum(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def saying(path: Path) -> Generator[None, None, None]:
+def translate_os_errors(path: Path) -> Generator[None, None, None]:
     """Turn a failure to write within into a UserError that names the path."""
     try:
         yield

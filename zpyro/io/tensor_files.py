@@ -41,7 +41,7 @@ def read(
 
     Raises:
         UserError: naming the first tensor that is missing, extra, or of another shape or type, or
-            saying that the file is missing or corrupt.
+            translate_os_errors that the file is missing or corrupt.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:

@@ -12,7 +12,7 @@ One step of every member, with s_t its state::
     x_t   ~ p(x | emission(features(s_t)))
 
 For a whole sequence the same is ``deterministic`` (once for all steps, before any latent),
-``rollout`` or ``replay`` (with latents sampled or known) and ``views`` (contexts and features).
+``sample_posterior_path`` or ``replay`` (with latents sampled or known) and ``views`` (contexts and features).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from torch import Tensor
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models import programs
-from zpyro.models.bound_model import Process, TrajectoryMemory
+from zpyro.models.bound_model import BoundModel, PathCache
 from zpyro.models.conditions import conditions_of
 from zpyro.models.generation import draw_frames, simulate
 from zpyro.models.guides import latents_of
@@ -96,9 +96,9 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
         self.granularity = granularity
         self.word_dropout = 0.0
         self.skip_gradient = 0.0
-        self.memory = TrajectoryMemory()
+        self.memory = PathCache()
         self.carried: Carried | None = None
-        self.own_guide: Program | None = None
+        self.custom_guide: Program | None = None
         # Names in Pyro's global parameter store: two models in one process must not meet there.
         self.store_name = f"{type(self).__name__.lower()}_{next(_serial_numbers)}"
 
@@ -129,12 +129,12 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
         return self.program(self.granularity)[1](x, lengths, start)
 
     @property
-    def chosen_guide(self) -> Program:
+    def active_guide(self) -> Program:
         """The guide to train and evaluate with: the user's own where one was attached.
 
         :meth:`guide` and :meth:`program` stay the built-in ones; a guide may be made of them.
         """
-        return self.guide if self.own_guide is None else self.own_guide
+        return self.guide if self.custom_guide is None else self.custom_guide
 
     def program(self, granularity: str) -> tuple[Program, Program]:
         """The (model, guide) pair of the given granularity, whatever this module's own is."""
@@ -144,14 +144,14 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
 
     def bind(
         self, x: Tensor | None, lengths: Tensor | int | None = None, start: Tensor | None = None
-    ) -> Process:
+    ) -> BoundModel:
         """This model tied to one batch; arguments as in :meth:`model`.
 
         Raises:
             ValueError: if shapes do not fit each other or the likelihood.
         """
         like = next(self.parameters())
-        return Process(self, conditions_of(self.likelihood, like, x, lengths, start))
+        return BoundModel(self, conditions_of(self.likelihood, like, x, lengths, start))
 
     @torch.no_grad()
     def generate(
@@ -185,12 +185,12 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
         state = simulate(self, first, process.steps, z=z, frames=prefix).state
         return draw_frames(self, prefix[:, -1], steps, state, temperature)
 
-    def _latents_of(self, process: Process) -> Tensor:
+    def _latents_of(self, process: BoundModel) -> Tensor:
         """Latents (B, T, Z) drawn from the guide in use."""
-        if self.own_guide is None:
+        if self.custom_guide is None:
             return process.draw_posterior(self.noise(process.sequences, process.steps))
         shape = torch.Size((process.sequences, process.steps, self.latent_size))
-        return latents_of(self.own_guide, shape, False, *process.conditions.source)
+        return latents_of(self.custom_guide, shape, False, *process.conditions.source)
 
     def noise(self, rows: int, steps: int) -> Tensor:
         """Standard normal draws (rows, steps, Z) in this model's type and on its device."""
@@ -201,7 +201,7 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
 
         return draw(normal, torch.Size((rows, steps, self.latent_size)))
 
-    def input_of(self, frames: Tensor) -> Tensor:
+    def embed_inputs(self, frames: Tensor) -> Tensor:
         """e(x_{t-1}) as the recurrence is told it, (..., E): see ``word_dropout``."""
         embedded = self.embed(frames)
         if not (self.training and self.word_dropout):
@@ -210,7 +210,7 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
         kept = draw(uniform, embedded.shape[:-1]) >= self.word_dropout
         return embedded * kept.unsqueeze(-1)
 
-    def into_recurrence(self, z: Tensor) -> Tensor:
+    def maybe_stop_gradient(self, z: Tensor) -> Tensor:
         """z (..., Z) as the recurrence takes it: see ``skip_gradient``."""
         if not self.skips_gradients:
             return z
@@ -283,21 +283,23 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
         return inputs
 
     @abc.abstractmethod
-    def backward(self, embedded: Tensor, driven: Tensor, valid: Tensor | None) -> Tensor:
+    def backward(self, embedded: Tensor, input_features: Tensor, valid: Tensor | None) -> Tensor:
         """b_1..b_T (B, T, H), what the posterior of z_t is told of the frames.
 
         Args:
             embedded: e(x_1)..e(x_T), (B, T, E).
-            driven: what :meth:`deterministic` gave, (B, T, U).
+            input_features: what :meth:`deterministic` gave, (B, T, U).
             valid: (B, T), True within each sequence; it starts at its own end.
         """
 
     @abc.abstractmethod
-    def rollout(self, backward: Tensor, driven: Tensor, noise: Tensor, state: State) -> Path:
+    def sample_posterior_path(
+        self, backward: Tensor, input_features: Tensor, noise: Tensor, state: State
+    ) -> Path:
         """A path drawn from the posterior; see :func:`zpyro.nn.recurrence.plain`."""
 
     @abc.abstractmethod
-    def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
+    def replay(self, z: Tensor, input_features: Tensor, state: State) -> Tensor:
         """h_1..h_T (N, T, H) for known latents (N, T, Z)."""
 
     def views(self, z: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -307,7 +309,7 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
 
         Args:
             z: latents, time-major (T, N, Z).
-            hidden: h_1..h_T of ``rollout`` or ``replay``, time-major (T, N, H).
+            hidden: h_1..h_T of ``sample_posterior_path`` or ``replay``, time-major (T, N, H).
         """
         del z
         first = self.first_state(hidden.shape[1])[0]

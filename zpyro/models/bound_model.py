@@ -62,7 +62,7 @@ class Trajectory:
     prior: GaussianParameters | None = None
 
 
-class TrajectoryMemory:
+class PathCache:
     """Remembers the newest path, so that the model need not recompute what the guide just did.
 
     Only weak references are kept: the trace that holds the path decides how long it lives.
@@ -81,11 +81,11 @@ class TrajectoryMemory:
         trajectory = self._newest[1]()
         return trajectory if trajectory is not None and trajectory.key.matches(key) else None
 
-    def __reduce__(self) -> tuple[type[TrajectoryMemory], tuple[()]]:
-        return TrajectoryMemory, ()
+    def __reduce__(self) -> tuple[type[PathCache], tuple[()]]:
+        return PathCache, ()
 
 
-class Process:
+class BoundModel:
     """The model under the conditions of one call."""
 
     def __init__(self, model: SequenceModel, conditions: Conditions) -> None:
@@ -115,7 +115,7 @@ class Process:
         return self.embedded_inputs(self.x)
 
     @cached_property
-    def driven(self) -> Tensor:
+    def input_features(self) -> Tensor:
         """What the inputs alone decide, (B, T, U)."""
         return self.model.deterministic(self.inputs)
 
@@ -123,9 +123,9 @@ class Process:
     def backward_states(self) -> Tensor:
         """b_1..b_T, (B, T, H)."""
         embedded = self.model.embed(self.x)
-        return self.model.backward(embedded, self.driven, self.conditions.valid)
+        return self.model.backward(embedded, self.input_features, self.conditions.valid)
 
-    def no_latents(self) -> Tensor:
+    def empty_latents(self) -> Tensor:
         """The empty z (B, T, 0) of a model that has none."""
         return self.conditions.start.new_zeros(
             self.sequences, self.steps, 0, dtype=next(self.model.parameters()).dtype
@@ -140,7 +140,7 @@ class Process:
 
     def embedded_inputs(self, frames: Tensor) -> Tensor:
         """e(x_0)..e(x_{T-1}), (rows, T, E)."""
-        embedded = self.model.input_of(self.shifted(frames))
+        embedded = self.model.embed_inputs(self.shifted(frames))
         return embedded.flatten(0, -3)
 
     # -- drawing ------------------------------------------------------------------------------
@@ -150,7 +150,9 @@ class Process:
         noise = self._without_padding(noise)
         rows = noise.flatten(0, -3)
         state = self.model.first_state(rows.shape[0])
-        path = self.model.rollout(self.backward_states, self.driven, rows, state)
+        path = self.model.sample_posterior_path(
+            self.backward_states, self.input_features, rows, state
+        )
         if self.model.carried is not None:
             self.model.carried.last = tuple(part.detach() for part in path.state)
         z = self._without_padding(path.z.reshape(noise.shape))
@@ -187,7 +189,7 @@ class Process:
             frames = frames.permute(1, 2, 0, *range(3, frames.dim()))
         return self._shaped_frames(z, frames)
 
-    def frames_beside(self, z: Tensor) -> Tensor:
+    def frames_for(self, z: Tensor) -> Tensor:
         """The frames that go with latents z: the batch's, or those drawn (now, if not yet)."""
         if self.conditions.x is not None:
             return self.conditions.x
@@ -220,15 +222,15 @@ class Process:
                 return trajectory
         trajectory = self.model.memory.recall(z, self.key())
         if trajectory is None:
-            trajectory = self._replayed(z, self.driven)
+            trajectory = self._replayed(z, self.input_features)
         self._trajectories.append((weakref.ref(z), trajectory))
         return trajectory
 
-    def _replayed(self, z: Tensor, driven: Tensor) -> Trajectory:
+    def _replayed(self, z: Tensor, input_features: Tensor) -> Trajectory:
         clean = self._without_padding(z)
         rows = clean.flatten(0, -3)
         state = self.model.first_state(rows.shape[0])
-        hidden = self.model.replay(rows, self._rows(driven, rows.shape[0]), state)
+        hidden = self.model.replay(rows, self._rows(input_features, rows.shape[0]), state)
         return self._trajectory_of(clean, hidden, None)
 
     def _trajectory_of(

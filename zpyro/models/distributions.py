@@ -16,7 +16,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 
-from zpyro.models.bound_model import GaussianParameters, Process, Trajectory
+from zpyro.models.bound_model import BoundModel, GaussianParameters, Trajectory
 from zpyro.models.conditions import zero_padding
 from zpyro.nn import noise as shared_noise
 from zpyro.nn.layers import gaussian_kl, gaussian_log_density
@@ -36,7 +36,7 @@ class TrajectoryDistribution(TorchDistribution):
         return {}
 
     def __init__(
-        self, process: Process, event_shape: torch.Size, batch_shape: torch.Size | None = None
+        self, process: BoundModel, event_shape: torch.Size, batch_shape: torch.Size | None = None
     ) -> None:
         self.process = process
         shape = torch.Size((process.sequences,)) if batch_shape is None else batch_shape
@@ -65,7 +65,7 @@ class TrajectoryNormal(TrajectoryDistribution):
 
     has_rsample = True
 
-    def __init__(self, process: Process, batch_shape: torch.Size | None = None) -> None:
+    def __init__(self, process: BoundModel, batch_shape: torch.Size | None = None) -> None:
         event_shape = torch.Size((process.steps, process.model.latent_size))
         super().__init__(process, event_shape, batch_shape)
         self._newest: weakref.ref[Tensor] | None = None
@@ -138,7 +138,7 @@ class TrajectoryPrior(TrajectoryNormal):
         return z
 
     def trajectory(self, z: Tensor) -> Trajectory:
-        return self.process.trajectory(z, self.process.frames_beside(z))
+        return self.process.trajectory(z, self.process.frames_for(z))
 
     def parameters(self, z: Tensor) -> GaussianParameters:
         return self.process.prior(self.trajectory(z))
@@ -152,7 +152,9 @@ class TrajectoryLikelihood(TrajectoryDistribution):
     without x) includes the change in its terms: the two sites always sum to the exact joint.
     """
 
-    def __init__(self, process: Process, z: Tensor, batch_shape: torch.Size | None = None) -> None:
+    def __init__(
+        self, process: BoundModel, z: Tensor, batch_shape: torch.Size | None = None
+    ) -> None:
         likelihood = process.model.likelihood
         event_shape = torch.Size((process.steps, *likelihood.event_shape))
         super().__init__(process, event_shape, z.shape[:-2] if batch_shape is None else batch_shape)
@@ -172,13 +174,13 @@ class TrajectoryLikelihood(TrajectoryDistribution):
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 torch's signature
         with torch.no_grad():
             if self.process.conditions.x is None and not sample_shape:
-                return self.process.frames_beside(self.z)
+                return self.process.frames_for(self.z)
             shape = torch.Size((*sample_shape, *self.batch_shape, *self.z.shape[-2:]))
             return self.process.draw_frames(self.z.expand(shape))
 
     def step_log_prob(self, value: Tensor) -> Tensor:
         process = self.process
-        beside = process.frames_beside(self.z)
+        beside = process.frames_for(self.z)
         if value is beside or value is process.conditions.source[0]:
             density = process.log_likelihood(process.trajectory(self.z, beside), beside)
         else:

@@ -126,30 +126,32 @@ class DMM(SmoothingModel):
     def embed(self, frames: Tensor) -> Tensor:
         return self.dropout(self.embedding(frames))
 
-    def backward(self, embedded: Tensor, driven: Tensor, valid: Tensor | None) -> Tensor:
-        del driven
+    def backward(self, embedded: Tensor, input_features: Tensor, valid: Tensor | None) -> Tensor:
+        del input_features
         return run_backward(self.backward_lstm, embedded, valid)
 
-    def rollout(self, backward: Tensor, driven: Tensor, noise: Tensor, state: State) -> Path:
+    def sample_posterior_path(
+        self, backward: Tensor, input_features: Tensor, noise: Tensor, state: State
+    ) -> Path:
         run = latent_chain.choose(self.recurrence)
         if self.skips_gradients:
-            run = partial(latent_chain.plain, into_next=self.into_recurrence)
+            run = partial(latent_chain.plain, into_next=self.maybe_stop_gradient)
         network = self.posterior_network
-        z, mean, log_variance = run(network, None, backward, driven, noise, state[0])
+        z, mean, log_variance = run(network, None, backward, input_features, noise, state[0])
         return Path(z, z, mean, log_variance, (z[:, -1],))
 
-    def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
-        del driven, state
+    def replay(self, z: Tensor, input_features: Tensor, state: State) -> Tensor:
+        del input_features, state
         return z
 
     def views(self, z: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """The contexts z_{t-1} and the features z_t."""
         context, features = super().views(z, hidden)
-        return self.into_recurrence(context), features
+        return self.maybe_stop_gradient(context), features
 
     def prepare(self, inputs: Tensor, state: State) -> State:
         del inputs
-        return (self.into_recurrence(state[0]),)
+        return (self.maybe_stop_gradient(state[0]),)
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
         del inputs, state

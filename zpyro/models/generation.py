@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from zpyro.nn.kernels.cuda_graph import Captured, Tensors
+from zpyro.nn.kernels.cuda_graph import GraphedCallable, Tensors
 from zpyro.nn.layers import State
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def draw_frames(
         return (_draw_frame(model, after, temperature), *after)
 
     # The results of one step are copied into the places that the next reads them from.
-    captured = Captured(step, own=False)
+    captured = GraphedCallable(step, own=False)
     frames = start.new_empty(start.shape[0], steps, *start.shape[1:])
     present: Tensors = (start, *state)
     for t in range(steps):

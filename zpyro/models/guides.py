@@ -153,7 +153,7 @@ def drawn(
     Returns:
         The guide's trace, and the arguments x, lengths and start on the module's device.
     """
-    guide, device = module.own_guide, next(module.parameters()).device
+    guide, device = module.custom_guide, next(module.parameters()).device
     assert guide is not None
     arguments = arguments_of(module, batch)
     devices = [device] if device.type == "cuda" else []

@@ -30,7 +30,7 @@ from zpyro.models.distributions import TrajectoryLikelihood, TrajectoryPosterior
 
 if TYPE_CHECKING:
     from zpyro.models.base import SequenceModel
-    from zpyro.models.bound_model import Process
+    from zpyro.models.bound_model import BoundModel
     from zpyro.nn.layers import State
 
 PLATE = "sequences"
@@ -62,7 +62,7 @@ def sequence_model(
     infer = _costs(module, AuxiliaryCosts("z", partial(_sequence_costs, process)))
     with pyro.plate(PLATE, process.sequences):
         has_latents = module.latent_size > 0
-        z = pyro.sample("z", TrajectoryPrior(process)) if has_latents else process.no_latents()
+        z = pyro.sample("z", TrajectoryPrior(process)) if has_latents else process.empty_latents()
         likelihood = TrajectoryLikelihood(process, z)
         return pyro.sample("x", likelihood, obs=process.conditions.x, infer=infer)
 
@@ -78,7 +78,7 @@ def sequence_guide(
     process = module.bind(x, lengths, start)
     with pyro.plate(PLATE, process.sequences):
         if not module.latent_size:
-            return process.no_latents()
+            return process.empty_latents()
         posterior = TrajectoryPosterior(process)
         return pyro.sample("z", posterior, infer=_exposed(module, process.backward_states))
 
@@ -97,7 +97,7 @@ def step_model(
     with pyro.plate(PLATE, process.sequences):
         state = module.first_state(process.sequences)
         for t in range(process.steps):
-            inputs = module.input_of(previous)
+            inputs = module.embed_inputs(previous)
             state = module.prepare(inputs, state)
             with _only_valid(process, t):
                 context = module.context(state)
@@ -126,7 +126,7 @@ def step_guide(
     process = module.bind(x, lengths, start)
     if not module.latent_size:
         with pyro.plate(PLATE, process.sequences):
-            return process.no_latents()
+            return process.empty_latents()
     backward, inputs = process.backward_states, process.inputs
     latents: list[Tensor] = []
     with pyro.plate(PLATE, process.sequences):
@@ -149,7 +149,7 @@ PROGRAMS = {
 """(model, guide) by granularity."""
 
 
-def _sequence_costs(process: Process, backward: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def _sequence_costs(process: BoundModel, backward: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """(log_auxiliary, log_reverse), each (..., B, T)."""
     lead = z.shape[:-3]
     auxiliary = process.auxiliary(backward, process.trajectory(z))
@@ -157,7 +157,7 @@ def _sequence_costs(process: Process, backward: Tensor, z: Tensor) -> tuple[Tens
 
 
 def _step_costs(
-    process: Process, t: int, context: Tensor, frame: Tensor, backward: Tensor, z: Tensor
+    process: BoundModel, t: int, context: Tensor, frame: Tensor, backward: Tensor, z: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(log_auxiliary, log_reverse) of step t, each (..., B)."""
     backward, context = (part.expand(*z.shape[:-1], -1) for part in (backward, context))
@@ -169,10 +169,10 @@ def _step_costs(
     return auxiliary.where(valid, zero), reverse.where(valid, zero)
 
 
-def _draw_prior(process: Process, t: int, context: Tensor) -> Tensor:
+def _draw_prior(process: BoundModel, t: int, context: Tensor) -> Tensor:
     """The site z_t of the model, or the empty z_t (B, 0) of one without latents."""
     if not process.model.latent_size:
-        return process.no_latents()[:, t]
+        return process.empty_latents()[:, t]
     return pyro.sample(f"z_{t + 1}", _normal(*process.model.prior(context)))
 
 
@@ -189,7 +189,7 @@ def _normal(mean: Tensor, log_variance: Tensor) -> dist.TorchDistribution:
     return dist.Normal(mean, (0.5 * log_variance).exp(), validate_args=False).to_event(1)
 
 
-def _only_valid(process: Process, t: int) -> AbstractContextManager[object]:
+def _only_valid(process: BoundModel, t: int) -> AbstractContextManager[object]:
     if process.conditions.valid is None:
         return nullcontext()
     return poutine.mask(mask=cast(Any, process.conditions.valid[:, t]))

@@ -64,19 +64,21 @@ class RNN(SequenceModel):
     def embed(self, frames: Tensor) -> Tensor:
         return self.dropout(self.embedding(frames))
 
-    def backward(self, embedded: Tensor, driven: Tensor, valid: Tensor | None) -> Tensor:
-        del driven, valid
+    def backward(self, embedded: Tensor, input_features: Tensor, valid: Tensor | None) -> Tensor:
+        del input_features, valid
         return embedded[..., :0]
 
-    def rollout(self, backward: Tensor, driven: Tensor, noise: Tensor, state: State) -> Path:
+    def sample_posterior_path(
+        self, backward: Tensor, input_features: Tensor, noise: Tensor, state: State
+    ) -> Path:
         del backward
-        particles = noise.shape[0] // driven.shape[0]
-        hidden, last = lstm_states(self.lstm, driven.repeat(particles, 1, 1), state)
+        particles = noise.shape[0] // input_features.shape[0]
+        hidden, last = lstm_states(self.lstm, input_features.repeat(particles, 1, 1), state)
         return Path(noise, hidden, noise, noise, last)
 
-    def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
+    def replay(self, z: Tensor, input_features: Tensor, state: State) -> Tensor:
         del z
-        return lstm_states(self.lstm, driven, state)[0]
+        return lstm_states(self.lstm, input_features, state)[0]
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
         del z

@@ -118,34 +118,38 @@ class SRNN(SmoothingModel):
         """d_1..d_T, (N, T, H)."""
         return lstm_states(self.lstm, inputs, self.first_state(len(inputs))[:2])[0]
 
-    def backward(self, embedded: Tensor, driven: Tensor, valid: Tensor | None) -> Tensor:
+    def backward(self, embedded: Tensor, input_features: Tensor, valid: Tensor | None) -> Tensor:
         """a_1..a_T."""
-        return run_backward(self.backward_lstm, torch.cat([embedded, driven], dim=-1), valid)
+        return run_backward(
+            self.backward_lstm, torch.cat([embedded, input_features], dim=-1), valid
+        )
 
-    def rollout(self, backward: Tensor, driven: Tensor, noise: Tensor, state: State) -> Path:
+    def sample_posterior_path(
+        self, backward: Tensor, input_features: Tensor, noise: Tensor, state: State
+    ) -> Path:
         run = latent_chain.choose(self.recurrence)
         if self.skips_gradients:
-            run = partial(latent_chain.plain, into_next=self.into_recurrence)
+            run = partial(latent_chain.plain, into_next=self.maybe_stop_gradient)
         prior = self.prior_network if self.residual_posterior else None
         z, mean, log_variance = run(
-            self.posterior_network, prior, backward, driven, noise, state[2]
+            self.posterior_network, prior, backward, input_features, noise, state[2]
         )
         particles = noise.shape[0] // backward.shape[0]
-        return Path(z, driven.repeat(particles, 1, 1), mean, log_variance, (z[:, -1],))
+        return Path(z, input_features.repeat(particles, 1, 1), mean, log_variance, (z[:, -1],))
 
-    def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
+    def replay(self, z: Tensor, input_features: Tensor, state: State) -> Tensor:
         del z, state
-        return driven
+        return input_features
 
     def views(self, z: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """The contexts [z_{t-1}, d_t] and the features [z_t, d_t]."""
         first = self.first_state(z.shape[1])[2].unsqueeze(0)
-        previous = self.into_recurrence(torch.cat([first.to(z.dtype), z[:-1]]))
+        previous = self.maybe_stop_gradient(torch.cat([first.to(z.dtype), z[:-1]]))
         return torch.cat([previous, hidden], dim=-1), torch.cat([z, hidden], dim=-1)
 
     def prepare(self, inputs: Tensor, state: State) -> State:
         hidden, cell, z = state
-        return *lstm_step(self.lstm, inputs, (hidden, cell)), self.into_recurrence(z)
+        return *lstm_step(self.lstm, inputs, (hidden, cell)), self.maybe_stop_gradient(z)
 
     def context(self, state: State) -> Tensor:
         return _joined(state[2], state[0])

@@ -72,25 +72,27 @@ class STORN(SequenceModel):
     def embed(self, frames: Tensor) -> Tensor:
         return self.dropout(self.embedding(frames))
 
-    def backward(self, embedded: Tensor, driven: Tensor, valid: Tensor | None) -> Tensor:
+    def backward(self, embedded: Tensor, input_features: Tensor, valid: Tensor | None) -> Tensor:
         """r_1..r_T: here what tells the posterior of the frames runs forward."""
-        del driven, valid
+        del input_features, valid
         return self.recognition(embedded)[0]
 
-    def rollout(self, backward: Tensor, driven: Tensor, noise: Tensor, state: State) -> Path:
+    def sample_posterior_path(
+        self, backward: Tensor, input_features: Tensor, noise: Tensor, state: State
+    ) -> Path:
         particles = noise.shape[0] // backward.shape[0]
         parameters = self.posterior_network(backward)
         mean, log_variance = (part.repeat(particles, 1, 1) for part in parameters)
         z = mean + (0.5 * log_variance).exp() * noise
-        entering = self.into_recurrence(z)
-        hidden, last = self.cell(entering, driven.repeat(particles, 1, 1), state)
+        entering = self.maybe_stop_gradient(z)
+        hidden, last = self.cell(entering, input_features.repeat(particles, 1, 1), state)
         return Path(z, hidden, mean, log_variance, last)
 
-    def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
-        return self.cell(self.into_recurrence(z), driven, state)[0]
+    def replay(self, z: Tensor, input_features: Tensor, state: State) -> Tensor:
+        return self.cell(self.maybe_stop_gradient(z), input_features, state)[0]
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
-        return self.cell.step(self.into_recurrence(z), inputs.expand(*z.shape[:-1], -1), state)
+        return self.cell.step(self.maybe_stop_gradient(z), inputs.expand(*z.shape[:-1], -1), state)
 
     def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
         zeros = context.new_zeros(()).expand(*context.shape[:-1], self.latent_size)

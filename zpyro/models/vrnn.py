@@ -88,17 +88,19 @@ class VRNN(SequenceModel):
     def embed(self, frames: Tensor) -> Tensor:
         return self.dropout(self.embedding(frames))
 
-    def backward(self, embedded: Tensor, driven: Tensor, valid: Tensor | None) -> Tensor:
+    def backward(self, embedded: Tensor, input_features: Tensor, valid: Tensor | None) -> Tensor:
         """e(x_1)..e(x_T): the posterior is told of the present frame only."""
-        del driven, valid
+        del input_features, valid
         return embedded
 
-    def rollout(self, backward: Tensor, driven: Tensor, noise: Tensor, state: State) -> Path:
+    def sample_posterior_path(
+        self, backward: Tensor, input_features: Tensor, noise: Tensor, state: State
+    ) -> Path:
         # In the paper's own order, h_{t-1} then z_t then h_t, this is the loop of Z-Forcing.
         particles = noise.shape[0] // backward.shape[0]
         hidden, cell, z = state
-        first = self.cell.step(z, driven[:, 0].repeat(particles, 1), (hidden, cell))
-        following = torch.cat([driven[:, 1:], backward[:, -1:]], dim=1)
+        first = self.cell.step(z, input_features[:, 0].repeat(particles, 1), (hidden, cell))
+        following = torch.cat([input_features[:, 1:], backward[:, -1:]], dim=1)
         run = self.loop()
         path = run(self.posterior_network, self.cell, backward, following, noise, first)
         before = first[0].unsqueeze(1).to(path.hidden.dtype)
@@ -107,13 +109,13 @@ class VRNN(SequenceModel):
     def loop(self) -> Recurrence:
         """The recurrence to run now."""
         if self.skips_gradients:
-            return partial(plain, into_cell=self.into_recurrence)
+            return partial(plain, into_cell=self.maybe_stop_gradient)
         return choose(self.recurrence)
 
-    def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
+    def replay(self, z: Tensor, input_features: Tensor, state: State) -> Tensor:
         hidden, cell, first = state
         previous = torch.cat([first.unsqueeze(1).to(z.dtype), z[:, :-1]], dim=1)
-        return self.cell(self.into_recurrence(previous), driven, (hidden, cell))[0]
+        return self.cell(self.maybe_stop_gradient(previous), input_features, (hidden, cell))[0]
 
     def views(self, z: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """The contexts d_t and the features [z_t, d_t]."""
@@ -121,7 +123,7 @@ class VRNN(SequenceModel):
 
     def prepare(self, inputs: Tensor, state: State) -> State:
         hidden, cell, z = state
-        entering = self.into_recurrence(z)
+        entering = self.maybe_stop_gradient(z)
         return *self.cell.step(entering, inputs.expand(*z.shape[:-1], -1), (hidden, cell)), z
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:

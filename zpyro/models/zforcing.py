@@ -105,25 +105,27 @@ class ZForcing(SmoothingModel):
     def embed(self, frames: Tensor) -> Tensor:
         return self.dropout(self.embedding(frames))
 
-    def backward(self, embedded: Tensor, driven: Tensor, valid: Tensor | None) -> Tensor:
-        del driven
+    def backward(self, embedded: Tensor, input_features: Tensor, valid: Tensor | None) -> Tensor:
+        del input_features
         return run_backward(self.backward_lstm, embedded, valid)
 
-    def rollout(self, backward: Tensor, driven: Tensor, noise: Tensor, state: State) -> Path:
+    def sample_posterior_path(
+        self, backward: Tensor, input_features: Tensor, noise: Tensor, state: State
+    ) -> Path:
         run = self.loop()
-        return run(self.posterior_network, self.cell, backward, driven, noise, state)
+        return run(self.posterior_network, self.cell, backward, input_features, noise, state)
 
     def loop(self) -> Recurrence:
         """The recurrence to run now."""
         if self.skips_gradients:
-            return partial(plain, into_cell=self.into_recurrence)
+            return partial(plain, into_cell=self.maybe_stop_gradient)
         return choose(self.recurrence)
 
-    def replay(self, z: Tensor, driven: Tensor, state: State) -> Tensor:
-        return self.cell(self.into_recurrence(z), driven, state)[0]
+    def replay(self, z: Tensor, input_features: Tensor, state: State) -> Tensor:
+        return self.cell(self.maybe_stop_gradient(z), input_features, state)[0]
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
-        return self.cell.step(self.into_recurrence(z), inputs.expand(*z.shape[:-1], -1), state)
+        return self.cell.step(self.maybe_stop_gradient(z), inputs.expand(*z.shape[:-1], -1), state)
 
     def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
         return self.prior_network(context)

@@ -158,8 +158,8 @@ class ConditionalLayerNormLSTM(nn.Module):
 
     def input_gates(self, embedded: Tensor) -> Tensor:
         """The part of the gates (..., 4H) that e(x_{t-1}) gives."""
-        normalised = layer_norm(nn.functional.linear(embedded, self.input_weight))
-        return normalised * self.input_gain + self.input_bias
+        normalized = layer_norm(nn.functional.linear(embedded, self.input_weight))
+        return normalized * self.input_gain + self.input_bias
 
     def step(self, z: Tensor, embedded: Tensor, state: State) -> State:
         """One step: z (N, Z) and e(x_{t-1}) (N, E) move the state on."""
@@ -184,7 +184,7 @@ Cell = LatentLSTM | ConditionalLayerNormLSTM
 
 
 def layer_norm(values: Tensor) -> Tensor:
-    """Centre and scale the last dimension, with the unbiased variance of the published code."""
+    """Center and scale the last dimension, with the unbiased variance of the published code."""
     variance, mean = torch.var_mean(values, dim=-1, keepdim=True)
     return (values - mean) * (variance + LAYER_NORM_EPSILON).rsqrt()
 

@@ -41,7 +41,7 @@ class ObjectiveTerms:
         kl: sum_t KL(q(z_t | .) || p(z_t | .)), unweighted.
         log_auxiliary: sum_t E_q log p(b_t | z_t, h_{t-1}), unweighted; 0 without backward states.
         log_reverse: sum_t log p(x_{t-1} | b_t), unweighted; 0 without backward states.
-        loss: what is minimised.
+        loss: what is minimized.
         kl_weight: weight of the KL in ``loss``.
         auxiliary_weight: weight of ``log_auxiliary`` in ``loss`` (alpha).
         reverse_weight: weight of ``log_reverse`` in ``loss`` (beta).
@@ -71,7 +71,7 @@ class ObjectiveTerms:
 class ZForcingELBO(ELBO):
     """The evidence lower bound with a weighted KL and Z-Forcing's two auxiliary terms.
 
-    Per sequence, maximised, with sums over the valid steps::
+    Per sequence, maximized, with sums over the valid steps::
 
         sum_t E_q[log p(x_t | h_t)] - kl_weight sum_t KL(q(z_t | h_{t-1}, b_t) || p(z_t | h_{t-1}))
           + auxiliary_weight sum_t E_q[log p(stop_gradient(b_t) | z_t, h_{t-1})]
@@ -79,7 +79,7 @@ class ZForcingELBO(ELBO):
 
     It works as the loss of ``pyro.infer.SVI`` and, as ``ZForcingELBO(...)(model, guide)``, as a
     torch module. With weights 1, 0, 0 it is ``TraceMeanField_ELBO`` (analytic KL) or
-    ``Trace_ELBO`` (Monte-Carlo KL). The sum over sequences is what is optimised, as in Pyro.
+    ``Trace_ELBO`` (Monte-Carlo KL). The sum over sequences is what is optimized, as in Pyro.
 
     Args:
         kl_weight: a number or a schedule of the training step.
@@ -286,7 +286,7 @@ def _site_kl(model_site: Site, guide_site: Site, analytic: bool) -> Tensor:
     """KL of one latent site, closed form or Monte-Carlo, summed over the batch."""
     if not guide_site["fn"].has_rsample:
         raise UserError(
-            f"guide site {guide_site['name']!r} is not reparametrised; ZForcingELBO needs rsample"
+            f"guide site {guide_site['name']!r} is not reparameterized; ZForcingELBO needs rsample"
         )
     if analytic:
         # As in Pyro's TraceMeanField_ELBO: kinds without a closed form are scored by sampling.

@@ -53,7 +53,7 @@ def free_kl(
         like: for the type and device of the zero of a model without latents.
 
     Raises:
-        UserError: if steps are asked for and a latent site holds whole sequences without telling
+        UserError: if steps are asked for and a latent site holds whole sequences without wrap_user_errors
             their steps apart.
     """
     guide_sites = sample_sites(guide_trace)

@@ -1,4 +1,4 @@
-"""The importance-weighted objective of many paths, with doubly reparametrised gradients."""
+"""The importance-weighted objective of many paths, with doubly reparameterized gradients."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from zpyro.objectives.schedules import Schedule
 class MultiSampleELBO(ZForcingELBO):
     """The importance-weighted bound of K paths in place of the evidence lower bound.
 
-    Per sequence, maximised, with w_k = p(x | z_k) (p(z_k) / q(z_k | x))^kl_weight::
+    Per sequence, maximized, with w_k = p(x | z_k) (p(z_k) / q(z_k | x))^kl_weight::
 
         E_{z_1..z_K ~ q} log (1 / K) sum_k w_k   + the auxiliary terms of ZForcingELBO
 
     With v_k = w_k / sum_j w_j, its gradient is estimated as::
 
-        sum_k v_k grad log w_k                                            (reparametrised)
+        sum_k v_k grad log w_k                                            (reparameterized)
         sum_k v_k d/dtheta log p(x, z_k)
-          + v_k (1 - kl_weight (1 - v_k)) (d log w_k / dz_k) dz_k/dphi    (doubly reparametrised)
+          + v_k (1 - kl_weight (1 - v_k)) (d log w_k / dz_k) dz_k/dphi    (doubly reparameterized)
 
     both unbiased; for kl_weight = 1 the second is that of the paper, with v_k^2. It drops the score
     of q, whose variance drowns the signal as K grows. Parameters that p and q share count in both.
@@ -44,7 +44,7 @@ class MultiSampleELBO(ZForcingELBO):
         kl_weight: a number or a schedule of the training step.
         auxiliary_weight: see :class:`zpyro.ZForcingELBO`.
         reverse_weight: likewise.
-        doubly_reparametrised: which of the two estimates.
+        doubly_reparameterized: which of the two estimates.
         max_plate_nesting: of the model, without the particles.
         **settings: further ones of ``pyro.infer.ELBO``.
 
@@ -71,7 +71,7 @@ class MultiSampleELBO(ZForcingELBO):
         auxiliary_weight: float | Schedule = 0.0,
         reverse_weight: float | Schedule = 0.0,
         *,
-        doubly_reparametrised: bool = True,
+        doubly_reparameterized: bool = True,
         max_plate_nesting: int = 1,
         **settings: Any,
     ) -> None:
@@ -85,7 +85,7 @@ class MultiSampleELBO(ZForcingELBO):
             max_plate_nesting=max_plate_nesting,
             **settings,
         )
-        self.doubly_reparametrised = doubly_reparametrised
+        self.doubly_reparameterized = doubly_reparameterized
 
     def terms(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
@@ -95,13 +95,13 @@ class MultiSampleELBO(ZForcingELBO):
         model_trace, drawn = self._get_trace(model, guide, args, kwargs)
         scored = drawn, model_trace
         multiplier = _Multiplier()
-        if self.doubly_reparametrised and torch.is_grad_enabled():
+        if self.doubly_reparameterized and torch.is_grad_enabled():
             scored = _rescored((model, guide), args, kwargs, drawn, multiplier)
         log_likelihood = _summed(scored[1], observed=True)
         divergence = _summed(scored[0], observed=False) - _summed(scored[1], observed=False)
         log_weights = (log_likelihood - factors[0] * divergence).expand(self.num_particles, -1)
-        normalised = log_weights.detach().softmax(0)
-        multiplier.values = 1.0 - factors[0] * (1.0 - normalised)
+        normalized = log_weights.detach().softmax(0)
+        multiplier.values = 1.0 - factors[0] * (1.0 - normalized)
         bound = log_weights.logsumexp(0) - math.log(self.num_particles)
         auxiliary, reverse = (
             part / self.num_particles
@@ -199,6 +199,6 @@ def _summed(trace: Trace, *, observed: bool) -> Tensor:
     for site in sites:
         if not observed and not site["fn"].has_rsample:
             raise UserError(
-                f"site {site['name']!r} is not reparametrised; MultiSampleELBO needs rsample"
+                f"site {site['name']!r} is not reparameterized; MultiSampleELBO needs rsample"
             )
     return torch.stack(torch.broadcast_tensors(*(site["log_prob"] for site in sites))).sum(0)

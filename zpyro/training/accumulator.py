@@ -12,11 +12,11 @@ from zpyro.objectives.elbo import ObjectiveTerms
 TERMS = ("loss", "log_likelihood", "kl", "log_auxiliary", "log_reverse")
 COLUMNS = ("steps", "sequences", "frames", "gradient_norm", *TERMS)
 """What is summed over the good steps."""
-_BLAMED = ("log_likelihood", "kl", "log_auxiliary", "log_reverse", "loss", "gradient_norm")
+NONFINITE_ORDER = ("log_likelihood", "kl", "log_auxiliary", "log_reverse", "loss", "gradient_norm")
 """What a step that is not finite is blamed on, in the order in which it is computed."""
 
 
-class Tally:
+class MetricAccumulator:
     """What the steps since the last record gave, and how many were skipped.
 
     Adding to it never waits for the device, so the host runs ahead of an accelerator; reading does.
@@ -31,8 +31,10 @@ class Tally:
         self._seen = torch.zeros(1, dtype=torch.float64, device=device)
         # Step and term of the first bad one: since the last record, and of those in a row.
         self._first = torch.zeros(2, 2, dtype=torch.float64, device=device)
-        self._order = torch.tensor([COLUMNS[3:].index(name) for name in _BLAMED], device=device)
-        self._falling = torch.arange(len(_BLAMED), 0, -1, device=device)
+        self._order = torch.tensor(
+            [COLUMNS[3:].index(name) for name in NONFINITE_ORDER], device=device
+        )
+        self._falling = torch.arange(len(NONFINITE_ORDER), 0, -1, device=device)
 
     def add(self, terms: ObjectiveTerms, norm: Tensor, sequences: Tensor, frames: Tensor) -> Tensor:
         """Take in one step if all its numbers are finite; gives whether they are, a bool tensor.
@@ -66,7 +68,7 @@ class Tally:
         self._first.copy_(found.where(is_first, self._first))
         self._first[1].mul_(bad)
 
-    def first_bad(self, *, in_a_row: bool = False) -> tuple[int, str] | None:
+    def first_nonfinite(self, *, in_a_row: bool = False) -> tuple[int, str] | None:
         """Step (from 1) and name of the first term that was not finite since :meth:`clear`.
 
         Args:
@@ -77,7 +79,7 @@ class Tally:
             "gradient_norm" where they were all finite and the gradient alone was not.
         """
         step, term = (int(number) for number in self._first[int(in_a_row)].tolist())
-        return (step, _BLAMED[term]) if step else None
+        return (step, NONFINITE_ORDER[term]) if step else None
 
     def clear(self) -> None:
         """Begin a new interval; the counts of skipped steps go on."""

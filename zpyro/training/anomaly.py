@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zpyro.errors import UserError
-from zpyro.training.accumulator import Tally
+from zpyro.training.accumulator import MetricAccumulator
 
 if TYPE_CHECKING:
     from zpyro.datasets.batching import Batch
@@ -28,7 +28,7 @@ class AnomalyDetection:
         tally: takes in the terms of the objective.
     """
 
-    def __init__(self, module: nn.Module, tally: Tally) -> None:
+    def __init__(self, module: nn.Module, tally: MetricAccumulator) -> None:
         self._watching = False
         self._tally = tally
         for name, part in module.named_modules():
@@ -52,7 +52,7 @@ class AnomalyDetection:
         try:
             with torch.autograd.set_detect_anomaly(True):
                 yield
-                bad = self._tally.first_bad()
+                bad = self._tally.first_nonfinite()
                 if bad is not None:
                     raise _NotFiniteError(f"{bad[1]} is not finite")
         except _NotFiniteError as error:

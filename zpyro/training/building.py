@@ -18,7 +18,7 @@ from zpyro.objectives import schedules
 from zpyro.objectives.elbo import ZForcingELBO
 from zpyro.objectives.multi_sample import MultiSampleELBO
 from zpyro.objectives.schedules import Schedule
-from zpyro.training import custom_guides as own_guides
+from zpyro.training import custom_guides as custom_guides
 from zpyro.training.config import Config, ModelConfig, ObjectiveConfig
 
 
@@ -73,7 +73,7 @@ def build_model(model: ModelConfig, likelihood: Likelihood) -> SequenceModel:
     given = {field.name: getattr(model, field.name) for field in fields(model)}
     module = kind(likelihood, **{key: given[key] for key in _taken(kind) & given.keys()})
     module.word_dropout = model.word_dropout
-    guide = own_guides.current()
+    guide = custom_guides.current()
     if guide is not None:
         guide.attach(module)
     return module
@@ -119,7 +119,7 @@ def build_objective(objective: ObjectiveConfig, steps_per_epoch: int) -> ZForcin
     }
     if objective.bound != "elbo":
         doubly = objective.bound == "dreg"
-        return MultiSampleELBO(objective.particles, **weights, doubly_reparametrised=doubly)
+        return MultiSampleELBO(objective.particles, **weights, doubly_reparameterized=doubly)
     return ZForcingELBO(
         **weights,
         analytic_kl=objective.analytic_kl,

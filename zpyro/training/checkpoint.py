@@ -3,7 +3,7 @@
     model.safetensors   the weights
     start.safetensors   a few start frames of the training data, to sample from; may be missing
     vocabulary.json     the words behind the tokens; only of models of text
-    state.pt            optimiser, position and random states; plain, loaded with weights_only=True
+    state.pt            optimizer, position and random states; plain, loaded with weights_only=True
     meta.json           versions, model and likelihood settings, data, metrics, sha256 of the others
                         and of itself
 
@@ -32,7 +32,7 @@ from zpyro.io import files, manifest, tensor_files, torch_files
 from zpyro.io.manifest import META
 from zpyro.likelihoods import Likelihood
 from zpyro.models import SequenceModel
-from zpyro.training import custom_guides as own_guides
+from zpyro.training import custom_guides as custom_guides
 from zpyro.training.building import build_model
 from zpyro.training.config import ModelConfig
 from zpyro.version import __version__
@@ -51,7 +51,7 @@ _TYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
-class DataFacts:
+class DataSpec:
     """What a model must know of the data it was trained on.
 
     Attributes:
@@ -98,7 +98,7 @@ class Checkpoint:
 
     module: SequenceModel
     model: ModelConfig
-    data: DataFacts
+    data: DataSpec
     start: Tensor | None = None
     step: int = 0
     epoch: int = 0
@@ -107,10 +107,10 @@ class Checkpoint:
     vocabulary: Vocabulary | None = None
 
 
-def data_facts(dataset: Dataset) -> DataFacts:
+def data_spec(dataset: Dataset) -> DataSpec:
     """What a checkpoint remembers of a data set."""
     train = dataset.train
-    return DataFacts(
+    return DataSpec(
         name=dataset.name,
         kind=train.kind,
         sample_rate=train.sample_rate,
@@ -175,18 +175,18 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
     meta = manifest.read(folder)
     source = str(folder / META)
     model = settings.build(ModelConfig, manifest.table(meta, "model", source), source)
-    data = settings.build(DataFacts, manifest.table(meta, "data", source), source)
+    data = settings.build(DataSpec, manifest.table(meta, "data", source), source)
     likelihood = _likelihood(manifest.table(meta, "likelihood", source), source)
     kind = meta.get("dtype")
     if not isinstance(kind, str) or kind not in _TYPES:
         raise UserError(f"{source}: dtype is {kind!r}; it must be one of {', '.join(_TYPES)}")
     with torch.device("meta"):
         module = build_model(model, likelihood).to(_TYPES[kind])
-    own = module.own_guide is not None
+    own = module.custom_guide is not None
     tensors = tensor_files.read(
         folder / MODEL,
         module.state_dict(),
-        optional=None if own else own_guides.PREFIX,
+        optional=None if own else custom_guides.PREFIX,
         advice=f"take {'the guide it was trained with' if own else 'another checkpoint'}",
     )
     start = _read_start(folder / START, likelihood)

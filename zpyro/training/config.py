@@ -98,7 +98,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The optimiser, the budget and the bookkeeping; see :func:`zpyro.training.loop.fit`.
+    """The optimizer, the budget and the bookkeeping; see :func:`zpyro.training.loop.fit`.
 
     Training ends at the first of ``epochs``, ``max_steps`` and ``max_minutes`` that is set.
     """
@@ -149,7 +149,7 @@ class Config:
         data: the data set's own settings.
         model: the network.
         objective: the weights of the objective.
-        train: the optimiser and the budget.
+        train: the optimizer and the budget.
     """
 
     dataset: str

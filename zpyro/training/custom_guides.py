@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from zpyro.models.base import SequenceModel
 
 FOLDER, RECORD = "guide", "guide.json"
-PREFIX = "own_guide."
+PREFIX = "custom_guide."
 """Of the names of its parameters in a checkpoint."""
-MODULE = "zpyro_own_guide_"
+MODULE = "zpyro_custom_guide_"
 """Of the names that a user's files are imported under."""
 MOST_SAID = 300
 """Characters of an exception's message that are shown."""
@@ -63,7 +63,7 @@ class GuideSource:
         Raises:
             UserError: if the user's code fails, or gives nothing that can be called.
         """
-        with telling(self.path, f"making {self.name}"):
+        with wrap_user_errors(self.path, f"making {self.name}"):
             guide = self.factory(module)
         if not callable(guide):
             raise UserError(
@@ -93,7 +93,7 @@ def attach(module: SequenceModel, guide: Callable[..., Any]) -> None:
                 if child in theirs:
                     delattr(part, name)
                     object.__setattr__(part, name, child)
-    module.own_guide = guide
+    module.custom_guide = guide
     module.granularity = getattr(guide, "granularity", module.granularity)
 
 
@@ -150,13 +150,13 @@ def _imported(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     # Where dataclasses and the like look for the names of their own module.
     sys.modules[name] = module
-    with telling(path, "importing it"):
+    with wrap_user_errors(path, "importing it"):
         spec.loader.exec_module(module)
     return module
 
 
 @contextlib.contextmanager
-def telling(path: Path, doing: str) -> Generator[None, None, None]:
+def wrap_user_errors(path: Path, doing: str) -> Generator[None, None, None]:
     """Turn what goes wrong in a user's code within into one line with the file and the place."""
     try:
         yield
@@ -168,7 +168,7 @@ def telling(path: Path, doing: str) -> Generator[None, None, None]:
         raise UserError(f"{where}: {_said(error)} (while {doing}); mend it") from error
 
 
-def blame(error: Exception) -> str | None:
+def describe_user_error(error: Exception) -> str | None:
     """What to say of an exception that the code of a guide raised; None if none of it did."""
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__file__", None)
@@ -237,7 +237,7 @@ def keep(run: Path) -> None:
     if source is None:
         return
     folder = run / FOLDER
-    with files.saying(folder):
+    with files.translate_os_errors(folder):
         folder.mkdir(exist_ok=True)
     copy = folder / source.path.name
     record = {"file": source.path.name, "name": source.name, "sha256": source.checksum}

@@ -17,7 +17,7 @@ from zpyro.errors import UserError
 from zpyro.models import SequenceModel
 from zpyro.models.guides import arguments_of, found_latents
 from zpyro.models.sites import Site, sample_sites
-from zpyro.training import custom_guides as own_guides
+from zpyro.training import custom_guides as custom_guides
 
 
 def check(module: SequenceModel, batch: Batch, *, needs_backward_states: bool) -> None:
@@ -32,17 +32,17 @@ def check(module: SequenceModel, batch: Batch, *, needs_backward_states: bool) -
         UserError: if the guide fails, samples no latents of the right shape, has parameters that
             no checkpoint would hold, or scores latents beyond the lengths.
     """
-    guide, like = module.own_guide, next(module.parameters())
+    guide, like = module.custom_guide, next(module.parameters())
     assert guide is not None
     if not module.latent_size:
         raise UserError(f"the model {type(module).__name__} has no latents; leave out --guide")
     arguments = arguments_of(module, batch)
     x, lengths, _ = arguments
     devices = [like.device] if like.is_cuda else []
-    source = own_guides.current()
+    source = custom_guides.current()
     path = Path("the guide") if source is None else source.path
     with torch.random.fork_rng(devices), torch.no_grad():
-        with own_guides.telling(path, "calling the guide"):
+        with custom_guides.wrap_user_errors(path, "calling the guide"):
             trace = poutine.trace(guide).get_trace(*arguments)
         sites = sample_sites(trace)
         _check_shapes(sites, x.shape[0], x.shape[1], module)
@@ -54,7 +54,7 @@ def check(module: SequenceModel, batch: Batch, *, needs_backward_states: bool) -
                 "--set objective.auxiliary_weight=0 --set objective.reverse_weight=0, or sample z "
                 'with infer={"backward_states": b}'
             )
-        with own_guides.telling(path, "scoring the guide's latents"):
+        with custom_guides.wrap_user_errors(path, "scoring the guide's latents"):
             _check_padding(sites, lengths)
 
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from zpyro.training.train_state import Position
+from zpyro.training.train_state import TrainState
 
 Record = Mapping[str, Any]
 
@@ -33,7 +33,7 @@ class Reporter(Protocol):
         traceback: TracebackType | None,
     ) -> None: ...
 
-    def step(self, position: Position, fraction: float, seconds_left: float | None) -> None:
+    def step(self, position: TrainState, fraction: float, seconds_left: float | None) -> None:
         """A step was taken."""
 
     def train(self, record: Record) -> None:
@@ -46,7 +46,7 @@ class Reporter(Protocol):
         """A validation, as metrics.jsonl holds it."""
 
 
-class Silent:
+class NullLogger:
     """Says nothing; the base of those that say something."""
 
     def __enter__(self) -> object:
@@ -60,7 +60,7 @@ class Silent:
     ) -> None:
         pass
 
-    def step(self, position: Position, fraction: float, seconds_left: float | None) -> None:
+    def step(self, position: TrainState, fraction: float, seconds_left: float | None) -> None:
         pass
 
     def train(self, record: Record) -> None:
@@ -93,7 +93,7 @@ class Pace:
         self._spoken = time.monotonic()
 
 
-class Lines(Silent):
+class Lines(NullLogger):
     """A line for each validation, and one now and then between them.
 
     Where steps are so slow that their terms come seldom, lines go without these.
@@ -109,7 +109,7 @@ class Lines(Silent):
         self._left: float | None = None
         self._fraction = 0.0
 
-    def step(self, position: Position, fraction: float, seconds_left: float | None) -> None:
+    def step(self, position: TrainState, fraction: float, seconds_left: float | None) -> None:
         self._fraction, self._left = fraction, seconds_left
         if self._pace.due(SECONDS_WITHOUT_TERMS):
             self._say(f"step {position.step}  {self._progress()}")
@@ -136,7 +136,7 @@ class Lines(Silent):
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-class Screen(Silent):
+class Screen(NullLogger):
     """A bar with the time left, the newest terms under it, validations scrolling by above.
 
     Args:
@@ -169,7 +169,7 @@ class Screen(Silent):
     ) -> None:
         self._live.stop()
 
-    def step(self, position: Position, fraction: float, seconds_left: float | None) -> None:
+    def step(self, position: TrainState, fraction: float, seconds_left: float | None) -> None:
         left = "" if seconds_left is None else f"{duration(seconds_left)} left"
         name = f"epoch {position.epoch + 1}, step {position.step}"
         self._bar.update(self._task, completed=fraction, description=name, left=left)

@@ -7,13 +7,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from zpyro.distributed.processes import ALONE, Ranks
+from zpyro.distributed.processes import SINGLE_PROCESS, ProcessGroup
 from zpyro.models import SequenceModel
 from zpyro.training.anomaly import AnomalyDetection
 from zpyro.training.config import Config
-from zpyro.training.loggers import Reporter, Silent
+from zpyro.training.loggers import NullLogger, Reporter
 from zpyro.training.runs import Run
-from zpyro.training.trainer import PutOffError, Training
+from zpyro.training.trainer import Training, ValidationInterrupted
 
 if TYPE_CHECKING:
     from zpyro.datasets.sequences import Dataset
@@ -28,18 +28,18 @@ def fit(
     resume: bool = False,
     reporter: Reporter | None = None,
     detect_anomaly: bool = False,
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = SINGLE_PROCESS,
 ) -> Outcome:
     """Train a model on a data set.
 
     Several processes (see :mod:`zpyro.distributed.processes`) give the weights of one: batches are dealt out among
-    them, noise is that of the whole batch, gradients have one normaliser. The first one alone
+    them, noise is that of the whole batch, gradients have one normalizer. The first one alone
     writes and reports; time and signals are agreed upon after every step.
 
     Args:
         module: the model, on the device to train on; it is left with the last weights.
         dataset: gives the batches and, held out, the validation.
-        config: objective, optimiser and budget.
+        config: objective, optimizer and budget.
         run: the run directory for metrics and checkpoints; nothing is written without one.
         resume: go on from the run's last checkpoint, which the module's weights came from.
         reporter: told about progress.
@@ -54,7 +54,7 @@ def fit(
         if detect_anomaly:
             # A recorded step cannot be looked into.
             config = replace(config, train=replace(config.train, cuda_graph=False))
-        reporter = reporter if reporter is not None and ranks.leader else Silent()
+        reporter = reporter if reporter is not None and ranks.leader else NullLogger()
         training = Training(module, dataset, config, run, reporter, ranks)
         if detect_anomaly:
             training.anomalies = AnomalyDetection(module, training.tally)
@@ -67,7 +67,7 @@ def _loop(training: Training, config: Config) -> Outcome:
     """Steps, with validations and checkpoints between them, up to the end or a signal."""
     with training.interruption, training.metrics.opened(training.position.step):
         try:
-            training.catch_up()
+            training.run_pending_validation()
             batches = training.batches()
             while not training.finished() and not training.heard:
                 training.step(next(batches))
@@ -77,7 +77,7 @@ def _loop(training: Training, config: Config) -> Outcome:
                     training.save()
             if not training.heard:
                 training.validate()
-        except PutOffError:
+        except ValidationInterrupted:
             # Whoever sends a signal may not wait: resuming begins with this validation.
             pass
         training.save()

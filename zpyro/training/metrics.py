@@ -11,7 +11,7 @@ import numpy as np
 from zpyro.evaluation import Evaluation
 from zpyro.training.loggers import Reporter
 from zpyro.training.runs import MetricsLog, Run
-from zpyro.training.train_state import Position
+from zpyro.training.train_state import TrainState
 
 Numbers = Mapping[str, float | int | str | None]
 
@@ -39,11 +39,11 @@ class Metrics:
                 self._log = stack.enter_context(contextlib.closing(MetricsLog(self._run, step)))
             yield
 
-    def train(self, position: Position, numbers: Numbers) -> None:
+    def train(self, position: TrainState, numbers: Numbers) -> None:
         """Means over the newest steps."""
         self.reporter.train(self._write("train", position, numbers))
 
-    def valid(self, position: Position, numbers: Numbers) -> None:
+    def valid(self, position: TrainState, numbers: Numbers) -> None:
         """A validation."""
         self.reporter.valid(self._write("valid", position, numbers))
 
@@ -52,7 +52,7 @@ class Metrics:
         if self._log is not None:
             self._log.flush()
 
-    def _write(self, kind: str, position: Position, numbers: Numbers) -> dict[str, Any]:
+    def _write(self, kind: str, position: TrainState, numbers: Numbers) -> dict[str, Any]:
         record = {
             "kind": kind,
             "step": position.step,

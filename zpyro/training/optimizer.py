@@ -57,7 +57,7 @@ class Optimizer:
             self._rate.copy_(rate)
         for group in self._adam.param_groups:
             group["lr"] = float(rate) if self._rate is None else self._rate
-        # What torch's gradient scaler tells a fused optimiser of a step to be left out.
+        # What torch's gradient scaler tells a fused optimizer of a step to be left out.
         self._adam.found_inf = (~good).float()  # pyright: ignore[reportAttributeAccessIssue]
         self._adam.step()
         if self.average is not None:

@@ -185,7 +185,7 @@ def create(folder: Path, settled: Config) -> Run:
         UserError: if something is there already, or it cannot be written.
     """
     check_free(folder)
-    with files.saying(folder):
+    with files.translate_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         # Again: another training may have come here while this one loaded its data.
@@ -219,23 +219,23 @@ class MetricsLog:
         self._path = run.folder / METRICS
         kept = [record for record in run.records() if record["step"] <= step]
         files.replace_file(self._path, "".join(map(_line, kept)))
-        with files.saying(self._path):
+        with files.translate_os_errors(self._path):
             self._file = self._path.open("a", encoding="utf-8")
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a record; numbers that are not finite become null."""
-        with files.saying(self._path):
+        with files.translate_os_errors(self._path):
             self._file.write(_line(record))
             self._file.flush()
 
     def flush(self) -> None:
         """Wait until every record is on the disk."""
-        with files.saying(self._path):
+        with files.translate_os_errors(self._path):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
-        with files.saying(self._path):
+        with files.translate_os_errors(self._path):
             self._file.close()
 
 

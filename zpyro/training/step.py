@@ -17,15 +17,15 @@ import pyro
 import torch
 from torch import Tensor
 
-from zpyro.distributed.processes import ALONE, Ranks, Share
+from zpyro.distributed.processes import SINGLE_PROCESS, ProcessGroup, Share
 from zpyro.evaluation import in_type_of
 from zpyro.models import SequenceModel
 from zpyro.nn import precision
-from zpyro.nn.kernels.cuda_graph import Captured
+from zpyro.nn.kernels.cuda_graph import GraphedCallable
 from zpyro.nn.layers import State
 from zpyro.nn.noise import shared
 from zpyro.objectives.elbo import ObjectiveModule, ObjectiveTerms
-from zpyro.training.accumulator import TERMS, Tally
+from zpyro.training.accumulator import TERMS, MetricAccumulator
 from zpyro.training.config import TrainConfig
 from zpyro.training.optimizer import Optimizer
 
@@ -37,7 +37,7 @@ MOST_LENGTHS = 16
 
 
 class TrainingStep:
-    """Forward, backward, clipping, the optimiser's move, and the sums.
+    """Forward, backward, clipping, the optimizer's move, and the sums.
 
     Args:
         module: the model.
@@ -54,10 +54,10 @@ class TrainingStep:
         module: SequenceModel,
         objective: ObjectiveModule,
         optimizer: Optimizer,
-        tally: Tally,
+        tally: MetricAccumulator,
         train: TrainConfig,
         lengths: np.ndarray,
-        ranks: Ranks = ALONE,
+        ranks: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self._module = module
         self._objective = objective
@@ -69,7 +69,7 @@ class TrainingStep:
         self._like = next(objective.parameters())
         self._recorded = train.cuda_graph and self._like.is_cuda and ranks.count == 1
         self._edges = length_edges(lengths) if self._recorded else None
-        self._functions: dict[tuple[bool, ...], Captured] = {}
+        self._functions: dict[tuple[bool, ...], GraphedCallable] = {}
         self._checked = False
         # The state after the newest batch, where rows of streams go on with it.
         self._carried: State = ()
@@ -79,7 +79,7 @@ class TrainingStep:
 
         Args:
             share: what this process has of the batch.
-            rate: the optimiser's step size.
+            rate: the optimizer's step size.
         """
         batch = share.batch
         weights = self._objective.objective.weights()
@@ -112,19 +112,19 @@ class TrainingStep:
         initial = self._module.initial_state(len(batch))
         if not self._carried:
             return initial
-        goes_on = self._moved(batch.continues).unsqueeze(-1)
+        continues = self._moved(batch.continues).unsqueeze(-1)
         # Lanes end together but for the last: what is left of the state are its first rows.
         return tuple(
-            before[: len(batch)].where(goes_on, start)
+            before[: len(batch)].where(continues, start)
             for before, start in zip(self._carried, initial, strict=True)
         )
 
-    def _function(self, weights: tuple[float, ...], *, with_start: bool) -> Captured:
+    def _function(self, weights: tuple[float, ...], *, with_start: bool) -> GraphedCallable:
         """The step for weights that are zero in these places: terms without weight cost nothing."""
         needed = (*(bool(weight) for weight in weights), with_start)
         if needed not in self._functions:
             function = partial(self._compute, with_start)
-            self._functions[needed] = Captured(
+            self._functions[needed] = GraphedCallable(
                 function, most=2 * MOST_LENGTHS, enabled=self._recorded
             )
         return self._functions[needed]
@@ -145,7 +145,7 @@ class TrainingStep:
         with precision.autocast(self._train.precision, x.device), weighted, carrying as carried:
             loss = self._loss(x, lengths, start)
             counts = (sizes[0] > 0).to(loss.dtype)
-            # One normaliser for all processes, whose gradients are averaged afterwards.
+            # One normalizer for all processes, whose gradients are averaged afterwards.
             loss = loss * counts * (self._ranks.count / sizes[1]).to(loss.dtype)
         norm = self._optimizer.gradients(loss)
         assert self._objective.terms is not None

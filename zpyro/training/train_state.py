@@ -13,7 +13,7 @@ SHORTEST_INTERVAL = 50
 
 
 @dataclass
-class Position:
+class TrainState:
     """Where a training stands; a checkpoint holds all of it.
 
     Attributes:
@@ -23,7 +23,7 @@ class Position:
         seconds: spent training.
         best: best validation bound so far, nats per sequence.
         validated: step of the newest validation.
-        without_better: validations since the best.
+        evals_without_improvement: validations since the best.
         interval_seconds: spent on steps since the last record.
     """
 
@@ -33,7 +33,7 @@ class Position:
     seconds: float = 0.0
     best: float | None = None
     validated: int | None = None
-    without_better: int = 0
+    evals_without_improvement: int = 0
     interval_seconds: float = 0.0
 
     def advance(self, steps_per_epoch: int) -> None:
@@ -48,7 +48,7 @@ class Position:
         return asdict(self)
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Position:
+    def from_state(cls, state: dict[str, Any]) -> TrainState:
         """The position that :meth:`state` described."""
         return cls(**state)
 
@@ -69,13 +69,13 @@ class Budget:
         self.steps = min((limit for limit in limits if limit is not None), default=None)
         self.seconds = None if train.max_minutes is None else 60.0 * train.max_minutes
 
-    def fraction(self, position: Position) -> float:
+    def fraction(self, position: TrainState) -> float:
         """How much of the training is done, 0 to 1; always 0 where nothing limits it."""
         steps = 0.0 if self.steps is None else position.step / self.steps
         seconds = 0.0 if self.seconds is None else position.seconds / self.seconds
         return min(1.0, max(steps, seconds))
 
-    def seconds_left(self, position: Position) -> float | None:
+    def seconds_left(self, position: TrainState) -> float | None:
         """A guess from the speed so far; None where there is nothing to guess from."""
         fraction = self.fraction(position)
         return None if fraction == 0 else position.seconds * (1 - fraction) / fraction
@@ -96,7 +96,7 @@ class Clock:
         return time.monotonic() - self._started
 
 
-def due(position: Position, every: int | None, steps_per_epoch: int) -> bool:
+def due(position: TrainState, every: int | None, steps_per_epoch: int) -> bool:
     """Whether a step count is reached; None means at the end of epochs, 50 steps apart or more."""
     if every is None:
         every = steps_per_epoch * -(-SHORTEST_INTERVAL // steps_per_epoch)

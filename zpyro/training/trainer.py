@@ -11,16 +11,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zpyro.datasets.batching import groups
-from zpyro.distributed.processes import Ranks, Share, whole
+from zpyro.distributed.processes import ProcessGroup, Share, whole
 from zpyro.distributed.seeding import random_states, restore_random_states
 from zpyro.errors import UserError
 from zpyro.evaluation import evaluate
 from zpyro.models import SequenceModel
 from zpyro.training import checkpoint
-from zpyro.training.accumulator import Tally, means
+from zpyro.training.accumulator import MetricAccumulator, means
 from zpyro.training.anomaly import AnomalyDetection, shown_names
 from zpyro.training.building import build_objective
-from zpyro.training.checkpoint import Checkpoint, data_facts, some_start_frames
+from zpyro.training.checkpoint import Checkpoint, data_spec, some_start_frames
 from zpyro.training.config import Config
 from zpyro.training.interruption import Interruption
 from zpyro.training.loggers import Reporter
@@ -28,7 +28,7 @@ from zpyro.training.metrics import Metrics, finite_numbers
 from zpyro.training.optimizer import Optimizer
 from zpyro.training.runs import Run
 from zpyro.training.step import TrainingStep
-from zpyro.training.train_state import Budget, Clock, Position, due
+from zpyro.training.train_state import Budget, Clock, TrainState, due
 
 if TYPE_CHECKING:
     from zpyro.datasets.batching import Batch
@@ -38,7 +38,7 @@ VALIDATION_SEED = 1
 """Of the noise in every validation, whatever the training's seed, so that curves compare."""
 
 
-class PutOffError(Exception):
+class ValidationInterrupted(Exception):
     """A signal came within a validation, which is left for later."""
 
 
@@ -52,7 +52,7 @@ class Training:
         config: Config,
         run: Run | None,
         reporter: Reporter,
-        ranks: Ranks,
+        ranks: ProcessGroup,
     ) -> None:
         if len(dataset.valid) == 0 or len(dataset.train) == 0:
             raise UserError(
@@ -79,17 +79,17 @@ class Training:
         self.budget = Budget(config.train, self.steps_per_epoch)
         self.elbo = build_objective(config.objective, self.steps_per_epoch)
         self.optimizer = Optimizer(module, config.train)
-        self.tally = Tally(next(module.parameters()).device)
+        self.tally = MetricAccumulator(next(module.parameters()).device)
         self.take_step = TrainingStep(
             module,
-            self.elbo(module.model, module.chosen_guide),
+            self.elbo(module.model, module.active_guide),
             self.optimizer,
             self.tally,
             config.train,
             dataset.train.lengths,
             ranks,
         )
-        self.position = Position()
+        self.position = TrainState()
         self.saved: int | None = None
         self.rate = config.train.learning_rate
         self.clock = Clock(0.0)
@@ -98,7 +98,7 @@ class Training:
         self._agreed: signal.Signals | None = None
 
     def restore(self) -> None:
-        """Take up the position, the optimiser and the random states of the last checkpoint."""
+        """Take up the position, the optimizer and the random states of the last checkpoint."""
         assert self.run is not None
         folder = self.run.last
         state = checkpoint.load_state(folder)
@@ -109,13 +109,13 @@ class Training:
             )
         last = checkpoint.load(folder)
         known = last.data, last.vocabulary
-        if known != (data_facts(self.dataset), self.dataset.vocabulary):
+        if known != (data_spec(self.dataset), self.dataset.vocabulary):
             raise UserError(
                 f"{self.run.folder}: the data are not those it was trained on; "
                 "point --data at those, unchanged"
             )
         try:
-            self.position = Position.from_state(state["position"])
+            self.position = TrainState.from_state(state["position"])
             self.tally.restore(state["tally"])
             self.take_step.restore(state["carried"])
             self.optimizer.restore(state["optimizer"])
@@ -145,7 +145,7 @@ class Training:
         return map(partial(self.ranks.share, sequences, lengths), order[first:])
 
     def step(self, share: Share) -> None:
-        """One step of the optimiser, or none if its loss or gradient is not finite."""
+        """One step of the optimizer, or none if its loss or gradient is not finite."""
         batch = share.batch
         started = time.monotonic()
         position = self.position
@@ -177,7 +177,7 @@ class Training:
         """The signal to stop at: of several processes the one that all know of."""
         return self.interruption.signal if self.ranks.count == 1 else self._agreed
 
-    def catch_up(self) -> None:
+    def run_pending_validation(self) -> None:
         """The validation that a signal put off, if it did."""
         if self.position.step and self.due(self.train.validate_every):
             self.validate()
@@ -208,9 +208,9 @@ class Training:
         position.validated = position.step
         self._agree()
         if better:
-            position.best, position.without_better = result.elbo, 0
+            position.best, position.evals_without_improvement = result.elbo, 0
         else:
-            position.without_better += 1
+            position.evals_without_improvement += 1
             self._follow_plateau()
         self.metrics.valid(position, {**numbers, "best": better})
 
@@ -238,7 +238,7 @@ class Training:
     def finished(self) -> bool:
         """Whether the budget is spent, or patience is."""
         patience = self.train.patience
-        tired = patience is not None and self.position.without_better >= patience
+        tired = patience is not None and self.position.evals_without_improvement >= patience
         return tired or self.budget.fraction(self.position) >= 1.0
 
     # -- parts of a turn --------------------------------------------------------------------------
@@ -249,14 +249,14 @@ class Training:
 
     def _check_signal(self) -> None:
         if self.heard is not None:
-            raise PutOffError
+            raise ValidationInterrupted
 
     def _check_skipped(self, batch: Batch) -> None:
         """The one place where a training waits for the device: once an interval of the log."""
         in_a_row = self.tally.skipped()[1]
         if in_a_row < self.train.skip_limit:
             return
-        first = self.tally.first_bad(in_a_row=True)
+        first = self.tally.first_nonfinite(in_a_row=True)
         assert first is not None
         raise UserError(
             f"{in_a_row} steps in a row had a loss or gradient that is not finite, "
@@ -269,7 +269,7 @@ class Training:
         """Means over the steps since the last time."""
         self.elbo.step = self.position.step - 1
         kl_weight, auxiliary_weight, reverse_weight = self.elbo.weights()
-        first_bad = self.tally.first_bad()
+        first_nonfinite = self.tally.first_nonfinite()
         record = {
             **means(self.tally.read(), self.position.interval_seconds),
             "kl_weight": kl_weight,
@@ -277,7 +277,11 @@ class Training:
             "reverse_weight": reverse_weight,
             "learning_rate": self.rate,
             "skipped": self.tally.skipped()[0],
-            **({} if first_bad is None else {"bad_step": first_bad[0], "bad_term": first_bad[1]}),
+            **(
+                {}
+                if first_nonfinite is None
+                else {"bad_step": first_nonfinite[0], "bad_term": first_nonfinite[1]}
+            ),
         }
         self.tally.clear()
         self.position.interval_seconds = 0.0
@@ -285,14 +289,14 @@ class Training:
 
     def _follow_plateau(self) -> None:
         plateau = self.train.learning_rate_schedule == "plateau"
-        if plateau and self.position.without_better % self.train.plateau_patience == 0:
+        if plateau and self.position.evals_without_improvement % self.train.plateau_patience == 0:
             self.optimizer.reduce()
 
     def _checkpoint(self, metrics: dict[str, float | int | None], *, averaged: bool) -> Checkpoint:
         return Checkpoint(
             module=self.module,
             model=self.config.model,
-            data=data_facts(self.dataset),
+            data=data_spec(self.dataset),
             start=some_start_frames(self.dataset.train, self.train.seed),
             step=self.position.step,
             epoch=self.position.epoch,

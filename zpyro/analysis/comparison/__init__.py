@@ -2,7 +2,7 @@
 
 from zpyro.analysis.comparison.rows import ROWS, Row, find, row_config
 from zpyro.analysis.comparison.schedule import Job, Room, Spec, prepare, run_all
-from zpyro.analysis.comparison.summary import Summary, markdown, summarise
+from zpyro.analysis.comparison.summary import Summary, markdown, summarize
 
 __all__ = [
     "ROWS",
@@ -16,5 +16,5 @@ __all__ = [
     "prepare",
     "row_config",
     "run_all",
-    "summarise",
+    "summarize",
 ]

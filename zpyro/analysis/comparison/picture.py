@@ -30,5 +30,5 @@ def draw(summary: Summary, path: Path) -> None:
     figure.axes[0].set_yticks(range(len(names)), names)
     figure.axes[0].invert_yaxis()
     figure.suptitle(summary.title, fontsize=9)
-    with files.saying(path):
+    with files.translate_os_errors(path):
         figure.savefig(path, dpi=120)

@@ -196,7 +196,7 @@ def _stop(running: dict[Job, subprocess.Popen[bytes]]) -> None:
 def _started(spec: Spec, job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "zpyro.analysis.comparison.work", str(job.folder)]
     command += ["--split", spec.split, "--particles", str(spec.particles)]
-    with files.saying(job.folder), (job.folder / LOG).open("ab") as log:
+    with files.translate_os_errors(job.folder), (job.folder / LOG).open("ab") as log:
         return subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )

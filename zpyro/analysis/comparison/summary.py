@@ -83,7 +83,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(float(array.mean()), half, tuple(array.tolist()))
 
 
-def summarise(title: str, particles: int, results: Mapping[str, Mapping[int, Result]]) -> Summary:
+def summarize(title: str, particles: int, results: Mapping[str, Mapping[int, Result]]) -> Summary:
     """The statistics of results by row and seed.
 
     Args:

@@ -15,7 +15,7 @@ from zpyro.analysis.report.sequence_parts import sequence_parts
 from zpyro.analysis.report.views import SequenceView, view
 from zpyro.errors import UserError
 from zpyro.io import files
-from zpyro.training import custom_guides as own_guides
+from zpyro.training import custom_guides as custom_guides
 from zpyro.training.checkpoint import Checkpoint
 from zpyro.training.config import write_config
 from zpyro.training.runs import Run, open_run
@@ -94,10 +94,10 @@ def inspect(
     checkpoint = _load(run, which, device)
     _check_guide(run, checkpoint)
     tell("loading the data")
-    found = choosing.split_of(run, checkpoint, split, data_folder)
+    found = choosing.load_split(run, checkpoint, split, data_folder)
     chosen = choosing.choose(found, sequences, split, first=DEFAULT_COUNT)
     target = out or folder / "inspect"
-    with files.saying(target):
+    with files.translate_os_errors(target):
         target.mkdir(parents=True, exist_ok=True)
     tell("drawing sequences")
     views = tuple(view(checkpoint, found, place, draws=draws, seed=seed) for place in chosen)
@@ -144,11 +144,11 @@ def _load(run: Run, which: str, device: str) -> Checkpoint:
 
 def _check_guide(run: Run, checkpoint: Checkpoint) -> None:
     """The model's own guide was never trained where the user's was: it would show noise."""
-    record = own_guides.recorded(run.folder)
-    if record is not None and checkpoint.module.own_guide is None:
+    record = custom_guides.recorded(run.folder)
+    if record is not None and checkpoint.module.custom_guide is None:
         raise UserError(
             f"{run.folder}: was trained with a guide of its own, {record.name} of {record.file}; "
-            "inspect it within own_guides.using(own_guides.load(FILE:NAME))"
+            "inspect it within custom_guides.using(custom_guides.load(FILE:NAME))"
         )
 
 

@@ -92,7 +92,7 @@ def plot(folders: Sequence[Path], path: Path, metrics: Sequence[str] = DEFAULT) 
 
 
 def curves_figure(runs: Mapping[str, Records], metrics: Sequence[str] = DEFAULT) -> Figure:
-    """One panel a metric, one colour a run: training dashed, held-out data solid.
+    """One panel a metric, one color a run: training dashed, held-out data solid.
 
     Args:
         runs: what metrics.jsonl of each run holds, by the name to show.
@@ -170,7 +170,7 @@ def _draw(axes: Axes, runs: Mapping[str, Records], metric: Metric) -> None:
 
 
 def _legend(figure: Figure, names: Sequence[str]) -> None:
-    """One legend for all panels: the colours of the runs, and what dashes mean."""
+    """One legend for all panels: the colors of the runs, and what dashes mean."""
     from matplotlib.lines import Line2D
 
     drawn = {str(line.get_linestyle()) for axes in figure.axes for line in axes.lines}

@@ -38,7 +38,7 @@ def input_figure(view: SequenceView) -> Figure:
 
 
 def terms(view: SequenceView) -> list[tuple[str, Array, str]]:
-    """Label, values (T,) and colour of the terms to draw, nats a step."""
+    """Label, values (T,) and color of the terms to draw, nats a step."""
     found = [("surprise", -view.log_likelihood, SURPRISE_COLOR)]
     return [("KL", view.kl, KL_COLOR), *found] if view.has_latents else found
 

@@ -17,7 +17,7 @@ BASELINES = {
     "linear": "baseline: linear predictor",
     "trigram": "baseline: Kneser-Ney trigram",
     "bernoulli": "baseline: every pixel on its own",
-    "neighbours": "baseline: given the pixels left and above",
+    "neighbors": "baseline: given the pixels left and above",
 }
 
 
@@ -76,7 +76,7 @@ def scores(
             label = f"importance-weighted bound, {particles} particles"
             table.append(Score(label, tighter.iwae, nats, tighter.stderr))
         # A particle filter moves with the model's own guide.
-        if particles > 1 and module.own_guide is None:
+        if particles > 1 and module.custom_guide is None:
             filtered = evaluation.smc(
                 module, sequences, particles=particles, runs=1, batch_size=batch_size, seed=seed
             )

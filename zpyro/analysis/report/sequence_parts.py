@@ -57,7 +57,7 @@ def write_sound(waveform: Array, rate: int, path: Path) -> Path:
     Raises:
         UserError: if it cannot be written.
     """
-    with files.saying(path):
+    with files.translate_os_errors(path):
         path.touch()
     audio.write_wav(path, waveform, rate)
     return path

@@ -22,7 +22,7 @@ from zpyro.training.checkpoint import Checkpoint
 
 Array = NDArray[Any]
 
-ALONE = "latents alone"
+SINGLE_PROCESS = "latents alone"
 
 LATENT_ARRAYS = ("z", "prior_loc", "prior_scale", "posterior_loc", "posterior_scale")
 
@@ -104,7 +104,7 @@ class SequenceView:
     def answers(self) -> list[tuple[str, Array]]:
         """What the model makes of the sequence, by name, each like ``frames``."""
         found = [(self.answer_name, self.reconstruction)]
-        return found if self.from_latents is None else [*found, (ALONE, self.from_latents)]
+        return found if self.from_latents is None else [*found, (SINGLE_PROCESS, self.from_latents)]
 
     @property
     def step_name(self) -> str:
@@ -185,7 +185,7 @@ def _paths(
     module: SequenceModel, batch: Batch, draws: int, seed: int
 ) -> tuple[dict[str, Array], str]:
     """Latents and terms of S paths drawn from the posterior, (S, T, Z) and (S, T), and a note."""
-    if module.own_guide is not None:
+    if module.custom_guide is not None:
         return own_guide_paths(module, batch, draws, seed)
     names = (*LATENT_ARRAYS, "log_likelihood", "kl")
     if module.latent_size:
@@ -210,7 +210,7 @@ def _expected(checkpoint: Checkpoint, batch: Batch, seed: int) -> Array:
         start = None if moved.start is None else in_type_of(moved.start, like)
         with torch.no_grad():
             process = module.bind(in_type_of(moved.x, like), moved.lengths, start)
-            hidden = process.trajectory(process.no_latents()).hidden
+            hidden = process.trajectory(process.empty_latents()).hidden
             mean = module.likelihood.mean(module.emission(hidden))[:, 0, 0]
     return raw(checkpoint, mean.cpu().numpy())
 

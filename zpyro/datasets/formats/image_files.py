@@ -1,4 +1,4 @@
-"""The files that MNIST comes in: idx, and the binarised ``.amat`` (text, or MATLAB v5 inside)."""
+"""The files that MNIST comes in: idx, and the binarized ``.amat`` (text, or MATLAB v5 inside)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def read_amat(path: Path) -> Bits:
-    """The images of a binarised MNIST file, (N, 784) of 0 and 1, row after row.
+    """The images of a binarized MNIST file, (N, 784) of 0 and 1, row after row.
 
     Either text, one image a line, 784 zeros and ones between spaces (H. Larochelle's files); or a
     MATLAB v5 file under the same name, with one matrix (N, 784).
@@ -94,7 +94,7 @@ def _checked(path: Path, values: Array) -> Bits:
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise UserError(
-            f"{path}: image {row + 1} holds {values[row, column]:.6g}; it must be binarised, 0 or 1"
+            f"{path}: image {row + 1} holds {values[row, column]:.6g}; it must be binarized, 0 or 1"
         )
     return np.ascontiguousarray(values, np.uint8)
 
@@ -118,7 +118,7 @@ def _from_line(path: Path, number: int, line: bytes) -> Bits:
     for token in tokens:
         if token not in (b"0", b"1"):
             raise UserError(
-                f"{path}: line {number} holds {_shown(token)}; binarised images are 0 and 1 only"
+                f"{path}: line {number} holds {_shown(token)}; binarized images are 0 and 1 only"
             )
     if len(tokens) != PIXELS:
         raise UserError(

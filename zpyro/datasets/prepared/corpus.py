@@ -180,11 +180,11 @@ class Corpus(abc.ABC):
 def cut_rows(
     streams: Sequence[tuple[str, int, int]],
     frame_size: int,
-    row_frames: int,
+    segment_length: int,
     *,
     whole: bool = True,
 ) -> tuple[Indices, list[str]]:
-    """Rows of a start frame and ``row_frames`` scored ones, contiguous in each stream.
+    """Rows of a start frame and ``segment_length`` scored ones, contiguous in each stream.
 
     The start frame of a row is the last scored frame of the row before, so that every frame but
     the first of a stream is scored once.
@@ -192,14 +192,14 @@ def cut_rows(
     Args:
         streams: (label, first number, how many) of each.
         frame_size: numbers in a frame.
-        row_frames: scored frames in a row.
+        segment_length: scored frames in a row.
         whole: leave out what does not fill a row at a stream's end; else it is a shorter row.
 
     Returns:
         The rows, as in :class:`Split`, and the labels.
     """
     parts = [
-        _rows_of(index, start, max(0, count // frame_size - 1), frame_size, row_frames, whole)
+        _rows_of(index, start, max(0, count // frame_size - 1), frame_size, segment_length, whole)
         for index, (_, start, count) in enumerate(streams)
     ]
     rows = np.concatenate(parts) if parts else np.zeros((0, 4), dtype=np.int64)
@@ -207,13 +207,13 @@ def cut_rows(
 
 
 def _rows_of(
-    index: int, start: int, scored: int, frame_size: int, row_frames: int, whole: bool
+    index: int, start: int, scored: int, frame_size: int, segment_length: int, whole: bool
 ) -> Indices:
-    count = scored // row_frames if whole else -(-scored // row_frames)
+    count = scored // segment_length if whole else -(-scored // segment_length)
     numbers = np.arange(count)
     rows = np.empty((count, 4), dtype=np.int64)
-    rows[:, 0] = start + numbers * row_frames * frame_size
-    rows[:, 1] = (1 + np.minimum(row_frames, scored - numbers * row_frames)) * frame_size
+    rows[:, 0] = start + numbers * segment_length * frame_size
+    rows[:, 1] = (1 + np.minimum(segment_length, scored - numbers * segment_length)) * frame_size
     rows[:, 2] = index
     rows[:, 3] = numbers
     return rows

@@ -89,7 +89,7 @@ def prepare(
     _check_out(out)
     items = corpus.items(source, settings)
     tasks = _tasks(corpus, settings, items, out)
-    with files.saying(out):
+    with files.translate_os_errors(out):
         (out / JOURNAL).mkdir(parents=True, exist_ok=True)
     with _mapping(min(workers, len(tasks))) as mapped:
         records = _write_all(tasks, mapped, len(items), progress)

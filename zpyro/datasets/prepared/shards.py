@@ -69,7 +69,7 @@ def write(task: Task) -> dict[str, Any]:
     digest = hashlib.sha256()
     entries: list[dict[str, Any]] = []
     problems: list[tuple[str, str]] = []
-    with files.saying(task.data), task.data.open("wb") as out:
+    with files.translate_os_errors(task.data), task.data.open("wb") as out:
         for item in task.items:
             try:
                 piece = reader.read(item)

@@ -136,7 +136,7 @@ class Store:
 
 
 class StoredValues(Stored[Array]):
-    """The scored frames of sequences, normalised as they are read."""
+    """The scored frames of sequences, normalized as they are read."""
 
     def __init__(self, store: Store, table: Indices, normalization: Normalization) -> None:
         self.store, self.table, self.normalization = store, table, normalization

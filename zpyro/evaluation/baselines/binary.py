@@ -46,7 +46,7 @@ class BitTable:
         for images in _groups(sequences):
             on = self.probability
             if on.ndim == 4:
-                left, above = _neighbours(images)
+                left, above = _neighbors(images)
                 rows = np.arange(len(on))[:, None] if len(on) > 1 else 0
                 on = on[rows, np.arange(on.shape[1]), left, above]
             chance = np.where(images == 1, on, 1.0 - on)
@@ -64,12 +64,12 @@ def single_bits(train: Sequences) -> BitTable:
     return BitTable((on + PSEUDO_COUNT) / (count + 2 * PSEUDO_COUNT))
 
 
-def neighbouring_bits(train: Sequences) -> BitTable:
+def neighboring_bits(train: Sequences) -> BitTable:
     """Every pixel given the one left of it and the one above it; zeros beyond the border."""
     shape = table_shape(train)
     counts = np.zeros((2, *shape, 2, 2))
     for images in _groups(train):
-        left, above = _neighbours(images)
+        left, above = _neighbors(images)
         rows = np.zeros_like(images, np.int64)
         if shape[0] > 1:
             rows += np.arange(shape[0])[:, None]
@@ -88,7 +88,7 @@ def table_shape(sequences: Sequences) -> tuple[int, int]:
 
 FITS: dict[str, Callable[[Sequences], BitTable]] = {
     "bernoulli": single_bits,
-    "neighbours": neighbouring_bits,
+    "neighbors": neighboring_bits,
 }
 """The baselines by the names they are stored and printed under."""
 
@@ -101,7 +101,7 @@ def fit(train: Sequences) -> dict[str, BitTable]:
 def shapes(sequences: Sequences) -> dict[str, tuple[int, ...]]:
     """The shape of each table for such data."""
     shape = table_shape(sequences)
-    return {"bernoulli": shape, "neighbours": (*shape, 2, 2)}
+    return {"bernoulli": shape, "neighbors": (*shape, 2, 2)}
 
 
 def _groups(sequences: Sequences) -> Iterator[Bits]:
@@ -116,7 +116,7 @@ def _groups(sequences: Sequences) -> Iterator[Bits]:
             yield stacked if shape is None else stacked.reshape(len(stacked), *shape)
 
 
-def _neighbours(images: Bits) -> tuple[Bits, Bits]:
+def _neighbors(images: Bits) -> tuple[Bits, Bits]:
     """The pixels left of each one and above it, zeros beyond the border."""
     left, above = np.zeros_like(images), np.zeros_like(images)
     left[:, :, 1:] = images[:, :, :-1]

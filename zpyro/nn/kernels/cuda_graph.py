@@ -27,13 +27,13 @@ class _Recording(NamedTuple):
     outputs: Tensors
 
 
-class Captured:
+class GraphedCallable:
     """A function of tensors that runs as a CUDA graph where it can.
 
     The first calls of each shape run as they are: they warm up the libraries, and shapes that come
     up but once or twice are never recorded. The function must not wait for the device (no
     ``.item()``), must find every changing number in its arguments, and may change its arguments or
-    other tensors in place (parameters, optimiser state): a replay does the same again.
+    other tensors in place (parameters, optimizer state): a replay does the same again.
 
     Args:
         function: takes and returns a tuple of tensors.

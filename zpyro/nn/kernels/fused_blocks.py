@@ -107,7 +107,7 @@ def noise_gradient(later: Tensor, arriving: Gradient, raw: Tensor) -> Tensor:
     return total * gaussian(raw)[1].mul(0.5).exp_()
 
 
-class Reparametrisation(NamedTuple):
+class Reparameterization(NamedTuple):
     """How a gradient at z_t becomes one at the posterior's unclamped output.
 
     gradient of raw_t = constant_t + factor_t * gradient of z_t from later steps
@@ -121,8 +121,8 @@ class Reparametrisation(NamedTuple):
     constant: Tensor
 
 
-def reparametrisation(raw: Tensor, noise: Tensor, arriving: PathGradients) -> Reparametrisation:
-    """See :class:`Reparametrisation`, for unclamped outputs (T, N, 2Z) and noise (T, N, Z)."""
+def reparameterization(raw: Tensor, noise: Tensor, arriving: PathGradients) -> Reparameterization:
+    """See :class:`Reparameterization`, for unclamped outputs (T, N, 2Z) and noise (T, N, Z)."""
     pairs = raw.unflatten(-1, (2, -1))
     outside = ~(pairs.abs() <= GAUSSIAN_BOUND)
     deviation = gaussian(raw)[1].mul(0.5).exp_()
@@ -135,7 +135,7 @@ def reparametrisation(raw: Tensor, noise: Tensor, arriving: PathGradients) -> Re
             constant[..., place, :] += gradient
     factor.masked_fill_(outside, 0.0)
     constant.masked_fill_(outside, 0.0)
-    return Reparametrisation(factor, constant)
+    return Reparameterization(factor, constant)
 
 
 class Sampler:

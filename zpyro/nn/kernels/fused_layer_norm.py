@@ -1,7 +1,7 @@
 """The fused recurrence of :class:`zpyro.nn.layers.ConditionalLayerNormLSTM`: one autograd function.
 
 As :mod:`zpyro.nn.kernels.fused_lstm`, with three differences: the part of the gates that e(x_{t-1}) gives
-comes in ready (its layer norm needs no z), W_hh h_{t-1} is normalised on its own, and z sets the
+comes in ready (its layer norm needs no z), W_hh h_{t-1} is normalized on its own, and z sets the
 gain and bias of that through an MLP of two products more.
 """
 
@@ -29,7 +29,7 @@ from zpyro.nn.kernels.fused_blocks import (
     noise_gradient,
     over_particles,
     project_into,
-    reparametrisation,
+    reparameterization,
     running_cell_gradient,
     weight_gradient,
 )
@@ -95,7 +95,7 @@ class Tape(NamedTuple):
     Attributes:
         activations: of the posterior before their clamp, (T, N, M); before the loop what b_t gives.
         gates: after their sigmoid or tanh, (T, N, 4H); before the loop what e(x_{t-1}) gives.
-        normalised: W_hh h_{t-1} after its layer norm, (T, N, 4H).
+        normalized: W_hh h_{t-1} after its layer norm, (T, N, 4H).
         scale: what it was multiplied by in that, (T, N, 1).
         latent: activations of z's MLP before their clamp, (T, N, P).
         modulation: its outputs before their clamp, (T, N, 8H).
@@ -108,7 +108,7 @@ class Tape(NamedTuple):
 
     activations: Tensor
     gates: Tensor
-    normalised: Tensor
+    normalized: Tensor
     scale: Tensor
     latent: Tensor
     modulation: Tensor
@@ -166,7 +166,7 @@ def _tape(
     tape = Tape(
         activations=noise.new_empty(steps, rows, len(weights.hidden_bias)),
         gates=noise.new_empty(steps, rows, 4 * size),
-        normalised=noise.new_empty(steps, rows, 4 * size),
+        normalized=noise.new_empty(steps, rows, 4 * size),
         scale=noise.new_empty(steps, rows, 1),
         latent=noise.new_empty(steps, rows, len(weights.latent_bias)),
         modulation=noise.new_empty(steps, rows, 8 * size),
@@ -194,23 +194,23 @@ def _forward_loop(tape: Tape, weights: Weights, product_type: torch.dtype) -> No
     gain, bias = bounded.chunk(2, dim=-1)
     views = (
         *(tape.activations, tape.raw, tape.noise, tape.z),
-        *(tape.latent, tape.modulation, tape.normalised, tape.scale),
+        *(tape.latent, tape.modulation, tape.normalized, tape.scale),
         *(tape.gates, tape.gates[..., : 2 * size], *tape.gates.chunk(4, dim=-1)),
         *(tape.hidden[:-1], tape.cell[:-1], tape.hidden[1:], tape.cell[1:]),
     )
     # One tuple of views for every step, made at once: slicing costs as much as computing.
     for step in zip(*(view.unbind() for view in views), strict=True):
-        activation, raw, noise, z, latent, modulation, normalised, scale, *rest = step
+        activation, raw, noise, z, latent, modulation, normalized, scale, *rest = step
         entered, *gates, h, c, new_h, new_c = rest
         active = activate(from_hidden.add(h, activation), activation)
         sampler.draw(to_raw(active), raw, noise, z)
         modulation.copy_(to_modulation(activate(from_latent(z), latent)))
         torch.clamp(modulation, -ACTIVATION_BOUND, ACTIVATION_BOUND, out=bounded)
         recurrent = to_recurrent(h)
-        variance, centre = torch.var_mean(recurrent, dim=-1, keepdim=True)
+        variance, center = torch.var_mean(recurrent, dim=-1, keepdim=True)
         torch.rsqrt(variance.add_(LAYER_NORM_EPSILON), out=scale)
-        torch.sub(recurrent, centre, out=normalised).mul_(scale)
-        linear = (entered + normalised).addcmul_(normalised, gain).add_(bias)
+        torch.sub(recurrent, center, out=normalized).mul_(scale)
+        linear = (entered + normalized).addcmul_(normalized, gain).add_(bias)
         lstm_step(linear, gates, c, new_c, new_h)
 
 
@@ -252,21 +252,21 @@ def _backward_loop(
     to_cell = gate_slopes(tape.gates, tape.cell, gates)
     latent = activation_slope(tape.latent)
     modulation = (tape.modulation.abs() <= ACTIVATION_BOUND).to(gates.dtype)
-    modulation[..., : 4 * size] *= tape.normalised
+    modulation[..., : 4 * size] *= tape.normalized
     recurrent = (1.0 + clamped(tape.modulation[..., : 4 * size])) * tape.scale
     d_hidden = torch.zeros_like(tape.hidden[0])
     d_cell = running_cell_gradient(arriving, tape.cell)
-    draws = reparametrisation(tape.raw, tape.noise, arriving)
+    draws = reparameterization(tape.raw, tape.noise, arriving)
     views = (
         *(activations, gates, gates[..., : 3 * size].unflatten(-1, (3, size))),
         *(gates[..., 3 * size :], tape.gates[..., size : 2 * size], to_cell),
         *(draws.constant, draws.constant.flatten(2), draws.factor),
         *(latent, modulation, modulation.unflatten(-1, (2, 4 * size)), recurrent),
-        *(tape.normalised, tape.hidden[:-1] if arriving.hidden is None else arriving.hidden),
+        *(tape.normalized, tape.hidden[:-1] if arriving.hidden is None else arriving.hidden),
     )
     for step in reversed(list(zip(*(view.unbind() for view in views), strict=True))):
         activation, gate, into_cell, shown, kept, to_c, pair, d_raw, factor, *rest = step
-        slope, both, gain_and_bias, gain, normalised, outside = rest
+        slope, both, gain_and_bias, gain, normalized, outside = rest
         if arriving.hidden is not None:
             d_hidden.add_(outside)
         lstm_step_backward_((into_cell, shown), kept, to_c, d_hidden, d_cell)
@@ -274,21 +274,21 @@ def _backward_loop(
         slope.mul_(to_latent(both))
         pair.addcmul_(factor, to_z(slope).unsqueeze(1))
         activation.mul_(to_active(d_raw))
-        _layer_norm_backward_(gain.mul_(gate), normalised)
+        _layer_norm_backward_(gain.mul_(gate), normalized)
         d_hidden = through_posterior.add(activation, through_gates(gain))
     raw = draws.constant.flatten(2)
     return LoopGradients(activations, gates, recurrent, latent, modulation, raw, d_hidden, d_cell)
 
 
-def _layer_norm_backward_(gradient: Tensor, normalised: Tensor) -> None:
-    """From the gradient at the normalised values, times their scale, to that of what they were.
+def _layer_norm_backward_(gradient: Tensor, normalized: Tensor) -> None:
+    """From the gradient at the normalized values, times their scale, to that of what they were.
 
     Args:
         gradient: (N, F), changed in place.
-        normalised: values with mean 0 and unbiased variance 1, (N, F).
+        normalized: values with mean 0 and unbiased variance 1, (N, F).
     """
-    along = (gradient * normalised).sum(-1, keepdim=True).div_(1 - gradient.shape[-1])
-    gradient.sub_(gradient.mean(-1, keepdim=True)).addcmul_(normalised, along)
+    along = (gradient * normalized).sum(-1, keepdim=True).div_(1 - gradient.shape[-1])
+    gradient.sub_(gradient.mean(-1, keepdim=True)).addcmul_(normalized, along)
 
 
 def _gradients(

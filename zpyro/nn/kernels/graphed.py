@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from zpyro.nn.kernels.cuda_graph import Captured, Tensors, can_capture
+from zpyro.nn.kernels.cuda_graph import GraphedCallable, Tensors, can_capture
 from zpyro.nn.kernels.fused_blocks import Gradient, PathGradients
 from zpyro.nn.kernels.lstm_loops import LoopGradients, Tape, TorchLoops, Weights
 
@@ -16,7 +16,7 @@ class GraphedLoops(TorchLoops):
     """Each loop is one CUDA graph for each shape of its arguments."""
 
     def __init__(self) -> None:
-        self._loops: dict[tuple[object, ...], Captured] = {}
+        self._loops: dict[tuple[object, ...], GraphedCallable] = {}
 
     def forward(self, tape: Tape, weights: Weights, product_type: torch.dtype) -> None:
         tensors = (*tape, *weights)
@@ -45,9 +45,9 @@ class GraphedLoops(TorchLoops):
 
     def _loop(
         self, key: tuple[object, ...], function: partial[Tensors], *, own: bool = True
-    ) -> Captured:
+    ) -> GraphedCallable:
         if key not in self._loops:
-            self._loops[key] = Captured(function, own=own)
+            self._loops[key] = GraphedCallable(function, own=own)
         return self._loops[key]
 
     def _forward(self, product_type: torch.dtype, *tensors: Tensor) -> Tensors:

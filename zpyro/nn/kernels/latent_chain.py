@@ -35,7 +35,7 @@ def plain(
     posterior: GaussianMLP,
     prior: GaussianMLP | None,
     backward: Tensor,
-    driven: Tensor,
+    input_features: Tensor,
     noise: Tensor,
     first: Tensor,
     into_next: Callable[[Tensor], Tensor] | None = None,
@@ -46,7 +46,7 @@ def plain(
         posterior: network from [z_{t-1}, a_t] to mean and log variance of z_t.
         prior: network from [z_{t-1}, d_t] whose mean is added; None for no residual.
         backward: a_1..a_T, (B, T, H).
-        driven: d_1..d_T, (B, T, H).
+        input_features: d_1..d_T, (B, T, H).
         noise: standard normal draws, (N, T, Z) with N = K B for K particles, particles outermost.
         first: z_0, (N, Z).
         into_next: what becomes of z_t on its way into the next step; nothing by default.
@@ -55,12 +55,15 @@ def plain(
         z, posterior mean and log variance, each (N, T, Z).
     """
     particles = noise.shape[0] // backward.shape[0]
-    backward, driven = backward.repeat(particles, 1, 1), driven.repeat(particles, 1, 1)
+    backward, input_features = (
+        backward.repeat(particles, 1, 1),
+        input_features.repeat(particles, 1, 1),
+    )
     z, paths = first, list[tuple[Tensor, Tensor, Tensor]]()
     for t in range(noise.shape[1]):
         mean, log_variance = posterior(torch.cat([z, backward[:, t]], dim=-1))
         if prior is not None:
-            mean = mean + prior(torch.cat([z, driven[:, t]], dim=-1))[0]
+            mean = mean + prior(torch.cat([z, input_features[:, t]], dim=-1))[0]
         drawn = mean + (0.5 * log_variance).exp() * noise[:, t]
         z = drawn if into_next is None else into_next(drawn)
         paths.append((drawn, mean, log_variance))
@@ -72,7 +75,7 @@ def fused(
     posterior: GaussianMLP,
     prior: GaussianMLP | None,
     backward: Tensor,
-    driven: Tensor,
+    input_features: Tensor,
     noise: Tensor,
     first: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,7 +84,7 @@ def fused(
     The gradient cannot be differentiated again.
     """
     size = noise.shape[-1]
-    networks = [(posterior, backward)] + ([] if prior is None else [(prior, driven)])
+    networks = [(posterior, backward)] + ([] if prior is None else [(prior, input_features)])
     known, from_latent, to_raw, biases = [], [], [], []
     for network, states in networks:
         latent_part, state_part = network.hidden.weight.tensor_split([size], dim=1)

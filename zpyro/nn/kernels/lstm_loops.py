@@ -20,7 +20,7 @@ from zpyro.nn.kernels.fused_blocks import (
     gate_slopes,
     lstm_step,
     lstm_step_backward_,
-    reparametrisation,
+    reparameterization,
     running_cell_gradient,
 )
 from zpyro.nn.kernels.products import prepare
@@ -148,7 +148,7 @@ class TorchLoops:
         to_cell = gate_slopes(tape.gates, tape.cell, gates)
         d_hidden = torch.zeros_like(tape.hidden[0])
         d_cell = running_cell_gradient(arriving, tape.cell)
-        draws = reparametrisation(tape.raw, tape.noise, arriving)
+        draws = reparameterization(tape.raw, tape.noise, arriving)
         views = (
             *(activations, gates, gates[..., : 3 * size].unflatten(-1, (3, size))),
             *(gates[..., 3 * size :], tape.gates[..., size : 2 * size], to_cell),
