@@ -109,20 +109,20 @@ def _svi(size: Size, frames: Tensor, **settings: Any) -> Step:
     return partial(svi.step, x, None, start)
 
 
-def training_step(size: Size, device: torch.device, ranks: ProcessGroup) -> Step:
+def training_step(size: Size, device: torch.device, process_group: ProcessGroup) -> Step:
     """A step as ``zpyro train`` takes it in one of several processes, on fixed data.
 
     Args:
         size: of the model and of the whole batch.
         device: where it runs.
-        ranks: this process among those that take the step.
+        process_group: this process among those that take the step.
     """
     torch.manual_seed(0)
     frames = torch.randn(size.steps + 1, size.sequences, size.frame, device=device)
-    return _training(size, frames, ranks)
+    return _training(size, frames, process_group)
 
 
-def _training(size: Size, frames: Tensor, ranks: ProcessGroup = SINGLE_PROCESS) -> Step:
+def _training(size: Size, frames: Tensor, process_group: ProcessGroup = SINGLE_PROCESS) -> Step:
     """A step as ``zpyro train`` takes it; on CUDA it is one recorded graph."""
     model = zforcing(size, frames)
     train = TrainConfig(clip_norm=CLIP_NORM)
@@ -134,12 +134,12 @@ def _training(size: Size, frames: Tensor, ranks: ProcessGroup = SINGLE_PROCESS) 
         MetricAccumulator(frames.device),
         train,
         np.full(size.sequences, size.steps),
-        ranks,
+        process_group,
     )
     names = tuple(map(str, range(size.sequences)))
     start, *others = frames.cpu().numpy()
     sequences = Sequences(tuple(np.stack(others, axis=1)), names, start)
-    share = ranks.share(sequences, sequences.lengths, np.arange(size.sequences))
+    share = process_group.shard(sequences, sequences.lengths, np.arange(size.sequences))
     return partial(step, share, train.learning_rate)
 
 

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from benchmarks.contenders import training_step
 from benchmarks.measure import machine
 from benchmarks.sizes import SIZES
-from zpyro.distributed.processes import ProcessGroup, joined
+from zpyro.distributed.processes import ProcessGroup, init_distributed
 from zpyro.training.allocation import keep_freed_memory
 
 WARM_UP = 3
@@ -89,7 +89,14 @@ def _group(count: int, sequences: int, options: argparse.Namespace) -> dict[str,
     command = [sys.executable]
     if count > 1:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    command += ["-m", "benchmarks.ranks", "--sequences", str(sequences), "--size", options.size]
+    command += [
+        "-m",
+        "benchmarks.ranks",
+        "--sequences",
+        str(sequences),
+        "--size",
+        options.size,
+    ]
     command += ["--threads", str(options.threads), "--device", options.device]
     command += ["--steps", str(options.steps)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
@@ -102,31 +109,33 @@ def _work(options: argparse.Namespace) -> None:
     """One process of a group: time steps, and a sum of all gradients by itself."""
     keep_freed_memory()
     size = dataclasses.replace(SIZES[options.size], sequences=options.sequences)
-    with joined(options.device) as ranks:
-        step = training_step(size, torch.device(options.device), ranks)
-        seconds = _median_seconds(step, options.steps, ranks)
+    with init_distributed(options.device) as process_group:
+        step = training_step(size, torch.device(options.device), process_group)
+        seconds = _median_seconds(step, options.steps, process_group)
         gradients = torch.zeros(size.parameters, device=options.device)
-        sums = _median_seconds(lambda: ranks.sum(gradients), options.steps, ranks)
-        if ranks.leader:
+        sums = _median_seconds(lambda: process_group.sum(gradients), options.steps, process_group)
+        if process_group.is_main_process:
             print(json.dumps({"step_s": seconds, "all_reduce_s": sums}))
 
 
-def _median_seconds(function: Callable[[], object], times: int, ranks: ProcessGroup) -> float:
+def _median_seconds(
+    function: Callable[[], object], times: int, process_group: ProcessGroup
+) -> float:
     found: list[float] = []
     for _ in range(WARM_UP + times):
-        _wait(ranks)
+        _wait(process_group)
         started = time.perf_counter()
         function()
-        _wait(ranks)
+        _wait(process_group)
         found.append(time.perf_counter() - started)
     return statistics.median(found[WARM_UP:])
 
 
-def _wait(ranks: ProcessGroup) -> None:
+def _wait(process_group: ProcessGroup) -> None:
     """Until every process and its device have done all."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
-    if ranks.count > 1:
+    if process_group.world_size > 1:
         dist.barrier()
 
 

@@ -58,7 +58,7 @@ def waiting(what: str) -> Generator[None, None, None]:
 
 
 def load_data(
-    config: Config, vocabulary: Vocabulary | None = None, ranks: ProcessGroup | None = None
+    config: Config, vocabulary: Vocabulary | None = None, process_group: ProcessGroup | None = None
 ) -> Dataset:
     """The data set that a configuration names; text in a trained model's vocabulary if given.
 
@@ -71,6 +71,6 @@ def load_data(
     where = "" if folder is None else f" from {folder}"
     with (
         waiting(f"loading {config.dataset}{where}"),
-        (ranks or SINGLE_PROCESS).main_process_first(),
+        (process_group or SINGLE_PROCESS).main_process_first(),
     ):
         return datasets.load(config.dataset, folder, config.data, vocabulary=vocabulary)

@@ -72,7 +72,7 @@ def command(
     """
     from zpyro import datasets
     from zpyro.analysis.comparison import ROWS, Spec, find
-    from zpyro.distributed.processes import joined
+    from zpyro.distributed.processes import init_distributed
     from zpyro.errors import UserError
 
     if show_rows:
@@ -86,22 +86,24 @@ def command(
     settled = [(row, _settings(dataset, row.assignments, options)) for row in rows]
     out = out or Path("runs") / f"compare-{dataset}"
     spec = Spec(out, tuple(settled), tuple(range(seeds)), match == "parameters", split, particles)
-    with joined("cpu") as ranks:
-        _compare(spec, settled[0][1], jobs, _title(dataset, spec, options), ranks)
+    with init_distributed("cpu") as process_group:
+        _compare(spec, settled[0][1], jobs, _title(dataset, spec, options), process_group)
 
 
 def _compare(
-    spec: Spec, settled: Config, jobs: int | None, title: str, ranks: ProcessGroup
+    spec: Spec, settled: Config, jobs: int | None, title: str, process_group: ProcessGroup
 ) -> None:
     """Run what is left, dealt out among the processes, and write the table when all have done."""
     from zpyro.analysis.comparison import prepare, run_all
 
     out = spec.folder
-    with ranks.main_process_first():
+    with process_group.main_process_first():
         todo = prepare(spec, load_data(settled))
-    room = _room(jobs, settled, ranks)
+    room = _room(jobs, settled, process_group)
     left = sum(not job.done for job in todo)
-    say(f"{counted(len(todo), 'run')}, {left} to do, {room.at_once * ranks.count} at once; {out}")
+    say(
+        f"{counted(len(todo), 'run')}, {left} to do, {room.at_once * process_group.world_size} at once; {out}"
+    )
     failed: list[Job] = []
 
     def on_end(job: Job, status: int) -> None:
@@ -109,9 +111,11 @@ def _compare(
         if status != 0 and status not in STOPPED:
             failed.append(job)
 
-    interrupted = run_all(spec, todo[ranks.rank :: ranks.count], room, on_end, _say_start)
-    everyone = [job for part in ranks.gather(failed) for job in part]
-    if ranks.leader:
+    interrupted = run_all(
+        spec, todo[process_group.rank :: process_group.world_size], room, on_end, _say_start
+    )
+    everyone = [job for part in process_group.gather(failed) for job in part]
+    if process_group.is_main_process:
         summary = _summary(spec, todo, title)
         if summary.rows:
             _write(summary, out)
@@ -143,7 +147,7 @@ def _settings(dataset: str, assignments: tuple[str, ...], options: dict[str, Any
     )
 
 
-def _room(jobs: int | None, settled: Config, ranks: ProcessGroup) -> Room:
+def _room(jobs: int | None, settled: Config, process_group: ProcessGroup) -> Room:
     """How many runs at once in this process: one a GPU, or one for two cores.
 
     Of several processes each runs one at a time, on a GPU of its own where there are some.
@@ -160,9 +164,9 @@ def _room(jobs: int | None, settled: Config, ranks: ProcessGroup) -> Room:
         numbers = os.environ.get("CUDA_VISIBLE_DEVICES")
         every = [str(number) for number in range(torch.cuda.device_count())]
         devices = tuple(numbers.split(",") if numbers else every)
-    if ranks.count > 1:
-        mine = devices[ranks.local % len(devices) :][:1] if devices else ()
-        return Room(jobs or 1, max(1, cores // ((jobs or 1) * ranks.count)), mine)
+    if process_group.world_size > 1:
+        mine = devices[process_group.local % len(devices) :][:1] if devices else ()
+        return Room(jobs or 1, max(1, cores // ((jobs or 1) * process_group.world_size)), mine)
     at_once = jobs or len(devices) or max(1, cores // 2)
     return Room(at_once, max(1, cores // at_once), devices)
 

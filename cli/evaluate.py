@@ -107,7 +107,7 @@ def command(
       zpyro evaluate runs/digits --bound iwae --particles 100
     """
     from zpyro import evaluation
-    from zpyro.distributed.processes import joined
+    from zpyro.distributed.processes import init_distributed
     from zpyro.training import runs
     from zpyro.training.allocation import keep_freed_memory
     from zpyro.training.building import choose_device
@@ -115,11 +115,11 @@ def command(
     keep_freed_memory()
     opened = runs.open_run(run)
     use_guide(run, guide, run_guide)
-    with joined(device) as ranks:
+    with init_distributed(device) as process_group:
         checkpoint = opened.load(which, choose_device(device))
         if bound == "smc":
             evaluation.check_can_filter(checkpoint.module)
-        with ranks.main_process_first():
+        with process_group.main_process_first():
             sequences = _sequences(opened, checkpoint, data, split)
         with _progress() as on_batch:
             result = evaluation.evaluate(
@@ -128,12 +128,12 @@ def command(
                 batch_size=batch_size,
                 seed=seed,
                 on_batch=on_batch,
-                ranks=ranks,
+                process_group=process_group,
             )
-    if not ranks.leader:
+    if not process_group.is_main_process:
         return
     evaluation.check_finite(result)
-    values = _values(result, sequences.kind)
+    values = _values(result, sequences.data_type)
     if bound != "elbo":
         with _progress(f"{LABELS[bound][0]}, {counted(particles, 'path')} a sequence") as on_batch:
             values |= _tighter(
@@ -149,7 +149,7 @@ def command(
     if as_json:
         click.echo(json.dumps(values))
     else:
-        step = "token" if sequences.kind == "tokens" else "frame"
+        step = "token" if sequences.data_type == "tokens" else "frame"
         _print(values, step, f"{run}, {which} checkpoint, {split or ('all' if data else 'test')}")
 
 
@@ -228,7 +228,7 @@ def _tighter(
     score = evaluation.iwae if bound == "iwae" else evaluation.smc
     result = score(checkpoint.module, sequences, **settings)
     nats = float(getattr(result, bound))
-    tokens = sequences.kind == "tokens"
+    tokens = sequences.data_type == "tokens"
     total = nats * len(sequences)
     return {
         bound: nats,

@@ -90,13 +90,13 @@ def command(
     places = [f"{place:.2f}" for place in walk.positions.tolist()]
     if found.checkpoint.vocabulary is not None:
         _write_text(found.checkpoint, places, frames, inputs, out)
-    elif found.checkpoint.data.kind == "audio":
+    elif found.checkpoint.data.data_type == "audio":
         for number, each in enumerate(frames):
             write_sound(out / f"step_{number}.wav", each, found.checkpoint)
         click.echo(f"{len(frames)} wav files in {out}")
     else:
         _write_arrays(places, frames, out)
-    if found.checkpoint.data.kind != "tokens":
+    if found.checkpoint.data.data_type != "tokens":
         shown = [("first", inputs[0]), *zip(places, frames, strict=True), ("second", inputs[1])]
         upright = found.checkpoint.data.image_shape is None
         rows = [[each] for each in shown] if upright else [shown]

@@ -33,13 +33,13 @@ def read_prefix(path: Path, checkpoint: Checkpoint) -> np.ndarray:
         raise UserError(f"{path}: {what}; give another")
     if path.suffix.lower() == ".npy":
         frames = _in_frames(_array(path), checkpoint)
-    elif checkpoint.data.kind == "audio":
+    elif checkpoint.data.data_type == "audio":
         frames = _recording(path, checkpoint)
     elif checkpoint.vocabulary is not None:
         frames = _line(path, checkpoint.vocabulary)
     else:
         raise UserError(
-            f"{path}: is no .npy array, and the run is one of {checkpoint.data.kind} data; save "
+            f"{path}: is no .npy array, and the run is one of {checkpoint.data.data_type} data; save "
             "the frames with numpy.save"
         )
     choosing.check_frames(checkpoint, frames, str(path))
@@ -109,7 +109,7 @@ def _in_frames(values: np.ndarray, checkpoint: Checkpoint) -> np.ndarray:
     from zpyro.datasets.formats import audio
 
     data, size = checkpoint.data, checkpoint.module.likelihood.size
-    if data.kind == "audio" and values.ndim == 1:
+    if data.data_type == "audio" and values.ndim == 1:
         return audio.frame(values, size)
     shape = data.image_shape
     rows = shape is not None and values.shape[-1] in (1, shape[1]) and values.ndim <= 2

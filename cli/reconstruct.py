@@ -69,7 +69,7 @@ def command(
         return
     for name, before, after in zip(names, inputs, outputs, strict=True):
         click.echo(f"{name}: {_difference(found.checkpoint, before, after)}")
-    if found.checkpoint.data.kind == "audio":
+    if found.checkpoint.data.data_type == "audio":
         for index, before, after in zip(indices, inputs, outputs, strict=True):
             write_sound(out / f"{index}_input.wav", before, found.checkpoint)
             write_sound(out / f"{index}_reconstruction.wav", after, found.checkpoint)
@@ -120,7 +120,7 @@ def _difference(checkpoint: Checkpoint, before: np.ndarray, after: np.ndarray) -
     """In one number how far the two are apart."""
     import numpy as np
 
-    kind = checkpoint.data.kind
+    kind = checkpoint.data.data_type
     if kind == "tokens":
         return f"{np.mean(before == after):.1%} of the tokens"
     if kind == "binary":

@@ -93,7 +93,7 @@ def command(
         drawn = sampling.draw(
             checkpoint, count, steps, seed=seed, temperature=temperature, prefix=given
         )
-    if checkpoint.data.kind == "audio":
+    if checkpoint.data.data_type == "audio":
         _write_sound(checkpoint, drawn, given, seconds, out)
     elif checkpoint.vocabulary is not None:
         _write_text(checkpoint.vocabulary, drawn, given, out)
@@ -190,7 +190,7 @@ def _write_array(
     after = "" if prefix is None else ", what comes after the prefix,"
     click.echo(f"array x {drawn.shape}{after} in {path}")
     images = _images(checkpoint, drawn, prefix)
-    kind = checkpoint.data.kind
+    kind = checkpoint.data.data_type
     if images is not None:
         _picture(lambda path: plots.images_picture(images[:PICTURED_IMAGES], path), out)
     else:

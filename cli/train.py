@@ -67,7 +67,7 @@ def command(
     """
     use_guide(resume, guide, run_guide)
     given = {f"train.{name}": value for name, value in options.items() if value is not None}
-    from zpyro.distributed.processes import joined
+    from zpyro.distributed.processes import init_distributed
     from zpyro.errors import UserError
 
     if resume and (dataset or preset or assignments or out or "train.seed" in given):
@@ -75,8 +75,8 @@ def command(
             "--resume takes the run's own settings; leave out --dataset, --preset, --set, "
             "--out and --seed"
         )
-    with joined(options["device"] or "auto") as ranks:
-        how = RunOptions(detect_anomaly, ranks)
+    with init_distributed(options["device"] or "auto") as process_group:
+        how = RunOptions(detect_anomaly, process_group)
         if resume is None:
             outcome, run = _start(dataset, data, preset, assignments, out, given, how)
         else:
@@ -90,11 +90,11 @@ class RunOptions:
 
     Attributes:
         detect_anomaly: look for the first number that is not finite.
-        ranks: this process among those that train together.
+        process_group: this process among those that train together.
     """
 
     detect_anomaly: bool
-    ranks: ProcessGroup
+    process_group: ProcessGroup
 
 
 def _start(
@@ -130,22 +130,22 @@ def _start(
     device, small = choose_device(settled.train.device), f"{dataset}-small"
     if chosen is None and device.type == "cpu" and small in config.preset_names():
         say(f"note: the settings of {dataset} want a GPU; --preset {small} is made for a CPU")
-    if how.ranks.count > 1:
+    if how.process_group.world_size > 1:
         # The run goes on with the same batches, and to the same weights, in any number of them.
-        whole = settled.train.batch_size * how.ranks.count
-        say(f"{how.ranks.count} processes, batches of {whole} in all")
+        whole = settled.train.batch_size * how.process_group.world_size
+        say(f"{how.process_group.world_size} processes, batches of {whole} in all")
         settled = replace(settled, train=replace(settled.train, batch_size=whole))
     out = out or Path("runs") / f"{dataset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    out = how.ranks.gather(out)[0]
-    if how.ranks.leader:
+    out = how.process_group.gather(out)[0]
+    if how.process_group.is_main_process:
         runs.check_free(out)
-    loaded = load_data(settled, ranks=how.ranks)
+    loaded = load_data(settled, process_group=how.process_group)
     likelihood = build_likelihood(settled.model, loaded.likelihood, loaded.frame_size)
     settled = replace(settled, model=replace(settled.model, likelihood=likelihood.name))
     module = _fresh(settled, loaded)
     # Once nothing else can go wrong.
-    with how.ranks.main_process_first():
-        run = runs.create(out, settled) if how.ranks.leader else runs.open_run(out)
+    with how.process_group.main_process_first():
+        run = runs.create(out, settled) if how.process_group.is_main_process else runs.open_run(out)
     with run.locked():
         return _begin(module, settled, loaded, run, how), run
 
@@ -163,14 +163,14 @@ def _resume(
         if data is not None:
             settled = replace(settled, data_folder=str(data.absolute()))
         device = choose_device(settled.train.device)
-        with how.ranks.main_process_first():
-            damage = run.recover() if how.ranks.leader else None
+        with how.process_group.main_process_first():
+            damage = run.recover() if how.process_group.is_main_process else None
         if damage is not None:
             say(f"warning: {damage}")
         # A training killed before its first checkpoint has nothing to lose: it begins again.
         module = run.load("last", device).module if run.has("last") else None
-        loaded = load_data(settled, ranks=how.ranks)
-        if how.ranks.leader:
+        loaded = load_data(settled, process_group=how.process_group)
+        if how.process_group.is_main_process:
             files.replace_file(folder / runs.CONFIG, config.write_config(settled))
         if module is None:
             return _begin(_fresh(settled, loaded), settled, loaded, run, how), run
@@ -193,7 +193,7 @@ def _begin(
     module: SequenceModel, settled: Config, data: Dataset, run: Run, how: RunOptions
 ) -> Outcome:
     """Train from the start."""
-    if how.ranks.leader:
+    if how.process_group.is_main_process:
         run.write_baselines(data.train, data.frame_size)
     return _fit(module, data, settled, run, how, resume=False)
 
@@ -233,7 +233,7 @@ def _fit(
     from zpyro.training.loop import fit
 
     keep_freed_memory()
-    if how.ranks.leader:
+    if how.process_group.is_main_process:
         custom_guides.keep(run.folder)
     weights = sum(parameter.numel() for parameter in module.parameters())
     device = next(module.parameters()).device.type
@@ -250,7 +250,7 @@ def _fit(
         resume=resume,
         reporter=for_console(console()),
         detect_anomaly=how.detect_anomaly,
-        ranks=how.ranks,
+        process_group=how.process_group,
     )
 
 

@@ -38,11 +38,11 @@ def test_frames(tmp_path: Path) -> None:
 @pytest.mark.fast
 def test_tokens_bits_and_unequal_lengths(tmp_path: Path) -> None:
     data = datasets.load("npz", save(tmp_path, x=TOKENS))
-    assert (data.likelihood, data.frame_size, data.train.kind) == ("categorical", 7, "tokens")
+    assert (data.likelihood, data.frame_size, data.train.data_type) == ("categorical", 7, "tokens")
     assert data.train.values[0].dtype == np.int64
     bits = (FRAMES > 3).astype(np.float32)
     data = datasets.load("npz", save(tmp_path, x=bits), likelihood="bernoulli")
-    assert (data.likelihood, data.train.kind) == ("bernoulli", "binary")
+    assert (data.likelihood, data.train.data_type) == ("bernoulli", "binary")
     assert set(np.unique(data.train.values[0])) <= {0.0, 1.0}
     lengths = np.array([3, 1, 5, 2, 4] * 4)
     ragged = save(tmp_path, values=RANDOM.standard_normal((60, 2)), lengths=lengths)

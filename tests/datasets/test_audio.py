@@ -142,7 +142,7 @@ def test_bad_files_are_named_in_one_line(tmp_path: Path, kind: str, message: str
 def test_bad_compressed_files_are_told(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"a.{extension}"
     path.write_text("this is no sound, only words\n" * 100)
-    with pytest.raises(UserError, match=r"cannot be read as audio \(Format not recognized\)"):
+    with pytest.raises(UserError, match=r"cannot be read as audio \(Format not recognised\)"):
         audio.read(path)
     path.unlink()
     soundfile.write(path, tone(64_000), 16_000)

@@ -24,14 +24,14 @@ def images(count: int, *, size: int, seed: int = 0) -> Sequences:
         rows.append(np.where(random.random((count, 6)) < 0.2, 1 - rows[-1], rows[-1]))
     values = np.stack(rows, axis=1).reshape(count, -1, size)
     names = tuple(map(str, range(count)))
-    return Sequences(tuple(values), names, kind="binary", image_shape=(4, 6))
+    return Sequences(tuple(values), names, data_type="binary", image_shape=(4, 6))
 
 
 def walks(lengths: list[int], seed: int = 0) -> Sequences:
     """Binary sequences of unequal length, three bits a frame."""
     random = np.random.default_rng(seed)
     values = tuple((random.random((n, 3)) < 0.3).astype("f4") for n in lengths)
-    return Sequences(values, tuple(map(str, range(len(values)))), kind="binary")
+    return Sequences(values, tuple(map(str, range(len(values)))), data_type="binary")
 
 
 def by_loops(train: Sequences, test: Sequences, *, neighbors: bool) -> list[float]:
@@ -76,7 +76,7 @@ def test_tables_are_counted_frequencies(neighbors: bool, kind: str) -> None:
 def test_probabilities_of_all_pictures_sum_to_one(name: str) -> None:
     fitted = FITS[name](walks([5, 5, 8]))
     every = np.array(list(itertools.product((0, 1), repeat=6)), np.uint8).reshape(-1, 2, 3)
-    sequences = Sequences(tuple(every), tuple(map(str, range(64))), kind="binary")
+    sequences = Sequences(tuple(every), tuple(map(str, range(64))), data_type="binary")
     assert np.exp(fitted.score(sequences)).sum() == pytest.approx(1.0, rel=1e-12)
 
 

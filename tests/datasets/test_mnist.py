@@ -89,7 +89,7 @@ def joined(sequences: datasets.Sequences) -> np.ndarray:
 
 def test_text_files_are_the_three_splits(texts: Path) -> None:
     data = load(texts)
-    assert (data.likelihood, data.frame_size, data.train.kind) == ("bernoulli", 1, "binary")
+    assert (data.likelihood, data.frame_size, data.train.data_type) == ("bernoulli", 1, "binary")
     for seed, (split, count) in enumerate((("train", 8), ("valid", 3), ("test", 4))):
         found = data.split(split)
         assert set(found.lengths) == {784}

@@ -25,7 +25,7 @@ def tokens(count: int, seed: int, high: int = SIZE) -> Sequences:
         for n in random.integers(1, 9, size=count)
     ]
     names = tuple(str(i) for i in range(count))
-    return Sequences(tuple(values), names, kind="tokens")
+    return Sequences(tuple(values), names, data_type="tokens")
 
 
 def by_hand(train: Sequences, size: int, u: int, v: int, w: int) -> float:
@@ -96,7 +96,7 @@ def test_it_learns_what_two_words_foretell() -> None:
         row[2::3] = (row[0::3] + row[1::3]) % 4
         rows.append(row.astype(np.int32))
     names = tuple(map(str, range(300)))
-    data = Sequences(tuple(rows), names, kind="tokens")
+    data = Sequences(tuple(rows), names, data_type="tokens")
     model = trigram(data[:250], 4)
     per_token = -model.score(data[250:]).sum() / data[250:].num_frames
     # Two of three tokens are free (log 4), the third is known once its place is; a unigram gets

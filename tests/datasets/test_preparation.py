@@ -115,7 +115,7 @@ def test_batches_stored_and_in_memory_are_the_same(books: Path, tmp_path: Path) 
         np.stack(list(stored.start)),
         stored.normalization,
         stored.sample_rate,
-        stored.kind,
+        stored.data_type,
     )
     np.testing.assert_array_equal(stored.lengths, held.lengths)
     assert (stored.frame_size, stored.num_frames) == (held.frame_size, held.num_frames)

@@ -103,7 +103,7 @@ def test_batches_move_between_devices_and_types() -> None:
     batch = make([3, 1]).batch().to("cpu")
     assert batch.x.dtype == torch.float32
     assert batch.num_frames == 4
-    tokens = Sequences((np.array([1, 2]), np.array([3])), ("a", "b"), kind="tokens").batch()
+    tokens = Sequences((np.array([1, 2]), np.array([3])), ("a", "b"), data_type="tokens").batch()
     assert tokens.x.tolist() == [[1, 2], [3, 0]]
 
 

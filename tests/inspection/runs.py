@@ -32,7 +32,7 @@ def case(
         likelihood=likelihood.name,
     )  # fmt: skip
     facts = DataSpec(
-        "made", found.kind, found.sample_rate, found.normalization.mean, found.normalization.scale,
+        "made", found.data_type, found.sample_rate, found.normalization.mean, found.normalization.scale,
         found.image_shape,
     )  # fmt: skip
     module = build_model(config, likelihood).eval()
@@ -58,12 +58,12 @@ def images(pixels: bool, model: str = "zforcing") -> Case:
     """Pictures of 4 by 6 pixels, a row or a pixel at a time."""
     bits = np.random.default_rng(0).integers(0, 2, size=(3, 24)).astype("u1")
     values = tuple(each.reshape((24, 1) if pixels else (4, 6)) for each in bits)
-    found = Sequences(values, ("a", "b", "c"), kind="binary", image_shape=(4, 6))
+    found = Sequences(values, ("a", "b", "c"), data_type="binary", image_shape=(4, 6))
     return case(likelihoods.Bernoulli(1 if pixels else 6), found, model)
 
 
 def text(model: str = "zforcing", words: Vocabulary | None = WORDS) -> Case:
     """Sentences of 30 words out of 12."""
     values = np.random.default_rng(0).integers(2, 12, size=(3, 30)).astype("i4")
-    found = Sequences(tuple(values), ("x", "y", "z"), kind="tokens")
+    found = Sequences(tuple(values), ("x", "y", "z"), data_type="tokens")
     return case(likelihoods.Categorical(12), found, model, words)

@@ -119,7 +119,7 @@ def test_a_single_step(make: object, model: str) -> None:
     short = replace(sequences, values=tuple(value[:1] for value in sequences.values))
     found = view(checkpoint, short, 0)
     figures = [input_figure(found)]
-    if found.kind != "tokens":
+    if found.data_type != "tokens":
         figures.append(reconstruction_figure(found))
     if found.has_latents:
         figures += [prior_posterior_figure(found), latents_figure(found)]
@@ -208,7 +208,7 @@ def test_without_latents_only_surprise(make: object) -> None:
     figure = input_figure(found)
     texts = "".join(axes.get_ylabel() for axes in figure.axes)
     assert "KL" not in texts
-    if found.kind == "tokens":
+    if found.data_type == "tokens":
         lines = figure.axes
         shown = np.concatenate([[bar.get_height() for bar in axes.patches] for axes in lines])  # pyright: ignore[reportAttributeAccessIssue]
     else:

@@ -19,7 +19,7 @@ from tests import processes
 from tests.cli.conftest import Zpyro, zpyro
 from tests.ranks.together import leave, result
 from zpyro import UserError
-from zpyro.distributed.processes import SINGLE_PROCESS, ProcessError, joined
+from zpyro.distributed.processes import SINGLE_PROCESS, ProcessError
 from zpyro.training import runs
 from zpyro_cli.main import main  # pyright: ignore[reportMissingImports]
 
@@ -48,7 +48,10 @@ def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UserError, match="process 1 of this machine has no GPU"), joined("cuda"):
+    with (
+        pytest.raises(UserError, match="process 1 of this machine has no GPU"),
+        init_distributed("cuda"),
+    ):
         pass
 
 

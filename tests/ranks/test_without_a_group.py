@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from zpyro.distributed import processes as ranks
+from zpyro.distributed import processes
 from zpyro.errors import UserError
 
 pytestmark = pytest.mark.fast
@@ -26,7 +26,7 @@ def of_two(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     expected = "process 1 of this machine has no GPU of its own, there are 1; start fewer"
-    with pytest.raises(UserError, match=expected), ranks.joined("cuda"):
+    with pytest.raises(UserError, match=expected), processes.init_distributed("cuda"):
         pass
 
 
@@ -36,8 +36,8 @@ def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPa
 )
 def test_a_lost_process_is_told_in_a_line(error: RuntimeError) -> None:
     def work() -> None:
-        with ranks.joined("cpu") as found:
-            assert found == ranks.ProcessGroup(1, 2, 1)
+        with processes.init_distributed("cpu") as found:
+            assert found == processes.ProcessGroup(1, 2, 1)
             raise error
 
     with pytest.raises(UserError, match="process 1 of 2 lost another one of the group; see what"):
@@ -46,12 +46,12 @@ def test_a_lost_process_is_told_in_a_line(error: RuntimeError) -> None:
 
 @pytest.mark.usefixtures("of_two")
 def test_other_failures_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="of another kind"), ranks.joined("cpu"):
+    with pytest.raises(RuntimeError, match="of another kind"), processes.init_distributed("cpu"):
         raise RuntimeError("of another kind")
 
 
 def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ranks.ENVIRONMENT:
+    for name in processes.ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
-    with ranks.joined("cpu") as found:
-        assert found == ranks.SINGLE_PROCESS
+    with processes.init_distributed("cpu") as found:
+        assert found == processes.SINGLE_PROCESS

@@ -15,7 +15,7 @@ from torch import nn
 from tests.run.small import MODEL, SIZE, sequences, settings
 from zpyro import evaluation, likelihoods
 from zpyro.datasets.sequences import Dataset
-from zpyro.distributed import processes as ranks
+from zpyro.distributed import processes
 from zpyro.distributed.seeding import seed_everything
 from zpyro.training import loop as training
 from zpyro.training.building import build_model
@@ -24,7 +24,7 @@ COUNT = 33
 """Four batches of 8 and one of a single sequence: some processes have nothing of it."""
 
 
-def result(together: ranks.ProcessGroup, dies_at: int | None = None) -> dict[str, Any]:
+def result(together: processes.ProcessGroup, dies_at: int | None = None) -> dict[str, Any]:
     """What a training leaves: weights, validation, random state."""
     torch.set_num_threads(1)
     parts = sequences(COUNT, 0), sequences(7, 1), sequences(5, 2)
@@ -35,8 +35,8 @@ def result(together: ranks.ProcessGroup, dies_at: int | None = None) -> dict[str
     module = build_model(sizes, likelihoods.Gaussian(SIZE)).double()
     if dies_at is not None and together.rank == 1:
         kill_after(module, dies_at)
-    outcome = training.fit(module, data, config, ranks=together)
-    found = evaluation.evaluate(module, data.valid, batch_size=2, ranks=together)
+    outcome = training.fit(module, data, config, process_group=together)
+    found = evaluation.evaluate(module, data.valid, batch_size=2, process_group=together)
     return {
         "weights": module.state_dict(),
         "best": outcome.best,
@@ -62,9 +62,9 @@ def kill_after(module: nn.Module, steps: int) -> None:
 
 def leave(out: Path, dies_at: int | None = None) -> None:
     """Train, and leave the result of the first process in a file."""
-    with ranks.joined("cpu") as together:
+    with processes.init_distributed("cpu") as together:
         found = result(together, dies_at)
-        if together.leader:
+        if together.is_main_process:
             torch.save(found, out)
 
 

@@ -249,7 +249,7 @@ def test_a_kill_between_the_renames_loses_nothing(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"kind": "pictures"}, "data.kind is 'pictures'; it must be one of"),
+        ({"data_type": "pictures"}, "data.data_type is 'pictures'; it must be one of"),
         ({"scale": 0.0}, "which is no scale"),
         ({"mean": float("nan")}, "which is no scale"),
         ({"sample_rate": -1}, "is no size"),

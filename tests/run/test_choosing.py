@@ -28,7 +28,7 @@ def of_kind(kind: str, **more: object) -> Checkpoint:
         "frames": likelihoods.Gaussian(3),
     }[kind]
     found = make(likelihood)
-    facts = replace(found.data, kind=kind, sample_rate=None)
+    facts = replace(found.data, data_type=kind, sample_rate=None)
     return replace(found, data=facts, start=None, **more)
 
 
@@ -62,7 +62,7 @@ def test_frames_that_do_not_fit_are_told(kind: str, values: np.ndarray, message:
 
 def test_data_of_another_kind_are_told() -> None:
     frames = Sequences((np.zeros((4, 3), "f4"),), ("a",))
-    tokens = Sequences((np.array([0, 6]),), ("a",), kind="tokens")
+    tokens = Sequences((np.array([0, 6]),), ("a",), data_type="tokens")
     with pytest.raises(UserError, match=r"the data are frames of 3 .* trained on tokens;"):
         choosing.renormalize_like(of_kind("tokens"), frames)
     with pytest.raises(UserError, match="the data hold token 6, this run knows 6"):

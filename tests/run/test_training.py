@@ -18,7 +18,7 @@ from rich.console import Console
 from tests.run.small import dataset, model, settings
 from zpyro import evaluation
 from zpyro.datasets.sequences import Dataset
-from zpyro.distributed import processes as ranks
+from zpyro.distributed import processes as process_group
 from zpyro.errors import UserError
 from zpyro.io import files, manifest, torch_files
 from zpyro.models import SequenceModel
@@ -245,9 +245,9 @@ def rewrite(run: Run, state: object) -> None:
 
 def test_a_carried_state_is_for_one_process() -> None:
     config = settings(max_steps=2, carry_state=True)
-    two = ranks.ProcessGroup(0, 2, 0)
+    two = process_group.ProcessGroup(0, 2, 0)
     with pytest.raises(UserError, match="carry_state is for one process; start it without"):
-        training.fit(model(), dataset(), config, ranks=two)
+        training.fit(model(), dataset(), config, process_group=two)
 
 
 def test_lines_tell_how_far_it_is() -> None:

@@ -60,7 +60,7 @@ def draw(
 
 def raw(checkpoint: Checkpoint, frames: np.ndarray) -> np.ndarray:
     """Normalized frames on the scale of the raw data; tokens and bits stay as they are."""
-    if checkpoint.data.kind in ("tokens", "binary"):
+    if checkpoint.data.data_type in ("tokens", "binary"):
         return frames
     return frames * checkpoint.data.scale + checkpoint.data.mean
 
@@ -78,10 +78,10 @@ def _split_prefix(
     """Start frames and further frames, both normalized and the same for every sequence."""
     choosing.check_frames(checkpoint, prefix, "the prefix")
     data = checkpoint.data
-    plain = data.kind in ("tokens", "binary")
+    plain = data.data_type in ("tokens", "binary")
     values = prefix if plain else (prefix - data.mean) / data.scale
     frames = torch.from_numpy(
-        np.ascontiguousarray(values, np.int64 if data.kind == "tokens" else np.float32)
+        np.ascontiguousarray(values, np.int64 if data.data_type == "tokens" else np.float32)
     )
     frames = frames.unsqueeze(0).repeat(count, *(1,) * frames.dim())
     if checkpoint.start is None:

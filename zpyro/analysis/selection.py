@@ -97,11 +97,11 @@ def renormalize_like(checkpoint: Checkpoint, sequences: Sequences) -> Sequences:
         UserError: if they are of another kind than the model reads.
     """
     data, likelihood = checkpoint.data, checkpoint.module.likelihood
-    size = 1 if data.kind == "tokens" else likelihood.size
-    if (sequences.kind, sequences.frame_size) != (data.kind, size):
+    size = 1 if data.data_type == "tokens" else likelihood.size
+    if (sequences.data_type, sequences.frame_size) != (data.data_type, size):
         found, wanted = (
-            _described(sequences.kind, sequences.frame_size),
-            _described(data.kind, size),
+            _described(sequences.data_type, sequences.frame_size),
+            _described(data.data_type, size),
         )
         raise UserError(
             f"the data are {found}, the run was trained on {wanted}; point --data at such"
@@ -150,7 +150,7 @@ def check_frames(checkpoint: Checkpoint, frames: Array, name: str, *, least: int
         raise UserError(
             f"{name}: has other numbers than the tokens 0 to {likelihood.size - 1}; mend them"
         )
-    if checkpoint.data.kind == "binary" and not np.isin(frames, (0, 1)).all():
+    if checkpoint.data.data_type == "binary" and not np.isin(frames, (0, 1)).all():
         raise UserError(f"{name}: has values other than 0 and 1; make it binary first")
 
 
@@ -165,8 +165,8 @@ def sequence_from_array(checkpoint: Checkpoint, frames: Array, name: str) -> Seq
     data = checkpoint.data
     check_frames(checkpoint, frames, name, least=1 if checkpoint.start is None else 2)
     scale = Normalization(data.mean, data.scale)
-    plain = data.kind in ("tokens", "binary")
-    whole = np.int64 if data.kind == "tokens" else np.float32
+    plain = data.data_type in ("tokens", "binary")
+    whole = np.int64 if data.data_type == "tokens" else np.float32
     values = frames.astype(whole) if plain else scale.apply(frames)
     start = None
     if checkpoint.start is not None:
@@ -177,7 +177,7 @@ def sequence_from_array(checkpoint: Checkpoint, frames: Array, name: str) -> Seq
         start=start,
         normalization=Normalization() if plain else scale,
         sample_rate=data.sample_rate,
-        kind=data.kind,
+        data_type=data.data_type,
         image_shape=data.image_shape,
     )
 

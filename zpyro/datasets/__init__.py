@@ -211,7 +211,7 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
     rows = [
         ("data set", dataset.name),
         ("likelihood", dataset.likelihood),
-        ("frame size" if first.kind != "tokens" else "vocabulary", str(dataset.frame_size)),
+        ("frame size" if first.data_type != "tokens" else "vocabulary", str(dataset.frame_size)),
     ]
     if first.sample_rate is not None:
         rows.append(("sample rate", f"{first.sample_rate} Hz"))
@@ -221,7 +221,7 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
         rows.append(("normalization", f"{centered} / {scale.scale:.6g}, from train"))
     start = "the first recorded frame, not scored"
     if first.start is None:
-        start = "a start token" if first.kind == "tokens" else "zeros"
+        start = "a start token" if first.data_type == "tokens" else "zeros"
     if first.image_shape is not None:
         rows.append(("image", "{} x {} pixels, row after row".format(*first.image_shape)))
     rows.append(("start frame", start))
@@ -232,7 +232,7 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
 
 def _describe_split(split: Sequences) -> str:
     lengths = sorted(split.lengths.tolist())
-    what = "tokens" if split.kind == "tokens" else "frames"
+    what = "tokens" if split.data_type == "tokens" else "frames"
     spread = f"{lengths[0]} to {lengths[-1]} {what}, median {lengths[len(lengths) // 2]}"
     seconds = "" if split.seconds is None else f", {_duration(split.seconds)}"
     return f"{len(split)} sequences, {split.num_frames} {what}{seconds} ({spread})"

@@ -82,7 +82,7 @@ class Blizzard(Corpus):
             for name, part in zip(("train", "valid", "test"), parts, strict=True)
         }
         layout = Layout(
-            kind="audio",
+            data_type="audio",
             likelihood="gaussian",
             frame_size=settings.frame_size,
             start=True,

@@ -112,7 +112,7 @@ class Mnist(Corpus):
             for split, (file, first, last) in _places(counts).items()
         }
         layout = Layout(
-            kind="binary",
+            data_type="binary",
             likelihood="bernoulli",
             frame_size=settings.frame_size,
             image_shape=(rows, columns),

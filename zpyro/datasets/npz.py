@@ -240,7 +240,7 @@ def _sequences(
         names=tuple(name for name, _ in named),
         start=start,
         normalization=normalization,
-        kind={"categorical": "tokens", "bernoulli": "binary"}.get(kind, "frames"),
+        data_type={"categorical": "tokens", "bernoulli": "binary"}.get(kind, "frames"),
     )
 
 

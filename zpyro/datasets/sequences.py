@@ -89,13 +89,13 @@ class Sequences:
 
     Attributes:
         values: one array a sequence, (T_i, D) float32 frames or (T_i,) int32 or int64 tokens;
-            frames of kind "binary" may stay uint8, batches turn them into float32.
+            frames of data type "binary" may stay uint8, batches turn them into float32.
         names: one a sequence.
         start: x_0 of each sequence, (N, D) or (N,), or None for the likelihood's default.
             Values, names and start may stay on the disk, see :class:`Stored`.
         normalization: what turned raw samples into these frames.
         sample_rate: samples a second where the frames are audio, else None.
-        kind: "audio", "frames", "binary" or "tokens".
+        data_type: "audio", "frames", "binary" or "tokens".
         image_shape: rows and columns where each sequence is a picture read row after row.
 
     Raises:
@@ -107,7 +107,7 @@ class Sequences:
     start: Array | Stored[Array] | None = None
     normalization: Normalization = Normalization()
     sample_rate: int | None = None
-    kind: str = "frames"
+    data_type: str = "frames"
     image_shape: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -237,8 +237,8 @@ class Sequences:
             [torch.from_numpy(np.ascontiguousarray(value)) for value in self.values],
             batch_first=True,
         )
-        x = x.long() if self.kind == "tokens" else x
-        x = x.float() if self.kind == "binary" else x
+        x = x.long() if self.data_type == "tokens" else x
+        x = x.float() if self.data_type == "binary" else x
         if steps > x.shape[1]:
             filler = x.new_zeros(len(x), steps - x.shape[1], *x.shape[2:])
             x = torch.cat([x, filler], dim=1)
@@ -250,7 +250,7 @@ class Sequences:
     def renormalized(self, normalization: Normalization) -> Sequences:
         """The same sequences on another scale, such as that of the data a model was trained on."""
         old = self.normalization
-        if old == normalization or self.kind not in ("audio", "frames"):
+        if old == normalization or self.data_type not in ("audio", "frames"):
             return self
 
         def moved(values: Array) -> Array:

@@ -76,7 +76,7 @@ def load_all(
     return Sequences(
         values=tuple(value for part in parts for value in part.values),
         names=tuple(name for part in parts for name in part.names),
-        kind="tokens",
+        data_type="tokens",
     )
 
 
@@ -149,7 +149,7 @@ def _parts(placed: list[Placed], settings: TokenSettings, tokens: Tokens) -> lis
             Sequences(
                 values=tuple(tokens[start : start + count] for start, count, _, _ in rows),
                 names=tuple(f"{split.labels[label]}#{number}" for _, _, label, number in rows),
-                kind="tokens",
+                data_type="tokens",
             )
         )
     return parts

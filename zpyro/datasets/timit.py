@@ -74,7 +74,7 @@ class Timit(Corpus):
         rows = _whole([(p.start, p.count) for p in tested], settings.frame_size)
         splits["test"] = Split(rows, [p.key for p in tested])
         layout = Layout(
-            kind="audio",
+            data_type="audio",
             likelihood="gaussian",
             frame_size=settings.frame_size,
             start=True,

@@ -110,7 +110,7 @@ class TextCorpus(Corpus):
             settings.lower_case,
         )
         layout = Layout(
-            kind="tokens",
+            data_type="tokens",
             likelihood="categorical",
             frame_size=len(vocabulary),
             vocabulary=to_json(vocabulary),

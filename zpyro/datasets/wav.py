@@ -166,7 +166,7 @@ def to_sequences(
         start=np.stack([row[0] for row in rows]),
         normalization=normalization,
         sample_rate=rate,
-        kind="audio",
+        data_type="audio",
     )
 
 

@@ -43,22 +43,22 @@ class ProcessGroup:
 
     Attributes:
         rank: its number.
-        count: how many there are.
+        world_size: how many there are.
         local: its number on this machine, and so its GPU.
     """
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     local: int = 0
 
     @property
-    def leader(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether it is the one that writes and speaks."""
         return self.rank == 0
 
     def parallel(self, module: nn.Module) -> nn.Module:
         """A module whose gradients are the mean of all processes'."""
-        if self.count == 1:
+        if self.world_size == 1:
             return module
         # Costs whose weight is zero leave their networks unused; where all are used torch says so.
         warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
@@ -66,9 +66,9 @@ class ProcessGroup:
         devices = [like.device.index] if like.is_cuda else None
         return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
 
-    def share(
+    def shard(
         self, sequences: Sequences, lengths: NDArray[np.int64], group: NDArray[np.int64]
-    ) -> Share:
+    ) -> BatchShard:
         """This process' part of a batch: every ``count``-th row, and no other is read.
 
         A process for which none is left gets the first row, which then counts for nothing.
@@ -78,23 +78,23 @@ class ProcessGroup:
             lengths: of all of them, (N,).
             group: which of them it holds, (B,).
         """
-        if self.count == 1:
-            return whole(sequences[group.tolist()].batch())
-        rows = np.arange(len(group))[self.rank :: self.count]
+        if self.world_size == 1:
+            return full_batch(sequences[group.tolist()].batch())
+        rows = np.arange(len(group))[self.rank :: self.world_size]
         own = len(rows)
         rows = rows if own else np.zeros(1, dtype=np.int64)
         batch = sequences[group[rows].tolist()].batch(int(lengths[group].max()))
-        return Share(batch, torch.from_numpy(rows), own, len(group))
+        return BatchShard(batch, torch.from_numpy(rows), own, len(group))
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, in each."""
-        if self.count > 1:
+        if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
-    def largest(self, *numbers: float) -> list[float]:
+    def all_reduce_max(self, *numbers: float) -> list[float]:
         """The largest of each number over all processes, in each."""
-        if self.count == 1:
+        if self.world_size == 1:
             return list(numbers)
         # On the host, so that an accelerator is not waited for.
         values = torch.tensor(numbers, dtype=torch.float64)
@@ -103,32 +103,32 @@ class ProcessGroup:
 
     def gather(self, value: T) -> list[T]:
         """What every process has, by rank, in each."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [value]
-        found: list[Any] = [None] * self.count
+        found: list[Any] = [None] * self.world_size
         dist.all_gather_object(found, value)
         return found
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Go on when all have come here."""
-        if self.count > 1:
-            self.largest(0.0)
+        if self.world_size > 1:
+            self.all_reduce_max(0.0)
 
     @contextlib.contextmanager
     def main_process_first(self) -> Generator[None, None, None]:
         """What the leader does alone before the others do it, such as filling a cache."""
-        if not self.leader:
-            self.wait()
+        if not self.is_main_process:
+            self.barrier()
         yield
-        if self.leader:
-            self.wait()
+        if self.is_main_process:
+            self.barrier()
 
 
 SINGLE_PROCESS = ProcessGroup()
 
 
 @dataclass(frozen=True, eq=False)
-class Share:
+class BatchShard:
     """A part of a batch.
 
     Attributes:
@@ -144,9 +144,9 @@ class Share:
     total: int
 
 
-def whole(batch: Batch) -> Share:
+def full_batch(batch: Batch) -> BatchShard:
     """All of a batch."""
-    return Share(batch, None, len(batch), len(batch))
+    return BatchShard(batch, None, len(batch), len(batch))
 
 
 def launched_by_torchrun() -> bool:
@@ -155,7 +155,7 @@ def launched_by_torchrun() -> bool:
 
 
 @contextlib.contextmanager
-def joined(device: str = "auto") -> Generator[ProcessGroup, None, None]:
+def init_distributed(device: str = "auto") -> Generator[ProcessGroup, None, None]:
     """Within it, the processes that torchrun started work together.
 
     Args:
@@ -168,24 +168,26 @@ def joined(device: str = "auto") -> Generator[ProcessGroup, None, None]:
     if not launched_by_torchrun():
         yield SINGLE_PROCESS
         return
-    ranks = ProcessGroup(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    process_group = ProcessGroup(
+        *(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    )
     on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if on_cuda:
-        if ranks.local >= torch.cuda.device_count():
+        if process_group.local >= torch.cuda.device_count():
             raise ProcessError(
-                f"process {ranks.local} of this machine has no GPU of its own, "
+                f"process {process_group.local} of this machine has no GPU of its own, "
                 f"there are {torch.cuda.device_count()}; start fewer, or take --device cpu"
             )
-        torch.cuda.set_device(ranks.local)
+        torch.cuda.set_device(process_group.local)
     backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
     dist.init_process_group(backend, timeout=LONGEST_WAIT)
     try:
-        yield ranks
+        yield process_group
     except RuntimeError as error:
         if not _is_gone(error):
             raise
         raise UserError(
-            f"process {ranks.rank} of {ranks.count} lost another one of the group; "
+            f"process {process_group.rank} of {process_group.world_size} lost another one of the group; "
             "see what that one said, and go on with --resume"
         ) from error
     finally:

@@ -87,7 +87,7 @@ def evaluate(
     particles: int = 1,
     seed: int = 0,
     on_batch: OnBatch | None = None,
-    ranks: ProcessGroup = SINGLE_PROCESS,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Evaluation:
     """The pure evidence lower bound of a model on a set of sequences.
 
@@ -101,7 +101,7 @@ def evaluate(
         particles: paths drawn for each sequence; the bound is their mean.
         seed: of the noise.
         on_batch: told about progress.
-        ranks: the processes that score batches in turn; all get the whole result.
+        process_group: the processes that score batches in turn; all get the whole result.
 
     Raises:
         UserError: if there are no sequences.
@@ -117,7 +117,9 @@ def evaluate(
     module.eval()
     try:
         with torch.no_grad():
-            for first in range(ranks.rank * batch_size, len(ordered), ranks.count * batch_size):
+            for first in range(
+                process_group.rank * batch_size, len(ordered), process_group.world_size * batch_size
+            ):
                 part = slice(first, min(first + batch_size, len(ordered)))
                 score = _score(module, ordered[part].batch(), particles, seed)
                 found.add(part, int(begins[first]), score)
@@ -125,7 +127,7 @@ def evaluate(
                     on_batch(part.stop, len(sequences))
     finally:
         module.train(was_training)
-    found, *others = ranks.gather(found)
+    found, *others = process_group.gather(found)
     for other in others:
         found.merge(other)
     back = np.argsort(order)

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zpyro.distributed.processes import Share
+from zpyro.distributed.processes import BatchShard
 
-_SHARE: ContextVar[Share | None] = ContextVar("share", default=None)
+_SHARE: ContextVar[BatchShard | None] = ContextVar("share", default=None)
 
 
 @contextlib.contextmanager
-def shared(share: Share) -> Generator[None, None, None]:
+def shared(share: BatchShard) -> Generator[None, None, None]:
     """Within it, draws are those of the whole batch."""
     token = _SHARE.set(share if share.rows is not None else None)
     try:

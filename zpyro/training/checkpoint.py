@@ -44,7 +44,7 @@ MODEL, START, STATE = "model.safetensors", "start.safetensors", "state.pt"
 VOCABULARY = "vocabulary.json"
 START_FRAMES = 64
 
-KINDS = ("audio", "frames", "binary", "tokens")
+DATA_TYPES = ("audio", "frames", "binary", "tokens")
 
 _LARGEST_COUNT = 1 << 24
 _TYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -56,7 +56,7 @@ class DataSpec:
 
     Attributes:
         name: of the data set.
-        kind: "audio", "frames", "binary" or "tokens".
+        data_type: "audio", "frames", "binary" or "tokens".
         sample_rate: samples a second of audio, else None.
         mean: frames are (raw - mean) / scale.
         scale: see ``mean``.
@@ -64,15 +64,17 @@ class DataSpec:
     """
 
     name: str
-    kind: str
+    data_type: str
     sample_rate: int | None
     mean: float
     scale: float
     image_shape: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"data.kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
+        if self.data_type not in DATA_TYPES:
+            raise UserError(
+                f"data.data_type is {self.data_type!r}; it must be one of {', '.join(DATA_TYPES)}"
+            )
         if not (math.isfinite(self.mean) and math.isfinite(self.scale) and self.scale > 0):
             raise UserError(f"data are (raw - {self.mean}) / {self.scale}, which is no scale")
         positive = [self.sample_rate or 1, *(self.image_shape or ())]
@@ -112,7 +114,7 @@ def data_spec(dataset: Dataset) -> DataSpec:
     train = dataset.train
     return DataSpec(
         name=dataset.name,
-        kind=train.kind,
+        data_type=train.data_type,
         sample_rate=train.sample_rate,
         mean=float(train.normalization.mean),
         scale=float(train.normalization.scale),

@@ -28,7 +28,7 @@ def fit(
     resume: bool = False,
     reporter: Reporter | None = None,
     detect_anomaly: bool = False,
-    ranks: ProcessGroup = SINGLE_PROCESS,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Outcome:
     """Train a model on a data set.
 
@@ -44,7 +44,7 @@ def fit(
         resume: go on from the run's last checkpoint, which the module's weights came from.
         reporter: told about progress.
         detect_anomaly: stop at the first number that is not finite and name it; slow.
-        ranks: this process among those that train together, all with the same arguments.
+        process_group: this process among those that train together, all with the same arguments.
 
     Raises:
         UserError: if many steps in a row are not finite, there is nothing to train or validate
@@ -54,8 +54,10 @@ def fit(
         if detect_anomaly:
             # A recorded step cannot be looked into.
             config = replace(config, train=replace(config.train, cuda_graph=False))
-        reporter = reporter if reporter is not None and ranks.leader else NullLogger()
-        training = Training(module, dataset, config, run, reporter, ranks)
+        reporter = (
+            reporter if reporter is not None and process_group.is_main_process else NullLogger()
+        )
+        training = Training(module, dataset, config, run, reporter, process_group)
         if detect_anomaly:
             training.anomalies = AnomalyDetection(module, training.tally)
         if resume:

@@ -17,7 +17,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from zpyro.distributed.processes import SINGLE_PROCESS, ProcessGroup, Share
+from zpyro.distributed.processes import SINGLE_PROCESS, BatchShard, ProcessGroup
 from zpyro.evaluation import in_type_of
 from zpyro.models import SequenceModel
 from zpyro.nn import precision
@@ -46,7 +46,7 @@ class TrainingStep:
         tally: takes in the terms.
         train: precision, and whether steps are recorded.
         lengths: of the sequences to train on, (N,).
-        ranks: the processes that take each step together; only one alone is recorded.
+        process_group: the processes that take each step together; only one alone is recorded.
     """
 
     def __init__(
@@ -57,24 +57,24 @@ class TrainingStep:
         tally: MetricAccumulator,
         train: TrainConfig,
         lengths: np.ndarray,
-        ranks: ProcessGroup = SINGLE_PROCESS,
+        process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self._module = module
         self._objective = objective
-        self._ranks = ranks
-        self._loss = ranks.parallel(objective)
+        self._process_group = process_group
+        self._loss = process_group.parallel(objective)
         self._optimizer = optimizer
         self._tally = tally
         self._train = train
         self._like = next(objective.parameters())
-        self._recorded = train.cuda_graph and self._like.is_cuda and ranks.count == 1
+        self._recorded = train.cuda_graph and self._like.is_cuda and process_group.world_size == 1
         self._edges = length_edges(lengths) if self._recorded else None
         self._functions: dict[tuple[bool, ...], GraphedCallable] = {}
         self._checked = False
         # The state after the newest batch, where rows of streams go on with it.
         self._carried: State = ()
 
-    def __call__(self, share: Share, rate: float) -> None:
+    def __call__(self, share: BatchShard, rate: float) -> None:
         """Take one step at the objective's present schedule step.
 
         Args:
@@ -146,7 +146,7 @@ class TrainingStep:
             loss = self._loss(x, lengths, start)
             counts = (sizes[0] > 0).to(loss.dtype)
             # One normalizer for all processes, whose gradients are averaged afterwards.
-            loss = loss * counts * (self._ranks.count / sizes[1]).to(loss.dtype)
+            loss = loss * counts * (self._process_group.world_size / sizes[1]).to(loss.dtype)
         norm = self._optimizer.gradients(loss)
         assert self._objective.terms is not None
         terms, frames = self._of_all(self._objective.terms, lengths.sum(), counts)
@@ -158,10 +158,10 @@ class TrainingStep:
         self, terms: ObjectiveTerms, frames: Tensor, counts: Tensor
     ) -> tuple[ObjectiveTerms, Tensor]:
         """Terms and frames summed over all processes."""
-        if self._ranks.count == 1:
+        if self._process_group.world_size == 1:
             return terms, frames
         parts = [getattr(terms, name).double() for name in TERMS]
-        summed = self._ranks.sum(torch.stack([*parts, frames.to(parts[0])]) * counts)
+        summed = self._process_group.sum(torch.stack([*parts, frames.to(parts[0])]) * counts)
         return replace(terms, **dict(zip(TERMS, summed[:-1], strict=True))), summed[-1]
 
     def _padded(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zpyro.datasets.batching import groups
-from zpyro.distributed.processes import ProcessGroup, Share, whole
+from zpyro.distributed.processes import BatchShard, ProcessGroup, full_batch
 from zpyro.distributed.seeding import random_states, restore_random_states
 from zpyro.errors import UserError
 from zpyro.evaluation import evaluate
@@ -52,7 +52,7 @@ class Training:
         config: Config,
         run: Run | None,
         reporter: Reporter,
-        ranks: ProcessGroup,
+        process_group: ProcessGroup,
     ) -> None:
         if len(dataset.valid) == 0 or len(dataset.train) == 0:
             raise UserError(
@@ -63,9 +63,9 @@ class Training:
             raise UserError(
                 f"train.carry_state means nothing to the model {config.model.name}; leave it out"
             )
-        if config.train.carry_state and ranks.count > 1:
+        if config.train.carry_state and process_group.world_size > 1:
             raise UserError("train.carry_state is for one process; start it without torchrun")
-        self.ranks = ranks
+        self.process_group = process_group
         self.module = module.train()
         self.module.skip_gradient = config.objective.skip_gradient
         self.dataset = dataset
@@ -73,7 +73,7 @@ class Training:
         self.config = config
         self.run = run
         # The others read checkpoints, and write nothing.
-        self.writes = run if ranks.leader else None
+        self.writes = run if process_group.is_main_process else None
         self.steps_per_epoch = dataset.train.num_batches(config.train.batch_size)
         self.metrics = Metrics(self.writes, reporter, self.steps_per_epoch)
         self.budget = Budget(config.train, self.steps_per_epoch)
@@ -87,7 +87,7 @@ class Training:
             self.tally,
             config.train,
             dataset.train.lengths,
-            ranks,
+            process_group,
         )
         self.position = TrainState()
         self.saved: int | None = None
@@ -127,24 +127,24 @@ class Training:
         self.saved = self.position.step
         self.clock = Clock(self.position.seconds)
 
-    def batches(self) -> Iterator[Share]:
+    def batches(self) -> Iterator[BatchShard]:
         """Batches without end, from the present position on."""
         first = self.position.batch
         for epoch in itertools.count(self.position.epoch):
             yield from self._pass(epoch, first)
             first = 0
 
-    def _pass(self, epoch: int, first: int) -> Iterator[Share]:
+    def _pass(self, epoch: int, first: int) -> Iterator[BatchShard]:
         size, seed, sequences = self.train.batch_size, self.train.seed, self.dataset.train
         if self.train.carry_state:
             rows = sequences.stream_batches(size, seed=seed, epoch=epoch)
-            return map(whole, itertools.islice(rows, first, None))
+            return map(full_batch, itertools.islice(rows, first, None))
         bucketed = self.train.bucketed
         lengths = sequences.lengths
         order = groups(lengths, size, shuffle=True, seed=seed, epoch=epoch, bucketed=bucketed)
-        return map(partial(self.ranks.share, sequences, lengths), order[first:])
+        return map(partial(self.process_group.shard, sequences, lengths), order[first:])
 
-    def step(self, share: Share) -> None:
+    def step(self, share: BatchShard) -> None:
         """One step of the optimizer, or none if its loss or gradient is not finite."""
         batch = share.batch
         started = time.monotonic()
@@ -168,14 +168,14 @@ class Training:
     def _agree(self) -> None:
         """One time and one signal for all processes, so that all take the same turns."""
         heard = self.interruption.signal or 0
-        seconds, number = self.ranks.largest(self.clock.seconds(), heard)
+        seconds, number = self.process_group.all_reduce_max(self.clock.seconds(), heard)
         self.position.seconds = seconds
         self._agreed = signal.Signals(int(number)) if number else None
 
     @property
     def heard(self) -> signal.Signals | None:
         """The signal to stop at: of several processes the one that all know of."""
-        return self.interruption.signal if self.ranks.count == 1 else self._agreed
+        return self.interruption.signal if self.process_group.world_size == 1 else self._agreed
 
     def run_pending_validation(self) -> None:
         """The validation that a signal put off, if it did."""
@@ -195,8 +195,8 @@ class Training:
                 self.dataset.valid,
                 batch_size=self.train.batch_size,
                 seed=VALIDATION_SEED,
-                on_batch=self._validating if self.ranks.count == 1 else None,
-                ranks=self.ranks,
+                on_batch=self._validating if self.process_group.world_size == 1 else None,
+                process_group=self.process_group,
             )
             numbers = finite_numbers(result)
             better = numbers["elbo"] is not None and (

@@ -78,7 +78,7 @@ def score(run: Run, dataset: Dataset, split: str, particles: int) -> dict[str, A
         "best_step": checkpoint.step,
         "steps": last[0]["step"] if last else checkpoint.step,
     }
-    if sequences.kind == "tokens":
+    if sequences.data_type == "tokens":
         per_token = plain.sequences / plain.frames
         values["perplexity"] = math.exp(-plain.elbo * per_token)
         values["perplexity_iwae"] = math.exp(-tight.iwae * per_token)

@@ -30,7 +30,7 @@ def input_figure(view: SequenceView) -> Figure:
     Raises:
         UserError: if matplotlib is missing.
     """
-    if view.kind == "tokens":
+    if view.data_type == "tokens":
         return _of_tokens(view)
     if view.image_shape is not None:
         return _of_image(view)
@@ -74,7 +74,7 @@ def draw_signal(axes: Axes, view: SequenceView, frames: Array) -> None:
         axes.set(ylabel="amplitude")
         return
     size = frames.shape[1]
-    binary = view.kind == "binary"
+    binary = view.data_type == "binary"
     lowest, highest = (0.0, 1.0) if binary else (view.frames.min(), view.frames.max())
     image = axes.imshow(
         frames.T,
@@ -186,7 +186,7 @@ def reconstruction_figure(view: SequenceView) -> Figure:
         ValueError: for tokens, which are better read than looked at.
     """
     shown = [("input", view.frames), *view.answers]
-    if view.kind == "tokens":
+    if view.data_type == "tokens":
         raise ValueError("tokens have no picture of a reconstruction")
     if view.image_shape is not None:
         rows, columns = view.image_shape

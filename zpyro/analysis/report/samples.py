@@ -37,7 +37,7 @@ def section(checkpoint: Checkpoint, count: int, steps: int, folder: Path, seed: 
         steps, count = data.image_shape[0] * data.image_shape[1] // size, IMAGES
     elif data.sample_rate is not None:
         steps = max(1, round(SECONDS * data.sample_rate / size))
-    elif data.kind == "tokens":
+    elif data.data_type == "tokens":
         steps = TEXT_STEPS
     title = f"Samples from the {'prior' if checkpoint.module.latent_size else 'model'}"
     drawn = sampling.draw(checkpoint, count, steps, seed=seed)
@@ -45,10 +45,10 @@ def section(checkpoint: Checkpoint, count: int, steps: int, folder: Path, seed: 
         parts = [_images(drawn.reshape(count, *data.image_shape), folder)]
     elif data.sample_rate is not None:
         parts = _sounds(drawn, data.sample_rate, folder)
-    elif data.kind == "tokens":
+    elif data.data_type == "tokens":
         return Section("samples", title, (_texts(checkpoint, drawn, folder),))
     else:
-        parts = [_frames(drawn, folder, data.kind)]
+        parts = [_frames(drawn, folder, data.data_type)]
     return Section("samples", title, (page.grid(parts),))
 
 

@@ -87,11 +87,11 @@ def scores(
             Score("KL of posterior from prior", result.kl, nats),
             Score(IN_USE, result.active_units, f"of {module.latent_size}"),
         ]
-    per_step = "nats/token" if sequences.kind == "tokens" else "nats/frame"
+    per_step = "nats/token" if sequences.data_type == "tokens" else "nats/frame"
     table.append(
         Score(f"{'log-likelihood' if exact else 'ELBO'}, by step", result.elbo_per_frame, per_step)
     )
-    if sequences.kind == "tokens":
+    if sequences.data_type == "tokens":
         table.append(Score("perplexity, ends counted", result.perplexity, "a token"))
     return table + _baselines(run, checkpoint, sequences)
 

@@ -37,7 +37,7 @@ def sequence_parts(view: SequenceView, folder: Path) -> list[str]:
     if view.note:
         parts.append(page.paragraph(view.note, note=True))
     shown = [_input(view, folder, stem)]
-    if view.kind == "tokens":
+    if view.data_type == "tokens":
         parts += _readings(view)
     else:
         shown.append(_reconstruction(view, folder, stem))
@@ -66,7 +66,7 @@ def write_sound(waveform: Array, rate: int, path: Path) -> Path:
 def _input(view: SequenceView, folder: Path, stem: str) -> str:
     path = folder / f"{stem}-input.png"
     drawing.save(figures.input_figure(view), path, DPI)
-    what = {"audio": "Waveform", "tokens": "Words"}.get(view.kind, "Frames")
+    what = {"audio": "Waveform", "tokens": "Words"}.get(view.data_type, "Frames")
     what = "Picture" if view.image_shape is not None else what
     terms = "KL and surprise" if view.has_latents else "surprise"
     alternative = f"{what} of {view.name}, {view.steps} {view.step_name}s, with {terms} of each."
@@ -101,7 +101,7 @@ def _reconstruction(view: SequenceView, folder: Path, stem: str) -> str:
 
 def _explained(view: SequenceView) -> str:
     """What the answers of the model are."""
-    expected = "the most probable" if view.kind == "tokens" else "the expected"
+    expected = "the most probable" if view.data_type == "tokens" else "the expected"
     if not view.has_latents:
         return f"Prediction: {expected} {view.step_name} given those before it."
     return (

@@ -22,7 +22,7 @@ from zpyro.training.checkpoint import Checkpoint
 
 Array = NDArray[Any]
 
-SINGLE_PROCESS = "latents alone"
+LATENTS_ALONE = "latents alone"
 
 LATENT_ARRAYS = ("z", "prior_loc", "prior_scale", "posterior_loc", "posterior_scale")
 
@@ -40,7 +40,7 @@ class SequenceView:
     Attributes:
         name: of the sequence.
         number: its place in the split, from 0.
-        kind: "audio", "frames", "binary" or "tokens".
+        data_type: "audio", "frames", "binary" or "tokens".
         frames: on the scale of the raw data, (T, D), or tokens (T,).
         reconstruction: the expected frame given a path of latents drawn from the posterior and the
             frames before it, like ``frames``; of tokens the most probable one.
@@ -65,7 +65,7 @@ class SequenceView:
 
     name: str
     number: int
-    kind: str
+    data_type: str
     frames: Array
     reconstruction: Array
     from_latents: Array | None
@@ -104,12 +104,12 @@ class SequenceView:
     def answers(self) -> list[tuple[str, Array]]:
         """What the model makes of the sequence, by name, each like ``frames``."""
         found = [(self.answer_name, self.reconstruction)]
-        return found if self.from_latents is None else [*found, (SINGLE_PROCESS, self.from_latents)]
+        return found if self.from_latents is None else [*found, (LATENTS_ALONE, self.from_latents)]
 
     @property
     def step_name(self) -> str:
         """What one step is: frame, row, pixel, word, character or token."""
-        if self.kind == "tokens":
+        if self.data_type == "tokens":
             return self.unit
         if self.image_shape is None:
             return "frame"
@@ -154,7 +154,7 @@ def view(
     one = sequences[[number]]
     batch = one.batch()
     whole = batch.x.shape[1]
-    steps = min(whole, MOST_TOKENS if one.kind == "tokens" else MOST_STEPS)
+    steps = min(whole, MOST_TOKENS if one.data_type == "tokens" else MOST_STEPS)
     batch = replace(batch, x=batch.x[:, :steps], lengths=batch.lengths.clamp(max=steps))
     paths, note = _paths(checkpoint.module, batch, draws, seed)
     frames = raw(checkpoint, batch.x[0].numpy())
@@ -163,7 +163,7 @@ def view(
     return SequenceView(
         name=str(one.names[0]),
         number=number,
-        kind=one.kind,
+        data_type=one.data_type,
         frames=frames,
         reconstruction=reconstruction,
         from_latents=from_latents,

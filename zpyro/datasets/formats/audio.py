@@ -64,7 +64,7 @@ def read(path: Path) -> tuple[Waveform, int]:
     check_size(path)
     try:
         with soundfile.SoundFile(path) as stream:
-            launched_by_torchrun, rate = stream.frames, stream.samplerate
+            declared, rate = stream.frames, stream.samplerate
             if rate not in RATES:
                 raise UserError(f"{path}: declares {rate} samples a second; mend or remove it")
             waveform = _mono(stream)
@@ -72,9 +72,9 @@ def read(path: Path) -> tuple[Waveform, int]:
         raise UserError(
             f"{path}: cannot be read as audio ({_reason(error)}); mend or remove it"
         ) from error
-    if len(waveform) < CUT_SHORT * launched_by_torchrun:
+    if len(waveform) < CUT_SHORT * declared:
         raise UserError(
-            f"{path}: is cut short, it announces {launched_by_torchrun} samples and has {len(waveform)};"
+            f"{path}: is cut short, it announces {declared} samples and has {len(waveform)};"
             " copy it again"
         )
     if len(waveform) == 0:
@@ -114,4 +114,4 @@ def _mono(stream: soundfile.SoundFile) -> Waveform:
 def _reason(error: Exception) -> str:
     reason = str(error).rpartition(": ")[2].strip().rstrip(".")
     # Of text in a .mp3 file libsndfile says that the file does not exist.
-    return "Format not recognized" if "does not exist" in reason else reason
+    return "Format not recognised" if "does not exist" in reason else reason

@@ -95,7 +95,7 @@ class Layout:
     """How the numbers of a prepared data set are to be read as sequences of frames.
 
     Attributes:
-        kind: see :class:`zpyro.datasets.sequences.Sequences`.
+        data_type: see :class:`zpyro.datasets.sequences.Sequences`.
         likelihood: the natural likelihood's name.
         frame_size: D, or the size of the vocabulary for tokens.
         start: whether the first frame of each sequence is its start frame.
@@ -107,7 +107,7 @@ class Layout:
         notes: what a user should know.
     """
 
-    kind: str
+    data_type: str
     likelihood: str
     frame_size: int
     start: bool = False

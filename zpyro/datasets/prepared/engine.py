@@ -198,13 +198,16 @@ def _finish(
     if layout.normalized:
         numbers = Numbers(out, names, corpus.dtype)
         mean, scale = _normalization(numbers, splits["train"].rows, layout, mapped)
+    described = dataclasses.asdict(layout)
+    # The key in index.json since format 1.
+    described["kind"] = described.pop("data_type")
     return {
         "format": FORMAT,
         "version": VERSION,
         "name": corpus.name,
         "settings": _plain(settings),
         "dtype": corpus.dtype,
-        **dataclasses.asdict(layout),
+        **described,
         "normalization": [mean, scale],
         "shards": [
             {"file": name, "count": count, "sha256": digest}

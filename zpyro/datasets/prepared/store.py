@@ -80,7 +80,7 @@ class Store:
             start=StoredStart(self, table, normalization) if index["start"] else None,
             normalization=normalization,
             sample_rate=index["sample_rate"],
-            kind=index["kind"],
+            data_type=index["kind"],
             image_shape=None if shape is None else (shape[0], shape[1]),
         )
 

@@ -53,9 +53,9 @@ def fit(train: Sequences, size: int) -> Mapping[str, Baseline]:
         train: the training sequences.
         size: D, or V for tokens.
     """
-    if train.kind == "binary":
+    if train.data_type == "binary":
         return binary_baselines.fit(train)
-    if train.kind == "tokens":
+    if train.data_type == "tokens":
         known = size <= LARGEST_VOCABULARY
         return {TRIGRAM: trigram(_first(train, BASELINE_TOKENS), size)} if known else {}
     few = _first(train, BASELINE_FRAMES)
@@ -87,7 +87,7 @@ def read(path: Path, like: Sequences, size: int) -> Mapping[str, Baseline]:
     Raises:
         UserError: if the file is missing, corrupt, or of other data.
     """
-    if like.kind == "tokens":
+    if like.data_type == "tokens":
         return {TRIGRAM: _read_trigram(path, size)}
     shapes = _shapes(like)
     wanted = {
@@ -96,7 +96,7 @@ def read(path: Path, like: Sequences, size: int) -> Mapping[str, Baseline]:
         for key, shape in parts.items()
     }
     found = tensor_files.read(path, wanted)
-    kind = BitTable if like.kind == "binary" else FrameDensity
+    kind = BitTable if like.data_type == "binary" else FrameDensity
     return {
         name: kind(*(found[f"{name}.{key}"].numpy() for key in parts))
         for name, parts in shapes.items()
@@ -104,7 +104,7 @@ def read(path: Path, like: Sequences, size: int) -> Mapping[str, Baseline]:
 
 
 def _shapes(like: Sequences) -> dict[str, dict[str, tuple[int, ...]]]:
-    if like.kind == "binary":
+    if like.data_type == "binary":
         shapes = binary_baselines.shapes(like)
         return {name: {"probability": shape} for name, shape in shapes.items()}
     size = like.frame_size
