@@ -1,4 +1,4 @@
-"""What several commands share: the console, waiting visibly, and loading data.
+"""What several commands share: progress lines, a spinner, and loading data.
 
 Progress goes to standard error, results to standard output.
 """
@@ -23,46 +23,46 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """Where progress goes."""
+    """The console for progress."""
     from rich.console import Console
 
     return Console(stderr=True)
 
 
-def _speaks() -> bool:
-    """Whether this process is alone, or the first of several."""
+def is_main_process() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def say(line: str) -> None:
-    """A line of progress; of several processes the first one says it."""
-    if _speaks():
+def log(line: str) -> None:
+    """Print a line of progress, on the main process only."""
+    if is_main_process():
         click.echo(line, err=True)
 
 
-def counted(number: int, thing: str) -> str:
-    """A number of things: 1 step, 12 steps."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+def pluralize(number: int, noun: str) -> str:
+    """A number with its noun: 1 step, 12 steps."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 @contextlib.contextmanager
-def waiting(what: str) -> Generator[None, None, None]:
-    """Show what is being waited for: a spinner in a terminal, else a line."""
+def status(what: str) -> Generator[None, None, None]:
+    """Show what the block does: a spinner in a terminal, a line elsewhere."""
     screen = console()
-    if screen.is_terminal and _speaks():
+    if screen.is_terminal and is_main_process():
         with screen.status(what):
             yield
     else:
-        say(what)
+        log(what)
         yield
 
 
 def load_data(
     config: Config, vocabulary: Vocabulary | None = None, process_group: ProcessGroup | None = None
 ) -> Dataset:
-    """The data set that a configuration names; text in a trained model's vocabulary if given.
+    """Load the data set of a configuration; text in the vocabulary of a trained model if given.
 
-    Of several processes the first one loads first, so that what is prepared is prepared once.
+    The main process loads first, so that files are prepared once.
     """
     from zpyro import datasets
     from zpyro.distributed.processes import SINGLE_PROCESS
@@ -70,7 +70,7 @@ def load_data(
     folder = None if config.data_folder is None else Path(config.data_folder)
     where = "" if folder is None else f" from {folder}"
     with (
-        waiting(f"loading {config.dataset}{where}"),
+        status(f"loading {config.dataset}{where}"),
         (process_group or SINGLE_PROCESS).main_process_first(),
     ):
         return datasets.load(config.dataset, folder, config.data, vocabulary=vocabulary)

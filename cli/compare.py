@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import counted, load_data, say
+from .common import load_data, log, pluralize
 
 if TYPE_CHECKING:
     from zpyro.analysis.comparison import Job, Room, Spec, Summary
@@ -101,25 +101,24 @@ def _compare(
         todo = prepare(spec, load_data(settled))
     room = _room(jobs, settled, process_group)
     left = sum(not job.done for job in todo)
-    say(
-        f"{counted(len(todo), 'run')}, {left} to do, {room.at_once * process_group.world_size} at once; {out}"
-    )
+    at_once = room.at_once * process_group.world_size
+    log(f"{pluralize(len(todo), 'run')}, {left} to do, {at_once} at once; {out}")
     failed: list[Job] = []
 
     def on_end(job: Job, status: int) -> None:
-        _say_end(job, status)
+        _log_end(job, status)
         if status != 0 and status not in STOPPED:
             failed.append(job)
 
     interrupted = run_all(
-        spec, todo[process_group.rank :: process_group.world_size], room, on_end, _say_start
+        spec, todo[process_group.rank :: process_group.world_size], room, on_end, _log_start
     )
     everyone = [job for part in process_group.gather(failed) for job in part]
     if process_group.is_main_process:
         summary = _summary(spec, todo, title)
         if summary.rows:
             _write(summary, out)
-            say(f"the table is in {out / TABLE}, its numbers in {out / NUMBERS}")
+            log(f"the table is in {out / TABLE}, its numbers in {out / NUMBERS}")
         _finish(interrupted, everyone)
 
 
@@ -171,23 +170,23 @@ def _room(jobs: int | None, settled: Config, process_group: ProcessGroup) -> Roo
     return Room(at_once, max(1, cores // at_once), devices)
 
 
-def _say_start(job: Job) -> None:
+def _log_start(job: Job) -> None:
     from zpyro.analysis.comparison.schedule import LOG
 
-    say(f"{job.row} seed {job.seed}: begins; how it goes stands in {job.folder / LOG}")
+    log(f"{job.row} seed {job.seed}: begins; how it goes stands in {job.folder / LOG}")
 
 
-def _say_end(job: Job, status: int) -> None:
+def _log_end(job: Job, status: int) -> None:
     from zpyro.analysis.comparison.schedule import LOG
 
     if status == 0:
         result = job.result()
         kl = f", KL {result['kl']:,.1f}" if result["kl"] else ""
-        say(f"{job.row} seed {job.seed}: bound {result['elbo']:,.1f}{kl}, {result['steps']} steps")
+        log(f"{job.row} seed {job.seed}: bound {result['elbo']:,.1f}{kl}, {result['steps']} steps")
     elif status in STOPPED:
-        say(f"{job.row} seed {job.seed}: stopped and saved")
+        log(f"{job.row} seed {job.seed}: stopped and saved")
     else:
-        say(f"{job.row} seed {job.seed}: failed; see {job.folder / LOG}")
+        log(f"{job.row} seed {job.seed}: failed; see {job.folder / LOG}")
 
 
 def _title(dataset: str, spec: Spec, options: dict[str, Any]) -> str:
@@ -219,7 +218,7 @@ def _write(summary: Summary, out: Path) -> None:
     files.replace_file(out / TABLE, table)
     files.replace_file(out / NUMBERS, json.dumps(asdict(summary), indent=2) + "\n")
     if importlib.util.find_spec("matplotlib") is None:
-        say('no picture without matplotlib; pip install "zpyro[plots]"')
+        log('no picture without matplotlib; pip install "zpyro[plots]"')
     else:
         draw(summary, out / PICTURE)
     click.echo(table, nl=False)
@@ -229,7 +228,7 @@ def _finish(interrupted: int | None, failed: list[Job]) -> None:
     from zpyro.errors import UserError
 
     if interrupted is not None:
-        say("stopped; the same command goes on from here")
+        log("stopped; the same command goes on from here")
         raise SystemExit(128 + interrupted)
     if failed:
         names = ", ".join(f"{job.row} seed {job.seed}" for job in failed)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import console, counted, load_data, say
+from .common import console, load_data, log, pluralize
 
 if TYPE_CHECKING:
     from zpyro.datasets.prepared import Progress
@@ -160,7 +160,7 @@ def prepare(
     for row in datasets.describe(corpus.dataset(store)):
         table.add_row(*row)
     Console().print(table)
-    say(f"next: zpyro train --dataset {name} --data {out}")
+    log(f"next: zpyro train --dataset {name} --data {out}")
 
 
 @command.command("verify")
@@ -179,7 +179,7 @@ def verify(folder: Path) -> None:
         raise UserError(f"{folder}: holds no prepared data set; make one with zpyro data prepare")
     store = Store(folder)
     store.verify()
-    say(f"{folder}: {counted(len(store.index['shards']), 'shard')} verified, all whole")
+    log(f"{folder}: {pluralize(len(store.index['shards']), 'shard')} verified, all whole")
 
 
 @contextlib.contextmanager
@@ -202,13 +202,13 @@ class _Lines:
     """Says every tenth of the way."""
 
     def __init__(self, what: str) -> None:
-        say(what)
+        log(what)
         self._tenths = 0
 
     def __call__(self, done: int, total: int) -> None:
         if done * 10 // total > self._tenths:
             self._tenths = done * 10 // total
-            say(f"{done} of {total} files")
+            log(f"{done} of {total} files")
 
 
 def _show_problems(problems: Sequence[tuple[str, Any]], title: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import console, counted, load_data, say, waiting
+from .common import console, load_data, log, pluralize, status
 from .guides import use_guide
 from .options import model_options
 
@@ -135,7 +135,9 @@ def command(
     evaluation.check_finite(result)
     values = _values(result, sequences.data_type)
     if bound != "elbo":
-        with _progress(f"{LABELS[bound][0]}, {counted(particles, 'path')} a sequence") as on_batch:
+        with _progress(
+            f"{LABELS[bound][0]}, {pluralize(particles, 'path')} a sequence"
+        ) as on_batch:
             values |= _tighter(
                 bound,
                 checkpoint,
@@ -162,7 +164,7 @@ def _sequences(run: Run, checkpoint: Checkpoint, data: Path | None, split: str |
     config = run.config()
     scale = Normalization(checkpoint.data.mean, checkpoint.data.scale)
     if data is not None and split in (None, "all"):
-        with waiting(f"loading {data}"):
+        with status(f"loading {data}"):
             found = datasets.load_all(
                 config.dataset, data, config.data, scale, checkpoint.vocabulary
             )
@@ -183,13 +185,13 @@ def _progress(what: str = "evaluating") -> Generator[OnBatch, None, None]:
 
     screen = console()
     if not screen.is_terminal:
-        say(what)
+        log(what)
         pace = Pace()
 
         def tell(done: int, total: int) -> None:
             if pace.due():
                 pace.spoken()
-                say(f"{what}: {done:,} of {total:,}")
+                log(f"{what}: {done:,} of {total:,}")
 
         yield tell
         return

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .common import say
+from .common import log
 
 GUIDE = click.option(
     "--guide",
@@ -58,5 +58,5 @@ def use_guide(run: Path | None, guide: str | None, run_guide: bool, *, needed: b
     elif run_guide and record is not None:
         source = record.load()
     if source is not None and record is not None and source.checksum != record.sha256:
-        say(f"note: {source.path} is not the {record.file} that {run} was trained with last")
+        log(f"note: {source.path} is not the {record.file} that {run} was trained with last")
     click.get_current_context().with_resource(custom_guides.using(source))

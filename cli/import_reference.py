@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import say
+from .common import log
 
 if TYPE_CHECKING:
     from zpyro.models import ZForcing
@@ -58,7 +58,7 @@ def command(
     made = runs.create(run, settled)
     checkpoint.save(made.best, kept)
     checkpoint.save(made.last, kept)
-    say(f"{run}: {sum(p.numel() for p in module.parameters()):,} weights imported")
+    log(f"{run}: {sum(p.numel() for p in module.parameters()):,} weights imported")
 
 
 def _converted(path: Path) -> tuple[dict[str, Any], ZForcing]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import say
+from .common import log
 from .guides import use_guide
 from .options import model_options
 
@@ -105,7 +105,7 @@ def command(
         particles=particles,
         scored=scored,
         seed=seed,
-        on_stage=say,
+        on_stage=log,
     )
     pictures = len(list(report.folder.glob("*.png")))
     click.echo(f"{pictures} pictures and {report.page.name} in {report.folder}")

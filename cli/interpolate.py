@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import say, waiting
+from .common import log, status
 from .prefix import read_prefix
 from .sequences import LoadedRun, make_folder, opened, sequence_options, write_picture, write_sound
 
@@ -71,7 +71,7 @@ def command(
     found = opened(run, which, device, split, data, guide, run_guide)
     ends = _ends(found, (first, second))
     batches = [each.batch() for each in ends]
-    with waiting(f"decoding {steps} places"):
+    with status(f"decoding {steps} places"):
         walk = interpolate(
             found.checkpoint.module,
             batches[0],
@@ -157,7 +157,7 @@ def _write_text(
         click.echo(f"{name:6}  {line}")
     path = out / "interpolation.txt"
     files.replace_file(path, "".join(f"{name}\t{line}\n" for name, line in rows))
-    say(f"{len(rows)} lines in {path}")
+    log(f"{len(rows)} lines in {path}")
 
 
 def _write_arrays(places: list[str], frames: list[np.ndarray], out: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import say
+from .common import log
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,8 +39,8 @@ def read_prefix(path: Path, checkpoint: Checkpoint) -> np.ndarray:
         frames = _line(path, checkpoint.vocabulary)
     else:
         raise UserError(
-            f"{path}: is no .npy array, and the run is one of {checkpoint.data.data_type} data; save "
-            "the frames with numpy.save"
+            f"{path}: is no .npy array, and the run is one of {checkpoint.data.data_type} data; "
+            "save the frames with numpy.save"
         )
     choosing.check_frames(checkpoint, frames, str(path))
     return frames
@@ -76,7 +76,7 @@ def _line(path: Path, vocabulary: Vocabulary) -> np.ndarray:
     unknown = [word for word, token in zip(words, tokens, strict=True) if token == UNKNOWN]
     if unknown:
         shown = " ".join(dict.fromkeys(unknown))
-        say(f"note: not in the vocabulary, so read as <unknown>: {shown}")
+        log(f"note: not in the vocabulary, so read as <unknown>: {shown}")
     return tokens
 
 

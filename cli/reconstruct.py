@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import counted, say, waiting
+from .common import log, pluralize, status
 from .sequences import LoadedRun, make_folder, opened, sequence_options, write_picture, write_sound
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def command(
     """
     found = opened(run, which, device, split, data, guide, run_guide)
     sequences, indices = _chosen(found, wanted)
-    with waiting(f"reconstructing {counted(len(indices), 'sequence')}"):
+    with status(f"reconstructing {pluralize(len(indices), 'sequence')}"):
         inputs, outputs = _reconstructed(found.checkpoint, sequences, seed, draw=draw, free=free)
     out = make_folder(out or run / "reconstructed")
     names = list(sequences.names)
@@ -73,7 +73,7 @@ def command(
         for index, before, after in zip(indices, inputs, outputs, strict=True):
             write_sound(out / f"{index}_input.wav", before, found.checkpoint)
             write_sound(out / f"{index}_reconstruction.wav", after, found.checkpoint)
-        click.echo(f"{counted(len(inputs), 'pair')} of wav files in {out}")
+        click.echo(f"{pluralize(len(inputs), 'pair')} of wav files in {out}")
     else:
         _write_arrays(indices, inputs, outputs, out)
     titles = [f"{index}: {name}" for index, name in zip(indices, names, strict=True)]
@@ -152,7 +152,7 @@ def _write_text(
     click.echo("\n".join(lines))
     path = out / "reconstructions.txt"
     files.replace_file(path, "".join(f"{first}\t{second}\n" for first, second, *_ in pairs))
-    say(f"{counted(len(pairs), 'line')}, input and reconstruction with a tab between, in {path}")
+    log(f"{pluralize(len(pairs), 'line')}, input and reconstruction with a tab between, in {path}")
 
 
 def _write_arrays(
@@ -167,7 +167,7 @@ def _write_arrays(
     arrays |= {f"reconstruction_{i}": each for i, each in zip(indices, outputs, strict=True)}
     with files.translate_os_errors(path):
         np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
-    click.echo(f"{counted(len(inputs), 'pair')} of arrays in {path}")
+    click.echo(f"{pluralize(len(inputs), 'pair')} of arrays in {path}")
 
 
 def _draw(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import counted, say, waiting
+from .common import log, pluralize, status
 from .guides import use_guide
 from .options import model_options
 from .prefix import read_prefix
@@ -89,7 +89,7 @@ def command(
     with files.translate_os_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     unit = "frame" if checkpoint.vocabulary is None else checkpoint.vocabulary.unit
-    with waiting(f"drawing {counted(count, 'sample')} of {counted(steps, unit)}"):
+    with status(f"drawing {pluralize(count, 'sample')} of {pluralize(steps, unit)}"):
         drawn = sampling.draw(
             checkpoint, count, steps, seed=seed, temperature=temperature, prefix=given
         )
@@ -155,7 +155,7 @@ def _write_sound(
         with files.translate_os_errors(path):
             path.touch()
         audio.write_wav(path, sound, rate)
-    click.echo(f"{counted(len(sounds), 'wav file')} in {out}")
+    click.echo(f"{pluralize(len(sounds), 'wav file')} in {out}")
     _picture(lambda path: plots.audio_picture(sounds[:PICTURED], rate, path), out)
 
 
@@ -170,7 +170,7 @@ def _write_text(
         click.echo(line)
     path = out / "samples.txt"
     files.replace_file(path, "".join(f"{line}\n" for line in lines))
-    say(f"{counted(len(lines), 'line')} in {path}")
+    log(f"{pluralize(len(lines), 'line')} in {path}")
 
 
 def _write_array(
@@ -219,7 +219,7 @@ def _picture(draw: object, out: Path) -> None:
     import importlib.util
 
     if importlib.util.find_spec("matplotlib") is None:
-        say('no picture without matplotlib; pip install "zpyro[plots]"')
+        log('no picture without matplotlib; pip install "zpyro[plots]"')
         return
     path = out / "samples.png"
     assert callable(draw)

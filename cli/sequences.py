@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import load_data, say
+from .common import load_data, log
 from .guides import use_guide
 from .options import model_options
 
@@ -133,7 +133,7 @@ def write_picture(
     from zpyro.analysis import side_by_side
 
     if importlib.util.find_spec("matplotlib") is None:
-        say('no picture without matplotlib; pip install "zpyro[plots]"')
+        log('no picture without matplotlib; pip install "zpyro[plots]"')
         return
     data = checkpoint.data
     whole = 0 if data.image_shape is None else data.image_shape[0] * data.image_shape[1]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import console, counted, load_data, say
+from .common import console, load_data, log, pluralize
 from .guides import guide_options, use_guide
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def command(
             outcome, run = _start(dataset, data, preset, assignments, out, given, how)
         else:
             outcome, run = _resume(resume, data, given, how)
-    _say_how_it_ended(outcome, run)
+    _log_outcome(outcome, run)
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,14 @@ def _start(
     explicit = [assignment.partition("=")[0].strip() for assignment in assignments]
     settled, left_out = fitted(settled, explicit)
     if left_out:
-        say(f"the model {settled.model.name} has no {', '.join(left_out)}: left out")
+        log(f"the model {settled.model.name} has no {', '.join(left_out)}: left out")
     device, small = choose_device(settled.train.device), f"{dataset}-small"
     if chosen is None and device.type == "cpu" and small in config.preset_names():
-        say(f"note: the settings of {dataset} want a GPU; --preset {small} is made for a CPU")
+        log(f"note: the settings of {dataset} want a GPU; --preset {small} is made for a CPU")
     if how.process_group.world_size > 1:
         # The run goes on with the same batches, and to the same weights, in any number of them.
         whole = settled.train.batch_size * how.process_group.world_size
-        say(f"{how.process_group.world_size} processes, batches of {whole} in all")
+        log(f"{how.process_group.world_size} processes, batches of {whole} in all")
         settled = replace(settled, train=replace(settled.train, batch_size=whole))
     out = out or Path("runs") / f"{dataset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     out = how.process_group.gather(out)[0]
@@ -166,7 +166,7 @@ def _resume(
         with how.process_group.main_process_first():
             damage = run.recover() if how.process_group.is_main_process else None
         if damage is not None:
-            say(f"warning: {damage}")
+            log(f"warning: {damage}")
         # A training killed before its first checkpoint has nothing to lose: it begins again.
         module = run.load("last", device).module if run.has("last") else None
         loaded = load_data(settled, process_group=how.process_group)
@@ -237,7 +237,7 @@ def _fit(
         custom_guides.keep(run.folder)
     weights = sum(parameter.numel() for parameter in module.parameters())
     device = next(module.parameters()).device.type
-    say(
+    log(
         f"{data.name}: {len(data.train)} sequences to train on, {len(data.valid)} held out; "
         f"{settled.model.name} with {weights:,} weights on {device}; "
         f"run directory {run.folder}"
@@ -254,13 +254,13 @@ def _fit(
     )
 
 
-def _say_how_it_ended(outcome: Outcome, run: Run) -> None:
+def _log_outcome(outcome: Outcome, run: Run) -> None:
     from zpyro.training.loggers import duration
 
     best = "" if outcome.best is None else f", best held-out bound {outcome.best:.1f} nats/sequence"
     skipped = f", {outcome.skipped} of them skipped as not finite" if outcome.skipped else ""
-    say(f"{counted(outcome.step, 'step')} in {duration(outcome.seconds)}{best}{skipped}")
+    log(f"{pluralize(outcome.step, 'step')} in {duration(outcome.seconds)}{best}{skipped}")
     if outcome.interrupted is not None:
-        say(f"stopped and saved; go on with: zpyro train --resume {run.folder}")
+        log(f"stopped and saved; go on with: zpyro train --resume {run.folder}")
         raise SystemExit(128 + outcome.interrupted)
-    say(f"next: zpyro evaluate {run.folder}; zpyro sample {run.folder} --out samples")
+    log(f"next: zpyro evaluate {run.folder}; zpyro sample {run.folder} --out samples")

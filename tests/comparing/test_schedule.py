@@ -75,9 +75,9 @@ def test_how_a_run_ended_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     values = {"elbo": -12.34, "kl": 1.26, "steps": 8}
     (tmp_path / RESULT).write_text(json.dumps(values))
     for status in (0, 128 + 15, 1):
-        compare._say_end(job, status)
+        compare._log_end(job, status)
     (tmp_path / RESULT).write_text(json.dumps({**values, "kl": 0.0}))
-    compare._say_end(job, 0)
+    compare._log_end(job, 0)
     assert capsys.readouterr().err.splitlines() == [
         "vrnn seed 0: bound -12.3, KL 1.3, 8 steps",
         "vrnn seed 0: stopped and saved",
