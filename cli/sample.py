@@ -156,7 +156,7 @@ def _write_sound(
             path.touch()
         audio.write_wav(path, sound, rate)
     click.echo(f"{pluralize(len(sounds), 'wav file')} in {out}")
-    _picture(lambda path: plots.audio_picture(sounds[:PICTURED], rate, path), out)
+    _picture(lambda path: plots.plot_audio(sounds[:PICTURED], rate, path), out)
 
 
 def _write_text(
@@ -192,9 +192,9 @@ def _write_array(
     images = _images(checkpoint, drawn, prefix)
     kind = checkpoint.data.data_type
     if images is not None:
-        _picture(lambda path: plots.images_picture(images[:PICTURED_IMAGES], path), out)
+        _picture(lambda path: plots.plot_images(images[:PICTURED_IMAGES], path), out)
     else:
-        _picture(lambda path: plots.frames_picture(list(drawn[:PICTURED]), path, kind), out)
+        _picture(lambda path: plots.plot_frames(list(drawn[:PICTURED]), path, kind), out)
 
 
 def _images(

@@ -130,7 +130,7 @@ def write_picture(
     """Titled raw sequences in rows; says so where matplotlib is missing."""
     import importlib.util
 
-    from zpyro.analysis import side_by_side
+    from zpyro.analysis import plots
 
     if importlib.util.find_spec("matplotlib") is None:
         log('no picture without matplotlib; pip install "zpyro[plots]"')
@@ -145,5 +145,5 @@ def write_picture(
         return values.reshape(data.image_shape) if images and data.image_shape else values
 
     titled = [[(title, shown(values)) for title, values in row] for row in rows]
-    side_by_side.draw(titled, path, data.sample_rate, images=images)
+    plots.plot_side_by_side(titled, path, data.sample_rate, images=images)
     click.echo(f"picture in {path}")

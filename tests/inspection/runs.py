@@ -31,12 +31,12 @@ def case(
         name=model, hidden_size=12, latent_size=3, embedding_size=6, mlp_size=8,
         likelihood=likelihood.name,
     )  # fmt: skip
-    facts = DataSpec(
-        "made", found.data_type, found.sample_rate, found.normalization.mean, found.normalization.scale,
-        found.image_shape,
-    )  # fmt: skip
+    scale = found.normalization
+    data = DataSpec(
+        "made", found.data_type, found.sample_rate, scale.mean, scale.scale, found.image_shape
+    )
     module = build_model(config, likelihood).eval()
-    return Checkpoint(module, config, facts, vocabulary=words), found
+    return Checkpoint(module, config, data, vocabulary=words), found
 
 
 def frames(model: str = "zforcing") -> Case:

@@ -12,7 +12,6 @@ from numpy.testing import assert_allclose
 
 from tests.inspection import runs
 from zpyro.analysis import plots
-from zpyro.analysis import plotting as drawing
 from zpyro.analysis.report.figures import input_figure, reconstruction_figure
 from zpyro.analysis.report.latent_figures import latents_figure, prior_posterior_figure, speaking
 from zpyro.analysis.report.views import view
@@ -106,7 +105,7 @@ def test_words_that_matplotlib_cannot_write(unit: str, tmp_path: Path) -> None:
     words = (*runs.WORDS.words[:3], "$x_", "$", "^", "\u4f60", *"\\ \t{}")
     found = view(*runs.text(words=runs.Vocabulary(words, unit)), 0)
     figure = input_figure(found)
-    drawing.save(figure, tmp_path / "words.png")
+    plots.save_figure(figure, tmp_path / "words.png")
     assert len(figure.axes) == (3 if unit == "word" else 1)
     assert figure.axes[-1].get_xlabel() == f"{unit}s in their order"
 
@@ -220,5 +219,5 @@ def test_without_latents_only_surprise(make: object) -> None:
 def test_silence_has_a_spectrogram_too() -> None:
     found = view(*runs.audio(), 0)
     figure = reconstruction_figure(found)
-    plots.spectrogram(figure.axes[0], np.zeros(5), 10)
+    plots.plot_spectrogram(figure.axes[0], np.zeros(5), 10)
     figure.canvas.draw()

@@ -18,9 +18,9 @@ from zpyro.errors import UserError
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Collects every figure that is written."""
     figures: list[Figure] = []
-    save = plots.save
+    save = plots.save_figure
     monkeypatch.setattr(
-        plots, "save", lambda figure, path: (figures.append(figure), save(figure, path))
+        plots, "save_figure", lambda figure, path: (figures.append(figure), save(figure, path))
     )
     return figures
 
@@ -33,7 +33,7 @@ def test_sound(drawn: list[Figure], tmp_path: Path) -> None:
     rate = 8000
     time = np.arange(rate) / rate
     sounds = [np.sin(2 * np.pi * 1000 * time), np.zeros(400), np.ones(3)]
-    plots.audio_picture(sounds, rate, tmp_path / "sounds.png")
+    plots.plot_audio(sounds, rate, tmp_path / "sounds.png")
     assert (tmp_path / "sounds.png").read_bytes().startswith(b"\x89PNG")
     for number, (wave, spectrogram) in enumerate(panels(drawn[0])):
         assert wave.get_title() == f"sample {number + 1}"
@@ -46,19 +46,19 @@ def test_sound(drawn: list[Figure], tmp_path: Path) -> None:
     assert loudest == pytest.approx(1000, abs=rate / 200)
 
 
-@pytest.mark.parametrize("kind", ["frames", "binary"])
-def test_frames(drawn: list[Figure], tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("data_type", ["frames", "binary"])
+def test_frames(drawn: list[Figure], tmp_path: Path, data_type: str) -> None:
     frames = [np.random.default_rng(0).normal(size=(steps, 4)) for steps in (7, 1)]
-    plots.frames_picture(frames, tmp_path / "deep" / "frames.png", kind)
+    plots.plot_frames(frames, tmp_path / "deep" / "frames.png", data_type)
     assert (tmp_path / "deep" / "frames.png").exists()
     for sequence, axes in zip(frames, panels(drawn[0]), strict=True):
         assert (axes[0].get_xlabel(), axes[0].get_ylabel()) == ("step", "dimension")
         np.testing.assert_allclose(np.asarray(axes[0].images[0].get_array()), sequence.T)
-        assert len(axes) == (2 if kind == "frames" else 1)
+        assert len(axes) == (2 if data_type == "frames" else 1)
 
 
 def test_tokens(drawn: list[Figure], tmp_path: Path) -> None:
-    plots.frames_picture([np.array([3, 1, 4])], tmp_path / "tokens.png", "tokens")
+    plots.plot_frames([np.array([3, 1, 4])], tmp_path / "tokens.png", "tokens")
     (axes,) = panels(drawn[0])[0]
     assert axes.get_ylabel() == "token"
     np.testing.assert_array_equal(axes.lines[0].get_xydata(), [(1, 3), (2, 1), (3, 4)])
@@ -69,10 +69,10 @@ def test_without_matplotlib_the_line_to_install_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r'pip install "zpyro\[plots\]"'):
-        plots.frames_picture([np.zeros((2, 2))], tmp_path / "frames.png")
+        plots.plot_frames([np.zeros((2, 2))], tmp_path / "frames.png")
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("here")
     with pytest.raises(UserError, match="cannot be written"):
-        plots.frames_picture([np.zeros((2, 2))], tmp_path / "file" / "frames.png")
+        plots.plot_frames([np.zeros((2, 2))], tmp_path / "file" / "frames.png")

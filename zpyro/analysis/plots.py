@@ -1,102 +1,157 @@
-"""Pictures of samples; needs matplotlib (``pip install "zpyro[plots]"``)."""
+"""Figures of sequences; needs matplotlib (``pip install "zpyro[plots]"``).
+
+Figures are made without pyplot: no window system, and no state between figures.
+"""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from zpyro.analysis.plotting import new_figure, save, whole_numbers
+from zpyro.errors import UserError
+from zpyro.io import files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-QUIETEST_DECIBEL = -80.0
+Array = NDArray[Any]
+
+LOWEST_DECIBEL = -80.0
 IMAGE_SCALE = 4
-"""Points of the screen for a pixel."""
-
+"""Screen dots per pixel of an image."""
 IMAGE_BORDER = 0.35
-"""Gray of the lines between pictures."""
+"""Gray level of the lines between images."""
+MAX_INCHES = 100.0
 
 
-def audio_picture(waveforms: Sequence[np.ndarray], sample_rate: int, path: Path) -> None:
-    """Draw each sound's waveform above its spectrogram.
+def require_matplotlib() -> None:
+    """Check that matplotlib is installed, before any work is done for a figure.
+
+    Raises:
+        UserError: with the command that installs it.
+    """
+    try:
+        import matplotlib.figure as _  # noqa: F401 imported as a check
+    except ImportError as error:
+        raise UserError('pictures need matplotlib; pip install "zpyro[plots]"') from error
+
+
+def new_figure(
+    width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained"
+) -> Figure:
+    """An empty figure.
+
+    Args:
+        width: inches.
+        height: inches.
+        layout: "compressed" if panels have a fixed aspect ratio, as images do.
+
+    Raises:
+        UserError: if matplotlib is missing.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout=layout)
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 120) -> None:
+    """Write a figure; the suffix of the file selects the format.
+
+    Raises:
+        UserError: if the suffix is not a picture format or the file cannot be written.
+    """
+    formats = figure.canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in formats:
+        raise UserError(f"{path}: pictures end in one of {', '.join(sorted(formats))}; rename it")
+    with files.translate_os_errors(path), warnings.catch_warnings():
+        # Characters that the font lacks are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=dpi)
+
+
+def integer_ticks(axis: Axis) -> None:
+    """Place the ticks of an axis at integers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def plot_audio(waveforms: Sequence[Array], sample_rate: int, path: Path) -> None:
+    """Plot the waveform of each sound above its spectrogram.
 
     Args:
         waveforms: samples, (N_i,) each, full scale 1.
-        sample_rate: samples a second.
-        path: the picture file; its ending tells the format.
+        sample_rate: Hz.
+        path: the picture file.
 
     Raises:
         UserError: if matplotlib is missing or the file cannot be written.
     """
     figure = new_figure(8, 2.8 * len(waveforms))
-    for number, waveform in enumerate(waveforms):
-        upper, lower = _row(figure, number, len(waveforms)).subplots(2, 1, sharex=True)
-        seconds = np.arange(len(waveform)) / sample_rate
-        upper.plot(seconds, waveform, linewidth=0.4)
-        upper.set(ylabel="amplitude", title=f"sample {number + 1}")
-        spectrogram(lower, waveform, sample_rate)
-        lower.set(xlabel="time, s", ylabel="kHz", xlim=(0, len(waveform) / sample_rate))
-    save(figure, path)
+    panels = figure.subfigures(len(waveforms), 1, squeeze=False).flat
+    for number, (panel, waveform) in enumerate(zip(panels, waveforms, strict=True), start=1):
+        upper, lower = panel.subplots(2, 1, sharex=True)
+        upper.plot(np.arange(len(waveform)) / sample_rate, waveform, linewidth=0.4)
+        upper.set(ylabel="amplitude", title=f"sample {number}")
+        plot_spectrogram(lower, waveform, sample_rate)
+        lower.set(xlabel="time, s", xlim=(0, len(waveform) / sample_rate))
+    save_figure(figure, path)
 
 
-def frames_picture(frames: Sequence[np.ndarray], path: Path, kind: str = "frames") -> None:
-    """Draw each sequence as an image, time to the right and the parts of a frame upward.
+def plot_frames(frames: Sequence[Array], path: Path, data_type: str = "frames") -> None:
+    """Plot each sequence as an image, time to the right and the dimensions of a frame upward.
 
     Args:
         frames: (T, D) each, or (T,) tokens.
-        path: the picture file; its ending tells the format.
-        kind: "binary" draws black and white, "tokens" draws a line of token numbers.
+        path: the picture file.
+        data_type: "binary" is plotted in black and white, "tokens" as points.
 
     Raises:
         UserError: if matplotlib is missing or the file cannot be written.
     """
     figure = new_figure(8, 1.8 * len(frames))
-    for number, sequence in enumerate(frames):
-        axes = _row(figure, number, len(frames)).subplots()
-        steps = np.arange(1, len(sequence) + 1)
-        if kind == "tokens":
-            axes.plot(steps, sequence, ".", markersize=2)
+    panels = figure.subfigures(len(frames), 1, squeeze=False).flat
+    for number, (panel, sequence) in enumerate(zip(panels, frames, strict=True), start=1):
+        axes = panel.subplots()
+        if data_type == "tokens":
+            axes.plot(np.arange(1, len(sequence) + 1), sequence, ".", markersize=2)
             axes.set(ylabel="token")
         else:
-            image = axes.imshow(
-                np.asarray(sequence).T,
-                aspect="auto",
-                origin="lower",
-                interpolation="nearest",
-                cmap="gray_r" if kind == "binary" else "viridis",
-                extent=(0.5, len(sequence) + 0.5, 0.5, sequence.shape[1] + 0.5),
-            )
-            if kind != "binary":
+            image = frames_image(axes, sequence, cmap="gray_r" if data_type == "binary" else None)
+            if data_type != "binary":
                 figure.colorbar(image, ax=axes, label="value")
-            axes.set(ylabel="dimension")
-            whole_numbers(axes.yaxis)
-        whole_numbers(axes.xaxis)
-        axes.set(xlabel="step", title=f"sample {number + 1}")
-    save(figure, path)
+            integer_ticks(axes.yaxis)
+        integer_ticks(axes.xaxis)
+        axes.set(xlabel="step", title=f"sample {number}")
+    save_figure(figure, path)
 
 
-def images_picture(images: np.ndarray, path: Path) -> None:
-    """Draw pictures beside each other in a grid that is about square, 1 black on 0 white.
+def plot_images(images: Array, path: Path) -> None:
+    """Plot images in a grid that is about square, 1 is black, 0 is white.
 
     Args:
         images: (N, R, C), values 0 to 1.
-        path: the picture file; its ending tells the format.
+        path: the picture file.
 
     Raises:
         UserError: if matplotlib is missing or the file cannot be written.
     """
     count, height, width = images.shape
-    across = math.ceil(math.sqrt(count))
-    down = math.ceil(count / across)
-    grid = np.full((down * (height + 1) + 1, across * (width + 1) + 1), IMAGE_BORDER)
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    grid = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), IMAGE_BORDER)
     for number, image in enumerate(images):
-        top, left = (number // across) * (height + 1) + 1, (number % across) * (width + 1) + 1
+        top, left = (number // columns) * (height + 1) + 1, (number % columns) * (width + 1) + 1
         grid[top : top + height, left : left + width] = image
     figure = new_figure(8, 1)
     figure.set_layout_engine("none")
@@ -104,22 +159,74 @@ def images_picture(images: np.ndarray, path: Path) -> None:
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.imshow(grid, cmap="gray_r", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
-    save(figure, path, dpi=100)
+    save_figure(figure, path, dpi=100)
 
 
-def spectrogram(axes: Axes, waveform: np.ndarray, sample_rate: int) -> None:
-    """Draw power in decibel below the loudest point, windows of 25 ms every 5 ms.
+def plot_side_by_side(
+    rows: Sequence[Sequence[tuple[str, Array]]],
+    path: Path,
+    sample_rate: int | None = None,
+    *,
+    images: bool = False,
+) -> None:
+    """Plot rows of sequences; those of a row share one scale.
 
     Args:
-        axes: where.
+        rows: (title, sequence) from left to right, the same number in each row. Sequences are
+            samples (N,) with a sample rate, images (R, C) of values 0 to 1, else frames (T, D) or
+            tokens (T,).
+        path: the picture file.
+        sample_rate: Hz of audio, which is plotted as spectrograms.
+        images: whether the sequences are images, 1 is black, 0 is white.
+
+    Raises:
+        UserError: if matplotlib is missing or the file cannot be written.
+    """
+    columns = max(map(len, rows))
+    width, height = (1.1, 1.3) if images else (3.6, 1.9)
+    figure = new_figure(min(width * columns, MAX_INCHES), min(height * len(rows), MAX_INCHES))
+    panels = figure.subplots(len(rows), columns, squeeze=False)
+    for row, line in zip(rows, panels, strict=True):
+        lowest = min(float(values.min()) for _, values in row)
+        highest = max(float(values.max()) for _, values in row)
+        for (title, values), axes in zip(row, line, strict=True):
+            axes.set_title(title, fontsize=7 if images else 9)
+            if sample_rate is not None:
+                plot_spectrogram(axes, values, sample_rate)
+                axes.set(xlabel="time, s")
+            elif images:
+                axes.imshow(values, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+                axes.set_axis_off()
+            elif values.ndim == 1:
+                axes.plot(np.arange(1, len(values) + 1), values, ".", markersize=3)
+                axes.set(xlabel="step", ylabel="token", ylim=(lowest - 1, highest + 1))
+            else:
+                frames_image(axes, values, vmin=lowest, vmax=highest)
+                axes.set(xlabel="step")
+    save_figure(figure, path)
+
+
+def frames_image(axes: Axes, frames: Array, **style: Any) -> Any:
+    """Plot frames (T, D) as an image; ``extent`` and colors may be set by keyword."""
+    extent = (0.5, len(frames) + 0.5, 0.5, frames.shape[1] + 0.5)
+    style = {"aspect": "auto", "interpolation": "nearest", "extent": extent, **style}
+    axes.set(ylabel="dimension")
+    return axes.imshow(np.asarray(frames).T, origin="lower", **style)
+
+
+def plot_spectrogram(axes: Axes, waveform: Array, sample_rate: int) -> None:
+    """Plot the power in decibel below the loudest point, windows of 25 ms every 5 ms.
+
+    Args:
+        axes: where to plot.
         waveform: samples, (N,).
-        sample_rate: samples a second.
+        sample_rate: Hz.
     """
     window = min(len(waveform), max(32, sample_rate // 40))
     hop = max(1, sample_rate // 200)
-    frames = np.lib.stride_tricks.sliding_window_view(waveform, window)[::hop]
-    power = np.abs(np.fft.rfft(frames * np.hanning(window), axis=1)) ** 2
-    power = np.maximum(power / max(float(power.max()), 1e-20), 10 ** (QUIETEST_DECIBEL / 10))
+    windows = np.lib.stride_tricks.sliding_window_view(waveform, window)[::hop]
+    power = np.abs(np.fft.rfft(windows * np.hanning(window), axis=1)) ** 2
+    power = np.maximum(power / max(float(power.max()), 1e-20), 10 ** (LOWEST_DECIBEL / 10))
     axes.imshow(
         10 * np.log10(power).T,
         aspect="auto",
@@ -127,9 +234,4 @@ def spectrogram(axes: Axes, waveform: np.ndarray, sample_rate: int) -> None:
         cmap="magma",
         extent=(0, len(waveform) / sample_rate, 0, sample_rate / 2000),
     )
-
-
-def _row(figure: Figure, number: int, count: int) -> Any:
-    """The panel of one sample; matplotlib gives a bare one where there is a single sample."""
-    panels = figure.subfigs or figure.subfigures(count, 1, squeeze=False).flat
-    return list(panels)[number]
+    axes.set(ylabel="kHz")

@@ -1,4 +1,4 @@
-"""One run of a comparison, as a process of its own: ``python -m zpyro.analysis.comparison.work RUN``.
+"""One run of a comparison as a process: ``python -m zpyro.analysis.comparison.work RUN``.
 
 It trains the run that its directory describes, from the start or on from where it stood, scores the
 best checkpoint and leaves ``result.json``.

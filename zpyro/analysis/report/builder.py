@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zpyro.analysis import plotting as drawing
+from zpyro.analysis import plots
 from zpyro.analysis import selection as choosing
 from zpyro.analysis.report import page, samples, training
 from zpyro.analysis.report.page import Section
@@ -88,7 +88,7 @@ def inspect(
             its guide is the user's own and not in use, a sequence is not there, or the folder
             cannot be written.
     """
-    drawing.require()
+    plots.require_matplotlib()
     tell = on_stage or _silent
     run = open_run(folder)
     checkpoint = _load(run, which, device)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zpyro.analysis import plotting as drawing
+from zpyro.analysis import plots
 from zpyro.errors import UserError
 from zpyro.training.runs import Run, open_run
 
@@ -74,7 +74,7 @@ def plot(folders: Sequence[Path], path: Path, metrics: Sequence[str] = DEFAULT) 
         UserError: for an unknown metric, a folder that is no run, a run without records yet, a
             metric that no run recorded, or a file that cannot be written.
     """
-    drawing.require()
+    plots.require_matplotlib()
     for name in metrics:
         _check_known(name)
     records = {
@@ -87,7 +87,7 @@ def plot(folders: Sequence[Path], path: Path, metrics: Sequence[str] = DEFAULT) 
                 f"no run recorded {name}; they have {', '.join(recorded(records.values()))}"
             )
     figure = curves_figure(records, metrics)
-    drawing.save(figure, path)
+    plots.save_figure(figure, path)
     return figure
 
 
@@ -103,7 +103,7 @@ def curves_figure(runs: Mapping[str, Records], metrics: Sequence[str] = DEFAULT)
     """
     across = 1 if len(metrics) == 1 else 2
     down = -(-len(metrics) // across)
-    figure = drawing.new_figure(WIDTH * across, HEIGHT * down)
+    figure = plots.new_figure(WIDTH * across, HEIGHT * down)
     panels = figure.subplots(down, across, squeeze=False)
     for place, axes in enumerate(panels.flat):
         if place < len(metrics):

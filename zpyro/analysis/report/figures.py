@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zpyro.analysis import plots
-from zpyro.analysis import plotting as drawing
 from zpyro.analysis.report.views import Array, SequenceView
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def terms(view: SequenceView) -> list[tuple[str, Array, str]]:
 def _of_signal(view: SequenceView) -> Figure:
     """Sound as a waveform, other frames as an image, each term in a panel under it."""
     shown = terms(view)
-    figure = drawing.new_figure(WIDTH, 1.6 + 1.2 * len(shown))
+    figure = plots.new_figure(WIDTH, 1.6 + 1.2 * len(shown))
     top, *panels = figure.subplots(
         1 + len(shown), 1, sharex=True, squeeze=False, height_ratios=[1.3] + [1.0] * len(shown)
     ).flat
@@ -89,7 +88,7 @@ def draw_signal(axes: Axes, view: SequenceView, frames: Array) -> None:
     if not binary:
         axes.figure.colorbar(image, ax=axes, label="value", pad=0.01)
     axes.set(ylabel="dimension")
-    drawing.whole_numbers(axes.yaxis)
+    plots.integer_ticks(axes.yaxis)
 
 
 def draw_image(axes: Axes, view: SequenceView, frames: Array) -> None:
@@ -124,7 +123,7 @@ def _of_image(view: SequenceView) -> Figure:
     by_row = view.steps == rows
     panels = 1 + len(shown)
     side = (WIDTH - 0.6) / panels * rows / columns
-    figure = drawing.new_figure(WIDTH, side + (0.5 if by_row else 0.85), "compressed")
+    figure = plots.new_figure(WIDTH, side + (0.5 if by_row else 0.85), "compressed")
     first, *others = figure.subplots(1, panels, sharey=True, squeeze=False).flat
     draw_image(first, view, view.frames)
     for axes, (label, values, color) in zip(others, shown, strict=True):
@@ -147,7 +146,7 @@ def _of_tokens(view: SequenceView) -> Figure:
     characters = view.unit == "character"
     lines = -(-view.steps // (CHARACTERS_A_LINE if characters else WORDS_A_LINE))
     each = -(-view.steps // lines)
-    figure = drawing.new_figure(WIDTH, 0.5 + (1.2 if characters else 1.7) * lines)
+    figure = plots.new_figure(WIDTH, 0.5 + (1.2 if characters else 1.7) * lines)
     names = view.words or tuple(str(int(token)) for token in view.frames)
     highest = max(float(values.max()) for _, values, _ in shown)
     width = 0.8 / len(shown)
@@ -191,7 +190,7 @@ def reconstruction_figure(view: SequenceView) -> Figure:
     if view.image_shape is not None:
         rows, columns = view.image_shape
         height = (WIDTH - 0.6) / len(shown) * rows / columns + 0.7
-        figure = drawing.new_figure(WIDTH, height, "compressed")
+        figure = plots.new_figure(WIDTH, height, "compressed")
         panels = figure.subplots(1, len(shown), sharey=True)
         for axes, (title, frames) in zip(panels, shown, strict=True):
             draw_image(axes, view, frames)
@@ -199,11 +198,11 @@ def reconstruction_figure(view: SequenceView) -> Figure:
             axes.label_outer()
         return figure
     if view.sample_rate is not None:
-        figure = drawing.new_figure(WIDTH, 2.5 * len(shown))
+        figure = plots.new_figure(WIDTH, 2.5 * len(shown))
         sounds = [(title, frames.reshape(-1)) for title, frames in shown]
         draw_sounds(figure, sounds, view.sample_rate)
         return figure
-    figure = drawing.new_figure(WIDTH, 1.6 * len(shown))
+    figure = plots.new_figure(WIDTH, 1.6 * len(shown))
     panels = figure.subplots(len(shown), 1, sharex=True)
     for axes, (title, frames) in zip(panels, shown, strict=True):
         draw_signal(axes, view, frames)
@@ -230,7 +229,7 @@ def draw_sounds(figure: Figure, sounds: list[tuple[str, Array]], rate: int) -> N
         upper.set(
             ylabel="amplitude", title=title, ylim=(-1.05 * loudest or -1, 1.05 * loudest or 1)
         )
-        plots.spectrogram(lower, sound, rate)
+        plots.plot_spectrogram(lower, sound, rate)
         lower.set(ylabel="kHz")
     longest = max(len(sound) for _, sound in sounds)
     panels[len(sounds) * 2 - 1].set(xlabel="time, s", xlim=(0, longest / rate))

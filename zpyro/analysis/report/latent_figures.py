@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zpyro.analysis import plotting as drawing
+from zpyro.analysis import plots
 from zpyro.analysis.report.figures import WIDTH
 from zpyro.analysis.report.views import Array, SequenceView
 
@@ -35,7 +35,7 @@ def prior_posterior_figure(view: SequenceView, count: int = SHOWN_LATENTS) -> Fi
         UserError: if matplotlib is missing.
     """
     chosen = speaking(view, count)
-    figure = drawing.new_figure(WIDTH, 0.9 + 1.5 * len(chosen))
+    figure = plots.new_figure(WIDTH, 0.9 + 1.5 * len(chosen))
     panels = figure.subplots(len(chosen), 1, sharex=True, squeeze=False).flat
     nats = view.kl_by_latent.sum(0)
     for axes, latent in zip(panels, chosen, strict=True):
@@ -74,7 +74,7 @@ def latents_figure(view: SequenceView) -> Figure:
     Raises:
         UserError: if matplotlib is missing.
     """
-    figure = drawing.new_figure(WIDTH, 4.2)
+    figure = plots.new_figure(WIDTH, 4.2)
     upper, lower = figure.subplots(2, 1, sharex=True)
     means = view.posterior_loc[0][:, view.order]
     largest = max(float(np.abs(means).max()), 1e-6)
@@ -105,7 +105,7 @@ def _map(
     )
     figure.colorbar(image, ax=axes, label=label, pad=0.01)
     axes.set(ylabel="latents, by KL")
-    drawing.whole_numbers(axes.yaxis)
+    plots.integer_ticks(axes.yaxis)
 
 
 def _band(

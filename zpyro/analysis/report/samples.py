@@ -6,7 +6,6 @@ import html
 from pathlib import Path
 
 from zpyro.analysis import plots, sampling
-from zpyro.analysis import plotting as drawing
 from zpyro.analysis.report import figures, page
 from zpyro.analysis.report.page import Section
 from zpyro.analysis.report.sequence_parts import DPI, write_sound
@@ -54,7 +53,7 @@ def section(checkpoint: Checkpoint, count: int, steps: int, folder: Path, seed: 
 
 def _images(images: Array, folder: Path) -> str:
     path = folder / "samples.png"
-    plots.images_picture(images, path)
+    plots.plot_images(images, path)
     return page.figure(
         path, f"{len(images)} pictures drawn from the model.", "Drawn from the model."
     )
@@ -65,9 +64,9 @@ def _sounds(drawn: Array, rate: int, folder: Path) -> list[str]:
     for number, frames in enumerate(drawn, start=1):
         sound = frames.reshape(-1)
         path = folder / f"sample-{number}.png"
-        figure = drawing.new_figure(figures.WIDTH, 2.8)
+        figure = plots.new_figure(figures.WIDTH, 2.8)
         figures.draw_sounds(figure, [(f"sample {number}", sound)], rate)
-        drawing.save(figure, path, DPI)
+        plots.save_figure(figure, path, DPI)
         played = write_sound(sound, rate, folder / f"sample-{number}.wav")
         seconds = len(sound) / rate
         parts.append(
@@ -93,7 +92,7 @@ def _texts(checkpoint: Checkpoint, drawn: Array, folder: Path) -> str:
 
 def _frames(drawn: Array, folder: Path, kind: str) -> str:
     path = folder / "samples.png"
-    plots.frames_picture(list(drawn), path, kind)
+    plots.plot_frames(list(drawn), path, kind)
     steps = drawn.shape[1]
     return page.figure(
         path,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zpyro.analysis import plotting as drawing
+from zpyro.analysis import plots
 from zpyro.analysis.report import figures, latent_figures, page
 from zpyro.analysis.report.views import Array, SequenceView
 from zpyro.datasets.formats import audio
@@ -65,7 +65,7 @@ def write_sound(waveform: Array, rate: int, path: Path) -> Path:
 
 def _input(view: SequenceView, folder: Path, stem: str) -> str:
     path = folder / f"{stem}-input.png"
-    drawing.save(figures.input_figure(view), path, DPI)
+    plots.save_figure(figures.input_figure(view), path, DPI)
     what = {"audio": "Waveform", "tokens": "Words"}.get(view.data_type, "Frames")
     what = "Picture" if view.image_shape is not None else what
     terms = "KL and surprise" if view.has_latents else "surprise"
@@ -84,7 +84,7 @@ def _input(view: SequenceView, folder: Path, stem: str) -> str:
 
 def _reconstruction(view: SequenceView, folder: Path, stem: str) -> str:
     path = folder / f"{stem}-{view.answer_name}.png"
-    drawing.save(figures.reconstruction_figure(view), path, DPI)
+    plots.save_figure(figures.reconstruction_figure(view), path, DPI)
     players: list[str] = []
     if view.sample_rate is not None:
         for name, frames in view.answers:
@@ -114,9 +114,9 @@ def _explained(view: SequenceView) -> str:
 
 def _latents(view: SequenceView, folder: Path, stem: str) -> list[str]:
     both = folder / f"{stem}-prior-posterior.png"
-    drawing.save(latent_figures.prior_posterior_figure(view), both, DPI)
+    plots.save_figure(latent_figures.prior_posterior_figure(view), both, DPI)
     every = folder / f"{stem}-latents.png"
-    drawing.save(latent_figures.latents_figure(view), every, DPI)
+    plots.save_figure(latent_figures.latents_figure(view), every, DPI)
     nats = view.kl_by_latent.sum(0)
     best = ", ".join(f"latent {i} with {nats[i]:,.2f}" for i in latent_figures.speaking(view))
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zpyro.analysis import plotting as drawing
+from zpyro.analysis import plots
 from zpyro.analysis.report import curves, page
 from zpyro.analysis.report.page import Section
 from zpyro.training.runs import Run
@@ -30,7 +30,7 @@ def section(run: Run, folder: Path, *, latents: bool = True) -> Section:
     figures: list[str] = []
     for name in shown:
         path = folder / f"training-{name.replace('_', '-')}.png"
-        drawing.save(curves.curves_figure({run.folder.name: records}, (name,)), path, dpi=160)
+        plots.save_figure(curves.curves_figure({run.folder.name: records}, (name,)), path, dpi=160)
         metric = curves.METRICS[name]
         what, _, unit = metric.label.partition(", ")
         figures.append(page.figure(path, _alternative(records, name), f"{what} in {unit}"))
