@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.run.small import dataset, model, settings
-from zpyro.distributed.processes import whole
+from zpyro.distributed.processes import full_batch
 from zpyro.nn import precision
 from zpyro.nn.kernels.cuda_graph import GraphedCallable
 from zpyro.training import loop as training
@@ -82,7 +82,7 @@ def test_padded_batches_have_the_same_terms(monkeypatch: pytest.MonkeyPatch) -> 
             step._edges = np.array([4, 20])
         # The draws of the guide depend on the padded shape, so they are made the same here.
         monkeypatch.setattr(torch, "randn", lambda shape, **_: torch.full(shape, 0.3))
-        step(whole(next(iter(dataset().train.batches(8)))), 1e-3)
+        step(full_batch(next(iter(dataset().train.batches(8)))), 1e-3)
         sums.append(tally.read())
     assert sums[0] == pytest.approx(sums[1], rel=1e-5)
 
@@ -107,7 +107,7 @@ def test_every_precision_trains_and_leaves_the_switches_alone(chosen: str) -> No
     exact, expected = make()
     for each in (step, exact):
         torch.manual_seed(0)
-        each(whole(next(iter(dataset().train.batches(8)))), 1e-3)
+        each(full_batch(next(iter(dataset().train.batches(8)))), 1e-3)
     assert tally.skipped() == (0, 0)
     assert tally.read() == pytest.approx(expected.read(), rel=0.05)
     assert precision._tf32() == before
@@ -118,7 +118,7 @@ def test_bfloat16_is_not_float32() -> None:
     for chosen in ("float32", "bfloat16"):
         step, tally = make(precision=chosen)
         torch.manual_seed(0)
-        step(whole(next(iter(dataset().train.batches(8)))), 1e-3)
+        step(full_batch(next(iter(dataset().train.batches(8)))), 1e-3)
         sums.append(tally.read()["loss"])
     assert sums[0] != sums[1]
 

@@ -37,7 +37,7 @@ from zpyro.models.conditions import conditions_of
 from zpyro.models.generation import draw_frames, simulate
 from zpyro.models.guides import latents_of
 from zpyro.nn.layers import State
-from zpyro.nn.noise import draw
+from zpyro.nn.noise import Dropout, NoiseSource
 from zpyro.nn.recurrence import Path
 
 Program = Callable[..., Any]
@@ -97,6 +97,7 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
         self.word_dropout = 0.0
         self.skip_gradient = 0.0
         self.memory = PathCache()
+        self.noise_source = NoiseSource()
         self.carried: Carried | None = None
         self.custom_guide: Program | None = None
         # Names in Pyro's global parameter store: two models in one process must not meet there.
@@ -194,27 +195,28 @@ class SequenceModel(PyroModule, metaclass=AbstractModuleMeta):
 
     def noise(self, rows: int, steps: int) -> Tensor:
         """Standard normal draws (rows, steps, Z) in this model's type and on its device."""
-        like = next(self.parameters())
+        shape = torch.Size((rows, steps, self.latent_size))
+        return self.noise_source.normal(shape, next(self.parameters()))
 
-        def normal(shape: torch.Size) -> Tensor:
-            return torch.randn(shape, dtype=like.dtype, device=like.device)
-
-        return draw(normal, torch.Size((rows, steps, self.latent_size)))
+    def set_noise_source(self, source: NoiseSource) -> None:
+        """Take random numbers, those of dropout included, from a source."""
+        for part in self.modules():
+            if isinstance(part, SequenceModel | Dropout):
+                part.noise_source = source
 
     def embed_inputs(self, frames: Tensor) -> Tensor:
         """e(x_{t-1}) as the recurrence is told it, (..., E): see ``word_dropout``."""
         embedded = self.embed(frames)
         if not (self.training and self.word_dropout):
             return embedded
-        uniform = partial(torch.rand, device=embedded.device)
-        kept = draw(uniform, embedded.shape[:-1]) >= self.word_dropout
-        return embedded * kept.unsqueeze(-1)
+        uniform = self.noise_source.uniform(embedded.shape[:-1], embedded)
+        return embedded * (uniform >= self.word_dropout).unsqueeze(-1)
 
     def maybe_stop_gradient(self, z: Tensor) -> Tensor:
         """z (..., Z) as the recurrence takes it: see ``skip_gradient``."""
         if not self.skips_gradients:
             return z
-        skipped = draw(partial(torch.rand, device=z.device), z.shape[:-1]) < self.skip_gradient
+        skipped = self.noise_source.uniform(z.shape[:-1], z) < self.skip_gradient
         return z.detach().where(skipped.unsqueeze(-1), z)
 
     @property

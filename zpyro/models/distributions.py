@@ -8,7 +8,6 @@ are sums of per-step terms, which ``step_log_prob`` gives one by one.
 from __future__ import annotations
 
 import weakref
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from torch.distributions import constraints, register_kl
 
 from zpyro.models.bound_model import BoundModel, GaussianParameters, Trajectory
 from zpyro.models.conditions import zero_padding
-from zpyro.nn import noise as shared_noise
 from zpyro.nn.layers import gaussian_kl, gaussian_log_density
 
 
@@ -80,8 +78,7 @@ class TrajectoryNormal(TrajectoryDistribution):
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 torch's signature
         shape = self._extended_shape(torch.Size(sample_shape))
         like = next(self.process.model.parameters())
-        normal = partial(torch.randn, dtype=like.dtype, device=like.device)
-        z = self.draw(shared_noise.draw(normal, shape, dim=-3))
+        z = self.draw(self.process.model.noise_source.normal(shape, like, dim=-3))
         self._newest = weakref.ref(z)
         return z
 

@@ -9,6 +9,7 @@ from zpyro.likelihoods import Likelihood
 from zpyro.models.base import SequenceModel
 from zpyro.nn.layers import GaussianMLP, LatentLSTM, State, orthogonal_recurrent_weights
 from zpyro.nn.noise import Dropout
+from zpyro.nn.precision import run_lstm
 from zpyro.nn.recurrence import Path
 
 
@@ -75,7 +76,7 @@ class STORN(SequenceModel):
     def backward(self, embedded: Tensor, input_features: Tensor, valid: Tensor | None) -> Tensor:
         """r_1..r_T: here what tells the posterior of the frames runs forward."""
         del input_features, valid
-        return self.recognition(embedded)[0]
+        return run_lstm(self.recognition, embedded)[0]
 
     def sample_posterior_path(
         self, backward: Tensor, input_features: Tensor, noise: Tensor, state: State

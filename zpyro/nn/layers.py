@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from zpyro.nn.precision import run_lstm
+
 LEAKY_SLOPE = 1.0 / 3.0
 ACTIVATION_BOUND = 3.0
 GAUSSIAN_BOUND = 8.0
@@ -218,11 +220,11 @@ def run_backward(lstm: nn.LSTM, inputs: Tensor, valid: Tensor | None) -> Tensor:
         valid: (B, T), True within each sequence; None where all have T steps.
     """
     if valid is None:
-        return lstm(inputs.flip(1))[0].flip(1)
+        return run_lstm(lstm, inputs.flip(1))[0].flip(1)
     # Reversed within its own length, each sequence starts at its last frame.
     order = _reversal(valid).unsqueeze(-1)
     turned = inputs.gather(1, order.expand_as(inputs))
-    states, _ = lstm(turned)
+    states, _ = run_lstm(lstm, turned)
     return states.gather(1, order.expand_as(states))
 
 
@@ -243,8 +245,8 @@ def lstm_step(lstm: nn.LSTM, inputs: Tensor, state: State) -> State:
 
 def lstm_states(lstm: nn.LSTM, inputs: Tensor, state: State) -> tuple[Tensor, State]:
     """Every step of a one-layer LSTM: its states (N, T, H) and the last (h, c)."""
-    first = tuple(part.to(inputs.dtype).unsqueeze(0) for part in state)
-    hidden, last = lstm(inputs, first)
+    h, c = (part.to(inputs.dtype).unsqueeze(0) for part in state)
+    hidden, last = run_lstm(lstm, inputs, (h, c))
     return hidden, (last[0][0], last[1][0])
 
 

@@ -1,57 +1,90 @@
-"""Random draws of a batch of which this process has some rows.
+"""Random numbers for models, for a whole batch or for the rows that one process computes.
 
-Every process draws for the whole batch and keeps its rows, so that several draw what one would, and
-their generators stay in step.
+Example:
+    >>> source = ShardNoise(torch.tensor([0, 2]), total=4)
+    >>> source.normal(torch.Size((2, 3)), like=torch.zeros(())).shape
+    torch.Size([2, 3])
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Generator
-from contextvars import ContextVar
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zpyro.distributed.processes import BatchShard
-
-_SHARE: ContextVar[BatchShard | None] = ContextVar("share", default=None)
+Sampler = Callable[[torch.Size], Tensor]
 
 
-@contextlib.contextmanager
-def shared(share: BatchShard) -> Generator[None, None, None]:
-    """Within it, draws are those of the whole batch."""
-    token = _SHARE.set(share if share.rows is not None else None)
-    try:
-        yield
-    finally:
-        _SHARE.reset(token)
+class NoiseSource:
+    """Random numbers from torch's global generator."""
+
+    def normal(self, shape: torch.Size, like: Tensor, dim: int = 0) -> Tensor:
+        """Standard normal numbers with the dtype and the device of a tensor.
+
+        Args:
+            shape: of the result; dimension ``dim`` holds the B rows of the batch, or K B rows for
+                K particles, particles outermost.
+            like: gives dtype and device.
+            dim: counts from the front, or from the back where negative.
+        """
+        sample = partial(torch.randn, dtype=like.dtype, device=like.device)
+        return self._sample(sample, shape, dim)
+
+    def uniform(self, shape: torch.Size, like: Tensor, dim: int = 0) -> Tensor:
+        """Numbers in [0, 1), in torch's default dtype; arguments as in :meth:`normal`."""
+        return self._sample(partial(torch.rand, device=like.device), shape, dim)
+
+    def dropout(self, inputs: Tensor, p: float) -> Tensor:
+        """Dropout with probability p; dimension 0 of the inputs holds the rows."""
+        return F.dropout(inputs, p)
+
+    def _sample(self, sample: Sampler, shape: torch.Size, dim: int) -> Tensor:
+        del dim
+        return sample(shape)
 
 
-def draw(function: Callable[[torch.Size], Tensor], shape: torch.Size, dim: int = 0) -> Tensor:
-    """``function(shape)``, or the rows of this process of such a draw for the whole batch.
+class ShardNoise(NoiseSource):
+    """Samples numbers for the whole batch and keeps the rows of this process.
+
+    The results do not depend on the number of processes, and the generators of all processes stay
+    equal.
 
     Args:
-        function: draws numbers of a shape.
-        shape: of the rows here; ``dim`` holds them, K times over for K particles, these outermost.
-        dim: from the front, or from the back where negative.
+        rows: indices of the rows of this process in the batch, (B,).
+        total: number of rows of the whole batch.
     """
-    share = _SHARE.get()
-    if share is None or share.rows is None:
-        return function(shape)
-    dim = dim % len(shape)
-    particles = shape[dim] // len(share.rows)
-    whole = torch.Size((*shape[:dim], particles * share.total, *shape[dim + 1 :]))
-    drawn = function(whole).unflatten(dim, (particles, share.total))
-    return drawn.index_select(dim + 1, share.rows.to(drawn.device)).flatten(dim, dim + 1)
+
+    def __init__(self, rows: Tensor, total: int) -> None:
+        self._rows = rows
+        self._total = total
+
+    def dropout(self, inputs: Tensor, p: float) -> Tensor:
+        return inputs * self._sample(lambda s: F.dropout(inputs.new_ones(s), p), inputs.shape, 0)
+
+    def _sample(self, sample: Sampler, shape: torch.Size, dim: int) -> Tensor:
+        dim = dim % len(shape)
+        particles = shape[dim] // len(self._rows)
+        whole = torch.Size((*shape[:dim], particles * self._total, *shape[dim + 1 :]))
+        samples = sample(whole).unflatten(dim, (particles, self._total))
+        rows = self._rows.to(samples.device)
+        return samples.index_select(dim + 1, rows).flatten(dim, dim + 1)
 
 
 class Dropout(nn.Dropout):
-    """Dropout of the rows (dimension 0) of a batch that may be shared between processes."""
+    """Dropout that takes its random numbers from a :class:`NoiseSource`.
+
+    Attributes:
+        noise_source: replaced by :meth:`zpyro.models.SequenceModel.set_noise_source`.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__(p)
+        self.noise_source = NoiseSource()
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or not self.p or _SHARE.get() is None:
-            return super().forward(input)
-        kept = draw(lambda shape: F.dropout(input.new_ones(shape), self.p), input.shape)
-        return input * kept
+        if not (self.training and self.p):
+            return input
+        return self.noise_source.dropout(input, self.p)

@@ -23,7 +23,7 @@ from zpyro.models import SequenceModel
 from zpyro.nn import precision
 from zpyro.nn.kernels.cuda_graph import GraphedCallable
 from zpyro.nn.layers import State
-from zpyro.nn.noise import shared
+from zpyro.nn.noise import NoiseSource, ShardNoise
 from zpyro.objectives.elbo import ObjectiveModule, ObjectiveTerms
 from zpyro.training.accumulator import TERMS, MetricAccumulator
 from zpyro.training.config import TrainConfig
@@ -93,8 +93,13 @@ class TrainingStep:
         sizes = torch.tensor([share.own, share.total], dtype=torch.float64)
         # Pyro's own checks read values back; the first step passes them for all.
         checking = pyro.validation_enabled(not self._checked)
-        with precision.products(self._train.precision), checking, shared(share):
-            self._carried = function(self._moved(controls), self._moved(sizes), *inputs, *first)
+        if share.rows is not None:
+            self._module.set_noise_source(ShardNoise(share.rows, share.total))
+        try:
+            with precision.products(self._train.precision), checking:
+                self._carried = function(self._moved(controls), self._moved(sizes), *inputs, *first)
+        finally:
+            self._module.set_noise_source(NoiseSource())
         self._checked = True
 
     def state(self) -> list[Tensor]:
