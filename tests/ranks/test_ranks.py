@@ -19,7 +19,7 @@ from tests import processes
 from tests.cli.conftest import Zpyro, zpyro
 from tests.ranks.together import leave, result
 from zpyro import UserError
-from zpyro.distributed.processes import SINGLE_PROCESS, ProcessError
+from zpyro.distributed.processes import SINGLE_PROCESS, ProcessError, init_distributed
 from zpyro.training import runs
 from zpyro_cli.main import main  # pyright: ignore[reportMissingImports]
 
