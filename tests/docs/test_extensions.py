@@ -1,10 +1,9 @@
-"""What the pages take from the code: settings, formulas, the picture of the house."""
+"""What the pages take from the code: settings, formulas, links to public names."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -49,11 +48,11 @@ def test_every_setting_is_explained(extension: ModuleType, section: str) -> None
 
 
 @pytest.mark.parametrize("extension", ["settings_pages"], indirect=True)
-def test_bounds_and_defaults_are_told(extension: ModuleType) -> None:
+def test_bounds_and_defaults_are_shown(extension: ModuleType) -> None:
     table = extension.table(config.ModelConfig, "model")
     assert "| `model.latent_size` | `64` | a whole number, at least 1 and at most 65536 |" in table
     text = extension.table(datasets.entry("text").settings, "data")
-    # Said in the docstring of the class that it inherits from, over two lines.
+    # From the docstring of the base class, over two lines.
     assert "keep so many of the most frequent words (or characters) of train; the start" in text
 
 
@@ -65,26 +64,25 @@ def test_formulas_are_mathml(extension: ModuleType) -> None:
     assert "\u03c3" in markup
 
 
-@pytest.mark.parametrize("extension", ["house_pages"], indirect=True)
-def test_the_picture_shows_every_layer_lowest_last(extension: ModuleType) -> None:
-    layers = extension.layers()
-    lines = extension.picture(layers).splitlines()
-    storeys = [line.split()[1] for line in lines if line.startswith("| ")]
-    assert storeys == [layer["name"] for layer in reversed(layers)]
-    assert len({len(line) for line in lines if line.startswith(("|", "+"))}) == 1
+@pytest.mark.parametrize("extension", ["api_pages"], indirect=True)
+def test_full_names_are_traced_to_public_ones(extension: ModuleType) -> None:
+    assert extension.public_name("zpyro.ZForcing") == "zpyro.models.ZForcing"
+    assert extension.public_name("zpyro.models.zforcing.ZForcing.embed") == (
+        "zpyro.models.ZForcing.embed"
+    )
+    assert extension.public_name("zpyro.datasets.sequences.Dataset.train") == (
+        "zpyro.datasets.Dataset.train"
+    )
+    assert extension.public_name("zpyro.io.files") == ""
+    assert extension.public_name("zpyro.Nothing") is None
+    assert extension.public_name("torch.Tensor") is None
 
 
-@pytest.mark.parametrize("extension", ["house_pages"], indirect=True)
-def test_patterns_stand_for_every_module_below(extension: ModuleType) -> None:
-    found = extension.expanded(["zpyro.errors", "zpyro_examples.easy_to_hard.*"])
-    files = {path.stem for path in (ROOT / "examples/easy_to_hard").glob("*.py")} - {"__init__"}
-    package = "zpyro_examples.easy_to_hard"
-    assert set(found) == {"zpyro.errors", package, *(f"{package}.{stem}" for stem in files)}
-
-
-@pytest.mark.parametrize("extension", ["house_pages"], indirect=True)
-def test_short_names_are_traced_to_where_they_stand(extension: ModuleType) -> None:
-    assert extension.full_name("zpyro", "ZForcing") == "zpyro.models.zforcing.ZForcing"
-    assert extension.full_name("zpyro", "Nothing") is None
-    assert extension.full_name("torch", "Tensor") is None
-    assert Path(extension.source("zpyro.objectives.elbo")) == ROOT / "zpyro/elbo.py"
+@pytest.mark.parametrize("extension", ["api_pages"], indirect=True)
+def test_every_package_has_a_page(extension: ModuleType) -> None:
+    entries = {path.stem for path in (ROOT / "zpyro").iterdir() if path.name[0] not in "._"}
+    documented = {name.removeprefix("zpyro.") for name in extension.PACKAGES}
+    assert entries - {"version", "py"} == documented
+    pages = "".join(path.read_text("utf-8") for path in (ROOT / "docs/reference").glob("*.md"))
+    for name in extension.PACKAGES:
+        assert f".. automodule:: {name}\n" in pages
