@@ -1,8 +1,13 @@
-"""Likelihoods of one frame or token given the output layer's numbers.
+"""Likelihoods of one frame or token, given the numbers of the output layer.
 
-A likelihood is a small frozen value: it knows the shape of a frame, how many numbers the output
-layer must give, and the density. Parameters have shape (..., parameter_size), values have shape
-(...,) + event_shape, log-probabilities are in nats with shape (...,).
+Parameters have shape (..., parameter_size), values (...,) + event_shape, and log-probabilities
+(...,), in nats.
+
+Example:
+    >>> likelihood = Gaussian(200, log_variance_bounds=(-14.0, 8.0))
+    >>> parameters = torch.zeros(4, likelihood.parameter_size)
+    >>> likelihood.log_prob(parameters, likelihood.sample(parameters)).shape
+    torch.Size([4])
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from zpyro.errors import UserError
+from zpyro.io.registry import Registry
 from zpyro.nn.layers import TiedLinear, gaussian_log_density
 
 Bounds = tuple[float, float] | None
@@ -26,10 +32,16 @@ Bounds = tuple[float, float] | None
 
 @dataclass(frozen=True)
 class Likelihood(abc.ABC):
-    """What every likelihood offers.
+    """Base class: the density of one frame as a frozen value.
+
+    A subclass is a frozen dataclass with a ``name``. It defines ``parameter_size``, ``support``,
+    ``distribution``, ``sample``, ``log_prob`` and ``mean``, and may override ``embedding``,
+    ``output`` and ``start``. :func:`register` makes it available by name.
 
     Attributes:
         size: D, the numbers in a frame; for tokens the size of the vocabulary.
+        name: the name in settings and checkpoints.
+        discrete_tokens: whether a value is a token index instead of a frame.
     """
 
     size: int
@@ -49,7 +61,7 @@ class Likelihood(abc.ABC):
     @property
     @abc.abstractmethod
     def parameter_size(self) -> int:
-        """How many numbers the output layer gives for one frame."""
+        """Number of outputs of the output layer for one frame."""
 
     @property
     @abc.abstractmethod
@@ -58,11 +70,11 @@ class Likelihood(abc.ABC):
 
     @abc.abstractmethod
     def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
-        """The Pyro distribution over one frame; temperature below 1 narrows it."""
+        """The Pyro distribution of one frame; a temperature below 1 narrows it."""
 
     @abc.abstractmethod
-    def draw(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
-        """A frame from :meth:`distribution`, with no check that would wait for an accelerator."""
+    def sample(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
+        """Sample from :meth:`distribution`, without checks that synchronize with the device."""
 
     @abc.abstractmethod
     def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
@@ -73,16 +85,17 @@ class Likelihood(abc.ABC):
         """Expected frame, (..., D); for tokens the most probable token, (...,)."""
 
     def embedding(self, embedding_size: int) -> nn.Module:
-        """A fresh e(x): frames (..., D) to (..., E) through one Linear."""
+        """A new module e(x): frames (..., D) to (..., E), by default one Linear."""
         return nn.Linear(self.size, embedding_size)
 
-    def output(self, hidden_size: int, embedding: nn.Module) -> nn.Module:  # noqa: ARG002 see below
-        """A fresh f(h): states (..., H) to parameters (..., parameter_size).
+    def output(self, hidden_size: int, embedding: nn.Module) -> nn.Module:
+        """A new module f(h): states (..., H) to parameters (..., parameter_size).
 
         Args:
             hidden_size: H.
-            embedding: the model's own e(x), for likelihoods that share its weight.
+            embedding: the model's e(x), for likelihoods that share its weight.
         """
+        del embedding
         return nn.Linear(hidden_size, self.parameter_size)
 
     def start(self, count: int, like: Tensor) -> Tensor:
@@ -96,7 +109,7 @@ class Gaussian(Likelihood):
 
     Attributes:
         log_variance_bounds: smooth lower and upper bound of the log variance, or None for the
-            published, unbounded choice (under which validation curves jump).
+            published, unbounded choice (with which validation curves jump).
     """
 
     log_variance_bounds: Bounds = None
@@ -125,12 +138,12 @@ class Gaussian(Likelihood):
         scale = temperature * (0.5 * log_variance).exp()
         return dist.Normal(mean, scale, validate_args=False).to_event(1)
 
-    def draw(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
+    def sample(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
         mean, log_variance = self.mean_and_log_variance(parameters)
         return mean + temperature * (0.5 * log_variance).exp() * torch.randn_like(mean)
 
     def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
-        # Straight from the log variance: no exp, square and log of a scale for every sample.
+        # From the log variance, which saves the exp, square and log of a scale per sample.
         return gaussian_log_density(value, *self.mean_and_log_variance(parameters)).sum(-1)
 
     def mean(self, parameters: Tensor) -> Tensor:
@@ -139,7 +152,7 @@ class Gaussian(Likelihood):
 
 @dataclass(frozen=True)
 class GaussianMixture(Likelihood):
-    """A mixture of K diagonal Gaussians over frames, its weights those of whole frames.
+    """A mixture of K diagonal Gaussians over whole frames.
 
     p(x) = sum_k w_k prod_d N(x_d; mu_kd, sigma_kd^2), the output of RNN-GMM and VRNN-GMM (Chung et
     al., NeurIPS 2015, arXiv:1506.02216). The output layer gives, in this order, the K logits of
@@ -186,13 +199,11 @@ class GaussianMixture(Likelihood):
             validate_args=False,
         )
 
-    def draw(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
+    def sample(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
         logits, means, log_variances = self.parts(parameters)
-        chosen = _draw_index(logits / temperature)[..., None, None]
-        chosen = chosen.expand(*logits.shape[:-1], 1, self.size)
-        mean, log_variance = (
-            part.gather(-2, chosen).squeeze(-2) for part in (means, log_variances)
-        )
+        index = _sample_index(logits / temperature)[..., None, None]
+        index = index.expand(*logits.shape[:-1], 1, self.size)
+        mean, log_variance = (part.gather(-2, index).squeeze(-2) for part in (means, log_variances))
         return mean + temperature * (0.5 * log_variance).exp() * torch.randn_like(mean)
 
     def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
@@ -223,7 +234,7 @@ class Bernoulli(Likelihood):
         logits = parameters / temperature
         return dist.Bernoulli(logits=logits, validate_args=False).to_event(1)
 
-    def draw(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
+    def sample(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
         probabilities = (parameters / temperature).sigmoid()
         return (torch.rand_like(probabilities) < probabilities).to(parameters.dtype)
 
@@ -239,10 +250,10 @@ class Categorical(Likelihood):
     """One token out of ``size``; the output layer gives logits, e(x) is an embedding table.
 
     Attributes:
-        start_token: the token that stands before the first when no start is given.
-        tied: score tokens by the embedding's own weight: logits = e P h + c with e the table
+        start_token: x_0 when no start is given.
+        tied: compute logits with the weight of the embedding: logits = e P h + c with e the table
             (size, E) and P a projection from H to E where the two sizes differ (Press and Wolf,
-            EACL 2017, arXiv:1608.05859). The reverse network keeps an output layer of its own.
+            EACL 2017, arXiv:1608.05859). The reverse network has a separate output layer.
     """
 
     start_token: int = 0
@@ -255,7 +266,8 @@ class Categorical(Likelihood):
         super().__post_init__()
         if not 0 <= self.start_token < self.size:
             raise UserError(
-                f"start_token {self.start_token} is not in the vocabulary of {self.size} tokens"
+                f"start_token {self.start_token} is not in the vocabulary of {self.size} tokens;"
+                f" give a number from 0 to {self.size - 1}"
             )
 
     @property
@@ -269,13 +281,13 @@ class Categorical(Likelihood):
     def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
         return dist.Categorical(logits=parameters / temperature, validate_args=False)
 
-    def draw(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
-        return _draw_index(parameters / temperature)
+    def sample(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
+        return _sample_index(parameters / temperature)
 
     def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
-        # gather does not broadcast: a particle dimension of size one must be written out.
+        # gather does not broadcast dimensions of size one.
         shape = torch.broadcast_shapes(parameters.shape[:-1], value.shape)
-        # log_softmax passes over a large vocabulary once each way, logsumexp several times.
+        # log_softmax reads a large vocabulary once per direction, logsumexp several times.
         log_masses = parameters.log_softmax(-1).expand(*shape, self.size)
         return log_masses.gather(-1, value.expand(shape).unsqueeze(-1)).squeeze(-1)
 
@@ -285,7 +297,7 @@ class Categorical(Likelihood):
     def embedding(self, embedding_size: int) -> nn.Module:
         table = nn.Embedding(self.size, embedding_size)
         if self.tied:
-            # Rows of unit variance would make the first logits of a shared weight far too large.
+            # With rows of unit variance the initial logits of a shared weight would be too large.
             nn.init.normal_(table.weight, std=embedding_size**-0.5)
         return table
 
@@ -303,31 +315,36 @@ class Categorical(Likelihood):
         return torch.full((count,), self.start_token, dtype=torch.long, device=like.device)
 
 
-KINDS: dict[str, type[Likelihood]] = {
-    kind.name: kind for kind in (Gaussian, GaussianMixture, Bernoulli, Categorical)
-}
+LIKELIHOODS: Registry[type[Likelihood]] = Registry("likelihood", group="zpyro.likelihoods")
+"""Likelihood classes by name: the built-in ones, registered ones, and those of installed packages
+that declare an entry point in the group ``zpyro.likelihoods``."""
 
 
-def names() -> tuple[str, ...]:
-    """The names that :func:`build` knows."""
-    return tuple(KINDS)
+def register(cls: type[Likelihood]) -> type[Likelihood]:
+    """Add a likelihood class under its ``name``; usable as a decorator.
+
+    Raises:
+        UserError: if the name belongs to another class.
+    """
+    return LIKELIHOODS.register(cls.name, cls)
+
+
+for _cls in (Gaussian, GaussianMixture, Bernoulli, Categorical):
+    register(_cls)
 
 
 def build(name: str, size: int, **settings: Any) -> Likelihood:
     """Make a likelihood by name.
 
     Raises:
-        UserError: for a name that is none of :func:`names`.
+        UserError: for a name that is not in :data:`LIKELIHOODS`.
     """
-    if name not in KINDS:
-        raise UserError(f"likelihood {name!r} is unknown; choose one of {', '.join(KINDS)}")
-    return KINDS[name](size, **settings)
+    return LIKELIHOODS.find(name)(size, **settings)
 
 
-def _draw_index(logits: Tensor) -> Tensor:
-    """An index with probability softmax(logits), (...,): whose exponential clock rings first."""
-    clocks = torch.empty_like(logits).exponential_()
-    return (logits - clocks.log()).argmax(-1)
+def _sample_index(logits: Tensor) -> Tensor:
+    """An index with probability softmax(logits), (...,), by the Gumbel-max trick."""
+    return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
 
 
 def _check_bounds(bounds: Bounds) -> None:
@@ -336,7 +353,7 @@ def _check_bounds(bounds: Bounds) -> None:
 
 
 def _bounded(log_variance: Tensor, bounds: Bounds) -> Tensor:
-    """The log variance held smoothly between its bounds, if it has any."""
+    """The log variance, limited to its bounds by softplus functions if there are any."""
     if bounds is None:
         return log_variance
     low, high = bounds

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.fast
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
-KINDS = {
+CASES = {
     "gaussian": Gaussian(3),
     "bounded": Gaussian(3, log_variance_bounds=(-5.0, 2.0)),
     "mixture": GaussianMixture(3, components=4),
@@ -27,7 +27,7 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
+@pytest.fixture(params=CASES.values(), ids=list(CASES))
 def likelihood(request: pytest.FixtureRequest) -> Likelihood:
     return request.param
 
@@ -98,13 +98,13 @@ def test_mixture_samples_have_the_moments(temperature: float) -> None:
     likelihood, count = GaussianMixture(2, components=3), 40_000
     numbers = parameters(likelihood)
     torch.manual_seed(1)
-    drawn = likelihood.distribution(numbers.expand(count, -1), temperature).sample()
+    samples = likelihood.distribution(numbers.expand(count, -1), temperature).sample()
     logits, means, log_variances = likelihood.parts(numbers)
     weights = (logits / temperature).softmax(-1)[:, None]
     mean = (weights * means).sum(0)
     variance = (weights * (temperature**2 * log_variances.exp() + means**2)).sum(0) - mean**2
-    assert ((drawn.mean(0) - mean).abs() < 6 * drawn.std(0) / count**0.5).all()
-    squares = (drawn - mean).square()
+    assert ((samples.mean(0) - mean).abs() < 6 * samples.std(0) / count**0.5).all()
+    squares = (samples - mean).square()
     assert ((squares.mean(0) - variance).abs() < 6 * squares.std(0) / count**0.5).all()
 
 
@@ -196,14 +196,14 @@ def test_samples_have_the_mean(likelihood: Likelihood) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_draws_are_those_of_the_distribution(likelihood: Likelihood, temperature: float) -> None:
+def test_samples_follow_the_distribution(likelihood: Likelihood, temperature: float) -> None:
     numbers = parameters(likelihood, 1).expand(20_000, -1)
-    drawn = likelihood.draw(numbers, temperature)
-    assert drawn.shape == (20_000, *likelihood.event_shape)
+    samples = likelihood.sample(numbers, temperature)
+    assert samples.shape == (20_000, *likelihood.event_shape)
     expected = likelihood.distribution(numbers, temperature).sample()
-    assert drawn.dtype == expected.dtype
+    assert samples.dtype == expected.dtype
     for power in (1, 2, 3):
-        powers = drawn.double() ** power - expected.double() ** power
+        powers = samples.double() ** power - expected.double() ** power
         error = powers.std(0) / len(powers) ** 0.5
         assert ((powers.mean(0).abs()) < 6 * error + 1e-12).all()
 
@@ -234,8 +234,21 @@ def test_start_frames(likelihood: Likelihood) -> None:
     assert (Categorical(4, start_token=3).start(2, like) == 3).all()
 
 
+def test_registered_by_name() -> None:
+    class Shifted(Gaussian):
+        name = "shifted"
+
+    assert likelihoods.register(Shifted) is Shifted
+    try:
+        assert isinstance(likelihoods.build("shifted", 3), Shifted)
+        with pytest.raises(UserError, match="likelihood shifted exists already"):
+            likelihoods.LIKELIHOODS.register("shifted", Gaussian)
+    finally:
+        likelihoods.LIKELIHOODS.unregister("shifted")
+
+
 def test_build_by_name() -> None:
-    for name in likelihoods.names():
+    for name in likelihoods.LIKELIHOODS:
         assert likelihoods.build(name, 5).name == name
     with pytest.raises(UserError, match="'poisson' is unknown; choose one of gaussian"):
         likelihoods.build("poisson", 5)

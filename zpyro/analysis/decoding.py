@@ -102,7 +102,7 @@ def along(process: BoundModel, z: Tensor) -> tuple[Tensor, Tensor]:
 
     def decoded(hidden: Tensor) -> tuple[Tensor, Tensor]:
         parameters = module.emission(hidden)
-        return module.likelihood.mean(parameters), module.likelihood.draw(parameters)
+        return module.likelihood.mean(parameters), module.likelihood.sample(parameters)
 
     parts = in_blocks(decoded, process.trajectory(z).hidden)
     mean, frames = (_shaped(process, z, part) for part in parts)
@@ -162,7 +162,7 @@ def decode(
             state = module.transition(z[:, t], inputs, module.prepare(inputs, state))
             parameters = module.emission(module.features(state))
             means.append(module.likelihood.mean(parameters))
-            drawn = None if use_mean else module.likelihood.draw(parameters, temperature)
+            drawn = None if use_mean else module.likelihood.sample(parameters, temperature)
             first = _most_probable(module, means[-1]) if drawn is None else drawn
             fed.append(first)
     event, valid = len(module.likelihood.event_shape), conditions.valid

@@ -109,7 +109,7 @@ def draw_frames(
 
 
 def _draw_frame(model: SequenceModel, state: State, temperature: float) -> Tensor:
-    return model.likelihood.draw(model.emission(model.features(state)), temperature)
+    return model.likelihood.sample(model.emission(model.features(state)), temperature)
 
 
 def _draw_latent(

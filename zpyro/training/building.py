@@ -34,11 +34,11 @@ def build_likelihood(model: ModelConfig, name: str, size: int) -> Likelihood:
         UserError: for an unknown name, or one that cannot score such frames.
     """
     chosen = model.likelihood or name
-    if chosen not in likelihoods.names():
+    if chosen not in likelihoods.LIKELIHOODS:
         raise UserError(
-            f"model.likelihood is {chosen}; choose one of {', '.join(likelihoods.names())}"
+            f"model.likelihood is {chosen}; choose one of {', '.join(likelihoods.LIKELIHOODS)}"
         )
-    kinds = likelihoods.KINDS
+    kinds = likelihoods.LIKELIHOODS
     if kinds[chosen].discrete_tokens != kinds[name].discrete_tokens:
         raise UserError(f"model.likelihood {chosen} does not fit this data set; take {name}")
     if model.tied_embedding and not kinds[chosen].discrete_tokens:

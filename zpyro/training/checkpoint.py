@@ -255,9 +255,9 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _likelihood(table: dict[str, Any], source: str) -> Likelihood:
     name = table.pop("name", None)
-    if name not in likelihoods.names():
+    if name not in likelihoods.LIKELIHOODS:
         raise UserError(f"{source}: likelihood {name!r} is unknown; take another checkpoint")
-    return settings.build(likelihoods.KINDS[name], table, source)
+    return settings.build(likelihoods.LIKELIHOODS[name], table, source)
 
 
 def _read_start(path: Path, likelihood: Likelihood) -> Tensor | None:
