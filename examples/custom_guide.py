@@ -22,7 +22,7 @@ from pyro.distributions import transforms
 from torch import Tensor, nn
 
 import zpyro
-from zpyro.models.guides import scores
+from zpyro.evaluation.custom_guides import path_log_probs
 from zpyro.training.custom_guides import attach
 
 HIDDEN = 64
@@ -97,7 +97,7 @@ class StepByStep(nn.Module):
         self, x: Tensor, lengths: Tensor | None = None, start: Tensor | None = None
     ) -> Tensor:
         process = self.module.bind(x, lengths, start)
-        valid = process.conditions.valid
+        valid = process.conditions.mask
         state, latents = x.new_zeros(len(x), HIDDEN), list[Tensor]()
         with pyro.plate("sequences", len(x)):
             for t in range(process.steps):
@@ -112,7 +112,7 @@ class StepByStep(nn.Module):
 
 def valid_only(distribution: Any, process: Any, event_dims: int) -> Any:
     """The distribution, silent beyond the lengths: what is there must not count."""
-    valid = process.conditions.valid
+    valid = process.conditions.mask
     if valid is None:
         return distribution
     return distribution.mask(valid.reshape(*valid.shape, *(1,) * event_dims))
@@ -168,7 +168,7 @@ def bounds(module: zpyro.SequenceModel, data: Any, particles: int) -> tuple[floa
         attach(module, module.guide)
     elbo = iwae = 0.0
     for batch in data.batches(64):
-        paths = [scores(module, batch, 0, draw)[:3] for draw in range(particles)]
+        paths = [path_log_probs(module, batch, 0, draw)[:3] for draw in range(particles)]
         weights = torch.stack([likelihood + prior - q for likelihood, prior, q in paths]).double()
         elbo += float(weights.mean(0).sum())
         iwae += float((weights.logsumexp(0) - torch.tensor(float(particles)).log()).sum())

@@ -8,7 +8,7 @@ from zpyro.models import SequenceModel, ZForcing
 from zpyro.objectives import schedules
 from zpyro.objectives.elbo import ObjectiveTerms, ZForcingELBO
 from zpyro.objectives.multi_sample import MultiSampleELBO
-from zpyro.objectives.terms import SequenceTerms, sequence_terms
+from zpyro.objectives.sequence_terms import SequenceTerms, sequence_terms
 from zpyro.version import __version__
 
 __all__ = [

@@ -45,8 +45,8 @@ class Mine(nn.Module):
         process = self.module.bind(x, lengths, start)
         mean, scale = self.output(self.rnn(process.x)[0]).chunk(2, dim=-1)
         posterior = dist.Normal(mean, scale.exp())
-        if process.conditions.valid is not None:
-            posterior = posterior.mask(process.conditions.valid.unsqueeze(-1))
+        if process.conditions.mask is not None:
+            posterior = posterior.mask(process.conditions.mask.unsqueeze(-1))
         with pyro.plate("sequences", len(x)):
             return pyro.sample("z", posterior.to_event(2))
 """

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import zpyro
 from tests.core.cases import MODELS, ZFORCING, Case, frames, gradients, make
-from zpyro.objectives.terms import FixedNoise, SequenceTerms
+from zpyro.objectives.sequence_terms import FixedNoise, SequenceTerms
 
 GRANULARITIES = ("sequence", "step")
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -467,9 +467,11 @@ def test_custom_guide_with_backward_states_trains_the_auxiliary_network() -> Non
 def test_trajectories_are_reused_only_while_they_are_true(monkeypatch: pytest.MonkeyPatch) -> None:
     case = make("gaussian")
     replays = []
-    replay = zpyro.ZForcing.replay
+    states = zpyro.ZForcing.states_given_latents
     monkeypatch.setattr(
-        zpyro.ZForcing, "replay", lambda self, *args: replays.append(1) or replay(self, *args)
+        zpyro.ZForcing,
+        "states_given_latents",
+        lambda self, *args: replays.append(1) or states(self, *args),
     )
     model, guide = case.module.model, case.module.guide
     trace = poutine.trace(guide).get_trace(*case.batch)

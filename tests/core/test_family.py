@@ -97,7 +97,7 @@ def test_fast_equals_plain(name: str, particles: int, recurrence: str) -> None:
         first = tuple(torch.randn_like(part) for part in state)
         leaves = [part.clone().requires_grad_() for part in (*inputs, *first)]
         path = case.module.sample_posterior_path(*leaves[:3], tuple(leaves[3:]))
-        outputs = [path.z, path.hidden, path.mean, path.log_variance]
+        outputs = [path.z, path.context, path.features, path.mean, path.log_variance]
         if not weights:
             weights = [torch.randn_like(part) for part in outputs]
         total = sum(((w * part).sum() for w, part in zip(weights, outputs, strict=True)), 0.0)

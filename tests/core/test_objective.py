@@ -10,7 +10,7 @@ import zpyro
 from tests.core.cases import FAMILY, gradients, make
 from zpyro.objectives import schedules
 from zpyro.objectives.elbo import ObjectiveTerms
-from zpyro.objectives.terms import FixedNoise
+from zpyro.objectives.sequence_terms import FixedNoise
 
 
 @pytest.mark.fast

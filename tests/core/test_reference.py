@@ -143,7 +143,7 @@ def test_states_are_the_published_ones(case: str) -> None:
     module = from_reference(reference_state(case, arrays))
     process = module.bind(arrays["y"].transpose(0, 1), None, arrays["x"][0])
     close(process.backward_states.transpose(0, 1), arrays["b"])
-    trajectory = process.trajectory(process.draw_posterior(arrays["eps"].transpose(0, 1)))
+    trajectory = process.trajectory(process.sample_posterior(arrays["eps"].transpose(0, 1)))
     close(trajectory.hidden.squeeze(1), arrays["h"])
     close(module.emission(trajectory.hidden).squeeze(1), arrays["forward_output"])
     outputs = module.reverse_output(process.backward_states)

@@ -13,7 +13,7 @@ import zpyro
 from tests.core.cases import Case, frames, gradients, make
 from zpyro.objectives import schedules
 from zpyro.objectives.multi_sample import MultiSampleELBO
-from zpyro.objectives.terms import FixedNoise
+from zpyro.objectives.sequence_terms import FixedNoise
 from zpyro.training.building import build_objective
 from zpyro.training.config import Config, ModelConfig, ObjectiveConfig
 

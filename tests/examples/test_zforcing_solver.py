@@ -8,7 +8,7 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 
 from tests.examples.small import strings
-from zpyro.models.generation import simulate
+from zpyro.models.generation import run_forward
 from zpyro_examples.easy_to_hard.zforcing_solver import ZForcingSolver, frames_of
 
 
@@ -36,7 +36,7 @@ def test_the_recurrence_does_not_read_the_sums(solver: ZForcingSolver) -> None:
     for sums in (y, 1 - y):
         frames, start = frames_of(x, sums)
         process = module.bind(frames, None, start)
-        hidden.append(process.trajectory(z).hidden)
+        hidden.append(process.trajectory(z).features)
     assert torch.equal(*hidden)
 
 
@@ -57,8 +57,8 @@ def test_answers_are_the_emissions_along_the_priors_mean(solver: ZForcingSolver)
     frames, start = frames_of(x, y)
     process = module.bind(frames, None, start)
     zero = torch.zeros(4, 9, 8, dtype=torch.float64)
-    first = simulate(module, start, 9, noise=zero, frames=frames)
-    emissions = module.emission(process.trajectory(first.z).hidden)[..., 0]
+    first = run_forward(module, start, 9, noise=zero, frames=frames)
+    emissions = module.emission(process.trajectory(first.z).features)[..., 0]
     logits = next(solver.answers(x, 1)).logits
     expected = emissions.reshape(9, 4).T
     torch.testing.assert_close(logits[:, 1] - logits[:, 0], expected, rtol=1e-5, atol=1e-6)

@@ -10,7 +10,7 @@ import torch
 import zpyro
 from tests.core.cases import MODELS, gradients, make
 from zpyro.nn import blocks
-from zpyro.objectives.terms import SequenceTerms
+from zpyro.objectives.sequence_terms import SequenceTerms
 
 
 @pytest.mark.parametrize("name", MODELS)

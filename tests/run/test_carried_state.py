@@ -96,9 +96,9 @@ def test_two_rows_are_one_long_row(name: str, granularity: str) -> None:
         inputs = module.embed_inputs(frame)
         state = module.transition(z[:, t], inputs, module.prepare(inputs, state))
         frame = x[:, t]
-    with module.carrying(state):
+    with module.with_initial_state(state):
         second = module.bind(x[:, 4:], None, x[:, 3]).trajectory(z[:, 4:])
-    for part in ("context", "hidden"):
+    for part in ("context", "features"):
         joined = torch.cat([getattr(first, part), getattr(second, part)])
         torch.testing.assert_close(joined, getattr(whole, part), rtol=1e-12, atol=1e-12)
 
@@ -108,13 +108,13 @@ def test_the_state_after_a_row_is_told_and_cut_off() -> None:
     case = make("gaussian", lengths=(5, 5))
     module = case.module
     first = tuple(torch.randn(2, 6).double() for _ in range(2))
-    with module.carrying(first) as carried:
+    with module.with_initial_state(first) as carried:
         z = module.guide(case.x, None, case.start)
-        hidden = module.bind(case.x, None, case.start).trajectory(z).hidden
-    assert carried.last is not None
-    torch.testing.assert_close(carried.last[0], hidden[-1, 0])
-    assert not carried.last[0].requires_grad
-    assert module.carried is None
+        hidden = module.bind(case.x, None, case.start).trajectory(z).features
+    assert carried.final is not None
+    torch.testing.assert_close(carried.final[0], hidden[-1, 0])
+    assert not carried.final[0].requires_grad
+    assert module.initial_state_override is None
     assert not torch.equal(z, module.guide(case.x, None, case.start))
 
 

@@ -13,7 +13,7 @@ from tests.run import small
 from zpyro import evaluation
 from zpyro.distributed.seeding import named_noise
 from zpyro.errors import UserError
-from zpyro.objectives.terms import sequence_terms
+from zpyro.objectives.sequence_terms import sequence_terms
 
 
 def log_weights(draw: int) -> Tensor:

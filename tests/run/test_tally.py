@@ -14,8 +14,9 @@ pytestmark = pytest.mark.fast
 
 
 def terms(loss: float, log_likelihood: float, kl: float) -> ObjectiveTerms:
-    values = [torch.tensor(value) for value in (log_likelihood, kl, 0.0, 0.0, loss)]
-    return ObjectiveTerms(*values, 1.0, 0.0, 0.0)
+    names = ("log_likelihood", "kl", "log_auxiliary", "log_reverse")
+    values = dict(zip(names, map(torch.tensor, (log_likelihood, kl, 0.0, 0.0)), strict=True))
+    return ObjectiveTerms(values, {"kl_weight": 1.0}, torch.tensor(loss))
 
 
 def add(

@@ -19,7 +19,12 @@ from tests.core.cases import frames, gradients
 from zpyro.likelihoods import Bernoulli, Categorical, Gaussian, GaussianMixture, Likelihood
 from zpyro.models import MODELS, SequenceModel
 from zpyro.nn.recurrence import RECURRENCES
-from zpyro.objectives.terms import LATENT_FIELDS, SequenceTerms
+from zpyro.objectives.sequence_terms import SequenceTerms
+
+LATENT_FIELDS = (
+    *("z", "posterior_mean", "posterior_log_variance"),
+    *("prior_mean", "prior_log_variance"),
+)
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 GRANULARITIES = ("sequence", "step")

@@ -83,7 +83,7 @@ def reconstruct(
     with _reproducible(module, seed):
         process = module.bind(x, batch.lengths, start)
         if guide is None:
-            z = process.draw_posterior(
+            z = process.sample_posterior(
                 _noise(batch, steps, module.latent_size, seed, draws, use_mean).to(like)
             )
         else:
@@ -93,7 +93,7 @@ def reconstruct(
             ]
             z = torch.stack(paths)
         mean, frames = along(process, z)
-    return Decoded(zero_padding(z, process.conditions.valid, 1), mean, frames)
+    return Decoded(zero_padding(z, process.conditions.mask, 1), mean, frames)
 
 
 def along(process: BoundModel, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,7 @@ def along(process: BoundModel, z: Tensor) -> tuple[Tensor, Tensor]:
         parameters = module.emission(hidden)
         return module.likelihood.mean(parameters), module.likelihood.sample(parameters)
 
-    parts = in_blocks(decoded, process.trajectory(z).hidden)
+    parts = in_blocks(decoded, process.trajectory(z).features)
     mean, frames = (_shaped(process, z, part) for part in parts)
     return mean, frames
 
@@ -165,7 +165,7 @@ def decode(
             drawn = None if use_mean else module.likelihood.sample(parameters, temperature)
             first = _most_probable(module, means[-1]) if drawn is None else drawn
             fed.append(first)
-    event, valid = len(module.likelihood.event_shape), conditions.valid
+    event, valid = len(module.likelihood.event_shape), conditions.mask
     mean, frames = (zero_padding(torch.stack(part, 1), valid, event) for part in (means, fed))
     return Decoded(zero_padding(z, valid, 1), mean, frames)
 
@@ -194,7 +194,7 @@ def _shaped(process: BoundModel, z: Tensor, rows: Tensor) -> Tensor:
     """(T, L, B, ...) as (..., B, T) + event shape, zero beyond the lengths."""
     event = process.model.likelihood.event_shape
     frames = rows.permute(1, 2, 0, *range(3, rows.dim())).reshape(*z.shape[:-1], *event)
-    return zero_padding(frames, process.conditions.valid, len(event))
+    return zero_padding(frames, process.conditions.mask, len(event))
 
 
 @contextlib.contextmanager

@@ -16,9 +16,10 @@ from torch import Tensor
 from zpyro.distributed.processes import SINGLE_PROCESS, ProcessGroup
 from zpyro.distributed.seeding import named_noise
 from zpyro.errors import UserError
+from zpyro.evaluation.custom_guides import path_log_probs
 from zpyro.evaluation.information import FrameSample
-from zpyro.models import SequenceModel, guides
-from zpyro.objectives.terms import SequenceTerms, sequence_terms
+from zpyro.models import SequenceModel
+from zpyro.objectives.sequence_terms import SequenceTerms, sequence_terms
 
 if TYPE_CHECKING:
     from zpyro.datasets.batching import Batch
@@ -205,7 +206,7 @@ def _score(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _S
 
 def _score_with_own_guide(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _Score:
     """The same from densities at drawn latents; means are over the draws."""
-    draws = [guides.scores(module, batch, seed, draw) for draw in range(particles)]
+    draws = [path_log_probs(module, batch, seed, draw) for draw in range(particles)]
     average = [torch.stack([draw[n].double() for draw in draws]).mean(0).cpu() for n in range(4)]
     valid = torch.arange(average[3].shape[1]) < batch.lengths.cpu().unsqueeze(-1)
     kl = average[2] - average[1]

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from zpyro.errors import UserError
+from zpyro.evaluation.custom_guides import path_log_probs
 from zpyro.evaluation.elbo import OnBatch, named_terms
-from zpyro.models import SequenceModel, guides
+from zpyro.models import SequenceModel
 
 if TYPE_CHECKING:
     from zpyro.datasets.batching import Batch
@@ -89,7 +90,7 @@ def iwae(
 def _log_weights(module: SequenceModel, batch: Batch, seed: int, draw: int) -> np.ndarray:
     """log p(x, z) / q(z | x) of one path a sequence, (B,)."""
     if module.custom_guide is not None:
-        likelihood, prior, posterior, _ = guides.scores(module, batch, seed, draw)
+        likelihood, prior, posterior, _ = path_log_probs(module, batch, seed, draw)
         return (likelihood + prior - posterior).double().cpu().numpy()
     terms = named_terms(module, batch, seed, draw)
     steps = terms.log_likelihood + terms.log_prior - terms.log_posterior

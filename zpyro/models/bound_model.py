@@ -1,135 +1,88 @@
-"""A sequence model tied to one batch: sampled paths, and every parameter along a path.
+"""A model bound to one batch: sampled paths, and every quantity along a path.
 
-The distributions of :mod:`zpyro.models.distributions` and the programs of :mod:`zpyro.models.base` read
-all they need from here, so that a hidden state is computed once and nowhere else.
+The distributions of :mod:`zpyro.models.distributions` and the programs of
+:mod:`zpyro.models.programs` read all values from here, so that each is computed once.
 
 Inside, tensors are time-major, (T, L, B, ...), with L the product of the leading (particle)
-dimensions: every network then works on contiguous rows whatever the granularity.
+dimensions, so that every network receives contiguous rows.
 """
 
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from zpyro.models.conditions import Conditions, zero_padding
-from zpyro.models.generation import simulate
+from zpyro.models.conditions import Conditions, conditions_of, zero_padding
+from zpyro.models.generation import run_forward
+from zpyro.models.steps import StepwiseModel
+from zpyro.models.trajectory import GaussianParameters, PathKey, Trajectory
 from zpyro.nn.blocks import in_blocks
 
-if TYPE_CHECKING:
-    from zpyro.models.base import SequenceModel
 
-GaussianParameters = tuple[Tensor, Tensor]
-"""Mean and log variance, each (T, L, B, Z)."""
+def bind(
+    model: StepwiseModel, x: Tensor | None, lengths: Tensor | int | None, start: Tensor | None
+) -> BoundModel:
+    """A model bound to one batch; the arguments are those of a model or guide.
 
-
-@dataclass(frozen=True, eq=False)
-class PathKey:
-    """What a path was computed from besides z: the batch (by identity), the parameters, modes."""
-
-    source: tuple[Any, ...]
-    versions: tuple[int, ...]
-
-    def matches(self, other: PathKey) -> bool:
-        """Whether a path under one key is the path under the other."""
-        same = all(a is b for a, b in zip(self.source, other.source, strict=True))
-        return same and self.versions == other.versions
-
-
-@dataclass(eq=False)
-class Trajectory:
-    """The states along one path of latents, and the Gaussians there once someone asked.
-
-    Attributes:
-        z: (T, L, B, Z).
-        context: what prior, posterior and auxiliary see besides, (T, L, B, C).
-        hidden: what the emission sees, (T, L, B, F).
-        key: what the path was computed from.
-        posterior: parameters of q along the path, or None if not yet computed.
-        prior: parameters of p along the path, or None if not yet computed.
+    Raises:
+        ValueError: if shapes do not fit each other or the likelihood.
     """
-
-    z: Tensor
-    context: Tensor
-    hidden: Tensor
-    key: PathKey
-    posterior: GaussianParameters | None = None
-    prior: GaussianParameters | None = None
-
-
-class PathCache:
-    """Remembers the newest path, so that the model need not recompute what the guide just did.
-
-    Only weak references are kept: the trace that holds the path decides how long it lives.
-    """
-
-    def __init__(self) -> None:
-        self._newest: tuple[weakref.ref[Tensor], weakref.ref[Trajectory]] | None = None
-
-    def remember(self, z: Tensor, trajectory: Trajectory) -> None:
-        self._newest = weakref.ref(z), weakref.ref(trajectory)
-
-    def recall(self, z: Tensor, key: PathKey) -> Trajectory | None:
-        """The path of this very tensor z if it was computed from the same things, else None."""
-        if self._newest is None or self._newest[0]() is not z:
-            return None
-        trajectory = self._newest[1]()
-        return trajectory if trajectory is not None and trajectory.key.matches(key) else None
-
-    def __reduce__(self) -> tuple[type[PathCache], tuple[()]]:
-        return PathCache, ()
+    like = next(model.parameters())
+    return BoundModel(model, conditions_of(model.likelihood, like, x, lengths, start))
 
 
 class BoundModel:
-    """The model under the conditions of one call."""
+    """A model under the conditions of one call.
 
-    def __init__(self, model: SequenceModel, conditions: Conditions) -> None:
+    Args:
+        model: the model.
+        conditions: the checked arguments of the call.
+    """
+
+    def __init__(self, model: StepwiseModel, conditions: Conditions) -> None:
         self.model = model
         self.conditions = conditions
         self.sequences = conditions.start.shape[0]
         self.steps = conditions.steps
         self._trajectories: list[tuple[weakref.ref[Tensor], Trajectory]] = []
-        self._drawn: list[tuple[weakref.ref[Tensor], Tensor]] = []
+        self._frames: list[tuple[weakref.ref[Tensor], Tensor]] = []
 
-    # -- what the batch alone decides ---------------------------------------------------------
+    # -- values that depend on the batch only ---------------------------------------------------
 
     @property
     def x(self) -> Tensor:
         """The frames of the batch.
 
         Raises:
-            ValueError: if the call came without frames.
+            ValueError: if the call had no frames.
         """
         if self.conditions.x is None:
-            raise ValueError("this needs frames: call it with x, not with lengths alone")
+            raise ValueError("this call needs frames; pass x, not only lengths")
         return self.conditions.x
 
     @cached_property
     def inputs(self) -> Tensor:
         """e(x_0)..e(x_{T-1}), (B, T, E)."""
-        return self.embedded_inputs(self.x)
+        return self._embedded_inputs(self.x)
 
     @cached_property
     def input_features(self) -> Tensor:
-        """What the inputs alone decide, (B, T, U)."""
-        return self.model.deterministic(self.inputs)
+        """What the inputs alone determine, (B, T, U)."""
+        return self.model.input_features(self.inputs)
 
     @cached_property
     def backward_states(self) -> Tensor:
         """b_1..b_T, (B, T, H)."""
         embedded = self.model.embed(self.x)
-        return self.model.backward(embedded, self.input_features, self.conditions.valid)
+        return self.model.encode_future(embedded, self.input_features, self.conditions.mask)
 
     def empty_latents(self) -> Tensor:
-        """The empty z (B, T, 0) of a model that has none."""
-        return self.conditions.start.new_zeros(
-            self.sequences, self.steps, 0, dtype=next(self.model.parameters()).dtype
-        )
+        """The empty z (B, T, 0) of a model without latents."""
+        dtype = next(self.model.parameters()).dtype
+        return self.conditions.start.new_zeros(self.sequences, self.steps, 0, dtype=dtype)
 
     def shifted(self, frames: Tensor) -> Tensor:
         """x_0..x_{T-1} for frames x_1..x_T with any leading dimensions."""
@@ -138,14 +91,13 @@ class BoundModel:
         time = len(lead) + 1
         return torch.cat([start.unsqueeze(time), frames.narrow(time, 0, self.steps - 1)], dim=time)
 
-    def embedded_inputs(self, frames: Tensor) -> Tensor:
+    def _embedded_inputs(self, frames: Tensor) -> Tensor:
         """e(x_0)..e(x_{T-1}), (rows, T, E)."""
-        embedded = self.model.embed_inputs(self.shifted(frames))
-        return embedded.flatten(0, -3)
+        return self.model.embed_inputs(self.shifted(frames)).flatten(0, -3)
 
-    # -- drawing ------------------------------------------------------------------------------
+    # -- sampling -----------------------------------------------------------------------------
 
-    def draw_posterior(self, noise: Tensor) -> Tensor:
+    def sample_posterior(self, noise: Tensor) -> Tensor:
         """Latents from the guide for standard normal draws (..., B, T, Z), same shape."""
         noise = self._without_padding(noise)
         rows = noise.flatten(0, -3)
@@ -153,109 +105,108 @@ class BoundModel:
         path = self.model.sample_posterior_path(
             self.backward_states, self.input_features, rows, state
         )
-        if self.model.carried is not None:
-            self.model.carried.last = tuple(part.detach() for part in path.state)
+        if self.model.initial_state_override is not None:
+            self.model.initial_state_override.final = tuple(part.detach() for part in path.state)
         z = self._without_padding(path.z.reshape(noise.shape))
-        parameters = self._time_major(path.mean), self._time_major(path.log_variance)
-        trajectory = self._trajectory_of(z, path.hidden, parameters)
+        trajectory = self._trajectory_of(z, path.context, path.features)
+        trajectory.posterior = self._time_major(path.mean), self._time_major(path.log_variance)
         self._trajectories.append((weakref.ref(z), trajectory))
-        self.model.memory.remember(z, trajectory)
+        self.model.path_cache.put(z, trajectory)
         return z
 
-    def draw_prior(self, noise: Tensor) -> Tensor:
+    def sample_prior(self, noise: Tensor) -> Tensor:
         """Latents from the prior for standard normal draws (..., B, T, Z), same shape.
 
-        Where x is free, frames are drawn beside them.
+        Where x is free, frames are sampled with them.
         """
         rows = noise.flatten(0, -3)
         start = self._rows(self.conditions.start, len(rows))
         given = None if self.conditions.x is None else self._rows(self.conditions.x, len(rows))
-        drawn = simulate(self.model, start, self.steps, noise=rows, frames=given)
-        z = self._without_padding(drawn.z.reshape(noise.shape))
+        sampled = run_forward(self.model, start, self.steps, noise=rows, frames=given)
+        z = self._without_padding(sampled.z.reshape(noise.shape))
         if given is None:
-            self._keep_frames(z, drawn.frames)
+            self._frames.append((weakref.ref(z), self._shaped_frames(z, sampled.frames)))
         return z
 
-    def draw_frames(self, z: Tensor) -> Tensor:
-        """New frames along latents z (..., B, T, Z): one step ahead of the batch's frames where
-        there are any, each fed back where x is free."""
+    def sample_frames(self, z: Tensor) -> Tensor:
+        """New frames along latents z (..., B, T, Z).
+
+        With frames in the batch each is predicted from the batch's previous one, without them from
+        the previous sampled one.
+        """
         if self.conditions.x is None:
             rows = z.flatten(0, -3)
             start = self._rows(self.conditions.start, len(rows))
-            frames = simulate(self.model, start, self.steps, z=rows).frames
+            frames = run_forward(self.model, start, self.steps, z=rows).frames
         else:
-            parameters = self.model.emission(self.trajectory(z).hidden)
+            parameters = self.model.emission(self.trajectory(z).features)
             frames = self.model.likelihood.distribution(parameters).sample()
             frames = frames.permute(1, 2, 0, *range(3, frames.dim()))
         return self._shaped_frames(z, frames)
 
     def frames_for(self, z: Tensor) -> Tensor:
-        """The frames that go with latents z: the batch's, or those drawn (now, if not yet)."""
+        """The frames that belong to latents z: the batch's, or those sampled with or for z."""
         if self.conditions.x is not None:
             return self.conditions.x
-        for known, frames in self._drawn:
+        for known, frames in self._frames:
             if known() is z:
                 return frames
-        frames = self.draw_frames(z)
-        self._drawn.append((weakref.ref(z), frames))
+        frames = self.sample_frames(z)
+        self._frames.append((weakref.ref(z), frames))
         return frames
-
-    def _keep_frames(self, z: Tensor, frames: Tensor) -> None:
-        self._drawn.append((weakref.ref(z), self._shaped_frames(z, frames)))
 
     def _shaped_frames(self, z: Tensor, frames: Tensor) -> Tensor:
         event = self.conditions.start.shape[1:]
         shaped = frames.reshape(*z.shape[:-1], *event)
-        return zero_padding(shaped, self.conditions.valid, len(event))
+        return zero_padding(shaped, self.conditions.mask, len(event))
 
     # -- along a path -------------------------------------------------------------------------
 
     def trajectory(self, z: Tensor, frames: Tensor | None = None) -> Trajectory:
-        """The states along latents z (..., B, T, Z), fed the given frames (the batch's if None)."""
+        """Contexts and features along latents z (..., B, T, Z).
+
+        Args:
+            z: the latents.
+            frames: the frames that are fed back, by default the batch's.
+        """
         if frames is None or frames is self.conditions.x:
             return self._batch_trajectory(z)
-        return self._replayed(z, self.model.deterministic(self.embedded_inputs(frames)))
+        return self._computed(z, self.model.input_features(self._embedded_inputs(frames)))
 
     def _batch_trajectory(self, z: Tensor) -> Trajectory:
         for known, trajectory in self._trajectories:
             if known() is z:
                 return trajectory
-        trajectory = self.model.memory.recall(z, self.key())
+        trajectory = self.model.path_cache.get(z, self._key())
         if trajectory is None:
-            trajectory = self._replayed(z, self.input_features)
+            trajectory = self._computed(z, self.input_features)
         self._trajectories.append((weakref.ref(z), trajectory))
         return trajectory
 
-    def _replayed(self, z: Tensor, input_features: Tensor) -> Trajectory:
-        clean = self._without_padding(z)
-        rows = clean.flatten(0, -3)
+    def _computed(self, z: Tensor, input_features: Tensor) -> Trajectory:
+        z = self._without_padding(z)
+        rows = z.flatten(0, -3)
         state = self.model.first_state(rows.shape[0])
-        hidden = self.model.replay(rows, self._rows(input_features, rows.shape[0]), state)
-        return self._trajectory_of(clean, hidden, None)
+        inputs = self._rows(input_features, rows.shape[0])
+        return self._trajectory_of(z, *self.model.states_given_latents(rows, inputs, state))
 
-    def _trajectory_of(
-        self, z: Tensor, hidden: Tensor, posterior: GaussianParameters | None
-    ) -> Trajectory:
-        latents = self._time_major(z.flatten(0, -3))
-        states = self._time_major(hidden)
-        views = self.model.views(latents.flatten(1, 2), states.flatten(1, 2))
-        context, hidden = (view.unflatten(1, states.shape[1:3]) for view in views)
-        return Trajectory(latents, context, hidden, self.key(), posterior)
+    def _trajectory_of(self, z: Tensor, context: Tensor, features: Tensor) -> Trajectory:
+        parts = (self._time_major(part) for part in (z, context, features))
+        return Trajectory(*parts, key=self._key())
 
-    def key(self) -> PathKey:
-        """What a path depends on besides z: the batch, the parameters, the mode."""
+    def _key(self) -> PathKey:
         versions = sum(parameter._version for parameter in self.model.parameters())
         frames = self.conditions.source[0]
         version = frames._version if isinstance(frames, Tensor) else 0
         modes = torch.is_grad_enabled(), self.model.training
-        source = (*self.conditions.source, self.model.carried)
+        source = (*self.conditions.source, self.model.initial_state_override)
         return PathKey(source, (version, versions, *modes))
 
     def posterior(self, trajectory: Trajectory) -> GaussianParameters:
         """Parameters of q(z_t | context, b_t) along a path."""
         if trajectory.posterior is None:
-            backward = self._time_major(self.backward_states)
-            trajectory.posterior = in_blocks(self.model.posterior, trajectory.context, backward)
+            future = self._time_major(self.backward_states)
+            trajectory.posterior = in_blocks(self.model.posterior, trajectory.context, future)
         return trajectory.posterior
 
     def prior(self, trajectory: Trajectory) -> GaussianParameters:
@@ -267,31 +218,31 @@ class BoundModel:
     def log_likelihood(self, trajectory: Trajectory, frames: Tensor) -> Tensor:
         """log p(x_t | h_t) along a path, nats, (T, L, B)."""
 
-        def score(hidden: Tensor, frames: Tensor) -> Tensor:
-            return self.model.likelihood.log_prob(self.model.emission(hidden), frames)
+        def score(features: Tensor, frames: Tensor) -> Tensor:
+            return self.model.likelihood.log_prob(self.model.emission(features), frames)
 
-        return in_blocks(score, trajectory.hidden, self.frames_time_major(frames))
+        return in_blocks(score, trajectory.features, self.frames_time_major(frames))
 
-    def auxiliary(self, backward: Tensor, trajectory: Trajectory) -> Tensor:
+    def auxiliary(self, backward_states: Tensor, trajectory: Trajectory) -> Tensor:
         """log p(stop_gradient(b_t) | z_t, context) along a path, nats, (T, L, B)."""
-        states = self._time_major(backward)
+        states = self._time_major(backward_states)
         return in_blocks(self.model.auxiliary, states, trajectory.z, trajectory.context)
 
-    def reverse(self, backward: Tensor) -> Tensor:
+    def reverse(self, backward_states: Tensor) -> Tensor:
         """log p(x_{t-1} | b_t), nats, (T, L, B)."""
         targets = self.frames_time_major(self.shifted(self.x))
-        return in_blocks(self.model.reverse, self._time_major(backward), targets)
+        return in_blocks(self.model.reverse, self._time_major(backward_states), targets)
 
     # -- shapes -------------------------------------------------------------------------------
 
     def per_step(self, values: Tensor, lead: torch.Size) -> Tensor:
-        """Terms (T, L, B) as (..., B, T), exactly zero beyond the lengths."""
+        """Values (T, L, B) as (..., B, T), exactly zero beyond the lengths."""
         terms = values.permute(1, 2, 0)
         terms = terms.expand(lead.numel(), *terms.shape[1:]).reshape(*lead, *terms.shape[1:])
-        return zero_padding(terms, self.conditions.valid, event_dims=0)
+        return zero_padding(terms, self.conditions.mask, event_dims=0)
 
     def batch_major(self, values: Tensor) -> Tensor:
-        """Numbers of a path without particles, (T, 1, B, F), as (B, T, F), zeros in padding."""
+        """Values of a path without particles, (T, 1, B, F), as (B, T, F), zeros in padding."""
         return self._without_padding(values.squeeze(1).transpose(0, 1))
 
     def frames_time_major(self, frames: Tensor) -> Tensor:
@@ -306,9 +257,9 @@ class BoundModel:
         return flat.contiguous().unflatten(1, (flat.shape[1] // self.sequences, self.sequences))
 
     def _rows(self, values: Tensor, rows: int) -> Tensor:
-        """Repeat what belongs to the B sequences for every particle: (rows, ...)."""
+        """Values of the B sequences repeated for every particle: (rows, ...)."""
         return values.repeat(rows // values.shape[0], *(1,) * (values.dim() - 1))
 
     def _without_padding(self, values: Tensor) -> Tensor:
-        """(..., B, T, F) with exact zeros beyond the lengths, NaN or not."""
-        return zero_padding(values, self.conditions.valid, event_dims=1)
+        """(..., B, T, F) with exact zeros beyond the lengths, also in place of NaN."""
+        return zero_padding(values, self.conditions.mask, event_dims=1)

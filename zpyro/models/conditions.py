@@ -1,4 +1,4 @@
-"""What one call of a model or guide fixes: checked, padding cleared, lengths as a mask."""
+"""The arguments of one call of a model or guide: checked, padding set to zero, lengths as a mask."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from zpyro.likelihoods import Likelihood
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """What one call of a model or guide fixes.
+    """The checked arguments of one call of a model or guide.
 
     Attributes:
         x: frames (B, T, D) or tokens (B, T), zeros beyond the lengths; None to generate.
-        valid: (B, T), True up to each length; None where every sequence has T steps.
+        mask: (B, T), True up to each length; None where every sequence has T steps.
         start: x_0, (B, D) or (B,).
         steps: T.
-        source: the caller's own x, lengths and start, to know the batch again.
+        source: the caller's own x, lengths and start, which identify the batch.
     """
 
     x: Tensor | None
-    valid: Tensor | None
+    mask: Tensor | None
     start: Tensor
     steps: int
     source: tuple[Any, ...]
@@ -37,10 +37,10 @@ def conditions_of(
     lengths: Tensor | int | None,
     start: Tensor | None,
 ) -> Conditions:
-    """Check the arguments of a model or guide and make them safe to compute with.
+    """Check the arguments of a model or guide and set padding to zero.
 
     Args:
-        likelihood: tells the shape of a frame.
+        likelihood: gives the shape of a frame.
         like: a parameter, for the type and device of default start frames.
         x: frames (B, T, D) or tokens (B, T), or None to generate.
         lengths: (B,), or an int for all, or None for T.
@@ -60,16 +60,16 @@ def conditions_of(
     first = likelihood.start(count, like) if start is None else start
     if tuple(first.shape) != (count, *event):
         raise ValueError(f"start has shape {tuple(first.shape)}; it must be {(count, *event)}")
-    steps, valid = _steps_and_mask(x, lengths, count)
-    frames = None if x is None else zero_padding(x, valid, len(event))
-    return Conditions(frames, valid, first, steps, (x, lengths, start))
+    steps, mask = _steps_and_mask(x, lengths, count)
+    frames = None if x is None else zero_padding(x, mask, len(event))
+    return Conditions(frames, mask, first, steps, (x, lengths, start))
 
 
-def zero_padding(values: Tensor, valid: Tensor | None, event_dims: int) -> Tensor:
-    """(..., B, T) + event shape with exact zeros where ``valid`` (B, T) is False, NaN or not."""
-    if valid is None:
+def zero_padding(values: Tensor, mask: Tensor | None, event_dims: int) -> Tensor:
+    """(..., B, T) + event shape with exact zeros, also in place of NaN, where ``mask`` (B, T) is False."""
+    if mask is None:
         return values
-    mask = valid.reshape(*valid.shape, *(1,) * event_dims)
+    mask = mask.reshape(*mask.shape, *(1,) * event_dims)
     return values.where(mask, values.new_zeros(()))
 
 
@@ -92,7 +92,7 @@ def _steps_and_mask(
     if lengths.shape != (count,):
         raise ValueError(f"lengths has shape {tuple(lengths.shape)}; it must be ({count},)")
     steps = int(lengths.max()) if x is None else x.shape[1]
-    # Reading a length back from an accelerator would stall it in every step.
+    # Reading a length from an accelerator would synchronize with it in every step.
     on_host = lengths.device.type == "cpu"
     if on_host and not bool(((lengths >= 0) & (lengths <= steps)).all()):
         raise ValueError(f"lengths must lie within 0..{steps}; got {lengths.tolist()}")

@@ -15,8 +15,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 
-from zpyro.models.bound_model import BoundModel, GaussianParameters, Trajectory
+from zpyro.models.bound_model import BoundModel
 from zpyro.models.conditions import zero_padding
+from zpyro.models.trajectory import GaussianParameters, Trajectory
 from zpyro.nn.layers import gaussian_kl, gaussian_log_density
 
 
@@ -24,7 +25,7 @@ class TrajectoryDistribution(TorchDistribution):
     """Base of the sequence sites: batch shape (..., B), terms step by step.
 
     Args:
-        process: the model tied to a batch.
+        bound: the model bound to a batch.
         event_shape: shape of one whole sequence.
         batch_shape: (..., B); (B,) by default.
     """
@@ -34,10 +35,10 @@ class TrajectoryDistribution(TorchDistribution):
         return {}
 
     def __init__(
-        self, process: BoundModel, event_shape: torch.Size, batch_shape: torch.Size | None = None
+        self, bound: BoundModel, event_shape: torch.Size, batch_shape: torch.Size | None = None
     ) -> None:
-        self.process = process
-        shape = torch.Size((process.sequences,)) if batch_shape is None else batch_shape
+        self.bound = bound
+        shape = torch.Size((bound.sequences,)) if batch_shape is None else batch_shape
         super().__init__(shape, event_shape, validate_args=False)
 
     def step_log_prob(self, value: Tensor) -> Tensor:
@@ -63,9 +64,9 @@ class TrajectoryNormal(TrajectoryDistribution):
 
     has_rsample = True
 
-    def __init__(self, process: BoundModel, batch_shape: torch.Size | None = None) -> None:
-        event_shape = torch.Size((process.steps, process.model.latent_size))
-        super().__init__(process, event_shape, batch_shape)
+    def __init__(self, bound: BoundModel, batch_shape: torch.Size | None = None) -> None:
+        event_shape = torch.Size((bound.steps, bound.model.latent_size))
+        super().__init__(bound, event_shape, batch_shape)
         self._newest: weakref.ref[Tensor] | None = None
 
     @property
@@ -73,27 +74,27 @@ class TrajectoryNormal(TrajectoryDistribution):
         return constraints.independent(constraints.real, 2)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> TrajectoryNormal:
-        return type(self)(self.process, torch.Size(batch_shape))
+        return type(self)(self.bound, torch.Size(batch_shape))
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 torch's signature
         shape = self._extended_shape(torch.Size(sample_shape))
-        like = next(self.process.model.parameters())
-        z = self.draw(self.process.model.noise_source.normal(shape, like, dim=-3))
+        model = self.bound.model
+        z = self.from_noise(model.noise_source.normal(shape, next(model.parameters()), dim=-3))
         self._newest = weakref.ref(z)
         return z
 
-    def draw(self, noise: Tensor) -> Tensor:
-        """The latents that standard normal draws (..., B, T, Z) lead to, same shape."""
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """The latents for standard normal draws (..., B, T, Z), same shape."""
         raise NotImplementedError
 
     def path(self) -> Tensor:
-        """The newest latents drawn from here, (..., B, T, Z); draws some if there are none."""
+        """The newest sampled latents, (..., B, T, Z); sampled now if there are none."""
         newest = None if self._newest is None else self._newest()
         return self.rsample() if newest is None else newest
 
     def trajectory(self, z: Tensor) -> Trajectory:
         """The states along latents z (..., B, T, Z)."""
-        return self.process.trajectory(z)
+        return self.bound.trajectory(z)
 
     def parameters(self, z: Tensor) -> GaussianParameters:
         """Mean and log variance of every step along latents z, each (T, L, B, Z)."""
@@ -102,7 +103,7 @@ class TrajectoryNormal(TrajectoryDistribution):
     def step_log_prob(self, value: Tensor) -> Tensor:
         mean, log_variance = self.parameters(value)
         density = gaussian_log_density(self.trajectory(value).z, mean, log_variance)
-        return self.process.per_step(density.sum(-1), value.shape[:-3])
+        return self.bound.per_step(density.sum(-1), value.shape[:-3])
 
 
 class TrajectoryPosterior(TrajectoryNormal):
@@ -111,84 +112,82 @@ class TrajectoryPosterior(TrajectoryNormal):
     @property
     def backward_states(self) -> Tensor:
         """b_1..b_T, (B, T, H)."""
-        return self.process.backward_states
+        return self.bound.backward_states
 
-    def draw(self, noise: Tensor) -> Tensor:
-        z = self.process.draw_posterior(noise)
+    def from_noise(self, noise: Tensor) -> Tensor:
+        z = self.bound.sample_posterior(noise)
         self._newest = weakref.ref(z)
         return z
 
     def parameters(self, z: Tensor) -> GaussianParameters:
-        return self.process.posterior(self.trajectory(z))
+        return self.bound.posterior(self.trajectory(z))
 
 
 class TrajectoryPrior(TrajectoryNormal):
     """p(z_1..z_T) = prod_t N(z_t; mu_p(h_{t-1}), diag sigma_p(h_{t-1})^2), for given frames.
 
-    Where the frames are free (generation), the terms are those beside the frames drawn with z; see
-    :class:`TrajectoryLikelihood` for frames that are conditioned on afterwards.
+    Where the frames are free (generation), the terms are conditioned on the frames sampled with z;
+    see :class:`TrajectoryLikelihood` for frames that are conditioned on afterwards.
     """
 
-    def draw(self, noise: Tensor) -> Tensor:
-        z = self.process.draw_prior(noise)
+    def from_noise(self, noise: Tensor) -> Tensor:
+        z = self.bound.sample_prior(noise)
         self._newest = weakref.ref(z)
         return z
 
     def trajectory(self, z: Tensor) -> Trajectory:
-        return self.process.trajectory(z, self.process.frames_for(z))
+        return self.bound.trajectory(z, self.bound.frames_for(z))
 
     def parameters(self, z: Tensor) -> GaussianParameters:
-        return self.process.prior(self.trajectory(z))
+        return self.bound.prior(self.trajectory(z))
 
 
 class TrajectoryLikelihood(TrajectoryDistribution):
     """p(x_1..x_T) = prod_t p(x_t | f(h_t)) along latents z (..., B, T, Z).
 
-    The terms of the site ``z`` depend on the frames too. So ``log_prob`` of other frames than those
-    that site was given or drew (as under ``poutine.condition(model, data={"x": ...})`` called
-    without x) includes the change in its terms: the two sites always sum to the exact joint.
+    The terms of the site ``z`` depend on the frames too. ``log_prob`` of frames other than those
+    that site used (as under ``poutine.condition(model, data={"x": ...})`` called without x)
+    therefore includes the change in its terms, so that the two sites sum to the exact joint.
     """
 
-    def __init__(
-        self, process: BoundModel, z: Tensor, batch_shape: torch.Size | None = None
-    ) -> None:
-        likelihood = process.model.likelihood
-        event_shape = torch.Size((process.steps, *likelihood.event_shape))
-        super().__init__(process, event_shape, z.shape[:-2] if batch_shape is None else batch_shape)
+    def __init__(self, bound: BoundModel, z: Tensor, batch_shape: torch.Size | None = None) -> None:
+        likelihood = bound.model.likelihood
+        event_shape = torch.Size((bound.steps, *likelihood.event_shape))
+        super().__init__(bound, event_shape, z.shape[:-2] if batch_shape is None else batch_shape)
         self.z = z
 
     @property
     def support(self) -> constraints.Constraint:
-        support = self.process.model.likelihood.support
+        support = self.bound.model.likelihood.support
         return constraints.independent(support, len(self.event_shape) - support.event_dim)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> TrajectoryLikelihood:
         shape = torch.Size((*batch_shape, *self.z.shape[-2:]))
-        # The very tensor where it will do: by it the path that the guide computed is found again.
+        # The same tensor object where possible: it identifies the path that the guide computed.
         z = self.z if self.z.shape == shape else self.z.expand(shape)
-        return type(self)(self.process, z, torch.Size(batch_shape))
+        return type(self)(self.bound, z, torch.Size(batch_shape))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 torch's signature
         with torch.no_grad():
-            if self.process.conditions.x is None and not sample_shape:
-                return self.process.frames_for(self.z)
+            if self.bound.conditions.x is None and not sample_shape:
+                return self.bound.frames_for(self.z)
             shape = torch.Size((*sample_shape, *self.batch_shape, *self.z.shape[-2:]))
-            return self.process.draw_frames(self.z.expand(shape))
+            return self.bound.sample_frames(self.z.expand(shape))
 
     def step_log_prob(self, value: Tensor) -> Tensor:
-        process = self.process
-        beside = process.frames_for(self.z)
-        if value is beside or value is process.conditions.source[0]:
-            density = process.log_likelihood(process.trajectory(self.z, beside), beside)
+        bound = self.bound
+        known_frames = bound.frames_for(self.z)
+        if value is known_frames or value is bound.conditions.source[0]:
+            density = bound.log_likelihood(bound.trajectory(self.z, known_frames), known_frames)
         else:
-            frames = zero_padding(value, process.conditions.valid, len(self.event_shape) - 1)
-            trajectory = process.trajectory(self.z, frames)
-            density = process.log_likelihood(trajectory, frames) + self._prior_density(trajectory)
-            density = density - self._prior_density(process.trajectory(self.z, beside))
-        return process.per_step(density, self.z.shape[:-3])
+            frames = zero_padding(value, bound.conditions.mask, len(self.event_shape) - 1)
+            trajectory = bound.trajectory(self.z, frames)
+            density = bound.log_likelihood(trajectory, frames) + self._prior_density(trajectory)
+            density = density - self._prior_density(bound.trajectory(self.z, known_frames))
+        return bound.per_step(density, self.z.shape[:-3])
 
     def _prior_density(self, trajectory: Trajectory) -> Tensor:
-        return gaussian_log_density(trajectory.z, *self.process.prior(trajectory)).sum(-1)
+        return gaussian_log_density(trajectory.z, *self.bound.prior(trajectory)).sum(-1)
 
 
 @register_kl(TrajectoryNormal, TrajectoryNormal)
@@ -204,4 +203,4 @@ def kl_along_path(posterior: TrajectoryNormal, prior: TrajectoryNormal) -> Tenso
 def step_kl(posterior: TrajectoryNormal, prior: TrajectoryNormal, z: Tensor) -> Tensor:
     """The Gaussian KL of each step along latents z, nats, (..., B, T), zero beyond the lengths."""
     divergence = gaussian_kl(*posterior.parameters(z), *prior.parameters(z)).sum(-1)
-    return posterior.process.per_step(divergence, z.shape[:-3])
+    return posterior.bound.per_step(divergence, z.shape[:-3])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.smoothing import SmoothingModel
+from zpyro.models.steps import PosteriorPath, delay
 from zpyro.nn.kernels import latent_chain
 from zpyro.nn.layers import (
     GAUSSIAN_BOUND,
@@ -20,7 +20,6 @@ from zpyro.nn.layers import (
     run_backward,
 )
 from zpyro.nn.noise import Dropout
-from zpyro.nn.recurrence import Path
 
 
 class GatedTransition(nn.Module):
@@ -123,31 +122,12 @@ class DMM(SmoothingModel):
         """(z_0,), zeros."""
         return (self.reverse_output.weight.new_zeros(rows, self.latent_size),)
 
-    def embed(self, frames: Tensor) -> Tensor:
-        return self.dropout(self.embedding(frames))
-
-    def backward(self, embedded: Tensor, input_features: Tensor, valid: Tensor | None) -> Tensor:
+    def encode_future(
+        self, embedded: Tensor, input_features: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """b_1..b_T, the states of the backward LSTM."""
         del input_features
-        return run_backward(self.backward_lstm, embedded, valid)
-
-    def sample_posterior_path(
-        self, backward: Tensor, input_features: Tensor, noise: Tensor, state: State
-    ) -> Path:
-        run = latent_chain.choose(self.recurrence)
-        if self.skips_gradients:
-            run = partial(latent_chain.plain, into_next=self.maybe_stop_gradient)
-        network = self.posterior_network
-        z, mean, log_variance = run(network, None, backward, input_features, noise, state[0])
-        return Path(z, z, mean, log_variance, (z[:, -1],))
-
-    def replay(self, z: Tensor, input_features: Tensor, state: State) -> Tensor:
-        del input_features, state
-        return z
-
-    def views(self, z: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The contexts z_{t-1} and the features z_t."""
-        context, features = super().views(z, hidden)
-        return self.maybe_stop_gradient(context), features
+        return run_backward(self.backward_lstm, embedded, mask)
 
     def prepare(self, inputs: Tensor, state: State) -> State:
         del inputs
@@ -157,13 +137,20 @@ class DMM(SmoothingModel):
         del inputs, state
         return (z,)
 
-    def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        return self.prior_network(context)
+    def sample_posterior_path(
+        self, future: Tensor, input_features: Tensor, noise: Tensor, state: State
+    ) -> PosteriorPath:
+        run = latent_chain.choose(self.recurrence)
+        if self.skips_gradients:
+            run = partial(latent_chain.plain, into_next=self.maybe_stop_gradient)
+        network = self.posterior_network
+        z, mean, log_variance = run(network, None, future, input_features, noise, state[0])
+        contexts = self.states_given_latents(z, input_features, state)
+        return PosteriorPath(z, *contexts, mean, log_variance, (z[:, -1],))
 
-    def posterior(self, context: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
-        lead = torch.broadcast_shapes(context.shape[:-1], backward.shape[:-1])
-        known = backward.expand(*lead, -1)
-        return self.posterior_network(torch.cat([context.expand(*lead, -1), known], dim=-1))
-
-    def emission(self, features: Tensor) -> Tensor:
-        return self.output(features)
+    def states_given_latents(
+        self, z: Tensor, input_features: Tensor, state: State
+    ) -> tuple[Tensor, Tensor]:
+        """z_{t-1} and z_t."""
+        del input_features
+        return self.maybe_stop_gradient(delay(state[0], z)), z

@@ -1,28 +1,25 @@
-"""Running a model forward in time: the one loop behind prior samples and continuations."""
+"""Running a model forward in time: prior samples, and continuations of given frames."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from zpyro.models.steps import StepwiseModel
 from zpyro.nn.kernels.cuda_graph import GraphedCallable, Tensors
 from zpyro.nn.layers import State
 
-if TYPE_CHECKING:
-    from zpyro.models.base import SequenceModel
-
 
 @dataclass(frozen=True, eq=False)
-class Simulation:
-    """What a forward run drew; N sequences, T steps.
+class ForwardRun:
+    """The result of a forward run, N sequences of T steps.
 
     Attributes:
         z: latents, (N, T, Z).
         frames: frames or tokens, (N, T) + event shape.
-        state: the state after the last step, for going on.
+        state: the state after the last step.
     """
 
     z: Tensor
@@ -30,61 +27,56 @@ class Simulation:
     state: State
 
 
-def simulate(
-    model: SequenceModel,
+def run_forward(
+    model: StepwiseModel,
     start: Tensor,
     steps: int,
     *,
-    state: State | None = None,
     noise: Tensor | None = None,
     z: Tensor | None = None,
     frames: Tensor | None = None,
-    temperature: float = 1.0,
-) -> Simulation:
-    """Draw z_t from the prior and x_t from the likelihood, step by step.
+) -> ForwardRun:
+    """Sample z_t from the prior and x_t from the likelihood, step by step.
 
     Args:
         model: the model to run.
         start: x_0, (N,) + event shape.
         steps: T.
-        state: where to go on from; zeros by default.
         noise: standard normal draws behind the latents, (N, T, Z); fresh ones by default.
-        z: latents to keep instead of drawing them, (N, T, Z).
-        frames: frames to feed back instead of drawing them, (N, T) + event shape.
-        temperature: factor on the standard deviations (logits are divided by it).
+        z: latents to use instead of samples, (N, T, Z).
+        frames: frames to feed back instead of samples, (N, T) + event shape.
     """
-    state = model.initial_state(start.shape[0]) if state is None else state
+    state = model.initial_state(start.shape[0])
     previous = start
     latents: list[Tensor] = []
-    drawn: list[Tensor] = []
+    sampled: list[Tensor] = []
     for t in range(steps):
         inputs = model.embed(previous)
         state = model.prepare(inputs, state)
         if z is None:
-            draws = None if noise is None else noise[:, t]
-            latent = _draw_latent(model, state, draws, temperature)
+            latent = _sample_latent(model, state, None if noise is None else noise[:, t], 1.0)
         else:
             latent = z[:, t]
         state = model.transition(latent, inputs, state)
-        previous = _draw_frame(model, state, temperature) if frames is None else frames[:, t]
+        previous = _sample_frame(model, state, 1.0) if frames is None else frames[:, t]
         latents.append(latent)
-        drawn.append(previous)
-    return Simulation(torch.stack(latents, dim=1), torch.stack(drawn, dim=1), state)
+        sampled.append(previous)
+    return ForwardRun(torch.stack(latents, dim=1), torch.stack(sampled, dim=1), state)
 
 
 @torch.no_grad()
-def draw_frames(
-    model: SequenceModel, start: Tensor, steps: int, state: State, temperature: float = 1.0
+def sample_frames(
+    model: StepwiseModel, start: Tensor, steps: int, state: State, temperature: float = 1.0
 ) -> Tensor:
-    """Frames drawn step by step, and nothing else kept: state and frames stay where they are.
+    """Sample frames step by step, keeping nothing but the frames and the present state.
 
-    On CUDA a step is recorded once as a graph.
+    On CUDA a step is captured once as a graph.
 
     Args:
         model: the model to run.
         start: x_0, (N,) + event shape.
         steps: T.
-        state: where to go on from.
+        state: the state before the first step.
         temperature: factor on the standard deviations (logits are divided by it).
 
     Returns:
@@ -94,26 +86,26 @@ def draw_frames(
     def step(previous: Tensor, *state: Tensor) -> Tensors:
         inputs = model.embed(previous)
         prepared = model.prepare(inputs, state)
-        latent = _draw_latent(model, prepared, None, temperature)
+        latent = _sample_latent(model, prepared, None, temperature)
         after = model.transition(latent, inputs, prepared)
-        return (_draw_frame(model, after, temperature), *after)
+        return (_sample_frame(model, after, temperature), *after)
 
-    # The results of one step are copied into the places that the next reads them from.
-    captured = GraphedCallable(step, own=False)
+    # The outputs of a step are copied to its inputs before the next one.
+    graphed = GraphedCallable(step, own=False)
     frames = start.new_empty(start.shape[0], steps, *start.shape[1:])
     present: Tensors = (start, *state)
     for t in range(steps):
-        present = captured(*present)
+        present = graphed(*present)
         frames[:, t] = present[0]
     return frames
 
 
-def _draw_frame(model: SequenceModel, state: State, temperature: float) -> Tensor:
+def _sample_frame(model: StepwiseModel, state: State, temperature: float) -> Tensor:
     return model.likelihood.sample(model.emission(model.features(state)), temperature)
 
 
-def _draw_latent(
-    model: SequenceModel, state: State, noise: Tensor | None, temperature: float
+def _sample_latent(
+    model: StepwiseModel, state: State, noise: Tensor | None, temperature: float
 ) -> Tensor:
     mean, log_variance = model.prior(model.context(state))
     noise = torch.randn_like(mean) if noise is None else noise

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.base import SequenceModel
+from zpyro.models.steps import PosteriorPath, delay
 from zpyro.nn.layers import State, lstm_states, lstm_step, orthogonal_recurrent_weights
 from zpyro.nn.noise import Dropout
-from zpyro.nn.recurrence import Path
 
 
 class RNN(SequenceModel):
@@ -61,24 +61,19 @@ class RNN(SequenceModel):
         orthogonal_recurrent_weights(self.lstm)
         self.output = likelihood.output(hidden_size, self.embedding)
 
-    def embed(self, frames: Tensor) -> Tensor:
-        return self.dropout(self.embedding(frames))
-
-    def backward(self, embedded: Tensor, input_features: Tensor, valid: Tensor | None) -> Tensor:
-        del input_features, valid
+    def encode_future(
+        self, embedded: Tensor, input_features: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Nothing, (B, T, 0)."""
+        del input_features, mask
         return embedded[..., :0]
 
-    def sample_posterior_path(
-        self, backward: Tensor, input_features: Tensor, noise: Tensor, state: State
-    ) -> Path:
-        del backward
-        particles = noise.shape[0] // input_features.shape[0]
-        hidden, last = lstm_states(self.lstm, input_features.repeat(particles, 1, 1), state)
-        return Path(noise, hidden, noise, noise, last)
+    def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        return context[..., :0], context[..., :0]
 
-    def replay(self, z: Tensor, input_features: Tensor, state: State) -> Tensor:
-        del z
-        return lstm_states(self.lstm, input_features, state)[0]
+    def posterior(self, context: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:
+        del future
+        return self.prior(context)
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
         del z
@@ -86,12 +81,17 @@ class RNN(SequenceModel):
         expanded = tuple(part.expand(*lead, -1) for part in state)
         return lstm_step(self.lstm, inputs.expand(*lead, -1), expanded)
 
-    def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        return context[..., :0], context[..., :0]
+    def sample_posterior_path(
+        self, future: Tensor, input_features: Tensor, noise: Tensor, state: State
+    ) -> PosteriorPath:
+        del future
+        inputs = input_features.repeat(noise.shape[0] // input_features.shape[0], 1, 1)
+        hidden, last = lstm_states(self.lstm, inputs, state)
+        return PosteriorPath(noise, delay(state[0], hidden), hidden, noise, noise, last)
 
-    def posterior(self, context: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
-        del backward
-        return self.prior(context)
-
-    def emission(self, features: Tensor) -> Tensor:
-        return self.output(features)
+    def states_given_latents(
+        self, z: Tensor, input_features: Tensor, state: State
+    ) -> tuple[Tensor, Tensor]:
+        del z
+        hidden = lstm_states(self.lstm, input_features, state)[0]
+        return delay(state[0], hidden), hidden

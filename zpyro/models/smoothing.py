@@ -1,4 +1,4 @@
-"""What the members with a backward RNN share: the two auxiliary costs of Z-Forcing."""
+"""The base class of models with a backward RNN: the two auxiliary terms of Z-Forcing."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class SmoothingModel(SequenceModel):
         auxiliary    b_t | z_t, context_t   ~ N(tanh mu_a, diag sigma_a^2)
         reverse      x_{t-1} | b_t          ~ p(x | f_r(b_t))
 
-    (equations 7 and 8 of arXiv:1711.05411). Model and guide hold neither;
-    :class:`zpyro.ZForcingELBO` adds both, weighted.
+    (equations 7 and 8 of arXiv:1711.05411). Model and guide hold
+    neither; :class:`zpyro.ZForcingELBO` adds both with weights.
 
     Attributes:
         auxiliary_network: from [context_t, z_t] to the Gaussian over b_t.
@@ -29,16 +29,16 @@ class SmoothingModel(SequenceModel):
 
     auxiliary_network: GaussianMLP
     reverse_output: nn.Linear
-    forced_auxiliary: bool
-    squared_error_auxiliary: bool
+    forced_auxiliary: bool = False
+    squared_error_auxiliary: bool = False
 
-    def auxiliary(self, backward: Tensor, z: Tensor, context: Tensor) -> Tensor:
+    def auxiliary(self, future: Tensor, z: Tensor, context: Tensor) -> Tensor:
         given = torch.zeros_like(context) if self.forced_auxiliary else context
         mean, log_variance = self.auxiliary_network(torch.cat([given, z], dim=-1))
-        target = backward.detach()
+        target = future.detach()
         if self.squared_error_auxiliary:
             return -(target - mean.tanh()).square().sum(-1)
         return gaussian_log_density(target, mean.tanh(), log_variance).sum(-1)
 
-    def reverse(self, backward: Tensor, frames: Tensor) -> Tensor:
-        return self.likelihood.log_prob(self.reverse_output(backward), frames)
+    def reverse(self, future: Tensor, frames: Tensor) -> Tensor:
+        return self.likelihood.log_prob(self.reverse_output(future), frames)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.smoothing import SmoothingModel
+from zpyro.models.steps import PosteriorPath, delay, join
 from zpyro.nn.kernels import latent_chain
 from zpyro.nn.layers import (
     GaussianMLP,
@@ -20,7 +20,6 @@ from zpyro.nn.layers import (
     run_backward,
 )
 from zpyro.nn.noise import Dropout
-from zpyro.nn.recurrence import Path
 
 
 class SRNN(SmoothingModel):
@@ -111,72 +110,61 @@ class SRNN(SmoothingModel):
         hidden, cell = super().initial_state(rows)
         return hidden, cell, hidden.new_zeros(rows, self.latent_size)
 
-    def embed(self, frames: Tensor) -> Tensor:
-        return self.dropout(self.embedding(frames))
-
-    def deterministic(self, inputs: Tensor) -> Tensor:
+    def input_features(self, inputs: Tensor) -> Tensor:
         """d_1..d_T, (N, T, H)."""
         return lstm_states(self.lstm, inputs, self.first_state(len(inputs))[:2])[0]
 
-    def backward(self, embedded: Tensor, input_features: Tensor, valid: Tensor | None) -> Tensor:
-        """a_1..a_T."""
-        return run_backward(
-            self.backward_lstm, torch.cat([embedded, input_features], dim=-1), valid
-        )
-
-    def sample_posterior_path(
-        self, backward: Tensor, input_features: Tensor, noise: Tensor, state: State
-    ) -> Path:
-        run = latent_chain.choose(self.recurrence)
-        if self.skips_gradients:
-            run = partial(latent_chain.plain, into_next=self.maybe_stop_gradient)
-        prior = self.prior_network if self.residual_posterior else None
-        z, mean, log_variance = run(
-            self.posterior_network, prior, backward, input_features, noise, state[2]
-        )
-        particles = noise.shape[0] // backward.shape[0]
-        return Path(z, input_features.repeat(particles, 1, 1), mean, log_variance, (z[:, -1],))
-
-    def replay(self, z: Tensor, input_features: Tensor, state: State) -> Tensor:
-        del z, state
-        return input_features
-
-    def views(self, z: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The contexts [z_{t-1}, d_t] and the features [z_t, d_t]."""
-        first = self.first_state(z.shape[1])[2].unsqueeze(0)
-        previous = self.maybe_stop_gradient(torch.cat([first.to(z.dtype), z[:-1]]))
-        return torch.cat([previous, hidden], dim=-1), torch.cat([z, hidden], dim=-1)
+    def encode_future(
+        self, embedded: Tensor, input_features: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """a_1..a_T, the states of the smoothing LSTM."""
+        return run_backward(self.backward_lstm, join(embedded, input_features), mask)
 
     def prepare(self, inputs: Tensor, state: State) -> State:
         hidden, cell, z = state
         return *lstm_step(self.lstm, inputs, (hidden, cell)), self.maybe_stop_gradient(z)
 
     def context(self, state: State) -> Tensor:
-        return _joined(state[2], state[0])
+        """[z_{t-1}, d_t]."""
+        return join(state[2], state[0])
+
+    def posterior(self, context: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:
+        previous = context[..., : self.latent_size]
+        mean, log_variance = self.posterior_network(join(previous, future))
+        if self.residual_posterior:
+            mean = mean + self.prior_network(context)[0]
+        return mean, log_variance
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
         del inputs
         return state[0], state[1], z
 
     def features(self, state: State) -> Tensor:
-        return _joined(state[2], state[0])
+        """[z_t, d_t]."""
+        return join(state[2], state[0])
 
-    def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        return self.prior_network(context)
-
-    def posterior(self, context: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_variance = self.posterior_network(
-            _joined(context[..., : self.latent_size], backward)
+    def sample_posterior_path(
+        self, future: Tensor, input_features: Tensor, noise: Tensor, state: State
+    ) -> PosteriorPath:
+        run = latent_chain.choose(self.recurrence)
+        if self.skips_gradients:
+            run = partial(latent_chain.plain, into_next=self.maybe_stop_gradient)
+        prior = self.prior_network if self.residual_posterior else None
+        z, mean, log_variance = run(
+            self.posterior_network, prior, future, input_features, noise, state[2]
         )
-        if self.residual_posterior:
-            mean = mean + self.prior_network(context)[0]
-        return mean, log_variance
+        hidden = input_features.repeat(noise.shape[0] // future.shape[0], 1, 1)
+        contexts = self._contexts_and_features(z, hidden, state)
+        return PosteriorPath(z, *contexts, mean, log_variance, (z[:, -1],))
 
-    def emission(self, features: Tensor) -> Tensor:
-        return self.output(features)
+    def states_given_latents(
+        self, z: Tensor, input_features: Tensor, state: State
+    ) -> tuple[Tensor, Tensor]:
+        return self._contexts_and_features(z, input_features, state)
 
-
-def _joined(z: Tensor, states: Tensor) -> Tensor:
-    """[z, states] with the leading dimensions of both."""
-    lead = torch.broadcast_shapes(z.shape[:-1], states.shape[:-1])
-    return torch.cat([z.expand(*lead, -1), states.expand(*lead, -1)], dim=-1)
+    def _contexts_and_features(
+        self, z: Tensor, hidden: Tensor, state: State
+    ) -> tuple[Tensor, Tensor]:
+        """[z_{t-1}, d_t] and [z_t, d_t] for d_1..d_T (N, T, H)."""
+        previous = self.maybe_stop_gradient(delay(state[2], z))
+        return join(previous, hidden), join(z, hidden)

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.base import SequenceModel
+from zpyro.models.steps import PosteriorPath, delay
 from zpyro.nn.layers import GaussianMLP, LatentLSTM, State, orthogonal_recurrent_weights
 from zpyro.nn.noise import Dropout
 from zpyro.nn.precision import run_lstm
-from zpyro.nn.recurrence import Path
 
 
 class STORN(SequenceModel):
@@ -70,39 +70,39 @@ class STORN(SequenceModel):
         self.posterior_network = GaussianMLP(hidden_size, mlp_size, latent_size)
         self.output = likelihood.output(hidden_size, self.embedding)
 
-    def embed(self, frames: Tensor) -> Tensor:
-        return self.dropout(self.embedding(frames))
-
-    def backward(self, embedded: Tensor, input_features: Tensor, valid: Tensor | None) -> Tensor:
-        """r_1..r_T: here what tells the posterior of the frames runs forward."""
-        del input_features, valid
+    def encode_future(
+        self, embedded: Tensor, input_features: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """r_1..r_T: in this model the recognition network runs forward."""
+        del input_features, mask
         return run_lstm(self.recognition, embedded)[0]
-
-    def sample_posterior_path(
-        self, backward: Tensor, input_features: Tensor, noise: Tensor, state: State
-    ) -> Path:
-        particles = noise.shape[0] // backward.shape[0]
-        parameters = self.posterior_network(backward)
-        mean, log_variance = (part.repeat(particles, 1, 1) for part in parameters)
-        z = mean + (0.5 * log_variance).exp() * noise
-        entering = self.maybe_stop_gradient(z)
-        hidden, last = self.cell(entering, input_features.repeat(particles, 1, 1), state)
-        return Path(z, hidden, mean, log_variance, last)
-
-    def replay(self, z: Tensor, input_features: Tensor, state: State) -> Tensor:
-        return self.cell(self.maybe_stop_gradient(z), input_features, state)[0]
-
-    def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
-        return self.cell.step(self.maybe_stop_gradient(z), inputs.expand(*z.shape[:-1], -1), state)
 
     def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
         zeros = context.new_zeros(()).expand(*context.shape[:-1], self.latent_size)
         return zeros, zeros
 
-    def posterior(self, context: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
-        lead = torch.broadcast_shapes(context.shape[:-1], backward.shape[:-1])
-        mean, log_variance = self.posterior_network(backward)
+    def posterior(self, context: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:
+        lead = torch.broadcast_shapes(context.shape[:-1], future.shape[:-1])
+        mean, log_variance = self.posterior_network(future)
         return mean.expand(*lead, -1), log_variance.expand(*lead, -1)
 
-    def emission(self, features: Tensor) -> Tensor:
-        return self.output(features)
+    def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
+        z = self.maybe_stop_gradient(z)
+        return self.cell.step(z, inputs.expand(*z.shape[:-1], -1), state)
+
+    def sample_posterior_path(
+        self, future: Tensor, input_features: Tensor, noise: Tensor, state: State
+    ) -> PosteriorPath:
+        particles = noise.shape[0] // future.shape[0]
+        parameters = self.posterior_network(future)
+        mean, log_variance = (part.repeat(particles, 1, 1) for part in parameters)
+        z = mean + (0.5 * log_variance).exp() * noise
+        inputs = input_features.repeat(particles, 1, 1)
+        hidden, last = self.cell(self.maybe_stop_gradient(z), inputs, state)
+        return PosteriorPath(z, delay(state[0], hidden), hidden, mean, log_variance, last)
+
+    def states_given_latents(
+        self, z: Tensor, input_features: Tensor, state: State
+    ) -> tuple[Tensor, Tensor]:
+        hidden = self.cell(self.maybe_stop_gradient(z), input_features, state)[0]
+        return delay(state[0], hidden), hidden

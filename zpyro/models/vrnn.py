@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -10,9 +9,10 @@ from torch import Tensor
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.base import SequenceModel
+from zpyro.models.steps import PosteriorPath, delay, join
 from zpyro.nn.layers import ConditionalLayerNormLSTM, GaussianMLP, HiddenLayer, LatentLSTM, State
 from zpyro.nn.noise import Dropout
-from zpyro.nn.recurrence import Path, Recurrence, choose, plain
+from zpyro.nn.recurrence import Recurrence, choose, plain
 
 
 class VRNN(SequenceModel):
@@ -85,60 +85,43 @@ class VRNN(SequenceModel):
         hidden, cell = super().initial_state(rows)
         return hidden, cell, hidden.new_zeros(rows, self.latent_size)
 
-    def embed(self, frames: Tensor) -> Tensor:
-        return self.dropout(self.embedding(frames))
-
-    def backward(self, embedded: Tensor, input_features: Tensor, valid: Tensor | None) -> Tensor:
-        """e(x_1)..e(x_T): the posterior is told of the present frame only."""
-        del input_features, valid
-        return embedded
-
-    def sample_posterior_path(
-        self, backward: Tensor, input_features: Tensor, noise: Tensor, state: State
-    ) -> Path:
-        # In the paper's own order, h_{t-1} then z_t then h_t, this is the loop of Z-Forcing.
-        particles = noise.shape[0] // backward.shape[0]
-        hidden, cell, z = state
-        first = self.cell.step(z, input_features[:, 0].repeat(particles, 1), (hidden, cell))
-        following = torch.cat([input_features[:, 1:], backward[:, -1:]], dim=1)
-        run = self.loop()
-        path = run(self.posterior_network, self.cell, backward, following, noise, first)
-        before = first[0].unsqueeze(1).to(path.hidden.dtype)
-        return replace(path, hidden=torch.cat([before, path.hidden[:, :-1]], dim=1))
-
-    def loop(self) -> Recurrence:
-        """The recurrence to run now."""
-        if self.skips_gradients:
-            return partial(plain, into_cell=self.maybe_stop_gradient)
-        return choose(self.recurrence)
-
-    def replay(self, z: Tensor, input_features: Tensor, state: State) -> Tensor:
-        hidden, cell, first = state
-        previous = torch.cat([first.unsqueeze(1).to(z.dtype), z[:, :-1]], dim=1)
-        return self.cell(self.maybe_stop_gradient(previous), input_features, (hidden, cell))[0]
-
-    def views(self, z: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The contexts d_t and the features [z_t, d_t]."""
-        return hidden, torch.cat([z.to(hidden.dtype), hidden], dim=-1)
-
     def prepare(self, inputs: Tensor, state: State) -> State:
         hidden, cell, z = state
-        entering = self.maybe_stop_gradient(z)
-        return *self.cell.step(entering, inputs.expand(*z.shape[:-1], -1), (hidden, cell)), z
+        inputs = inputs.expand(*z.shape[:-1], -1)
+        return *self.cell.step(self.maybe_stop_gradient(z), inputs, (hidden, cell)), z
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
         del inputs
         return state[0], state[1], z
 
     def features(self, state: State) -> Tensor:
-        return torch.cat([state[2], state[0]], dim=-1)
+        """[z_t, d_t]."""
+        return join(state[2], state[0])
 
-    def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        return self.prior_network(context)
+    def sample_posterior_path(
+        self, future: Tensor, input_features: Tensor, noise: Tensor, state: State
+    ) -> PosteriorPath:
+        # In the order z_t, d_{t+1} this is the loop of Z-Forcing; it starts from d_1, and the
+        # input of its last, unused step is arbitrary.
+        particles = noise.shape[0] // future.shape[0]
+        hidden, cell, z = state
+        inputs = input_features[:, 0].repeat(particles, 1)
+        first = self.cell.step(z, inputs, (hidden, cell))
+        following = torch.cat([input_features[:, 1:], future[:, -1:]], dim=1)
+        path = self._loop()(self.posterior_network, self.cell, future, following, noise, first)
+        context = delay(first[0], path.hidden)
+        features = join(path.z.to(context.dtype), context)
+        return PosteriorPath(path.z, context, features, path.mean, path.log_variance, path.state)
 
-    def posterior(self, context: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
-        frames = backward.expand(*context.shape[:-1], -1)
-        return self.posterior_network(torch.cat([context, frames], dim=-1))
+    def _loop(self) -> Recurrence:
+        if self.skips_gradients:
+            return partial(plain, into_cell=self.maybe_stop_gradient)
+        return choose(self.recurrence)
 
-    def emission(self, features: Tensor) -> Tensor:
-        return self.output(features)
+    def states_given_latents(
+        self, z: Tensor, input_features: Tensor, state: State
+    ) -> tuple[Tensor, Tensor]:
+        hidden, cell, first = state
+        previous = self.maybe_stop_gradient(delay(first, z))
+        context = self.cell(previous, input_features, (hidden, cell))[0]
+        return context, join(z.to(context.dtype), context)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.smoothing import SmoothingModel
+from zpyro.models.steps import PosteriorPath, delay
 from zpyro.nn.layers import (
     ConditionalLayerNormLSTM,
     GaussianMLP,
@@ -18,11 +18,11 @@ from zpyro.nn.layers import (
     run_backward,
 )
 from zpyro.nn.noise import Dropout
-from zpyro.nn.recurrence import Path, Recurrence, choose, plain
+from zpyro.nn.recurrence import Recurrence, choose, plain
 
 
 class ZForcing(SmoothingModel):
-    """A stochastic recurrent network whose posterior listens to an RNN running backward.
+    """A stochastic recurrent network whose posterior reads an RNN that runs backward.
 
     With x_0 the start frame and h_0 = 0, for t = 1..T::
 
@@ -102,37 +102,31 @@ class ZForcing(SmoothingModel):
 
     carries_state = True
 
-    def embed(self, frames: Tensor) -> Tensor:
-        return self.dropout(self.embedding(frames))
-
-    def backward(self, embedded: Tensor, input_features: Tensor, valid: Tensor | None) -> Tensor:
+    def encode_future(
+        self, embedded: Tensor, input_features: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """b_1..b_T, the states of the backward LSTM."""
         del input_features
-        return run_backward(self.backward_lstm, embedded, valid)
+        return run_backward(self.backward_lstm, embedded, mask)
+
+    def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
+        z = self.maybe_stop_gradient(z)
+        return self.cell.step(z, inputs.expand(*z.shape[:-1], -1), state)
 
     def sample_posterior_path(
-        self, backward: Tensor, input_features: Tensor, noise: Tensor, state: State
-    ) -> Path:
-        run = self.loop()
-        return run(self.posterior_network, self.cell, backward, input_features, noise, state)
+        self, future: Tensor, input_features: Tensor, noise: Tensor, state: State
+    ) -> PosteriorPath:
+        path = self._loop()(self.posterior_network, self.cell, future, input_features, noise, state)
+        context = delay(state[0], path.hidden)
+        return PosteriorPath(path.z, context, path.hidden, path.mean, path.log_variance, path.state)
 
-    def loop(self) -> Recurrence:
-        """The recurrence to run now."""
+    def _loop(self) -> Recurrence:
         if self.skips_gradients:
             return partial(plain, into_cell=self.maybe_stop_gradient)
         return choose(self.recurrence)
 
-    def replay(self, z: Tensor, input_features: Tensor, state: State) -> Tensor:
-        return self.cell(self.maybe_stop_gradient(z), input_features, state)[0]
-
-    def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
-        return self.cell.step(self.maybe_stop_gradient(z), inputs.expand(*z.shape[:-1], -1), state)
-
-    def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        return self.prior_network(context)
-
-    def posterior(self, context: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
-        states = backward.expand(*context.shape[:-1], -1)
-        return self.posterior_network(torch.cat([context, states], dim=-1))
-
-    def emission(self, features: Tensor) -> Tensor:
-        return self.output(features)
+    def states_given_latents(
+        self, z: Tensor, input_features: Tensor, state: State
+    ) -> tuple[Tensor, Tensor]:
+        hidden = self.cell(self.maybe_stop_gradient(z), input_features, state)[0]
+        return delay(state[0], hidden), hidden

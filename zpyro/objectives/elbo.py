@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
 from pyro.infer.elbo import ELBOModule
 from pyro.infer.util import is_validation_enabled
@@ -17,55 +16,50 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from pyro.util import check_model_guide_match, warn_if_nan
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
 
 from zpyro.errors import UserError
-from zpyro.models.programs import AuxiliaryCosts
-from zpyro.models.sites import Site, sample_sites
-from zpyro.objectives.free_bits import GROUPS, free_kl
-from zpyro.objectives.schedules import Schedule, as_schedule
+from zpyro.models.sites import sample_sites
+from zpyro.objectives.schedules import Schedule
+from zpyro.objectives.terms import KL, Auxiliary, LogLikelihood, Reverse, Term, TracePair, total
 
 
 @dataclass(frozen=True, eq=False)
 class ObjectiveTerms:
-    """The named parts of the objective, nats, each a 0-dim tensor summed over sequences::
+    """The named terms of the objective, nats, each a 0-dim tensor summed over sequences::
 
-        loss = -(log_likelihood - kl_weight kl + auxiliary_weight log_auxiliary
-                 + reverse_weight log_reverse)
+        loss = -(sum over terms of sign * weight * value)
 
-    Where the objective has free bits, or is the multi-sample bound, ``loss`` is made of other terms
-    than these; those told here, and the bound, are always the plain ones.
+    With free bits, or in the multi-sample bound, ``loss`` is computed from other numbers; the
+    values here and :attr:`bound` are always the plain ones.
+
+    Each value and weight is also an attribute: ``terms.kl``, ``terms.kl_weight``.
 
     Attributes:
-        log_likelihood: sum_t E_q log p(x_t | h_t).
-        kl: sum_t KL(q(z_t | .) || p(z_t | .)), unweighted.
-        log_auxiliary: sum_t E_q log p(b_t | z_t, h_{t-1}), unweighted; 0 without backward states.
-        log_reverse: sum_t log p(x_{t-1} | b_t), unweighted; 0 without backward states.
+        values: by name of the term, unweighted: log_likelihood = sum_t E_q log p(x_t | h_t), kl,
+            log_auxiliary and log_reverse (0 without backward states), then the user's own.
+        weights: by name of the weight, at the present step.
         loss: what is minimized.
-        kl_weight: weight of the KL in ``loss``.
-        auxiliary_weight: weight of ``log_auxiliary`` in ``loss`` (alpha).
-        reverse_weight: weight of ``log_reverse`` in ``loss`` (beta).
     """
 
-    log_likelihood: Tensor
-    kl: Tensor
-    log_auxiliary: Tensor
-    log_reverse: Tensor
+    values: Mapping[str, Tensor]
+    weights: Mapping[str, float]
     loss: Tensor
-    kl_weight: float
-    auxiliary_weight: float
-    reverse_weight: float
+
+    def __getattr__(self, name: str) -> Any:
+        for found in (self.__dict__.get("values", {}), self.__dict__.get("weights", {})):
+            if name in found:
+                return found[name]
+        raise AttributeError(f"{type(self).__name__} has no term or weight {name}")
 
     @property
     def bound(self) -> Tensor:
         """The evidence lower bound, log_likelihood - kl, whatever the weights."""
-        return self.log_likelihood - self.kl
+        return self.values["log_likelihood"] - self.values["kl"]
 
     def detach(self) -> ObjectiveTerms:
         """The same numbers without their graph."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        tensors = {name: v.detach() for name, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, **tensors)
+        values = {name: value.detach() for name, value in self.values.items()}
+        return replace(self, values=values, loss=self.loss.detach())
 
 
 class ZForcingELBO(ELBO):
@@ -79,19 +73,32 @@ class ZForcingELBO(ELBO):
 
     It works as the loss of ``pyro.infer.SVI`` and, as ``ZForcingELBO(...)(model, guide)``, as a
     torch module. With weights 1, 0, 0 it is ``TraceMeanField_ELBO`` (analytic KL) or
-    ``Trace_ELBO`` (Monte-Carlo KL). The sum over sequences is what is optimized, as in Pyro.
+    ``Trace_ELBO`` (Monte-Carlo KL). As in Pyro, the sum over sequences is optimized.
 
     Args:
         kl_weight: a number or a schedule of the training step.
         auxiliary_weight: alpha, likewise.
         reverse_weight: beta, likewise.
-        analytic_kl: the closed-form KL of every step along the sampled path (as published) or,
-            if False or where none is registered, the Monte-Carlo log q - log p.
+        analytic_kl: see :class:`~zpyro.objectives.KL`.
+        free_bits: likewise.
+        free_bits_per: likewise.
+        terms: further terms, each a :class:`~zpyro.objectives.Term` with its own weight.
         **settings: those of ``pyro.infer.ELBO``: num_particles, vectorize_particles,
             max_plate_nesting, retain_graph.
 
     Attributes:
-        step: training steps taken so far, the argument of the schedules; set it to resume.
+        components: the terms in order: log-likelihood, KL, auxiliary, reverse, then the user's.
+        step: training steps taken, the argument of the schedules; part of ``state_dict``.
+
+    Raises:
+        ValueError: for an unknown ``free_bits_per``, or two terms of one name.
+
+    Example::
+
+        objective = zpyro.ZForcingELBO(
+            kl_weight=zpyro.schedules.linear(0.2, 1.0, steps=1_000), auxiliary_weight=0.005
+        )
+        svi = SVI(model.model, model.guide, pyro.optim.Adam({"lr": 1e-3}), loss=objective)
     """
 
     def __init__(
@@ -103,19 +110,18 @@ class ZForcingELBO(ELBO):
         analytic_kl: bool = True,
         free_bits: float = 0.0,
         free_bits_per: str = "step",
+        terms: Iterable[Term] = (),
         **settings: Any,
     ) -> None:
-        if free_bits_per not in GROUPS:
-            raise ValueError(f"free_bits_per is {free_bits_per!r}; choose one of {GROUPS}")
         super().__init__(**settings)
-        self.kl_weight = as_schedule(kl_weight)
-        self.auxiliary_weight = as_schedule(auxiliary_weight)
-        self.reverse_weight = as_schedule(reverse_weight)
-        self.analytic_kl = analytic_kl
-        self.free_bits = free_bits
-        self.free_bits_per = free_bits_per
+        kl = KL(kl_weight, analytic=analytic_kl, free_bits=free_bits, free_bits_per=free_bits_per)
+        auxiliary, reverse = Auxiliary(auxiliary_weight), Reverse(reverse_weight)
+        self.components: tuple[Term, ...] = (LogLikelihood(), kl, auxiliary, reverse, *terms)
+        names = [term.name for term in self.components]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two terms of the objective have one name: {', '.join(names)}")
         self.step = 0
-        self._given: tuple[Tensor, ...] | None = None
+        self._weight_tensor: Tensor | None = None
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any]) -> ObjectiveModule:  # pyright: ignore[reportIncompatibleMethodOverride]
         """A torch module of the loss for this pair, see :class:`ObjectiveModule`."""
@@ -124,67 +130,83 @@ class ZForcingELBO(ELBO):
     def terms(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> ObjectiveTerms:
-        """The named parts of the objective at the present step, differentiable.
+        """The named terms of the objective at the present step, differentiable.
 
         Raises:
             UserError: if an auxiliary weight is not zero and the guide exposes no backward states.
         """
-        weights, factors = self.weights(), self.factors()
-        parts: list[Tensor] = []
-        for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
-            bound = bound_parts(model_trace, guide_trace, self.analytic_kl)
-            auxiliary = auxiliary_parts(model_trace, guide_trace, weights, like=bound[0])
-            trained = self._trained_kl(model_trace, guide_trace, bound[1])
-            parts.append(torch.stack([*bound, *auxiliary, trained]))
-        averages = torch.stack(parts).sum(0) / self.num_particles
-        log_likelihood, kl, auxiliary, reverse, trained = averages
-        loss = factors[0] * trained - log_likelihood
-        if weights[1]:
-            loss = loss - factors[1] * auxiliary
-        if weights[2]:
-            loss = loss - factors[2] * reverse
-        return ObjectiveTerms(log_likelihood, kl, auxiliary, reverse, loss, *weights)
+        values: list[Tensor] = []
+        for traces in self._get_traces(model, guide, args, kwargs):
+            values.append(torch.stack(self._values(TracePair(*traces))))
+        averages = torch.stack(values).sum(0) / self.num_particles
+        reported, trained = averages.chunk(2)
+        return self._result(reported, -trained[0], trained)
 
-    def weights(self) -> tuple[float, float, float]:
-        """The weights of KL, auxiliary and reverse term at the present step."""
-        return (
-            self.kl_weight(self.step),
-            self.auxiliary_weight(self.step),
-            self.reverse_weight(self.step),
-        )
+    def _values(self, path: TracePair) -> list[Tensor]:
+        """The reported value of every term, then what of each enters the loss."""
+        weights = self.weights()
+        reported: list[Tensor] = []
+        trained: list[Tensor] = []
+        for term in self.components:
+            weight = weights.get(term.weight_name or "", 1.0)
+            term.check(path, weight)
+            # Terms without weight are reported and cost no backward pass.
+            is_bound = isinstance(term, LogLikelihood | KL)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and (bool(weight) or is_bound)):
+                sites = term.site_values(path)
+                value = total(sites, like=reported[0] if reported else torch.zeros(()))
+                reported.append(value)
+                trained.append(term.trained(sites, value))
+        return reported + trained
 
-    def factors(self) -> Sequence[float | Tensor]:
-        """What the terms are multiplied by: the weights, or the tensors that hold them."""
-        return self.weights() if self._given is None else self._given
+    def _result(self, reported: Tensor, loss: Tensor, trained: Tensor) -> ObjectiveTerms:
+        """The terms and the loss: ``loss`` so far, then every weighted term but the first."""
+        weights, factors = self.weights(), self._factors()
+        for term, value in zip(self.components[1:], trained[1:], strict=True):
+            name = cast(str, term.weight_name)
+            if weights[name]:
+                loss = loss - term.sign * factors[name] * value
+        values = dict(zip([term.name for term in self.components], reported, strict=True))
+        return ObjectiveTerms(values, weights, loss)
+
+    def weights(self) -> dict[str, float]:
+        """The weight of every term but the log-likelihood at the present step, in order."""
+        return {
+            term.weight_name: term.weight(self.step)
+            for term in self.components
+            if term.weight_name is not None
+        }
+
+    def _factors(self) -> Mapping[str, float | Tensor]:
+        """What the terms are multiplied by: the weights, or the tensor elements that hold them."""
+        weights = self.weights()
+        if self._weight_tensor is None:
+            return weights
+        return dict(zip(weights, self._weight_tensor, strict=False))
 
     @contextlib.contextmanager
     def weighted(self, weights: Tensor) -> Generator[None, None, None]:
-        """Within it, the loss has the weights that a tensor holds, read where it stands.
+        """Within the context, the loss reads its weights from a tensor.
 
-        A recorded CUDA graph replays what it did with other numbers in the same places. Terms whose
-        present weight is 0 are left out all the same.
+        A captured CUDA graph replays with new numbers in the same memory. Terms whose present
+        weight is 0 are left out all the same.
 
         Args:
-            weights: of KL, auxiliary and reverse term, in this order, (3,) or longer.
+            weights: in the order of :meth:`weights`, at least so many elements.
         """
-        self._given = (weights[0], weights[1], weights[2])
+        self._weight_tensor = weights
         try:
             yield
         finally:
-            self._given = None
+            self._weight_tensor = None
 
-    def _trained_kl(self, model_trace: Trace, guide_trace: Trace, kl: Tensor) -> Tensor:
-        """The KL that enters the loss: the plain one, or what exceeds the free bits."""
-        if not self.free_bits:
-            return kl
-        return free_kl(
-            model_trace,
-            guide_trace,
-            free=self.free_bits,
-            analytic=self.analytic_kl,
-            group=self.free_bits_per,
-            like=kl,
-        )
+    def state_dict(self) -> dict[str, int]:
+        """The training step, on which the schedules depend."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self.step = int(state["step"])
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss as a tensor to differentiate."""
@@ -198,7 +220,7 @@ class ZForcingELBO(ELBO):
         return loss.item()
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """The loss; gradients are left on the parameters and the schedules move on a step."""
+        """The loss; gradients are accumulated in the parameters and ``step`` grows by one."""
         terms = self.terms(model, guide, *args, **kwargs)
         terms.loss.backward(retain_graph=self.retain_graph)
         self.step += 1
@@ -218,11 +240,12 @@ class ObjectiveModule(ELBOModule):
     """The loss of a (model, guide) pair as a torch module: ``forward(x, lengths, start)``.
 
     ``forward`` returns the loss summed over sequences, nats. In training mode with gradients
-    enabled each call moves the schedules on a step. Where model and guide are bound methods, the
-    modules they belong to are submodules, so ``parameters()`` and DistributedDataParallel see them.
+    enabled each call increments the step of the schedules, which is part of ``state_dict``. Where
+    model and guide are bound methods, the modules they belong to are submodules, so
+    ``parameters()`` and DistributedDataParallel see them.
 
     Attributes:
-        terms: the parts of the newest loss, detached; None before the first call.
+        terms: the terms of the newest loss, detached; None before the first call.
     """
 
     def __init__(
@@ -242,9 +265,17 @@ class ObjectiveModule(ELBOModule):
             self.objective.step += 1
         return terms.loss
 
+    def get_extra_state(self) -> dict[str, int]:
+        """The step of the schedules."""
+        return self.objective.state_dict()
+
+    def set_extra_state(self, state: Mapping[str, int]) -> None:
+        """Restore the step of the schedules."""
+        self.objective.load_state_dict(state)
+
 
 def _check_match(model_trace: Trace, guide_trace: Trace, max_plate_nesting: float) -> None:
-    """What stock Pyro checks of a pair; a latent site that the guide lacks is an error here."""
+    """The checks of stock Pyro; a latent site that the guide lacks is an error here."""
     missing = [
         name
         for name, site in sample_sites(model_trace).items()
@@ -259,72 +290,4 @@ def _check_match(model_trace: Trace, guide_trace: Trace, max_plate_nesting: floa
     try:
         check_model_guide_match(model_trace, guide_trace, max_plate_nesting)
     except ValueError as error:
-        raise UserError(f"{error}; make the guide's like the model's") from error
-
-
-def bound_parts(model_trace: Trace, guide_trace: Trace, analytic_kl: bool) -> tuple[Tensor, Tensor]:
-    """(log_likelihood, kl) summed over everything in a pair of traces."""
-    model_trace.compute_log_prob(site_filter=lambda _name, site: bool(site.get("is_observed")))
-    guide_sites, model_sites = sample_sites(guide_trace), sample_sites(model_trace)
-    likelihoods = [site["log_prob_sum"] for site in model_sites.values() if site["is_observed"]]
-    divergences = [
-        _site_kl(site, guide_sites[name], analytic_kl)
-        for name, site in model_sites.items()
-        if not site["is_observed"]
-    ]
-    divergences += [
-        _log_prob_sum(site)
-        for name, site in guide_sites.items()
-        if name not in model_sites and not site["is_observed"]
-    ]
-    parts = likelihoods + divergences
-    nothing = torch.zeros_like(parts[0]) if parts else torch.zeros(())
-    return sum(likelihoods, nothing), sum(divergences, nothing)
-
-
-def _site_kl(model_site: Site, guide_site: Site, analytic: bool) -> Tensor:
-    """KL of one latent site, closed form or Monte-Carlo, summed over the batch."""
-    if not guide_site["fn"].has_rsample:
-        raise UserError(
-            f"guide site {guide_site['name']!r} is not reparameterized; ZForcingELBO needs rsample"
-        )
-    if analytic:
-        # As in Pyro's TraceMeanField_ELBO: kinds without a closed form are scored by sampling.
-        try:
-            divergence = kl_divergence(guide_site["fn"], model_site["fn"])
-        except NotImplementedError:
-            pass
-        else:
-            masked = scale_and_mask(divergence, guide_site["scale"], guide_site["mask"])
-            return torch.as_tensor(masked).sum()
-    return _log_prob_sum(guide_site) - _log_prob_sum(model_site)
-
-
-def _log_prob_sum(site: Site) -> Tensor:
-    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    return scale_and_mask(log_prob, site["scale"], site["mask"]).sum()
-
-
-def auxiliary_parts(
-    model_trace: Trace, guide_trace: Trace, weights: tuple[float, ...], *, like: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(log_auxiliary, log_reverse) summed over the batch; graph only where a weight needs it."""
-    auxiliary = reverse = like.new_zeros(())
-    exposed = False
-    guide_sites = sample_sites(guide_trace)
-    for site in sample_sites(model_trace).values():
-        costs: AuxiliaryCosts | None = site["infer"].get("auxiliary_costs")
-        latent = guide_sites.get(costs.latent) if costs is not None else None
-        if costs is None or latent is None or "backward_states" not in latent["infer"]:
-            continue
-        exposed = True
-        with torch.set_grad_enabled(torch.is_grad_enabled() and any(weights[1:])):
-            terms = costs.evaluate(latent["infer"]["backward_states"], latent["value"])
-            auxiliary = auxiliary + scale_and_mask(terms[0], site["scale"], None).sum()
-            reverse = reverse + scale_and_mask(terms[1], site["scale"], None).sum()
-    if any(weights[1:]) and not exposed:
-        raise UserError(
-            "auxiliary_weight or reverse_weight is not 0, but the guide exposes no backward states;"
-            ' set both to 0, or sample z with infer={"backward_states": b}'
-        )
-    return auxiliary, reverse
+        raise UserError(f"{error}; make the guide's sites match the model's") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, cast
 
 import torch
@@ -15,12 +15,13 @@ from torch import Tensor
 
 from zpyro.errors import UserError
 from zpyro.models.sites import Site, sample_sites
-from zpyro.objectives.elbo import ObjectiveTerms, ZForcingELBO, auxiliary_parts
+from zpyro.objectives.elbo import ObjectiveTerms, ZForcingELBO
 from zpyro.objectives.schedules import Schedule
+from zpyro.objectives.terms import Term, TracePair, total
 
 
 class MultiSampleELBO(ZForcingELBO):
-    """The importance-weighted bound of K paths in place of the evidence lower bound.
+    """The importance-weighted bound of K paths instead of the evidence lower bound.
 
     Per sequence, maximized, with w_k = p(x | z_k) (p(z_k) / q(z_k | x))^kl_weight::
 
@@ -33,11 +34,11 @@ class MultiSampleELBO(ZForcingELBO):
           + v_k (1 - kl_weight (1 - v_k)) (d log w_k / dz_k) dz_k/dphi    (doubly reparameterized)
 
     both unbiased; for kl_weight = 1 the second is that of the paper, with v_k^2. It drops the score
-    of q, whose variance drowns the signal as K grows. Parameters that p and q share count in both.
-    It costs two more passes over the known latents, which must be through the very same network: it
-    is not for training with dropout.
+    of q, whose variance dominates the gradient as K grows. Parameters that p and q share count in
+    both. It needs two more passes over the sampled latents through the same network, so it does
+    not allow dropout.
 
-    The terms told beside the loss are those of the plain evidence lower bound, means over paths.
+    The reported terms are those of the plain evidence lower bound, means over paths.
 
     Args:
         num_particles: K.
@@ -45,6 +46,7 @@ class MultiSampleELBO(ZForcingELBO):
         auxiliary_weight: see :class:`zpyro.ZForcingELBO`.
         reverse_weight: likewise.
         doubly_reparameterized: which of the two estimates.
+        terms: see :class:`zpyro.ZForcingELBO`.
         max_plate_nesting: of the model, without the particles.
         **settings: further ones of ``pyro.infer.ELBO``.
 
@@ -72,6 +74,7 @@ class MultiSampleELBO(ZForcingELBO):
         reverse_weight: float | Schedule = 0.0,
         *,
         doubly_reparameterized: bool = True,
+        terms: Iterable[Term] = (),
         max_plate_nesting: int = 1,
         **settings: Any,
     ) -> None:
@@ -80,6 +83,7 @@ class MultiSampleELBO(ZForcingELBO):
             auxiliary_weight,
             reverse_weight,
             analytic_kl=False,
+            terms=terms,
             num_particles=num_particles,
             vectorize_particles=True,
             max_plate_nesting=max_plate_nesting,
@@ -90,33 +94,38 @@ class MultiSampleELBO(ZForcingELBO):
     def terms(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> ObjectiveTerms:
-        weights, factors = self.weights(), self.factors()
+        kl_factor = self._factors()["kl_weight"]
         model, guide = (self._vectorized_num_particles(each) for each in (model, guide))
-        model_trace, drawn = self._get_trace(model, guide, args, kwargs)
-        scored = drawn, model_trace
+        model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
+        scored = guide_trace, model_trace
         multiplier = _Multiplier()
         if self.doubly_reparameterized and torch.is_grad_enabled():
-            scored = _rescored((model, guide), args, kwargs, drawn, multiplier)
+            scored = _rescored((model, guide), args, kwargs, guide_trace, multiplier)
         log_likelihood = _summed(scored[1], observed=True)
         divergence = _summed(scored[0], observed=False) - _summed(scored[1], observed=False)
-        log_weights = (log_likelihood - factors[0] * divergence).expand(self.num_particles, -1)
+        log_weights = (log_likelihood - kl_factor * divergence).expand(self.num_particles, -1)
         normalized = log_weights.detach().softmax(0)
-        multiplier.values = 1.0 - factors[0] * (1.0 - normalized)
+        multiplier.values = 1.0 - kl_factor * (1.0 - normalized)
         bound = log_weights.logsumexp(0) - math.log(self.num_particles)
-        auxiliary, reverse = (
-            part / self.num_particles
-            for part in auxiliary_parts(model_trace, drawn, weights, like=bound)
-        )
-        loss = -bound.sum()
-        if weights[1]:
-            loss = loss - factors[1] * auxiliary
-        if weights[2]:
-            loss = loss - factors[2] * reverse
-        likelihood, kl = (
+        plain = [
             part.expand_as(log_weights).detach().mean(0).sum()
             for part in (log_likelihood, divergence)
-        )
-        return ObjectiveTerms(likelihood, kl, auxiliary, reverse, loss, *weights)
+        ]
+        added = self._added_terms(TracePair(model_trace, guide_trace), like=bound)
+        reported = torch.stack([*plain, *added])
+        trained = torch.cat([torch.zeros_like(reported[:2]), reported[2:]])
+        return self._result(reported, -bound.sum(), trained)
+
+    def _added_terms(self, path: TracePair, like: Tensor) -> list[Tensor]:
+        """The terms beside log-likelihood and KL, means over paths."""
+        weights = self.weights()
+        found: list[Tensor] = []
+        for term in self.components[2:]:
+            weight = weights[cast(str, term.weight_name)]
+            term.check(path, weight)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and bool(weight)):
+                found.append(total(term.site_values(path), like) / self.num_particles)
+        return found
 
 
 class _Multiplier:

@@ -45,7 +45,7 @@ class MetricAccumulator:
             sequences: B, a 0-dim tensor.
             frames: how many frames were scored, a 0-dim tensor.
         """
-        values = torch.stack([norm, *(getattr(terms, name) for name in TERMS)]).double()
+        values = torch.stack([norm, terms.loss, *terms.values.values()]).double()
         good = values.isfinite().all()
         frames = frames.to(values)
         counts = torch.stack([torch.ones_like(frames), sequences.to(frames), frames])

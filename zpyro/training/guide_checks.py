@@ -15,7 +15,7 @@ from torch import Tensor
 from zpyro.datasets.batching import Batch
 from zpyro.errors import UserError
 from zpyro.models import SequenceModel
-from zpyro.models.guides import arguments_of, found_latents
+from zpyro.models.guides import found_latents, model_inputs
 from zpyro.models.sites import Site, sample_sites
 from zpyro.training import custom_guides as custom_guides
 
@@ -36,7 +36,7 @@ def check(module: SequenceModel, batch: Batch, *, needs_backward_states: bool) -
     assert guide is not None
     if not module.latent_size:
         raise UserError(f"the model {type(module).__name__} has no latents; leave out --guide")
-    arguments = arguments_of(module, batch)
+    arguments = model_inputs(module, batch)
     x, lengths, _ = arguments
     devices = [like.device] if like.is_cuda else []
     source = custom_guides.current()

@@ -25,7 +25,7 @@ from zpyro.nn.kernels.cuda_graph import GraphedCallable
 from zpyro.nn.layers import State
 from zpyro.nn.noise import NoiseSource, ShardNoise
 from zpyro.objectives.elbo import ObjectiveModule, ObjectiveTerms
-from zpyro.training.accumulator import TERMS, MetricAccumulator
+from zpyro.training.accumulator import MetricAccumulator
 from zpyro.training.config import TrainConfig
 from zpyro.training.optimizer import Optimizer
 
@@ -83,13 +83,13 @@ class TrainingStep:
         """
         batch = share.batch
         weights = self._objective.objective.weights()
-        controls = torch.tensor([*weights, rate], dtype=torch.float64)
+        controls = torch.tensor([*weights.values(), rate], dtype=torch.float64)
         x = in_type_of(self._padded(batch.x), self._like)
         inputs = [self._moved(x), self._moved(batch.lengths)]
         if batch.start is not None:
             inputs.append(self._moved(in_type_of(batch.start, self._like)))
         first = self._first(batch)
-        function = self._function(weights, with_start=batch.start is not None)
+        function = self._function(tuple(weights.values()), with_start=batch.start is not None)
         sizes = torch.tensor([share.own, share.total], dtype=torch.float64)
         # Pyro's own checks read values back; the first step passes them for all.
         checking = pyro.validation_enabled(not self._checked)
@@ -146,7 +146,7 @@ class TrainingStep:
         start = rest[0] if with_start else None
         first = rest[with_start:]
         weighted = self._objective.objective.weighted(controls.to(self._like.dtype))
-        carrying = self._module.carrying(first) if first else nullcontext(None)
+        carrying = self._module.with_initial_state(first) if first else nullcontext(None)
         with precision.autocast(self._train.precision, x.device), weighted, carrying as carried:
             loss = self._loss(x, lengths, start)
             counts = (sizes[0] > 0).to(loss.dtype)
@@ -157,7 +157,7 @@ class TrainingStep:
         terms, frames = self._of_all(self._objective.terms, lengths.sum(), counts)
         good = self._tally.add(terms, norm, sizes[1], frames)
         self._optimizer.step(controls[-1], good)
-        return () if carried is None or carried.last is None else carried.last
+        return () if carried is None or carried.final is None else carried.final
 
     def _of_all(
         self, terms: ObjectiveTerms, frames: Tensor, counts: Tensor
@@ -165,9 +165,11 @@ class TrainingStep:
         """Terms and frames summed over all processes."""
         if self._process_group.world_size == 1:
             return terms, frames
-        parts = [getattr(terms, name).double() for name in TERMS]
+        names = list(terms.values)
+        parts = [terms.loss.double(), *(value.double() for value in terms.values.values())]
         summed = self._process_group.sum(torch.stack([*parts, frames.to(parts[0])]) * counts)
-        return replace(terms, **dict(zip(TERMS, summed[:-1], strict=True))), summed[-1]
+        values = dict(zip(names, summed[1:-1], strict=True))
+        return replace(terms, values=values, loss=summed[0]), summed[-1]
 
     def _padded(self, x: Tensor) -> Tensor:
         """x with zeros up to the next of the lengths that are recorded: padding changes nothing."""

@@ -268,13 +268,10 @@ class Training:
     def _tell_of_steps(self) -> None:
         """Means over the steps since the last time."""
         self.elbo.step = self.position.step - 1
-        kl_weight, auxiliary_weight, reverse_weight = self.elbo.weights()
         first_nonfinite = self.tally.first_nonfinite()
         record = {
             **means(self.tally.read(), self.position.interval_seconds),
-            "kl_weight": kl_weight,
-            "auxiliary_weight": auxiliary_weight,
-            "reverse_weight": reverse_weight,
+            **self.elbo.weights(),
             "learning_rate": self.rate,
             "skipped": self.tally.skipped()[0],
             **(

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from zpyro.datasets.batching import Batch
 from zpyro.errors import UserError
+from zpyro.evaluation.custom_guides import sample_trace
 from zpyro.models import SequenceModel
-from zpyro.models.guides import drawn, latents_in
+from zpyro.models.guides import latents_in
 from zpyro.models.sites import sample_sites
 
 Array = NDArray[Any]
@@ -81,13 +82,13 @@ def gaussian_kl(loc: Array, scale: Array, prior_loc: Array, prior_scale: Array) 
 
 @torch.no_grad()
 def _path(module: SequenceModel, batch: Batch, draw: int, seed: int) -> dict[str, Tensor]:
-    trace, arguments = drawn(module, batch, seed, draw)
+    trace, arguments = sample_trace(module, batch, seed, draw)
     z = latents_in(sample_sites(trace), torch.Size((*batch.x.shape[:2], module.latent_size)))
     model, _ = module.program("sequence")
     given = poutine.condition(model, data={"z": z})  # pyright: ignore[reportArgumentType]
     sites = sample_sites(poutine.trace(given).get_trace(*arguments))
     prior, observed = sites["z"]["fn"], sites["x"]
-    mean, log_variance = (prior.process.batch_major(each) for each in prior.parameters(z))
+    mean, log_variance = (prior.bound.batch_major(each) for each in prior.parameters(z))
     return {
         "z": z,
         "prior_loc": mean,

@@ -210,7 +210,7 @@ def _expected(checkpoint: Checkpoint, batch: Batch, seed: int) -> Array:
         start = None if moved.start is None else in_type_of(moved.start, like)
         with torch.no_grad():
             process = module.bind(in_type_of(moved.x, like), moved.lengths, start)
-            hidden = process.trajectory(process.empty_latents()).hidden
+            hidden = process.trajectory(process.empty_latents()).features
             mean = module.likelihood.mean(module.emission(hidden))[:, 0, 0]
     return raw(checkpoint, mean.cpu().numpy())
 

@@ -1,0 +1,319 @@
+"""The contract of a sequence model: the equations of one step, and what follows from them.
+
+One step of every model, with s_t its state::
+
+    s'_t  = prepare(e(x_{t-1}), s_{t-1})         what is known before z_t
+    z_t   ~ prior(context(s'_t)),                or posterior(context(s'_t), b_t) in the guide
+    s_t   = transition(z_t, e(x_{t-1}), s'_t)
+    x_t   ~ p(x | emission(features(s_t)))
+
+A model states these as single-step methods. The two methods for whole sequences,
+:meth:`StepwiseModel.sample_posterior_path` and :meth:`StepwiseModel.states_given_latents`, have
+defaults that loop over them; the models of this package override both with faster computations of
+the same numbers.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import itertools
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from zpyro.likelihoods import Likelihood
+from zpyro.models.trajectory import PathCache
+from zpyro.nn.layers import State
+from zpyro.nn.noise import NoiseSource
+
+_serial_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, eq=False)
+class PosteriorPath:
+    """A path of latents sampled from the posterior, N sequences of T steps.
+
+    Attributes:
+        z: z_t = mean_t + exp(log_variance_t / 2) noise_t, (N, T, Z).
+        context: what prior, posterior and auxiliary network see at each step, (N, T, C).
+        features: what the emission sees, (N, T, F).
+        mean: posterior mean of z_t given the path before it, (N, T, Z).
+        log_variance: posterior log variance, (N, T, Z).
+        state: the state after the last step.
+    """
+
+    z: Tensor
+    context: Tensor
+    features: Tensor
+    mean: Tensor
+    log_variance: Tensor
+    state: State
+
+
+@dataclass
+class InitialState:
+    """The state that replaces the initial one, see :meth:`StepwiseModel.with_initial_state`.
+
+    Attributes:
+        value: the state before the first step, each part (B, ...).
+        final: the state after the last step of the newest posterior path, detached; None before.
+    """
+
+    value: State
+    final: State | None = None
+
+
+class AbstractModuleMeta(type(PyroModule), abc.ABCMeta):
+    """Lets a PyroModule, which has a metaclass of its own, declare abstract methods."""
+
+
+class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
+    """The single-step equations of a sequence model and their defaults.
+
+    Required in a subclass: :meth:`transition`; and either the attributes ``embedding``,
+    ``prior_network``, ``posterior_network`` and ``output`` or the methods that use them
+    (:meth:`embed`, :meth:`prior`, :meth:`posterior`, :meth:`emission`); and :meth:`encode_future`
+    where the posterior needs more than e(x_t).
+
+    Optional: :meth:`initial_state` (default: zeros (h_0, c_0)), :meth:`prepare`, :meth:`context`,
+    :meth:`features`, :meth:`input_features`; :meth:`auxiliary` and :meth:`reverse` for models with
+    a backward network. Overrides of :meth:`sample_posterior_path` and
+    :meth:`states_given_latents` must give the numbers of their defaults.
+
+    Args:
+        likelihood: density of one frame, see :mod:`zpyro.likelihoods`.
+        hidden_size: H.
+        latent_size: Z; 0 for a model without latents.
+
+    Attributes:
+        word_dropout: in training, the probability that e(x_{t-1}) is zero in the recurrence, so
+            that the state must use the latents (Bowman et al., arXiv:1511.06349, section 3.2).
+            The posterior always sees every frame.
+        skip_gradient: in training, the probability, for each sequence and step, that no gradient
+            flows from later states back into z_t; its direct uses (KL, auxiliary, emission) keep
+            theirs. Each use in the recurrence samples its own mask. Above 0 the plain loop runs.
+        noise_source: the source of all random numbers in training, see :mod:`zpyro.nn.noise`.
+    """
+
+    has_backward_network: bool = False
+    """Whether b_1..b_T are states of an RNN that runs backward, for the auxiliary terms."""
+
+    carries_state: bool = False
+    """Whether training can continue from the state of the previous row of a stream."""
+
+    def __init__(self, likelihood: Likelihood, hidden_size: int, latent_size: int) -> None:
+        super().__init__()
+        self.likelihood = likelihood
+        self.hidden_size = hidden_size
+        self.latent_size = latent_size
+        self.word_dropout = 0.0
+        self.skip_gradient = 0.0
+        self.noise_source = NoiseSource()
+        self.initial_state_override: InitialState | None = None
+        self.path_cache = PathCache()
+        self.dropout: nn.Module = nn.Identity()
+        # Names in Pyro's global parameter store: two models in one process must not share them.
+        self.store_name = f"{type(self).__name__.lower()}_{next(_serial_numbers)}"
+
+    # -- one step -----------------------------------------------------------------------------
+
+    embedding: nn.Module
+    prior_network: nn.Module
+    posterior_network: nn.Module
+    output: nn.Module
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """e(x), (..., E)."""
+        return self.dropout(self.embedding(frames))
+
+    def initial_state(self, rows: int) -> State:
+        """The state before the first step, each part (rows, ...); zeros (h_0, c_0) by default."""
+        zeros = next(self.parameters()).new_zeros(rows, self.hidden_size)
+        return zeros, zeros
+
+    def prepare(self, inputs: Tensor, state: State) -> State:
+        """The part of a step before z_t, from e(x_{t-1}) (N, E); by default nothing changes."""
+        del inputs
+        return state
+
+    def context(self, state: State) -> Tensor:
+        """What prior, posterior and auxiliary network see of a prepared state, (..., C)."""
+        return state[0]
+
+    def prior(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of z_t given the context (..., C), each (..., Z)."""
+        return self.prior_network(context)
+
+    def posterior(self, context: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of z_t given the context and b_t, each (..., Z)."""
+        return self.posterior_network(join(context, future))
+
+    @abc.abstractmethod
+    def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
+        """The state after z_t (..., Z) and e(x_{t-1}) (..., E), from the prepared one."""
+
+    def features(self, state: State) -> Tensor:
+        """What the emission sees of a state, (..., F)."""
+        return state[0]
+
+    def emission(self, features: Tensor) -> Tensor:
+        """The likelihood's parameters of x_t, (..., parameter_size)."""
+        return self.output(features)
+
+    def auxiliary(self, future: Tensor, z: Tensor, context: Tensor) -> Tensor:
+        """log p(stop_gradient(b_t) | z_t, context), nats, (...,)."""
+        raise NotImplementedError(f"{type(self).__name__} has no auxiliary network")
+
+    def reverse(self, future: Tensor, frames: Tensor) -> Tensor:
+        """log p(x_{t-1} | b_t), nats, (...,)."""
+        raise NotImplementedError(f"{type(self).__name__} has no reverse network")
+
+    # -- whole sequences ----------------------------------------------------------------------
+
+    def input_features(self, inputs: Tensor) -> Tensor:
+        """What e(x_0)..e(x_{T-1}) (N, T, E) alone determine, (N, T, U); by default themselves."""
+        return inputs
+
+    def encode_future(
+        self, embedded: Tensor, input_features: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """b_1..b_T (B, T, H), what the posterior of z_t sees of the frames; e(x_t) by default.
+
+        Args:
+            embedded: e(x_1)..e(x_T), (B, T, E).
+            input_features: the result of :meth:`input_features`, (B, T, U).
+            mask: (B, T), True within each sequence; None where all have T steps.
+        """
+        del input_features, mask
+        return embedded
+
+    def sample_posterior_path(
+        self, future: Tensor, input_features: Tensor, noise: Tensor, state: State
+    ) -> PosteriorPath:
+        """Sample z_1..z_T from the posterior, step by step.
+
+        Args:
+            future: b_1..b_T, (B, T, H).
+            input_features: the result of :meth:`input_features`, (B, T, U).
+            noise: standard normal draws, (N, T, Z) with N = K B for K particles, particles
+                outermost.
+            state: the state before the first step, each part (N, ...).
+        """
+        particles = len(noise) // len(future)
+        future, inputs = (each.repeat(particles, 1, 1) for each in (future, input_features))
+        steps: list[tuple[Tensor, ...]] = []
+        for t in range(noise.shape[1]):
+            prepared = self.prepare(inputs[:, t], state)
+            context = self.context(prepared)
+            mean, log_variance = self.posterior(context, future[:, t])
+            z = mean + (0.5 * log_variance).exp() * noise[:, t]
+            state = self.transition(z, inputs[:, t], prepared)
+            steps.append((z, context, self.features(state), mean, log_variance))
+        parts = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
+        return PosteriorPath(*parts, state=state)
+
+    def states_given_latents(
+        self, z: Tensor, input_features: Tensor, state: State
+    ) -> tuple[Tensor, Tensor]:
+        """Contexts (N, T, C) and features (N, T, F) along known latents.
+
+        Args:
+            z: z_1..z_T, (N, T, Z).
+            input_features: the result of :meth:`input_features`, (N, T, U).
+            state: the state before the first step, each part (N, ...).
+        """
+        steps: list[tuple[Tensor, Tensor]] = []
+        for t in range(z.shape[1]):
+            prepared = self.prepare(input_features[:, t], state)
+            state = self.transition(z[:, t], input_features[:, t], prepared)
+            steps.append((self.context(prepared), self.features(state)))
+        context, features = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
+        return context, features
+
+    # -- training -----------------------------------------------------------------------------
+
+    def embed_inputs(self, frames: Tensor) -> Tensor:
+        """e(x_{t-1}) as the recurrence receives it, (..., E): see ``word_dropout``."""
+        embedded = self.embed(frames)
+        if not (self.training and self.word_dropout):
+            return embedded
+        uniform = self.noise_source.uniform(embedded.shape[:-1], embedded)
+        return embedded * (uniform >= self.word_dropout).unsqueeze(-1)
+
+    def maybe_stop_gradient(self, z: Tensor) -> Tensor:
+        """z (..., Z) as the recurrence receives it: see ``skip_gradient``."""
+        if not self.skips_gradients:
+            return z
+        skipped = self.noise_source.uniform(z.shape[:-1], z) < self.skip_gradient
+        return z.detach().where(skipped.unsqueeze(-1), z)
+
+    @property
+    def skips_gradients(self) -> bool:
+        """Whether some gradients of z are skipped at present."""
+        return self.skip_gradient > 0 and self.training and torch.is_grad_enabled()
+
+    def noise(self, rows: int, steps: int) -> Tensor:
+        """Standard normal draws (rows, steps, Z) in this model's dtype and on its device."""
+        shape = torch.Size((rows, steps, self.latent_size))
+        return self.noise_source.normal(shape, next(self.parameters()))
+
+    def set_noise_source(self, source: NoiseSource) -> None:
+        """Take all random numbers of training from a source, those of dropout layers too."""
+        for module in self.modules():
+            if hasattr(module, "noise_source"):
+                module.noise_source = source
+
+    @contextlib.contextmanager
+    def with_initial_state(self, state: State) -> Generator[InitialState, None, None]:
+        """Within the context, sequences continue from a state instead of the initial one.
+
+        For truncated back-propagation through rows of a longer stream: pass the detached state
+        after the previous row, and read that after this row from ``final`` of the result.
+
+        Args:
+            state: the state before the first step, each part (B, ...).
+        """
+        self.initial_state_override = InitialState(state)
+        try:
+            yield self.initial_state_override
+        finally:
+            self.initial_state_override = None
+
+    def first_state(self, rows: int) -> State:
+        """The state before the first step: the override of :meth:`with_initial_state` if any."""
+        if self.initial_state_override is None:
+            return self.initial_state(rows)
+        value = self.initial_state_override.value
+        return tuple(part.repeat(rows // len(value[0]), 1) for part in value)
+
+    def register_parameters(self) -> None:
+        """Register all parameters with Pyro, the auxiliary networks' too, so that SVI trains them."""
+        store = pyro.get_param_store()
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            site = f"{self.store_name}.{name}"
+            # A copied module carries its original's names: the module in use takes them over.
+            if site in store and store.param_name(parameter) != site:
+                del store[site]
+            pyro.param(site, parameter)
+
+
+def join(*parts: Tensor) -> Tensor:
+    """Tensors concatenated in the last dimension, their leading dimensions broadcast."""
+    lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return torch.cat([part.expand(*lead, -1) for part in parts], dim=-1)
+
+
+def delay(first: Tensor, values: Tensor) -> Tensor:
+    """v_0, v_1..v_{T-1} for v_1..v_T (N, T, F) and v_0 (N, F).
+
+    The result is a transposed view of a time-major tensor, as the fused recurrences return.
+    """
+    earlier = [first.unsqueeze(0).to(values.dtype), values.transpose(0, 1)[:-1]]
+    return torch.cat(earlier).transpose(0, 1)
