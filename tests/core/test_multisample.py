@@ -73,7 +73,7 @@ def test_granularities_have_the_same_gradient(name: str, doubly: bool) -> None:
     for granularity in ("sequence", "step"):
         torch.manual_seed(1)
         noise = torch.randn(4, *case.noise.shape, dtype=torch.float64)
-        with zpyro.objectives.terms.FixedNoise(noise):
+        with zpyro.objectives.sequence_terms.FixedNoise(noise):
             objective = MultiSampleELBO(4, doubly_reparameterized=doubly)
             found.append(flat_gradient(case, objective, granularity))
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-10)

@@ -110,7 +110,7 @@ def test_objective_is_the_published_loss(case: str, granularity: str) -> None:
         reverse_weight=float(arrays["beta"]),
     )(module.model, module.guide)
 
-    with zpyro.objectives.terms.FixedNoise(arrays["eps"].transpose(0, 1)):
+    with zpyro.objectives.sequence_terms.FixedNoise(arrays["eps"].transpose(0, 1)):
         loss = objective(x, None, start) / len(x)
 
     close(loss, arrays["loss"])
@@ -144,8 +144,8 @@ def test_states_are_the_published_ones(case: str) -> None:
     process = module.bind(arrays["y"].transpose(0, 1), None, arrays["x"][0])
     close(process.backward_states.transpose(0, 1), arrays["b"])
     trajectory = process.trajectory(process.sample_posterior(arrays["eps"].transpose(0, 1)))
-    close(trajectory.hidden.squeeze(1), arrays["h"])
-    close(module.emission(trajectory.hidden).squeeze(1), arrays["forward_output"])
+    close(trajectory.features.squeeze(1), arrays["h"])
+    close(module.emission(trajectory.features).squeeze(1), arrays["forward_output"])
     outputs = module.reverse_output(process.backward_states)
     close(outputs.transpose(0, 1), arrays["backward_output"])
 
