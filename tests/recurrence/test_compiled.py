@@ -34,7 +34,10 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-STATUS = "import logging; logging.basicConfig(level=20); import zpyro.nn.kernels.compiled as c; print(c.status())"
+STATUS = (
+    "import logging; logging.basicConfig(level=20)"
+    "; import zpyro.nn.kernels.compiled as c; print(c.status())"
+)
 
 
 def test_can_be_switched_off() -> None:
@@ -68,7 +71,8 @@ def test_a_compiler_that_fails_is_named(tmp_path: Path) -> None:
 
 def test_a_damaged_library_is_not_used(tmp_path: Path) -> None:
     code = (
-        "import zpyro.nn.kernels.compiled as c; path = c.cache_folder() / f'recurrence-{c._fingerprint()}.so'"
+        "import zpyro.nn.kernels.compiled as c"
+        "; path = c.cache_folder() / f'recurrence-{c._fingerprint()}.so'"
         "; path.write_text('not a library'); print(c.status())"
     )
     result = run(code, ZPYRO_CACHE=str(tmp_path))
@@ -117,7 +121,7 @@ def loop_results(threads: int, dtype: torch.dtype) -> list[Tensor]:
     steps, rows, hidden, latent, width = 4, 43, 90, 40, 70
     weights = Weights(
         hidden=draws(width, hidden),
-        backward=draws(width, hidden),
+        future=draws(width, hidden),
         hidden_bias=draws(width),
         output=draws(2 * latent, width),
         output_bias=draws(2 * latent),
@@ -134,14 +138,14 @@ def loop_results(threads: int, dtype: torch.dtype) -> list[Tensor]:
         hidden=draws(steps + 1, rows, hidden),
         cell=draws(steps + 1, rows, hidden),
     )
-    arriving = PathGradients(
+    grad_outputs = PathGradients(
         *(draws(*part.shape) for part in (tape.z, tape.hidden[1:], tape.z, tape.z, tape.cell[0]))
     )
     loops, before = compiled.CompiledLoops(), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         loops.forward(tape, weights, dtype)
-        return [*tape, *loops.backward(tape, weights, arriving, dtype)]
+        return [*tape, *loops.backward(tape, weights, grad_outputs, dtype)]
     finally:
         torch.set_num_threads(before)
 

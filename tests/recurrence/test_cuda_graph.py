@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.recurrence.cases import CELLS, assert_close, gradients, make, outputs
-from zpyro.nn.kernels import cuda_graph, graphed
+from zpyro.nn.kernels import cuda_graph, lstm_loops
 from zpyro.nn.kernels.cuda_graph import GraphedCallable, Tensors
-from zpyro.nn.kernels.fused import fused_path
-from zpyro.nn.kernels.graphed import GraphedLoops
-from zpyro.nn.recurrence import RECURRENCES, Path, plain
+from zpyro.nn.kernels.lstm_loops import GraphedLoops
+from zpyro.nn.recurrence import RECURRENCES, Path, fused, plain
 
 pytestmark = pytest.mark.fast
 
@@ -48,7 +48,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[StandIn]:
 
     monkeypatch.setattr(GraphedCallable, "_record", record)
     monkeypatch.setattr(cuda_graph, "can_capture", lambda _: True)
-    monkeypatch.setattr(graphed, "can_capture", lambda _: True)
+    monkeypatch.setattr(lstm_loops, "can_capture", lambda _: True)
     return recorded
 
 
@@ -57,30 +57,30 @@ def double(x: Tensor) -> Tensors:
 
 
 def test_on_a_cpu_the_function_is_called() -> None:
-    captured = GraphedCallable(double, warm_up=0)
+    graphed = GraphedCallable(double, warm_up=0)
     x = torch.ones(2)
-    assert torch.equal(captured(x)[0], 2.0 * x)
-    assert not captured._recordings
+    assert torch.equal(graphed(x)[0], 2.0 * x)
+    assert not graphed._recordings
 
 
 def test_a_shape_is_recorded_after_its_warm_up_and_replayed(graphs: list[StandIn]) -> None:
-    captured = GraphedCallable(double, warm_up=2)
-    results = [captured(torch.full((2,), float(n)))[0] for n in range(5)]
+    graphed = GraphedCallable(double, warm_up=2)
+    results = [graphed(torch.full((2,), float(n)))[0] for n in range(5)]
     assert [graph.replays for graph in graphs] == [3]
     for n, result in enumerate(results):
         assert torch.equal(result, torch.full((2,), 2.0 * n))
 
 
 def test_every_shape_and_type_has_a_graph_and_the_oldest_go(graphs: list[StandIn]) -> None:
-    captured = GraphedCallable(double, warm_up=0, most=2)
+    graphed = GraphedCallable(double, warm_up=0, max_graphs=2)
     for size in (1, 2, 1, 3):
-        captured(torch.ones(size))
-    captured(torch.ones(3, dtype=torch.float64))
+        graphed(torch.ones(size))
+    graphed(torch.ones(3, dtype=torch.float64))
     assert len(graphs) == 4
-    assert len(captured._recordings) == 2
-    captured(torch.ones(3))
+    assert len(graphed._recordings) == 2
+    graphed(torch.ones(3))
     assert len(graphs) == 4
-    captured(torch.ones(1))
+    graphed(torch.ones(1))
     assert len(graphs) == 5
 
 
@@ -90,13 +90,13 @@ def test_changes_in_place_happen_at_every_replay(graphs: list[StandIn]) -> None:
     def add(x: Tensor) -> Tensors:
         return (total.add_(x.sum()),)
 
-    captured = GraphedCallable(add, warm_up=1)
-    captured(torch.ones(2))
+    graphed = GraphedCallable(add, warm_up=1)
+    graphed(torch.ones(2))
     assert total == 2.0
-    captured(torch.ones(2))
+    graphed(torch.ones(2))
     # The stand-in runs once while it records, which a graph does not.
     assert total == 6.0
-    captured(torch.ones(2))
+    graphed(torch.ones(2))
     assert total == 8.0
 
 
@@ -114,15 +114,15 @@ def test_failing_to_record_is_logged_once_and_the_function_still_runs(
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
     monkeypatch.setattr(torch.cuda, "graph", LoadedRun)
     monkeypatch.setattr(cuda_graph, "can_capture", lambda _: True)
-    captured = GraphedCallable(double, warm_up=0)
+    graphed = GraphedCallable(double, warm_up=0)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            assert torch.equal(captured(torch.ones(2))[0], torch.full((2,), 2.0))
+            assert torch.equal(graphed(torch.ones(2))[0], torch.full((2,), 2.0))
     assert [record.message.count("not permitted") for record in caplog.records] == [1]
 
 
 def run_graphed(loops: GraphedLoops) -> Callable[..., Path]:
-    return lambda *arguments: Path(*fused_path(*arguments, loops=loops))
+    return partial(fused, loops=loops)
 
 
 def test_graphed_loops_copy_everything_in_and_out(graphs: list[StandIn]) -> None:
@@ -178,10 +178,10 @@ def test_a_captured_training_step_is_the_step() -> None:
         optimizers[number].step()
         return (loss.detach(),)
 
-    captured = GraphedCallable(lambda x: step(1, x))
+    graphed = GraphedCallable(lambda x: step(1, x))
     for _ in range(6):
         x = torch.randn(4, 8, device="cuda")
-        expected, found = step(0, x)[0], captured(x)[0]
+        expected, found = step(0, x)[0], graphed(x)[0]
         torch.testing.assert_close(found, expected)
     torch.testing.assert_close(weights[0], weights[1])
-    assert len(captured._recordings) == 1
+    assert len(graphed._recordings) == 1

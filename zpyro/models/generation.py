@@ -91,7 +91,7 @@ def sample_frames(
         return (_sample_frame(model, after, temperature), *after)
 
     # The outputs of a step are copied to its inputs before the next one.
-    graphed = GraphedCallable(step, own=False)
+    graphed = GraphedCallable(step, clone_outputs=False)
     frames = start.new_empty(start.shape[0], steps, *start.shape[1:])
     present: Tensors = (start, *state)
     for t in range(steps):

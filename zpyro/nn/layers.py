@@ -1,7 +1,7 @@
-"""Network blocks, in plain torch: the MLPs and the two recurrent cells.
+"""Network layers in plain torch: MLPs, two recurrent cells, LSTM functions, Gaussian densities.
 
-The choices (activation, clamps, gate order, orthogonal recurrent weights) are those of the code
-published with Z-Forcing (Goyal et al., NeurIPS 2017, arXiv:1711.05411).
+Activation, clamps, gate order and orthogonal recurrent weights are those of the code published with
+Z-Forcing (Goyal et al., NeurIPS 2017, arXiv:1711.05411).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GAUSSIAN_BOUND = 8.0
 LAYER_NORM_EPSILON = 1e-5
 
 State = tuple[Tensor, ...]
-"""The state of a model, h first; of an LSTM (h, c), each (N, H)."""
+"""The state of a model, h first; for an LSTM (h, c), each (N, H)."""
 
 
 def clamped_leaky_relu(values: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class MLP(nn.Module):
 
 
 class HiddenLayer(nn.Module):
-    """An MLP whose last layer someone else makes, such as a likelihood."""
+    """An MLP with a given output layer, for example that of a likelihood."""
 
     def __init__(self, input_size: int, hidden_size: int, output: nn.Module) -> None:
         super().__init__()
@@ -53,7 +53,13 @@ class HiddenLayer(nn.Module):
 
 
 class GaussianMLP(MLP):
-    """An MLP that gives a diagonal Gaussian: mean and log variance, both clamped to [-8, 8]."""
+    """An MLP whose outputs are the mean and log variance of a Gaussian, both clamped to [-8, 8].
+
+    Example:
+        >>> mean, log_variance = GaussianMLP(16, 32, 4)(torch.zeros(3, 16))
+        >>> mean.shape
+        torch.Size([3, 4])
+    """
 
     def __init__(self, input_size: int, hidden_size: int, size: int) -> None:
         super().__init__(input_size, hidden_size, 2 * size)
@@ -65,15 +71,14 @@ class GaussianMLP(MLP):
 
 
 class TiedLinear(nn.Module):
-    """logits = e P h + c, where e is the weight (V, E) of an embedding that belongs elsewhere.
+    """logits = e P h + c, where e is the weight (V, E) of an embedding of another module.
 
-    P is a Linear without a bias where H and E differ and left out where they agree. The embedding
-    is known, not owned: it is no submodule here, so that the shared weight has one name among a
-    model's parameters and stands once in a checkpoint.
+    P is a Linear without bias, or the identity where H equals E. The embedding is not a submodule,
+    so the shared weight appears once among a model's parameters and in a checkpoint.
 
     Args:
         hidden_size: H.
-        embedding: the table to share.
+        embedding: the module whose weight is shared.
     """
 
     def __init__(self, hidden_size: int, embedding: nn.Embedding) -> None:
@@ -83,7 +88,7 @@ class TiedLinear(nn.Module):
             nn.Identity() if size == hidden_size else nn.Linear(hidden_size, size, bias=False)
         )
         self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
-        # Within a tuple, where torch does not look for submodules.
+        # torch does not register modules inside a tuple as submodules.
         self._table = (embedding,)
 
     @property
@@ -98,14 +103,21 @@ class TiedLinear(nn.Module):
 class LatentLSTM(nn.Module):
     """The recurrence h_t = LSTM([g(z_t), e(x_{t-1})], h_{t-1}) with g one Linear.
 
+    The weights belong to ``lstm``, an ``nn.LSTM`` with gates ordered i, f, g, o. For known z, all
+    steps are one call.
+
     Args:
         latent_size: Z.
         embedding_size: size E of e(x).
         projection_size: size M of g(z).
         hidden_size: H.
 
-    The weights stand in ``lstm``, an ``nn.LSTM`` with gates ordered i, f, g, o, so that a whole
-    sequence is one call once z is known.
+    Example:
+        >>> cell = LatentLSTM(latent_size=4, embedding_size=8, projection_size=6, hidden_size=16)
+        >>> state = torch.zeros(3, 16), torch.zeros(3, 16)
+        >>> hidden, state = cell(torch.zeros(3, 5, 4), torch.zeros(3, 5, 8), state)
+        >>> hidden.shape
+        torch.Size([3, 5, 16])
     """
 
     def __init__(
@@ -118,24 +130,24 @@ class LatentLSTM(nn.Module):
         orthogonal_recurrent_weights(self.lstm)
 
     def step(self, z: Tensor, embedded: Tensor, state: State) -> State:
-        """One step: z (N, Z) and e(x_{t-1}) (N, E) move the state on."""
+        """The state after one step with z (N, Z) and e(x_{t-1}) (N, E)."""
         inputs = torch.cat([self.projection(z), embedded], dim=-1)
         return lstm_step(self.lstm, inputs, state)
 
     def forward(self, z: Tensor, embedded: Tensor, state: State) -> tuple[Tensor, State]:
-        """Every step for known z (N, T, Z): h_1..h_T (N, T, H) and the last state."""
+        """All steps for known z (N, T, Z): h_1..h_T (N, T, H) and the last state."""
         inputs = torch.cat([self.projection(z), embedded], dim=-1)
         return lstm_states(self.lstm, inputs, state)
 
 
 class ConditionalLayerNormLSTM(nn.Module):
-    """An LSTM on e(x_{t-1}) whose hidden-to-gate layer norm is set by z_t.
+    """An LSTM on e(x_{t-1}) with a hidden-to-gate layer norm that is conditioned on z_t.
 
     gates = norm(W_ih e(x_{t-1})) * gain_ih + bias_ih
           + norm(W_hh h_{t-1}) * (1 + gain(z_t)) + bias(z_t)
 
-    where (gain, bias)(z) is an MLP clamped to [-3, 3] and norm is :func:`layer_norm`. Arguments as
-    in :class:`LatentLSTM`.
+    where (gain, bias)(z) is an MLP clamped to [-3, 3] and norm is :func:`layer_norm`. Arguments,
+    methods and example as in :class:`LatentLSTM`.
     """
 
     def __init__(
@@ -153,22 +165,22 @@ class ConditionalLayerNormLSTM(nn.Module):
         orthogonal_gates(self.hidden_weight)
 
     def modulation(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Gain and bias (..., 4H) that z gives to the hidden-to-gate term."""
+        """Gain and bias (..., 4H) of the hidden-to-gate term, from z."""
         outputs = self.projection(z).clamp(-ACTIVATION_BOUND, ACTIVATION_BOUND)
         gain, bias = outputs.chunk(2, dim=-1)
         return 1.0 + gain, bias
 
     def input_gates(self, embedded: Tensor) -> Tensor:
-        """The part of the gates (..., 4H) that e(x_{t-1}) gives."""
+        """The part of the gates (..., 4H) that depends on e(x_{t-1})."""
         normalized = layer_norm(nn.functional.linear(embedded, self.input_weight))
         return normalized * self.input_gain + self.input_bias
 
     def step(self, z: Tensor, embedded: Tensor, state: State) -> State:
-        """One step: z (N, Z) and e(x_{t-1}) (N, E) move the state on."""
+        """The state after one step with z (N, Z) and e(x_{t-1}) (N, E)."""
         return self._advance(self.input_gates(embedded), *self.modulation(z), state)
 
     def forward(self, z: Tensor, embedded: Tensor, state: State) -> tuple[Tensor, State]:
-        """Every step for known z (N, T, Z): h_1..h_T (N, T, H) and the last state."""
+        """All steps for known z (N, T, Z): h_1..h_T (N, T, H) and the last state."""
         inputs = self.input_gates(embedded)
         gain, bias = self.modulation(z)
         hidden: list[Tensor] = []
@@ -192,10 +204,10 @@ def layer_norm(values: Tensor) -> Tensor:
 
 
 def lstm_update(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """The LSTM's new (h, c) from its gates (N, 4H), ordered i, f, g, o, and c (N, H)."""
-    entered, kept, candidate, shown = gates.chunk(4, dim=-1)
-    cell = kept.sigmoid() * cell + entered.sigmoid() * candidate.tanh()
-    return shown.sigmoid() * cell.tanh(), cell
+    """The new (h, c) from the gates' pre-activations (N, 4H), ordered i, f, g, o, and c (N, H)."""
+    i, f, g, o = gates.chunk(4, dim=-1)
+    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+    return o.sigmoid() * cell.tanh(), cell
 
 
 def orthogonal_gates(weight: Tensor) -> None:
@@ -211,32 +223,25 @@ def orthogonal_recurrent_weights(lstm: nn.LSTM) -> None:
             orthogonal_gates(weight.data)
 
 
-def run_backward(lstm: nn.LSTM, inputs: Tensor, valid: Tensor | None) -> Tensor:
-    """States (B, T, H) of an LSTM that runs from each sequence's end to its beginning.
+def run_backward(lstm: nn.LSTM, inputs: Tensor, mask: Tensor | None) -> Tensor:
+    """States (B, T, H) of an LSTM that runs from the end of each sequence to its beginning.
 
     Args:
         lstm: batch-first.
         inputs: (B, T, E).
-        valid: (B, T), True within each sequence; None where all have T steps.
+        mask: (B, T), True within each sequence; None where all have T steps.
     """
-    if valid is None:
+    if mask is None:
         return run_lstm(lstm, inputs.flip(1))[0].flip(1)
-    # Reversed within its own length, each sequence starts at its last frame.
-    order = _reversal(valid).unsqueeze(-1)
-    turned = inputs.gather(1, order.expand_as(inputs))
-    states, _ = run_lstm(lstm, turned)
+    # Reverse each sequence within its length and leave padding in place.
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    order = (mask.sum(1, keepdim=True) - 1 - positions).where(mask, positions).unsqueeze(-1)
+    states, _ = run_lstm(lstm, inputs.gather(1, order.expand_as(inputs)))
     return states.gather(1, order.expand_as(states))
 
 
-def _reversal(valid: Tensor) -> Tensor:
-    """Indices (B, T) that reverse each sequence within its length and leave padding in place."""
-    positions = torch.arange(valid.shape[1], device=valid.device)
-    reversed_positions = valid.sum(1, keepdim=True) - 1 - positions
-    return reversed_positions.where(valid, positions)
-
-
 def lstm_step(lstm: nn.LSTM, inputs: Tensor, state: State) -> State:
-    """One step of a one-layer LSTM: inputs (..., E) move the state (h, c), each (..., H), on."""
+    """The state (h, c), each (..., H), of a one-layer LSTM after one step with inputs (..., E)."""
     input_weight, hidden_weight, input_bias, hidden_bias = lstm.all_weights[0]
     gates = nn.functional.linear(inputs, input_weight, input_bias)
     gates = gates + nn.functional.linear(state[0], hidden_weight, hidden_bias)
@@ -244,7 +249,7 @@ def lstm_step(lstm: nn.LSTM, inputs: Tensor, state: State) -> State:
 
 
 def lstm_states(lstm: nn.LSTM, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-    """Every step of a one-layer LSTM: its states (N, T, H) and the last (h, c)."""
+    """All steps of a one-layer LSTM: its states (N, T, H) and the last (h, c)."""
     h, c = (part.to(inputs.dtype).unsqueeze(0) for part in state)
     hidden, last = run_lstm(lstm, inputs, (h, c))
     return hidden, (last[0][0], last[1][0])
@@ -259,7 +264,7 @@ def gaussian_log_density(values: Tensor, mean: Tensor, log_variance: Tensor) -> 
 def gaussian_kl(
     mean: Tensor, log_variance: Tensor, prior_mean: Tensor, prior_log_variance: Tensor
 ) -> Tensor:
-    """Elementwise KL of two Gaussians given by means and log variances, nats."""
+    """Elementwise KL of two Gaussians with these means and log variances, nats."""
     difference = log_variance - prior_log_variance
     scaled = (mean - prior_mean).square() * (-prior_log_variance).exp()
     return 0.5 * (difference.exp() + scaled - 1.0 - difference)

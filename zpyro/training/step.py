@@ -130,7 +130,7 @@ class TrainingStep:
         if needed not in self._functions:
             function = partial(self._compute, with_start)
             self._functions[needed] = GraphedCallable(
-                function, most=2 * MOST_LENGTHS, enabled=self._recorded
+                function, max_graphs=2 * MOST_LENGTHS, enabled=self._recorded
             )
         return self._functions[needed]
 

@@ -1,13 +1,13 @@
 """The loops of the fused LSTM recurrence in C++, compiled on the machine that runs them.
 
-The source, recurrence.cpp, is a part of the package; a C++ compiler that knows OpenMP builds it
-once a machine, in a few seconds, into the user's cache folder. Whether it can be used is decided
-once a process, see :func:`status`; without a compiler the torch loops do the same work.
+The package contains the source, recurrence.cpp. A C++ compiler with OpenMP builds it once per
+machine, in a few seconds, into the user's cache folder. :func:`status` checks once per process
+whether the library can be used; without it the torch loops run.
 
 Environment:
-    ZPYRO_COMPILE: 0 never to compile or load anything.
+    ZPYRO_COMPILE: 0 to compile and load nothing.
     ZPYRO_CACHE: the cache folder, by default ``zpyro`` in $XDG_CACHE_HOME or ~/.cache.
-    CXX: the compiler, by default c++, g++ or clang++, whichever is found first.
+    CXX: the compiler, by default the first of c++, g++ and clang++ that is found.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from torch import Tensor
 
 from zpyro.io.cache import cache_folder
 from zpyro.nn.kernels.fused_blocks import Gradient, PathGradients, running_cell_gradient
-from zpyro.nn.kernels.graphed import GraphedLoops
-from zpyro.nn.kernels.lstm_loops import LoopGradients, Tape, Weights
+from zpyro.nn.kernels.lstm_loops import GraphedLoops, LoopGradients, Tape, Weights
 
 SOURCE = Path(__file__).parent / "recurrence.cpp"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 OPERATIONS_A_THREAD = 1e6
-"""Floating-point operations in a step from which on one more thread pays."""
+"""Floating-point operations of a step for which one more thread pays off."""
 
 logger = logging.getLogger(__name__)
 
 
 class CompiledLoops(GraphedLoops):
-    """The loops in C++ where they can run; elsewhere CUDA graphs or torch operations.
+    """The loops in C++ where possible, otherwise as CUDA graphs or torch operations.
 
-    C++ runs on a CPU, in float32 and float64, outside of autocast, where :func:`status` is "ready".
+    The C++ loops run on a CPU, in float32 and float64, outside of autocast, if :func:`status` is
+    "ready".
     """
 
-    def forward(self, tape: Tape, weights: Weights, product_type: torch.dtype) -> None:
-        if not runs_here(tape.z, product_type):
-            super().forward(tape, weights, product_type)
+    def forward(self, tape: Tape, weights: Weights, product_dtype: torch.dtype) -> None:
+        if not runs_here(tape.z, product_dtype):
+            super().forward(tape, weights, product_dtype)
             return
         _call("forward", _sizes(tape, weights), _buffers(tape, weights), like=tape.z)
 
@@ -56,58 +56,60 @@ class CompiledLoops(GraphedLoops):
         self,
         tape: Tape,
         weights: Weights,
-        arriving: PathGradients,
-        product_type: torch.dtype,
+        grad_outputs: PathGradients,
+        product_dtype: torch.dtype,
     ) -> LoopGradients:
-        if not runs_here(tape.z, product_type):
-            return super().backward(tape, weights, arriving, product_type)
-        leaving = LoopGradients(
+        if not runs_here(tape.z, product_dtype):
+            return super().backward(tape, weights, grad_outputs, product_dtype)
+        grad_inputs = LoopGradients(
             activations=torch.empty_like(tape.activations),
             gates=torch.empty_like(tape.gates),
             raw=torch.empty_like(tape.raw),
             hidden=torch.empty_like(tape.hidden[0]),
-            cell=running_cell_gradient(arriving, tape.cell).contiguous(),
+            cell=running_cell_gradient(grad_outputs, tape.cell).contiguous(),
         )
-        dense = PathGradients(*(None if part is None else part.contiguous() for part in arriving))
-        gradients = _pointers(_Gradients, (*dense, *leaving))
+        dense = PathGradients(
+            *(None if part is None else part.contiguous() for part in grad_outputs)
+        )
+        gradients = _pointers(_Gradients, (*dense, *grad_inputs))
         sizes, buffers = _sizes(tape, weights), _buffers(tape, weights)
         _call("backward", sizes, buffers, gradients, like=tape.z)
-        return leaving
+        return grad_inputs
 
 
-def runs_here(like: Tensor, product_type: torch.dtype) -> bool:
-    """Whether the C++ loops take numbers of this kind, with products in this type."""
-    known = like.dtype in (torch.float32, torch.float64) and product_type == like.dtype
-    return known and like.device.type == "cpu" and status() == "ready"
+def runs_here(like: Tensor, product_dtype: torch.dtype) -> bool:
+    """Whether the C++ loops support this tensor's dtype and device, with products in a dtype."""
+    supported = like.dtype in (torch.float32, torch.float64) and product_dtype == like.dtype
+    return supported and like.device.type == "cpu" and status() == "ready"
 
 
 @cache
 def status() -> str:
-    """ "ready", or why the C++ loops cannot be used here; found out at the first call."""
+    """ "ready", or the reason why the C++ loops cannot be used; cached."""
     if os.environ.get("ZPYRO_COMPILE") == "0":
         return "switched off by ZPYRO_COMPILE=0"
     try:
         library()
     except _NoCompilerError as error:
-        logger.info("recurrence not compiled: %s; torch operations do its work", error)
+        logger.info("recurrence not compiled: %s; using torch operations", error)
         return str(error)
     except _NotBuiltError as error:
-        logger.warning("recurrence not compiled: %s; torch operations do its work", error)
+        logger.warning("recurrence not compiled: %s; using torch operations", error)
         return str(error)
     return "ready"
 
 
 class _NotBuiltError(Exception):
-    """The library could not be had; the message says why."""
+    """The library could not be built or loaded; the message gives the reason."""
 
 
 class _NoCompilerError(_NotBuiltError):
-    """There is no compiler: nothing to worry about."""
+    """There is no compiler, which is logged as information only."""
 
 
 @cache
 def library() -> ctypes.CDLL:
-    """The loaded library, built first if need be."""
+    """The loaded library, built first if necessary."""
     path = cache_folder() / f"recurrence-{_fingerprint()}.so"
     if not path.exists():
         _build(path)
@@ -116,8 +118,8 @@ def library() -> ctypes.CDLL:
     except OSError as error:
         raise _NotBuiltError(f"{path} does not load: {error}") from error
     for loop, arguments in (("forward", 2), ("backward", 3)):
-        for kind in ("float", "double"):
-            function = getattr(loaded, f"{loop}_{kind}")
+        for dtype in ("float", "double"):
+            function = getattr(loaded, f"{loop}_{dtype}")
             function.argtypes = [ctypes.c_void_p] * arguments
             function.restype = ctypes.c_int
     return loaded
@@ -133,22 +135,22 @@ def _compiler() -> str:
 
 
 def _fingerprint() -> str:
-    """Differs wherever another library is needed: source, flags, processor, torch's OpenMP."""
+    """Hash of everything that the library depends on: source, flags, processor, torch."""
     parts = [SOURCE.read_text(), *FLAGS, platform.machine(), _processor(), torch.__version__]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _openmp() -> list[str]:
-    """Linker arguments for the OpenMP library that torch brings, where it brings one.
+    """Linker arguments for the OpenMP library that torch contains, if any.
 
-    With another copy of it in the process, the threads of both would wait in each other's way.
+    With two copies in one process, the thread pools of both would compete for the cores.
     """
     found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     return ["-Wl,--as-needed", str(found[0])] if found else []
 
 
 def _processor() -> str:
-    """What the processor can do: a cache folder may be shared between machines."""
+    """Model and features of the processor; a cache folder may be shared between machines."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -158,9 +160,9 @@ def _processor() -> str:
 
 
 def _build(path: Path) -> None:
-    """Compile to a file of its own, then rename: processes may build side by side."""
+    """Compile to a temporary file, then rename it, so that processes may build concurrently."""
     compiler = _compiler()
-    logger.info("compiling %s into %s, once for this machine", SOURCE.name, path)
+    logger.info("compiling %s into %s, once per machine", SOURCE.name, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -175,7 +177,7 @@ def _build(path: Path) -> None:
         raise _NotBuiltError(f"{compiler} could not build in {path.parent}: {error}") from error
 
 
-_Kind = TypeVar("_Kind", bound=ctypes.Structure)
+_Structure = TypeVar("_Structure", bound=ctypes.Structure)
 
 
 class _Sizes(ctypes.Structure):
@@ -203,19 +205,19 @@ class _Buffers(ctypes.Structure):
 
 
 class _Gradients(ctypes.Structure):
-    """``Gradients`` of recurrence.cpp: those that arrive, then those that leave."""
+    """``Gradients`` of recurrence.cpp: those of the outputs, then those of the inputs."""
 
     _fields_ = [
         (name, ctypes.c_void_p)
         for name in (
-            *("at_z", "at_hidden", "at_mean", "at_log_variance", "at_cell"),
+            *("grad_z", "grad_hidden", "grad_mean", "grad_log_variance", "grad_cell"),
             *("activations", "gates", "raw", "first_hidden", "first_cell"),
         )
     ]
 
 
-def _pointers(kind: type[_Kind], tensors: tuple[Gradient, ...]) -> _Kind:
-    return kind(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))
+def _pointers(cls: type[_Structure], tensors: tuple[Gradient, ...]) -> _Structure:
+    return cls(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))
 
 
 def _buffers(tape: Tape, weights: Weights) -> _Buffers:
@@ -234,7 +236,7 @@ def _sizes(tape: Tape, weights: Weights) -> _Sizes:
 
 
 def _call(loop: str, *structures: ctypes.Structure, like: Tensor) -> None:
-    kind = "float" if like.dtype == torch.float32 else "double"
-    failed = getattr(library(), f"{loop}_{kind}")(*(ctypes.byref(part) for part in structures))
+    dtype = "float" if like.dtype == torch.float32 else "double"
+    failed = getattr(library(), f"{loop}_{dtype}")(*(ctypes.byref(part) for part in structures))
     if failed:
-        raise MemoryError(f"no memory for the {loop} recurrence")
+        raise MemoryError(f"no memory for the {loop} recurrence; use smaller batches")

@@ -1,7 +1,7 @@
-"""CUDA graphs: a function of tensors, recorded once for each shape and replayed from then on.
+"""CUDA graphs: a function of tensors that is recorded once for each shape and then replayed.
 
-A loop of small kernels is bound by their launches; a graph launches them all at once. On a CPU, and
-while a larger graph is being recorded, a captured function is just called.
+The time of a loop of small kernels is the time of their launches; a graph launches them all at
+once. On a CPU, and while a larger graph is recorded, the function is called directly.
 """
 
 from __future__ import annotations
@@ -28,21 +28,25 @@ class _Recording(NamedTuple):
 
 
 class GraphedCallable:
-    """A function of tensors that runs as a CUDA graph where it can.
+    """A function of tensors that runs as a CUDA graph where possible.
 
-    The first calls of each shape run as they are: they warm up the libraries, and shapes that come
-    up but once or twice are never recorded. The function must not wait for the device (no
-    ``.item()``), must find every changing number in its arguments, and may change its arguments or
-    other tensors in place (parameters, optimizer state): a replay does the same again.
+    The first calls of each shape are not recorded: they warm up the libraries, and rare shapes are
+    never recorded. The function must not synchronize with the device (no ``.item()``) and must take
+    every changing number as an argument. It may change its arguments or other tensors in place
+    (parameters, optimizer state); a replay repeats that. If recording fails, a warning is logged
+    once and the function is called directly from then on.
 
     Args:
-        function: takes and returns a tuple of tensors.
-        warm_up: calls of a shape before it is recorded.
-        most: graphs that are kept, with the memory they use; the one unused for longest goes.
-        own: give results that no later call changes; otherwise they hold until the next call.
+        function: takes tensors and returns a tuple of tensors.
+        warm_up: number of calls of a shape before it is recorded.
+        max_graphs: number of graphs to keep, with their memory; the least recently used is dropped.
+        clone_outputs: return copies; otherwise the next call overwrites the results.
         enabled: whether to record at all.
 
-    If recording fails, that is logged once and the function runs as it is from then on.
+    Example:
+        >>> double = GraphedCallable(lambda x: (2 * x,))
+        >>> double(torch.ones(2))
+        (tensor([2., 2.]),)
     """
 
     def __init__(
@@ -50,21 +54,21 @@ class GraphedCallable:
         function: Callable[..., Tensors],
         *,
         warm_up: int = 2,
-        most: int = 8,
-        own: bool = True,
+        max_graphs: int = 8,
+        clone_outputs: bool = True,
         enabled: bool = True,
     ) -> None:
         self._function = function
         self._warm_up = warm_up
-        self._most = most
-        self._own = own
+        self._max_graphs = max_graphs
+        self._clone_outputs = clone_outputs
         self._seen: Counter[tuple[Any, ...]] = Counter()
         self._recordings: OrderedDict[tuple[Any, ...], _Recording] = OrderedDict()
-        self._works = enabled
+        self._enabled = enabled
 
     def __call__(self, *inputs: Tensor) -> Tensors:
-        """The function's tensors."""
-        if not (self._works and can_capture(inputs)):
+        """The tensors that the function returns."""
+        if not (self._enabled and can_capture(inputs)):
             return self._function(*inputs)
         key = tuple((part.shape, part.dtype, part.device) for part in inputs)
         recording = self._recordings.get(key)
@@ -76,28 +80,28 @@ class GraphedCallable:
             if recording is None:
                 return self._function(*inputs)
             self._recordings[key] = recording
-            if len(self._recordings) > self._most:
-                forgotten, _ = self._recordings.popitem(last=False)
-                del self._seen[forgotten]
+            if len(self._recordings) > self._max_graphs:
+                dropped, _ = self._recordings.popitem(last=False)
+                del self._seen[dropped]
         self._recordings.move_to_end(key)
-        for kept, given in zip(recording.inputs, inputs, strict=True):
-            kept.copy_(given)
+        for buffer, part in zip(recording.inputs, inputs, strict=True):
+            buffer.copy_(part)
         recording.graph.replay()
         outputs = recording.outputs
-        return tuple(part.clone() for part in outputs) if self._own else outputs
+        return tuple(part.clone() for part in outputs) if self._clone_outputs else outputs
 
     def _record(self, inputs: Tensors) -> _Recording | None:
-        kept = tuple(part.detach().clone() for part in inputs)
+        buffers = tuple(part.detach().clone() for part in inputs)
         graph = torch.cuda.CUDAGraph()
         try:
-            # Other threads (data loaders) may use the device meanwhile.
+            # Other threads (data loaders) may use the device at the same time.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                outputs = self._function(*kept)
+                outputs = self._function(*buffers)
         except RuntimeError as error:
-            self._works = False
-            logger.warning("no CUDA graph, every kernel is launched on its own: %s", error)
+            self._enabled = False
+            logger.warning("cannot record a CUDA graph, kernels are launched one by one: %s", error)
             return None
-        return _Recording(graph, kept, outputs)
+        return _Recording(graph, buffers, outputs)
 
 
 def can_capture(inputs: Tensors) -> bool:

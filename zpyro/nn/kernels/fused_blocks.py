@@ -1,4 +1,4 @@
-"""The blocks of the fused recurrences: products, posterior and LSTM gates, and their derivatives.
+"""Parts of the fused recurrences: products, posterior and LSTM gates, and their derivatives.
 
 Buffers are time-major: T steps, N rows. Functions whose name ends in an underscore work in place.
 """
@@ -14,49 +14,49 @@ from torch import Tensor
 from zpyro.nn.layers import ACTIVATION_BOUND, GAUSSIAN_BOUND, LEAKY_SLOPE
 
 Gradient = Tensor | None
-"""A gradient that arrives at an output; None for zeros."""
+"""The gradient of an output; None for zeros."""
 
 
-def multiply(rows: Tensor, matrix: Tensor, product_type: torch.dtype) -> Tensor:
-    """rows @ matrix for rows (..., K), in the rows' type."""
-    return (rows.to(product_type) @ matrix.to(product_type)).to(rows.dtype)
+def multiply(rows: Tensor, matrix: Tensor, product_dtype: torch.dtype) -> Tensor:
+    """rows @ matrix for rows (..., K), in the dtype of the rows."""
+    return (rows.to(product_dtype) @ matrix.to(product_dtype)).to(rows.dtype)
 
 
-def weight_gradient(gradients: Tensor, inputs: Tensor, product_type: torch.dtype) -> Tensor:
-    """A weight's gradient from all rows: gradients (..., J) and inputs (..., K) to (J, K)."""
+def weight_gradient(gradients: Tensor, inputs: Tensor, product_dtype: torch.dtype) -> Tensor:
+    """The gradient (J, K) of a weight from gradients (..., J) and inputs (..., K) of all rows."""
     left, right = gradients.flatten(0, -2), inputs.flatten(0, -2)
-    return (left.to(product_type).t() @ right.to(product_type)).to(gradients.dtype)
+    return (left.to(product_dtype).t() @ right.to(product_dtype)).to(gradients.dtype)
 
 
 def project_into(
-    target: Tensor, rows: Tensor, weight: Tensor, bias: Tensor, product_type: torch.dtype
+    target: Tensor, rows: Tensor, weight: Tensor, bias: Tensor, product_dtype: torch.dtype
 ) -> None:
-    """Write rows @ weight.T + bias for rows (T, B, K), once a sequence and repeated for particles.
+    """Write rows @ weight.T + bias, computed once per sequence and repeated for its particles.
 
     Args:
         target: (T, K B, J), contiguous.
         rows: (T, B, K).
         weight: (J, K).
         bias: (J,).
-        product_type: the type of the product.
+        product_dtype: dtype of the product.
     """
     particles = target.unflatten(1, (-1, rows.shape[1]))
-    if particles.shape[1] == 1 and product_type == target.dtype:
+    if particles.shape[1] == 1 and product_dtype == target.dtype:
         torch.addmm(bias, rows.flatten(0, 1), weight.t(), out=target.flatten(0, 1))
         return
-    projected = multiply(rows, weight.t(), product_type) + bias
+    projected = multiply(rows, weight.t(), product_dtype) + bias
     particles.copy_(projected.unsqueeze(1))
 
 
 def over_particles(gradients: Tensor, sequences: int) -> Tensor:
-    """What came from one sequence gathers all its particles: (T, K B, F) to (T, B, F)."""
+    """Gradients summed over the particles of each sequence: (T, K B, F) to (T, B, F)."""
     if gradients.shape[1] == sequences:
         return gradients
     return gradients.unflatten(1, (-1, sequences)).sum(1)
 
 
 def clamped(activations: Tensor) -> Tensor:
-    """The networks' activation from its values before the clamp."""
+    """The activation of the networks, from its values before the clamp."""
     return activations.clamp(-ACTIVATION_BOUND, ACTIVATION_BOUND)
 
 
@@ -73,14 +73,14 @@ def gaussian(raw: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class PathGradients(NamedTuple):
-    """Gradients that arrive at a path, time-major; None for zeros.
+    """Gradients of the outputs of a path, time-major; None for zeros.
 
     Attributes:
         z: (T, N, Z).
-        hidden: at h_1..h_T, (T, N, H).
+        hidden: of h_1..h_T, (T, N, H).
         mean: (T, N, Z).
         log_variance: (T, N, Z).
-        cell: at c_T, (N, H).
+        cell: of c_T, (N, H).
     """
 
     z: Gradient
@@ -90,63 +90,68 @@ class PathGradients(NamedTuple):
     cell: Gradient
 
 
-def running_cell_gradient(arriving: PathGradients, cell: Tensor) -> Tensor:
-    """The gradient at c_T, (N, H), to be changed in place on the way to c_0."""
-    return torch.zeros_like(cell[0]) if arriving.cell is None else arriving.cell.clone()
+def running_cell_gradient(grad_outputs: PathGradients, cell: Tensor) -> Tensor:
+    """A new tensor with the gradient of c_T, (N, H); the backward loop updates it in place."""
+    return torch.zeros_like(cell[0]) if grad_outputs.cell is None else grad_outputs.cell.clone()
 
 
-def noise_gradient(later: Tensor, arriving: Gradient, raw: Tensor) -> Tensor:
+def noise_gradient(later: Tensor, direct: Gradient, raw: Tensor) -> Tensor:
     """Gradient of the noise, (T, N, Z).
 
     Args:
-        later: gradient at z_t from the steps after it, (T, N, Z).
-        arriving: gradient at z_t from outside.
+        later: gradient of z_t through later steps, (T, N, Z).
+        direct: gradient of the output z_t.
         raw: the posterior's unclamped outputs, (T, N, 2Z).
     """
-    total = later if arriving is None else later + arriving
+    total = later if direct is None else later + direct
     return total * gaussian(raw)[1].mul(0.5).exp_()
 
 
 class Reparameterization(NamedTuple):
-    """How a gradient at z_t becomes one at the posterior's unclamped output.
+    """The gradient of the posterior's unclamped output raw_t as an affine function.
 
-    gradient of raw_t = constant_t + factor_t * gradient of z_t from later steps
+    gradient of raw_t = constant_t + factor_t * gradient of z_t through later steps
 
     Attributes:
         factor: (T, N, 2, Z), for mean and log variance.
-        constant: (T, N, 2, Z), from the gradients that arrive at z, mean and log variance directly.
+        constant: (T, N, 2, Z), from the gradients of the outputs z, mean and log variance.
     """
 
     factor: Tensor
     constant: Tensor
 
 
-def reparameterization(raw: Tensor, noise: Tensor, arriving: PathGradients) -> Reparameterization:
-    """See :class:`Reparameterization`, for unclamped outputs (T, N, 2Z) and noise (T, N, Z)."""
+def reparameterization(
+    raw: Tensor, noise: Tensor, grad_outputs: PathGradients
+) -> Reparameterization:
+    """See :class:`Reparameterization`; ``raw`` is (T, N, 2Z) and ``noise`` (T, N, Z)."""
     pairs = raw.unflatten(-1, (2, -1))
     outside = ~(pairs.abs() <= GAUSSIAN_BOUND)
     deviation = gaussian(raw)[1].mul(0.5).exp_()
     factor = torch.ones_like(pairs)
     torch.mul(deviation, noise, out=factor[..., 1, :]).mul_(0.5)
-    z = arriving.z
+    z = grad_outputs.z
     constant = torch.zeros_like(pairs) if z is None else factor * z.unsqueeze(-2)
-    for place, gradient in enumerate((arriving.mean, arriving.log_variance)):
+    for index, gradient in enumerate((grad_outputs.mean, grad_outputs.log_variance)):
         if gradient is not None:
-            constant[..., place, :] += gradient
+            constant[..., index, :] += gradient
     factor.masked_fill_(outside, 0.0)
     constant.masked_fill_(outside, 0.0)
     return Reparameterization(factor, constant)
 
 
 class Sampler:
-    """Draws z_t from the posterior's output, in scratch memory of its own."""
+    """Computes z_t from the posterior's output, with one scratch buffer for all steps.
+
+    Args:
+        like: a tensor like the posterior's output, (N, 2Z).
+    """
 
     def __init__(self, like: Tensor) -> None:
-        """Args: a tensor like the posterior's output, (N, 2Z)."""
         self._bounded = torch.empty_like(like)
         self._mean, self._log_variance = self._bounded.chunk(2, dim=-1)
 
-    def draw(self, output: Tensor, raw: Tensor, noise: Tensor, z: Tensor) -> None:
+    def sample(self, output: Tensor, raw: Tensor, noise: Tensor, z: Tensor) -> None:
         """Write the unclamped output (N, 2Z) to ``raw`` and z_t (N, Z) to ``z``."""
         raw.copy_(output)
         torch.clamp(output, -GAUSSIAN_BOUND, GAUSSIAN_BOUND, out=self._bounded)
@@ -154,7 +159,7 @@ class Sampler:
 
 
 def activate(linear: Tensor, activation: Tensor) -> Tensor:
-    """Write the activation before its clamp; give it after its clamp."""
+    """Write the activation before the clamp, and return it after the clamp."""
     torch.ops.aten.leaky_relu.out(linear, LEAKY_SLOPE, out=activation)
     return clamped(activation)
 
@@ -162,24 +167,23 @@ def activate(linear: Tensor, activation: Tensor) -> Tensor:
 def lstm_step(
     linear: Tensor, gates: Sequence[Tensor], cell: Tensor, new_cell: Tensor, hidden: Tensor
 ) -> None:
-    """One LSTM step from the gates' linear parts on.
+    """One LSTM step from the pre-activations of the gates.
 
     Args:
-        linear: the linear parts of i, f, g, o, (N, 4H).
-        gates: [i, f] together (N, 2H), then i, f, g, o each (N, H), views of one buffer: here the
-            gates are written.
+        linear: pre-activations of i, f, g, o, (N, 4H).
+        gates: outputs, views of one buffer: i and f together (N, 2H), then i, f, g, o, each (N, H).
         cell: c_{t-1}, (N, H).
-        new_cell: c_t is written here.
-        hidden: h_t is written here.
+        new_cell: output, c_t.
+        hidden: output, h_t.
     """
-    sigmoids, entered, kept, candidate, shown = gates
+    i_and_f, i, f, g, o = gates
     size = cell.shape[-1]
-    both, candidate_linear, shown_linear = linear.split([2 * size, size, size], dim=-1)
-    torch.sigmoid(both, out=sigmoids)
-    torch.tanh(candidate_linear, out=candidate)
-    torch.sigmoid(shown_linear, out=shown)
-    torch.mul(kept, cell, out=new_cell).addcmul_(entered, candidate)
-    torch.tanh(new_cell, out=hidden).mul_(shown)
+    linear_i_and_f, linear_g, linear_o = linear.split([2 * size, size, size], dim=-1)
+    torch.sigmoid(linear_i_and_f, out=i_and_f)
+    torch.tanh(linear_g, out=g)
+    torch.sigmoid(linear_o, out=o)
+    torch.mul(f, cell, out=new_cell).addcmul_(i, g)
+    torch.tanh(new_cell, out=hidden).mul_(o)
 
 
 def gate_slopes(gates: Tensor, cell: Tensor, slopes: Tensor) -> Tensor:
@@ -188,38 +192,39 @@ def gate_slopes(gates: Tensor, cell: Tensor, slopes: Tensor) -> Tensor:
     Args:
         gates: i, f, g, o after their sigmoid or tanh, (T, N, 4H).
         cell: c_0..c_T, (T + 1, N, H).
-        slopes: here d c_t / d (i, f, g before) and d h_t / d (o before) are written, (T, N, 4H).
+        slopes: output, derivatives of c_t by the pre-activations of i, f, g and of h_t by that of
+            o, (T, N, 4H).
 
     Returns:
         d h_t / d c_t, (T, N, H).
     """
     i, f, g, o = gates.chunk(4, dim=-1)
     slope_i, slope_f, slope_g, slope_o = slopes.chunk(4, dim=-1)
-    squashed = cell[1:].tanh()
+    tanh_cell = cell[1:].tanh()
     sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
     tanh_backward = torch.ops.aten.tanh_backward.grad_input
     sigmoid_backward(g, i, grad_input=slope_i)
     sigmoid_backward(cell[:-1], f, grad_input=slope_f)
     tanh_backward(i, g, grad_input=slope_g)
-    sigmoid_backward(squashed, o, grad_input=slope_o)
-    return tanh_backward(o, squashed, grad_input=squashed)
+    sigmoid_backward(tanh_cell, o, grad_input=slope_o)
+    return tanh_backward(o, tanh_cell, grad_input=tanh_cell)
 
 
 def lstm_step_backward_(
-    slopes: tuple[Tensor, Tensor], kept: Tensor, to_cell: Tensor, hidden: Tensor, cell: Tensor
+    slopes: tuple[Tensor, Tensor], f: Tensor, to_cell: Tensor, hidden: Tensor, cell: Tensor
 ) -> None:
-    """One step of the LSTM's derivative.
+    """The derivative of one LSTM step.
 
     Args:
-        slopes: from :func:`gate_slopes`, as (N, 3, H) for i, f, g and (N, H) for o; they become
-            the gradients of the gates' linear parts.
-        kept: gate f, (N, H).
+        slopes: from :func:`gate_slopes`, as (N, 3, H) for i, f, g and (N, H) for o; become the
+            gradients of the pre-activations.
+        f: the forget gate, (N, H).
         to_cell: d h_t / d c_t, (N, H).
         hidden: gradient of h_t, (N, H).
-        cell: gradient of c_t from later steps becomes that of c_{t-1}, (N, H).
+        cell: gradient of c_t through later steps; becomes that of c_{t-1}, (N, H).
     """
-    into_cell, shown = slopes
+    slopes_ifg, slope_o = slopes
     cell.addcmul_(hidden, to_cell)
-    into_cell.mul_(cell.unsqueeze(1))
-    shown.mul_(hidden)
-    cell.mul_(kept)
+    slopes_ifg.mul_(cell.unsqueeze(1))
+    slope_o.mul_(hidden)
+    cell.mul_(f)

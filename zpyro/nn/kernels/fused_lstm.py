@@ -2,11 +2,11 @@
 
 It computes what :func:`zpyro.nn.recurrence.plain` computes, in another order:
 
-- what does not depend on the sampled z is one product for all steps before the loop (b_t into the
-  posterior's hidden layer, e(x_{t-1}) into the gates),
-- linear maps that follow each other are one matrix (g into the gates),
-- the loops, forward and backward (:mod:`zpyro.nn.kernels.lstm_loops`), hold only what is sequential; each
-  weight gradient is one product over all N T rows after them.
+- products that do not depend on the sampled z are computed for all steps before the loop (b_t into
+  the posterior's hidden layer, e(x_{t-1}) into the gates),
+- consecutive linear maps are one matrix (g into the gates),
+- the loops (:mod:`zpyro.nn.kernels.lstm_loops`) contain only the sequential part; each weight
+  gradient is one product over all N T rows after the backward loop.
 
 Buffers are time-major, (T, N, ...), for N rows (sequences times particles).
 """
@@ -31,7 +31,7 @@ from zpyro.nn.kernels.fused_blocks import (
     project_into,
     weight_gradient,
 )
-from zpyro.nn.kernels.lstm_loops import Loops, Tape, Weights
+from zpyro.nn.kernels.lstm_loops import Tape, TorchLoops, Weights
 from zpyro.nn.layers import GaussianMLP, LatentLSTM, State
 
 
@@ -41,10 +41,10 @@ def combined_weights(posterior: GaussianMLP, cell: LatentLSTM) -> Weights:
     projection, size = cell.projection, cell.hidden_size
     sizes = [projection.out_features, input_weight.shape[1] - projection.out_features]
     from_latent, from_embedded = input_weight.split(sizes, dim=1)
-    from_hidden, from_backward = posterior.hidden.weight.tensor_split([size], dim=1)
+    from_hidden, from_future = posterior.hidden.weight.tensor_split([size], dim=1)
     return Weights(
         hidden=from_hidden,
-        backward=from_backward,
+        future=from_future,
         hidden_bias=posterior.hidden.bias,
         output=posterior.output.weight,
         output_bias=posterior.output.bias,
@@ -60,43 +60,43 @@ class LSTMPath(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        loops: Loops,
-        product_type: torch.dtype,
-        backward: Tensor,
+        loops: TorchLoops,
+        product_dtype: torch.dtype,
+        future: Tensor,
         embedded: Tensor,
         noise: Tensor,
         hidden: Tensor,
         cell: Tensor,
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Args: the loops, type of the products, inputs (time-major), first state, Weights."""
+        """Args: the loops, dtype of the products, inputs (time-major), first state, Weights."""
         ctx.set_materialize_grads(False)
-        ctx.loops, ctx.product_type = loops, product_type
+        ctx.loops, ctx.product_dtype = loops, product_dtype
         with torch.autocast(noise.device.type, enabled=False):
             matrices = Weights(*weights)
-            tape = _tape(backward, embedded, noise, (hidden, cell), matrices, product_type)
-            loops.forward(tape, matrices, product_type)
-        ctx.save_for_backward(backward, embedded, *tape, *weights)
+            tape = _tape(future, embedded, noise, (hidden, cell), matrices, product_dtype)
+            loops.forward(tape, matrices, product_dtype)
+        ctx.save_for_backward(future, embedded, *tape, *weights)
         return tape.z, tape.hidden[1:], *gaussian(tape.raw), tape.cell[-1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Gradient) -> tuple[Gradient, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of the inputs, first state and Weights, from those of the outputs."""
-        backward, embedded, *saved = ctx.saved_tensors
+        future, embedded, *saved = ctx.saved_tensors
         with torch.autocast(embedded.device.type, enabled=False):
-            return _gradients(ctx, backward, embedded, saved, gradients)
+            return _gradients(ctx, future, embedded, saved, gradients)
 
 
 def _tape(
-    backward: Tensor,
+    future: Tensor,
     embedded: Tensor,
     noise: Tensor,
     state: State,
     weights: Weights,
-    product_type: torch.dtype,
+    product_dtype: torch.dtype,
 ) -> Tape:
-    """Every buffer, with what is known before the loop."""
+    """All buffers, with the parts that are computed before the loop."""
     steps, rows, latent = noise.shape
     size = state[0].shape[-1]
     tape = Tape(
@@ -108,27 +108,27 @@ def _tape(
         hidden=noise.new_empty(steps + 1, rows, size),
         cell=noise.new_empty(steps + 1, rows, size),
     )
-    project_into(tape.activations, backward, weights.backward, weights.hidden_bias, product_type)
-    project_into(tape.gates, embedded, weights.embedded, weights.gate_bias, product_type)
+    project_into(tape.activations, future, weights.future, weights.hidden_bias, product_dtype)
+    project_into(tape.gates, embedded, weights.embedded, weights.gate_bias, product_dtype)
     tape.hidden[0], tape.cell[0] = state
     return tape
 
 
 def _gradients(
-    ctx: Any, backward: Tensor, embedded: Tensor, saved: list[Tensor], outputs: tuple[Gradient, ...]
+    ctx: Any, future: Tensor, embedded: Tensor, saved: list[Tensor], outputs: tuple[Gradient, ...]
 ) -> tuple[Gradient, ...]:
     count = len(Tape._fields)
     tape, weights = Tape(*saved[:count]), Weights(*saved[count:])
-    arriving = PathGradients(*outputs)
-    loop = ctx.loops.backward(tape, weights, arriving, ctx.product_type)
-    d_activations = over_particles(loop.activations, backward.shape[1])
-    d_gates = over_particles(loop.gates, backward.shape[1])
-    outer = partial(weight_gradient, product_type=ctx.product_type)
-    times = partial(multiply, product_type=ctx.product_type)
+    grad_outputs = PathGradients(*outputs)
+    loop = ctx.loops.backward(tape, weights, grad_outputs, ctx.product_dtype)
+    d_activations = over_particles(loop.activations, future.shape[1])
+    d_gates = over_particles(loop.gates, future.shape[1])
+    outer = partial(weight_gradient, product_dtype=ctx.product_dtype)
+    times = partial(multiply, product_dtype=ctx.product_dtype)
     size = tape.hidden.shape[-1]
     d_weights = Weights(
         hidden=outer(loop.activations, tape.hidden[:-1]),
-        backward=outer(d_activations, backward),
+        future=outer(d_activations, future),
         hidden_bias=d_activations.sum((0, 1)),
         output=outer(loop.raw, clamped(tape.activations)),
         output_bias=loop.raw.sum((0, 1)),
@@ -136,15 +136,15 @@ def _gradients(
         embedded=outer(d_gates, embedded),
         gate_bias=d_gates.sum((0, 1)),
     )
-    needs_backward, needs_embedded, needs_noise = ctx.needs_input_grad[2:5]
+    needs_future, needs_embedded, needs_noise = ctx.needs_input_grad[2:5]
     d_noise = None
     if needs_noise:
         d_z = times(loop.gates, weights.gates[:, size:])
-        d_noise = noise_gradient(d_z, arriving.z, tape.raw)
+        d_noise = noise_gradient(d_z, grad_outputs.z, tape.raw)
     return (
         None,
         None,
-        times(d_activations, weights.backward) if needs_backward else None,
+        times(d_activations, weights.future) if needs_future else None,
         times(d_gates, weights.embedded) if needs_embedded else None,
         d_noise,
         loop.hidden,

@@ -1,9 +1,9 @@
-"""The loop over time where only z feeds back: q(z_t | z_{t-1}, a_t) of the SRNN.
+"""The loop over time in which only z feeds back: q(z_t | z_{t-1}, a_t) of the SRNN.
 
-Both networks are MLPs of [z_{t-1}, what is known before]; their linear maps of what is known are
-taken for all steps at once. :func:`plain` is the readable loop, :func:`fused` the same path as one
-autograd function that keeps two small products a step, forward and backward, and forms each weight
-gradient as one product over all rows.
+Both networks are MLPs of z_{t-1} and of inputs that are known before the loop; the linear maps of
+these inputs are computed for all steps at once. :func:`plain` is the readable loop. :func:`fused`
+computes the same path as one autograd function, with two small products per step and direction and
+one product per weight gradient.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Chain = Callable[
 def plain(
     posterior: GaussianMLP,
     prior: GaussianMLP | None,
-    backward: Tensor,
+    future: Tensor,
     input_features: Tensor,
     noise: Tensor,
     first: Tensor,
@@ -45,28 +45,25 @@ def plain(
     Args:
         posterior: network from [z_{t-1}, a_t] to mean and log variance of z_t.
         prior: network from [z_{t-1}, d_t] whose mean is added; None for no residual.
-        backward: a_1..a_T, (B, T, H).
+        future: a_1..a_T, (B, T, H).
         input_features: d_1..d_T, (B, T, H).
-        noise: standard normal draws, (N, T, Z) with N = K B for K particles, particles outermost.
+        noise: standard normal noise, (N, T, Z) with N = K B for K particles, particles outermost.
         first: z_0, (N, Z).
-        into_next: what becomes of z_t on its way into the next step; nothing by default.
+        into_next: applied to z_t before it enters the next step; the identity by default.
 
     Returns:
         z, posterior mean and log variance, each (N, T, Z).
     """
-    particles = noise.shape[0] // backward.shape[0]
-    backward, input_features = (
-        backward.repeat(particles, 1, 1),
-        input_features.repeat(particles, 1, 1),
-    )
-    z, paths = first, list[tuple[Tensor, Tensor, Tensor]]()
+    particles = noise.shape[0] // future.shape[0]
+    future, input_features = (part.repeat(particles, 1, 1) for part in (future, input_features))
+    entering, paths = first, list[tuple[Tensor, Tensor, Tensor]]()
     for t in range(noise.shape[1]):
-        mean, log_variance = posterior(torch.cat([z, backward[:, t]], dim=-1))
+        mean, log_variance = posterior(torch.cat([entering, future[:, t]], dim=-1))
         if prior is not None:
-            mean = mean + prior(torch.cat([z, input_features[:, t]], dim=-1))[0]
-        drawn = mean + (0.5 * log_variance).exp() * noise[:, t]
-        z = drawn if into_next is None else into_next(drawn)
-        paths.append((drawn, mean, log_variance))
+            mean = mean + prior(torch.cat([entering, input_features[:, t]], dim=-1))[0]
+        z = mean + (0.5 * log_variance).exp() * noise[:, t]
+        entering = z if into_next is None else into_next(z)
+        paths.append((z, mean, log_variance))
     z, mean, log_variance = (torch.stack(step, dim=1) for step in zip(*paths, strict=True))
     return z, mean, log_variance
 
@@ -74,7 +71,7 @@ def plain(
 def fused(
     posterior: GaussianMLP,
     prior: GaussianMLP | None,
-    backward: Tensor,
+    future: Tensor,
     input_features: Tensor,
     noise: Tensor,
     first: Tensor,
@@ -84,13 +81,13 @@ def fused(
     The gradient cannot be differentiated again.
     """
     size = noise.shape[-1]
-    networks = [(posterior, backward)] + ([] if prior is None else [(prior, input_features)])
+    networks = [(posterior, future)] + ([] if prior is None else [(prior, input_features)])
     known, from_latent, to_raw, biases = [], [], [], []
     for network, states in networks:
         latent_part, state_part = network.hidden.weight.tensor_split([size], dim=1)
         known.append(torch.nn.functional.linear(states, state_part, network.hidden.bias))
         from_latent.append(latent_part)
-        # Of the prior, only the mean enters.
+        # Only the mean of the prior is used.
         rows = slice(None) if network is posterior else slice(size)
         to_raw.append(network.output.weight[rows])
         biases.append(network.output.bias[rows])
@@ -111,8 +108,8 @@ def fused(
 class ChainPath(torch.autograd.Function):
     """z, posterior mean and log variance, time-major (T, N, Z).
 
-    M is the width of all hidden layers together. The networks' outputs stand in ``raw`` as
-    [mean, log variance] or [mean, log variance, residual mean], R = 2Z or 3Z numbers, unclamped.
+    M is the total width of the hidden layers. The unclamped outputs of the networks in ``raw`` are
+    [mean, log variance] or [mean, log variance, residual mean], R = 2Z or 3Z numbers.
     """
 
     @staticmethod
@@ -129,7 +126,7 @@ class ChainPath(torch.autograd.Function):
 
         Args:
             ctx: of autograd.
-            known: the hidden layers' part that needs no z, (T, B, M).
+            known: the part of the hidden layers that does not depend on z, (T, B, M).
             noise: (T, N, Z).
             first: z_0, (N, Z).
             from_latent: from z_{t-1} to the hidden layers, (M, Z).
@@ -146,8 +143,8 @@ class ChainPath(torch.autograd.Function):
         z[0] = first
         into_hidden, into_raw = from_latent.t(), to_raw.t()
         for t in range(steps):
-            entered = known[t].repeat(particles, 1)
-            active = activate(torch.addmm(entered, z[t], into_hidden), activations[t])
+            linear = torch.addmm(known[t].repeat(particles, 1), z[t], into_hidden)
+            active = activate(linear, activations[t])
             torch.addmm(bias, active, into_raw, out=raw[t])
             parts = raw[t].clamp(-GAUSSIAN_BOUND, GAUSSIAN_BOUND).split(size, dim=-1)
             mean[t] = parts[0] if len(parts) == 2 else parts[0] + parts[2]
@@ -159,12 +156,12 @@ class ChainPath(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *arriving: Gradient) -> tuple[Gradient, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *grad_outputs: Gradient) -> tuple[Gradient, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of the arguments of ``forward``, from those of z, mean and log variance."""
         noise, activations, raw, z, from_latent, to_raw = ctx.saved_tensors
         steps, _, size = noise.shape
-        at_z, at_mean, at_log_variance = (
-            torch.zeros_like(noise) if part is None else part for part in arriving
+        grad_z, grad_mean, grad_log_variance = (
+            torch.zeros_like(noise) if part is None else part for part in grad_outputs
         )
         inside = (raw.abs() <= GAUSSIAN_BOUND).to(raw.dtype)
         log_variance = raw[..., size : 2 * size].clamp(-GAUSSIAN_BOUND, GAUSSIAN_BOUND)
@@ -174,22 +171,21 @@ class ChainPath(torch.autograd.Function):
         d_raw, d_noise = torch.empty_like(raw), torch.empty_like(noise)
         running = torch.zeros_like(noise[0])
         for t in reversed(range(steps)):
-            total = running + at_z[t]
+            total = running + grad_z[t]
             torch.mul(total, deviation[t], out=d_noise[t])
-            d_mean = total + at_mean[t]
-            parts = [d_mean, total * spread[t] + at_log_variance[t], d_mean]
+            d_mean = total + grad_mean[t]
+            parts = [d_mean, total * spread[t] + grad_log_variance[t], d_mean]
             joined = torch.cat(parts[: raw.shape[-1] // size], dim=-1)
             torch.mul(joined, inside[t], out=d_raw[t])
             d_activations[t] *= d_raw[t] @ to_raw
             running = d_activations[t] @ from_latent
         d_known = d_activations.unflatten(1, (ctx.particles, -1)).sum(1)
-        kind = noise.dtype
         return (
             d_known,
             d_noise,
             running,
-            weight_gradient(d_activations, z[:-1], kind),
-            weight_gradient(d_raw, clamped(activations), kind),
+            weight_gradient(d_activations, z[:-1], noise.dtype),
+            weight_gradient(d_raw, clamped(activations), noise.dtype),
             d_raw.sum((0, 1)),
         )
 

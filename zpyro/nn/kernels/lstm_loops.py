@@ -1,18 +1,21 @@
-"""The loops over time of the fused LSTM recurrence, as torch operations.
+"""The loops over time of the fused LSTM recurrence, in torch and as CUDA graphs.
 
-They take three products a step, forward and backward, and every derivative that needs no running
-gradient is taken for all steps at once. :mod:`zpyro.nn.kernels.compiled` has the same two loops in C++.
+Each step takes three products, forward and backward. Derivatives that do not need the running
+gradient are computed for all steps at once. :mod:`zpyro.nn.kernels.compiled` has the same two loops
+in C++.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from zpyro.nn.kernels.cuda_graph import GraphedCallable, Tensors, can_capture
 from zpyro.nn.kernels.fused_blocks import (
+    Gradient,
     PathGradients,
     Sampler,
     activate,
@@ -27,12 +30,12 @@ from zpyro.nn.kernels.products import prepare
 
 
 class Weights(NamedTuple):
-    """The matrices of the recurrence; M the width of the posterior's hidden layer.
+    """The matrices of the recurrence; M is the width of the posterior's hidden layer.
 
     Attributes:
         hidden: from h_{t-1} to the posterior's hidden layer, (M, H).
-        backward: from b_t to the same, (M, H).
-        hidden_bias: of the same, (M,).
+        future: from b_t to the posterior's hidden layer, (M, H).
+        hidden_bias: (M,).
         output: the posterior's output layer, (2Z, M).
         output_bias: (2Z,).
         gates: from [h_{t-1}, z_t] to the gates, (4H, H + Z).
@@ -41,7 +44,7 @@ class Weights(NamedTuple):
     """
 
     hidden: Tensor
-    backward: Tensor
+    future: Tensor
     hidden_bias: Tensor
     output: Tensor
     output_bias: Tensor
@@ -51,12 +54,12 @@ class Weights(NamedTuple):
 
 
 class Tape(NamedTuple):
-    """What the forward loop fills for the backward loop.
+    """Buffers that the forward loop fills for the backward loop.
 
     Attributes:
-        activations: of the posterior before their clamp, (T, N, M); before the loop what b_t gives.
-        gates: after their sigmoid or tanh, (T, N, 4H); before the loop what e(x_{t-1}) gives.
-        raw: the posterior's mean and log variance before their clamp, (T, N, 2Z).
+        activations: of the posterior before the clamp, (T, N, M); at first the part from b_t.
+        gates: activated, (T, N, 4H); at first the pre-activations' part from e(x_{t-1}).
+        raw: the posterior's mean and log variance before the clamp, (T, N, 2Z).
         z: (T, N, Z).
         noise: (T, N, Z).
         hidden: h_0..h_T, (T + 1, N, H).
@@ -73,14 +76,14 @@ class Tape(NamedTuple):
 
 
 class LoopGradients(NamedTuple):
-    """What the backward loop gives.
+    """Results of the backward loop: gradients of
 
     Attributes:
-        activations: at the linear part of the posterior's hidden layer, (T, N, M).
-        gates: at the linear part of the gates, (T, N, 4H).
-        raw: at the posterior's mean and log variance before their clamp, (T, N, 2Z).
-        hidden: at h_0, (N, H).
-        cell: at c_0, (N, H).
+        activations: the pre-activations of the posterior's hidden layer, (T, N, M).
+        gates: the pre-activations of the gates, (T, N, 4H).
+        raw: the posterior's mean and log variance before the clamp, (T, N, 2Z).
+        hidden: h_0, (N, H).
+        cell: c_0, (N, H).
     """
 
     activations: Tensor
@@ -90,30 +93,13 @@ class LoopGradients(NamedTuple):
     cell: Tensor
 
 
-class Loops(Protocol):
-    """The two loops; all around them is the same, whoever runs them."""
-
-    def forward(self, tape: Tape, weights: Weights, product_type: torch.dtype) -> None:
-        """Fill the tape, of which h_0, c_0, the noise and what enters from outside are set."""
-        ...
-
-    def backward(
-        self,
-        tape: Tape,
-        weights: Weights,
-        arriving: PathGradients,
-        product_type: torch.dtype,
-    ) -> LoopGradients:
-        """The sequential part of the derivative, from the gradients at the path."""
-        ...
-
-
 class TorchLoops:
     """The loops as torch operations, on any device and in any precision."""
 
-    def forward(self, tape: Tape, weights: Weights, product_type: torch.dtype) -> None:
+    def forward(self, tape: Tape, weights: Weights, product_dtype: torch.dtype) -> None:
+        """Fill the tape; h_0, c_0, the noise and the parts from b_t and e(x_{t-1}) are set."""
         steps, rows, size = tape.z.shape[0], tape.z.shape[1], tape.hidden.shape[-1]
-        make = partial(prepare, rows=rows, uses=steps, dtype=product_type)
+        make = partial(prepare, rows=rows, uses=steps, dtype=product_dtype)
         from_hidden = make(weights.hidden)
         to_raw = make(weights.output, bias=weights.output_bias)
         to_gates = make(weights.gates)
@@ -123,45 +109,100 @@ class TorchLoops:
             *(tape.gates, tape.gates[..., : 2 * size], *tape.gates.chunk(4, dim=-1)),
             *(tape.hidden[:-1], tape.cell[:-1], tape.hidden[1:], tape.cell[1:]),
         )
-        # One tuple of views for every step, made at once: slicing costs as much as computing.
+        # The views of all steps are made at once: slicing costs as much as computing.
         for step in zip(*(view.unbind() for view in views), strict=True):
-            activation, raw, noise, z, entered, *gates, h, c, new_h, new_c = step
+            activation, raw, noise, z, input_gates, *gates, h, c, new_h, new_c = step
             active = activate(from_hidden.add(h, activation), activation)
-            sampler.draw(to_raw(active), raw, noise, z)
-            linear = to_gates.add(torch.cat([h, z], dim=-1), entered)
+            sampler.sample(to_raw(active), raw, noise, z)
+            linear = to_gates.add(torch.cat([h, z], dim=-1), input_gates)
             lstm_step(linear, gates, c, new_c, new_h)
 
     def backward(
         self,
         tape: Tape,
         weights: Weights,
-        arriving: PathGradients,
-        product_type: torch.dtype,
+        grad_outputs: PathGradients,
+        product_dtype: torch.dtype,
     ) -> LoopGradients:
+        """The sequential part of the derivative."""
         steps, rows, size = tape.z.shape[0], tape.z.shape[1], tape.hidden.shape[-1]
-        make = partial(prepare, rows=rows, uses=steps, dtype=product_type)
-        to_joined = make(weights.gates.t())
+        make = partial(prepare, rows=rows, uses=steps, dtype=product_dtype)
+        to_hidden_and_z = make(weights.gates.t())
         to_active = make(weights.output.t())
         to_hidden = make(weights.hidden.t())
-        # All derivatives that do not need the running gradient, for all steps at once.
         activations, gates = activation_slope(tape.activations), torch.empty_like(tape.gates)
         to_cell = gate_slopes(tape.gates, tape.cell, gates)
         d_hidden = torch.zeros_like(tape.hidden[0])
-        d_cell = running_cell_gradient(arriving, tape.cell)
-        draws = reparameterization(tape.raw, tape.noise, arriving)
+        d_cell = running_cell_gradient(grad_outputs, tape.cell)
+        factor, constant = reparameterization(tape.raw, tape.noise, grad_outputs)
+        d_raw = constant.flatten(2)
         views = (
             *(activations, gates, gates[..., : 3 * size].unflatten(-1, (3, size))),
             *(gates[..., 3 * size :], tape.gates[..., size : 2 * size], to_cell),
-            *(draws.constant, draws.constant.flatten(2), draws.factor),
-            tape.hidden[:-1] if arriving.hidden is None else arriving.hidden,
+            *(constant, d_raw, factor),
+            tape.hidden[:-1] if grad_outputs.hidden is None else grad_outputs.hidden,
         )
         for step in reversed(list(zip(*(view.unbind() for view in views), strict=True))):
-            activation, gate, into_cell, shown, kept, to_c, pair, raw, factor, outside = step
-            if arriving.hidden is not None:
-                d_hidden.add_(outside)
-            lstm_step_backward_((into_cell, shown), kept, to_c, d_hidden, d_cell)
-            through_gates, d_z = to_joined(gate).split([size, factor.shape[-1]], dim=-1)
-            pair.addcmul_(factor, d_z.unsqueeze(1))
+            activation, gate, gate_ifg, gate_o, f, to_c, pair, raw, d_raw_d_z, direct = step
+            if grad_outputs.hidden is not None:
+                d_hidden.add_(direct)
+            lstm_step_backward_((gate_ifg, gate_o), f, to_c, d_hidden, d_cell)
+            through_gates, d_z = to_hidden_and_z(gate).split([size, d_raw_d_z.shape[-1]], dim=-1)
+            pair.addcmul_(d_raw_d_z, d_z.unsqueeze(1))
             activation.mul_(to_active(raw))
             d_hidden = to_hidden.add(activation, through_gates)
-        return LoopGradients(activations, gates, draws.constant.flatten(2), d_hidden, d_cell)
+        return LoopGradients(activations, gates, d_raw, d_hidden, d_cell)
+
+
+class GraphedLoops(TorchLoops):
+    """The loops as CUDA graphs, one for each shape of the arguments; torch operations elsewhere."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[tuple[object, ...], GraphedCallable] = {}
+
+    def forward(self, tape: Tape, weights: Weights, product_dtype: torch.dtype) -> None:
+        tensors = (*tape, *weights)
+        if not can_capture(tensors):
+            super().forward(tape, weights, product_dtype)
+            return
+        key = ("forward", product_dtype)
+        if key not in self._graphs:
+            function = partial(self._forward, product_dtype)
+            self._graphs[key] = GraphedCallable(function, clone_outputs=False)
+        for part, filled in zip(tape, self._graphs[key](*tensors), strict=True):
+            part.copy_(filled)
+
+    def backward(
+        self,
+        tape: Tape,
+        weights: Weights,
+        grad_outputs: PathGradients,
+        product_dtype: torch.dtype,
+    ) -> LoopGradients:
+        present = tuple(part is not None for part in grad_outputs)
+        tensors = (*tape, *weights, *(part for part in grad_outputs if part is not None))
+        if not can_capture(tensors):
+            return super().backward(tape, weights, grad_outputs, product_dtype)
+        key = ("backward", product_dtype, present)
+        if key not in self._graphs:
+            self._graphs[key] = GraphedCallable(partial(self._backward, product_dtype, present))
+        return LoopGradients(*self._graphs[key](*tensors))
+
+    def _forward(self, product_dtype: torch.dtype, *tensors: Tensor) -> Tensors:
+        tape, weights, _ = _unflatten(tensors)
+        super().forward(tape, weights, product_dtype)
+        return tuple(tape)
+
+    def _backward(
+        self, product_dtype: torch.dtype, present: tuple[bool, ...], *tensors: Tensor
+    ) -> Tensors:
+        tape, weights, rest = _unflatten(tensors)
+        gradients = iter(rest)
+        grads: list[Gradient] = [next(gradients) if given else None for given in present]
+        return tuple(super().backward(tape, weights, PathGradients(*grads), product_dtype))
+
+
+def _unflatten(tensors: Tensors) -> tuple[Tape, Weights, Tensors]:
+    first = len(Tape._fields)
+    second = first + len(Weights._fields)
+    return Tape(*tensors[:first]), Weights(*tensors[first:second]), tensors[second:]

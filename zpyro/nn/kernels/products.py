@@ -1,9 +1,9 @@
-"""Matrix products that are repeated at every step of a loop with the same matrix.
+"""Matrix products with the same matrix at every step of a loop.
 
-A product of few rows with a large matrix spends much of its time bringing the matrix into the
-order that the processor likes. Where torch has oneDNN, a matrix is brought into that order once
-for all steps (1.6 to 2 times as fast at 32 rows; see docs/performance.md); elsewhere, in float64,
-and for small matrices, ``addmm`` it is. Nothing here is differentiable.
+A product of few rows with a large matrix spends much of its time on reordering the matrix for the
+processor. Where torch has oneDNN, a matrix is reordered ("packed") once for all steps, which is 1.6
+to 2 times as fast at 32 rows (see docs/performance.md). Otherwise, in float64 and for small
+matrices, ``addmm`` is used. Nothing here is differentiable.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 PACKED_SIZE = 1 << 16
-"""Numbers in a matrix from which on packing pays."""
+"""Elements of a matrix for which packing pays off."""
 
 PACKED_USES = 8
-"""Products with a matrix from which on packing it pays."""
+"""Products with a matrix for which packing pays off."""
 
 
 class Product(Protocol):
@@ -29,7 +29,7 @@ class Product(Protocol):
         ...
 
     def add(self, rows: Tensor, to: Tensor) -> Tensor:
-        """The product without bias, added to a tensor (N, out) that is left as it was."""
+        """The product without bias plus a tensor (N, out), as a new tensor."""
         ...
 
 
@@ -40,26 +40,26 @@ def prepare(
     bias: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Product:
-    """Make a weight ready for many products.
+    """Prepare a weight for many products.
 
     Args:
         weight: (out, in), contiguous or transposed.
-        rows: rows of each product.
-        uses: how many products will follow.
+        rows: number of rows of each product.
+        uses: number of products.
         bias: (out,).
-        dtype: lower precision for the products; their results have the weight's own type.
+        dtype: lower precision for the products; results have the dtype of the weight.
     """
     weight = weight.detach()
     if dtype is not None and dtype != weight.dtype:
         return _LowPrecision(weight.to(dtype), bias)
-    worth = weight.numel() >= PACKED_SIZE and uses >= PACKED_USES and rows > 1
-    if worth and packs(weight.device.type, weight.dtype):
+    pays_off = weight.numel() >= PACKED_SIZE and uses >= PACKED_USES and rows > 1
+    if pays_off and packs(weight.device.type, weight.dtype):
         return _Packed(weight, rows, bias)
     return _Plain(weight, bias)
 
 
 def packs(device: str, dtype: torch.dtype) -> bool:
-    """Whether large matrices of this kind are packed here; it is found out once a process."""
+    """Whether large matrices of this dtype are packed on this device."""
     return device == "cpu" and dtype == torch.float32 and _packing_works()
 
 
@@ -93,7 +93,7 @@ class _Packed:
         operations: Any = torch.ops.mkldnn
         self._multiply = operations._linear_pointwise.default
         self._multiply_add = operations._linear_pointwise.binary
-        # Out of a transposed weight packing is five times slower than out of a copy.
+        # Packing a transposed weight is five times slower than packing a copy.
         self._weight = operations._reorder_linear_weight(weight.contiguous(), rows)
         self._bias = bias
 
@@ -106,7 +106,7 @@ class _Packed:
 
 @cache
 def _packing_works() -> bool:
-    """Packed products are no public part of torch: one is tried before any is relied on."""
+    """Try packed products once, because they are not in torch's public interface."""
     if not torch.backends.mkldnn.is_available():
         return False
     weight = torch.arange(24.0).reshape(4, 6)

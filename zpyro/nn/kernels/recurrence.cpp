@@ -1,10 +1,10 @@
-// The two loops over time of zpyro/fused_lstm.py, for float and double on a CPU.
+// The two loops over time of zpyro/nn/kernels/lstm_loops.py, for float and double on a CPU.
 //
 // Every phase of a step is a set of tiles (a block of rows times a panel of columns): a matrix
 // product over the whole depth, then the pointwise work on the tile while it is in the cache. The
-// threads share the tiles of a phase and meet at a barrier after it. Matrices are packed once a
-// call into the order in which the products read them. Sums run in one order whatever the number
-// of threads, so results do not depend on it.
+// threads share the tiles of a phase and synchronize after it. Matrices are packed once per call
+// into the order in which the products read them. The order of sums, and so the result, does not
+// depend on the number of threads.
 //
 // Row-major arrays throughout: T steps, N rows, H hidden size, Z latent size, M posterior width.
 
@@ -23,8 +23,8 @@ constexpr int VECTOR_BYTES = 32, BLOCK = 6;
 #else
 constexpr int VECTOR_BYTES = 16, BLOCK = 8;
 #endif
-constexpr int DEPTH = 256;      // of a product before it turns to the next rows: fits a cache
-constexpr int MOST_BLOCKS = 8;  // of rows that one thread takes through a panel together
+constexpr int DEPTH = 256;      // of a product per pass over the rows: fits into a cache
+constexpr int MAX_BLOCKS = 8;   // blocks of rows per tile
 
 template <typename real> struct Vectors {
   typedef real type __attribute__((vector_size(VECTOR_BYTES), may_alias));
@@ -87,27 +87,27 @@ template <typename real> inline vec<real> bounded(vec<real> x, real bound) {
   return x < -bound ? all(-bound) : x;
 }
 
-// A gradient that a clamp to [-bound, bound] lets through; on the bounds it does, as in torch.
+// The gradient of a clamp to [-bound, bound], which is not zero on the bounds, as in torch.
 template <typename real> inline vec<real> inside(vec<real> gradient, vec<real> x, real bound) {
-  vec<real> kept = x <= bound ? gradient : all(real(0));
-  return x >= -bound ? kept : all(real(0));
+  vec<real> below = x <= bound ? gradient : all(real(0));
+  return x >= -bound ? below : all(real(0));
 }
 
 // -- tiles ----------------------------------------------------------------------------------------
 
-// Some rows of COLUMNS numbers; beyond the last column of an array they are zero.
+// Rows of COLUMNS numbers, zero beyond the last column of an array.
 template <typename real> struct Tile {
-  alignas(64) real at[MOST_BLOCKS * BLOCK][COLUMNS<real>];
+  alignas(64) real at[MAX_BLOCKS * BLOCK][COLUMNS<real>];
 
   vec<real> *row(long r) { return reinterpret_cast<vec<real> *>(at[r]); }
 };
 
-// A place in an array that may be absent.
+// An address in an array that may be null.
 template <typename real> inline real *maybe(real *start, long offset) {
   return start ? start + offset : nullptr;
 }
 
-// A whole array (rows, columns) of which tiles are read and written.
+// An array (rows, columns) whose tiles are read and written.
 template <typename real> struct Array {
   real *start;
   long stride;
@@ -128,7 +128,7 @@ inline void store(const real *from, const Array<real> &to, long row, long column
   std::memcpy(to.start + row * to.stride + column, from, width * sizeof(real));
 }
 
-// One row of a tile's width, as two vectors.
+// One row of a tile, as two vectors.
 template <typename real> struct Row {
   alignas(64) real at[COLUMNS<real>];
 
@@ -225,7 +225,7 @@ inline void share(long rows, long columns, int thread, int threads, Work work) {
   for (long tile = tiles * thread / threads; tile < end;) {
     long panel = tile / blocks, block = tile % blocks, some = blocks - block;
     if (some > end - tile) some = end - tile;
-    if (some > MOST_BLOCKS) some = MOST_BLOCKS;
+    if (some > MAX_BLOCKS) some = MAX_BLOCKS;
     long row = block * BLOCK, last = row + some * BLOCK < rows ? row + some * BLOCK : rows;
     long column = panel * COLUMNS<real>;
     long width = columns - column < COLUMNS<real> ? columns - column : COLUMNS<real>;
@@ -236,7 +236,7 @@ inline void share(long rows, long columns, int thread, int threads, Work work) {
 
 }  // namespace
 
-// -- what Python fills ----------------------------------------------------------------------------
+// -- arguments from Python ------------------------------------------------------------------------
 
 // Sizes, and matrices as (out, in) with the distance between rows.
 struct Sizes {
@@ -244,15 +244,15 @@ struct Sizes {
   long hidden_stride, output_stride, gates_stride;
 };
 
-// See Tape and Weights in zpyro/fused_lstm.py.
+// See Tape and Weights in zpyro/nn/kernels/lstm_loops.py.
 template <typename real> struct Buffers {
   const real *hidden_weight, *output_weight, *output_bias, *gates_weight;
   real *activations, *gates, *raw, *z, *noise, *hidden, *cell;
 };
 
-// Gradients that arrive (null for zeros), and where those that leave go.
+// Gradients of the outputs (null for zeros), and buffers for those of the inputs.
 template <typename real> struct Gradients {
-  real *at_z, *at_hidden, *at_mean, *at_log_variance, *at_cell;
+  real *grad_z, *grad_hidden, *grad_mean, *grad_log_variance, *grad_cell;
   real *activations, *gates, *raw, *first_hidden, *first_cell;
 };
 
@@ -346,14 +346,14 @@ template <typename real> int run_forward(const Sizes &s, const Buffers<real> &b)
           multiply(tiles[q], active, row, rows, output[q], p);
         }
         for (long r = 0; r < rows; ++r) {
-          Row<real> draws(noise, row + r, column, width);
+          Row<real> sample(noise, row + r, column, width);
           vec<real> *mean = tiles[0].row(r), *log_variance = tiles[1].row(r);
           for (int q = 0; q < 2; ++q) store(tiles[q].at[r], raw, row + r, q * Z + column, width);
           for (int v = 0; v < 2; ++v) {
             vec<real> deviation = exponential(bounded(log_variance[v], limit) * real(0.5));
-            draws[v] = bounded(mean[v], limit) + deviation * draws[v];
+            sample[v] = bounded(mean[v], limit) + deviation * sample[v];
           }
-          store(draws.at, z, row + r, column, width);
+          store(sample.at, z, row + r, column, width);
         }
       });
 #pragma omp barrier
@@ -410,11 +410,11 @@ int run_backward(const Sizes &s, const Buffers<real> &b, const Gradients<real> &
     Tile<real> tile;
 #pragma omp barrier
     for (long t = T; t >= 0; --t) {
-      // The gradient at h_t: through the step after it, then from outside. At t = T none after.
+      // The gradient of h_t: that of the output, and for t < T that through the next step.
       share<real>(N, H, thread, threads, [&](long p, long column, int width, long row, long rows) {
-        const Array<real> arriving{t > 0 ? maybe(d.at_hidden, (t - 1) * N * H) : nullptr, H};
+        const Array<real> grad_hidden{t > 0 ? maybe(d.grad_hidden, (t - 1) * N * H) : nullptr, H};
         for (long r = 0; r < rows; ++r) {
-          if (arriving.start) load(tile.at[r], arriving, row + r, column, width);
+          if (grad_hidden.start) load(tile.at[r], grad_hidden, row + r, column, width);
           else std::memset(tile.at[r], 0, sizeof(tile.at[r]));
         }
         if (t < T) {
@@ -437,13 +437,13 @@ int run_backward(const Sizes &s, const Buffers<real> &b, const Gradients<real> &
           Row<real> d_cell(running_cell, row + r, column, width);
           vec<real> *d_hidden = tile.row(r);
           for (int v = 0; v < 2; ++v) {
-            vec<real> shown = tangent(after[v]);
-            vec<real> d_c = d_cell[v] + d_hidden[v] * o[v] * (1 - shown * shown);
+            vec<real> tanh_c = tangent(after[v]);
+            vec<real> d_c = d_cell[v] + d_hidden[v] * o[v] * (1 - tanh_c * tanh_c);
             d_cell[v] = d_c * f[v];
             vec<real> d_i = d_c * g[v] * i[v] * (1 - i[v]);
             f[v] = d_c * before[v] * f[v] * (1 - f[v]);
             g[v] = d_c * i[v] * (1 - g[v] * g[v]);
-            o[v] = d_hidden[v] * shown * o[v] * (1 - o[v]);
+            o[v] = d_hidden[v] * tanh_c * o[v] * (1 - o[v]);
             i[v] = d_i;
           }
           store(i.at, d_gates, row + r, column, width);
@@ -458,28 +458,28 @@ int run_backward(const Sizes &s, const Buffers<real> &b, const Gradients<real> &
       const long step = (t - 1) * N;
       const Array<real> d_gates{d.gates + step * 4 * H, 4 * H}, d_raw{d.raw + step * 2 * Z, 2 * Z};
       const Array<real> d_activations{d.activations + step * M, M};
-      // The gradient at z_t, and through it at the posterior's output.
+      // The gradients of z_t and of the posterior's output.
       share<real>(N, Z, thread, threads, [&](long p, long column, int width, long row, long rows) {
         const Array<real> raw{b.raw + step * 2 * Z, 2 * Z}, noise{b.noise + step * Z, Z};
-        const Array<real> at_z{maybe(d.at_z, step * Z), Z};
-        const Array<real> at_mean{maybe(d.at_mean, step * Z), Z};
-        const Array<real> at_log_variance{maybe(d.at_log_variance, step * Z), Z};
+        const Array<real> grad_z{maybe(d.grad_z, step * Z), Z};
+        const Array<real> grad_mean{maybe(d.grad_mean, step * Z), Z};
+        const Array<real> grad_log_variance{maybe(d.grad_log_variance, step * Z), Z};
         for (long r = 0; r < rows; ++r) {
-          if (at_z.start) load(tile.at[r], at_z, row + r, column, width);
+          if (grad_z.start) load(tile.at[r], grad_z, row + r, column, width);
           else std::memset(tile.at[r], 0, sizeof(tile.at[r]));
         }
         multiply(tile, d_gates, row, rows, latent, p);
         for (long r = 0; r < rows; ++r) {
           Row<real> mean(raw, row + r, column, width), spread(raw, row + r, Z + column, width);
-          Row<real> draws(noise, row + r, column, width), zero;
+          Row<real> sample(noise, row + r, column, width), zero;
           for (int v = 0; v < 2; ++v) zero[v] = all(real(0));
           Row<real> d_mean = zero, d_spread = zero;
-          if (at_mean.start) load(d_mean.at, at_mean, row + r, column, width);
-          if (at_log_variance.start) load(d_spread.at, at_log_variance, row + r, column, width);
+          if (grad_mean.start) load(d_mean.at, grad_mean, row + r, column, width);
+          if (grad_log_variance.start) load(d_spread.at, grad_log_variance, row + r, column, width);
           vec<real> *d_z = tile.row(r);
           for (int v = 0; v < 2; ++v) {
             vec<real> deviation = exponential(bounded(spread[v], limit) * real(0.5));
-            d_spread[v] += real(0.5) * d_z[v] * deviation * draws[v];
+            d_spread[v] += real(0.5) * d_z[v] * deviation * sample[v];
             d_mean[v] = inside(d_mean[v] + d_z[v], mean[v], limit);
             d_spread[v] = inside(d_spread[v], spread[v], limit);
           }
@@ -488,7 +488,7 @@ int run_backward(const Sizes &s, const Buffers<real> &b, const Gradients<real> &
         }
       });
 #pragma omp barrier
-      // The gradient at the posterior's hidden layer.
+      // The gradient of the posterior's hidden layer.
       share<real>(N, M, thread, threads, [&](long p, long column, int width, long row, long rows) {
         const Array<real> activations{b.activations + step * M, M};
         for (long r = 0; r < rows; ++r) std::memset(tile.at[r], 0, sizeof(tile.at[r]));
@@ -511,7 +511,7 @@ int run_backward(const Sizes &s, const Buffers<real> &b, const Gradients<real> &
 
 }  // namespace
 
-// Each returns 0, or 1 if there was no memory.
+// Each returns 0, or 1 if memory could not be allocated.
 extern "C" {
 int forward_float(const Sizes *s, const Buffers<float> *b) { return run_forward(*s, *b); }
 int forward_double(const Sizes *s, const Buffers<double> *b) { return run_forward(*s, *b); }
