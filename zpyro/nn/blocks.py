@@ -1,4 +1,4 @@
-"""Networks applied to long batches, block by block."""
+"""Apply networks to long batches block by block, to reuse memory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 ROWS_AT_ONCE = 8192
-"""Rows that a network takes at once. The memory for so many is used again by the next operation;
-that for all rows of a long batch is fetched from the system, and given back, by every operation."""
+"""Rows per block. The allocator reuses the memory of so many rows for the next operation; larger
+tensors are requested from the operating system and returned to it by every operation."""
 
 Pair = tuple[Tensor, Tensor]
 
@@ -21,11 +21,11 @@ def in_blocks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor: ...
 @overload
 def in_blocks(function: Callable[..., Pair], *tensors: Tensor) -> Pair: ...
 def in_blocks(function: Callable[..., Any], *tensors: Tensor) -> Tensor | Pair:
-    """A function that treats every row alike, applied block by block through time.
+    """Apply a function of rows in blocks of time steps.
 
     Args:
-        function: gives a tensor, or two, of as many steps as it was given.
-        *tensors: time-major, (T, L, B, ...), with T in common.
+        function: returns one or two tensors with as many steps as its arguments.
+        *tensors: time-major, (T, L, B, ...), all with the same T.
     """
     rows = max(math.prod(tensor.shape[1:3]) for tensor in tensors)
     block = max(1, ROWS_AT_ONCE // max(1, rows))
