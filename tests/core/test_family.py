@@ -83,7 +83,7 @@ def test_sequence_program_is_the_sum_of_stock_sites(name: str) -> None:
     "name", [name for name in FAMILY if name.startswith(("vrnn", "srnn", "dmm"))]
 )
 def test_fast_equals_plain(name: str, particles: int, recurrence: str) -> None:
-    """Every output of a sample_posterior_path, and every gradient, of inputs and parameters alike."""
+    """Every output of a path, and every gradient, of inputs and parameters alike."""
     fast = make(name, recurrence=recurrence)
     slow = make(name, recurrence="plain")
     weights: list[Tensor] = []

@@ -15,7 +15,6 @@ import zpyro
 from zpyro.likelihoods import Gaussian
 from zpyro.models.base import SequenceModel
 from zpyro.nn.layers import State
-from zpyro.nn.recurrence import Path, plain
 
 STEPS, COUNT = 6, 3
 
@@ -44,7 +43,9 @@ class LinearGaussian(SequenceModel):
     def embed(self, frames: Tensor) -> Tensor:
         return self.d * (frames * self.w).sum(-1, keepdim=True)
 
-    def backward(self, embedded: Tensor, input_features: Tensor, valid: Tensor | None) -> Tensor:
+    def encode_future(
+        self, embedded: Tensor, input_features: Tensor, mask: Tensor | None
+    ) -> Tensor:
         raise AssertionError("this model reads its frames, not their embedding")
 
     def bind(self, x: Tensor | None, lengths: object = None, start: object = None) -> object:
@@ -66,20 +67,6 @@ class LinearGaussian(SequenceModel):
             later = inputs[:, t, 0]
             states.append(torch.stack([eta, lam, later], dim=-1))
         return torch.stack(states[::-1], dim=1)
-
-    def sample_posterior_path(
-        self, backward: Tensor, input_features: Tensor, noise: Tensor, state: State
-    ) -> Path:
-        def posterior(joined: Tensor) -> tuple[Tensor, Tensor]:
-            return self.posterior(joined[..., :1], joined[..., 1:])
-
-        class Cell:
-            step = staticmethod(self.transition)
-
-        return plain(posterior, Cell, backward, input_features, noise, state)  # pyright: ignore
-
-    def replay(self, z: Tensor, input_features: Tensor, state: State) -> Tensor:
-        return z + input_features
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
         return z + inputs, z + inputs

@@ -1,4 +1,4 @@
-"""The arguments of one call of a model or guide: checked, padding set to zero, lengths as a mask."""
+"""The checked arguments of one call of a model or guide."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def conditions_of(
 
 
 def zero_padding(values: Tensor, mask: Tensor | None, event_dims: int) -> Tensor:
-    """(..., B, T) + event shape with exact zeros, also in place of NaN, where ``mask`` (B, T) is False."""
+    """(..., B, T) + event shape, exactly zero (also for NaN) where ``mask`` (B, T) is False."""
     if mask is None:
         return values
     mask = mask.reshape(*mask.shape, *(1,) * event_dims)

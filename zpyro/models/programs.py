@@ -25,7 +25,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from zpyro.models.bound_model import BoundModel, bind
+from zpyro.models.bound_model import BoundModel
 from zpyro.models.conditions import zero_padding
 from zpyro.models.distributions import (
     TrajectoryLikelihood,
@@ -65,7 +65,7 @@ def sequence_model(
 ) -> Tensor:
     """The generative process with one latent and one observed site."""
     model.register_parameters()
-    bound = bind(model, x, lengths, start)
+    bound = model.bind(x, lengths, start)
     infer = _costs_of_sequence(bound)
     with pyro.plate(PLATE, bound.sequences):
         has_latents = model.latent_size > 0
@@ -82,7 +82,7 @@ def sequence_guide(
 ) -> Tensor:
     """The posterior with one latent site."""
     model.register_parameters()
-    bound = bind(model, x, lengths, start)
+    bound = model.bind(x, lengths, start)
     with pyro.plate(PLATE, bound.sequences):
         if not model.latent_size:
             return bound.empty_latents()
@@ -98,7 +98,7 @@ def step_model(
 ) -> Tensor:
     """The generative process with sites z_t and x_t for every step."""
     model.register_parameters()
-    bound = bind(model, x, lengths, start)
+    bound = model.bind(x, lengths, start)
     previous, observed = bound.conditions.start, bound.conditions.x
     frames: list[Tensor] = []
     with pyro.plate(PLATE, bound.sequences):
@@ -132,7 +132,7 @@ def step_guide(
 ) -> Tensor:
     """The posterior with a site z_t for every step."""
     model.register_parameters()
-    bound = bind(model, x, lengths, start)
+    bound = model.bind(x, lengths, start)
     latents: list[Tensor] = []
     with pyro.plate(PLATE, bound.sequences):
         if not model.latent_size:

@@ -20,6 +20,7 @@ import contextlib
 import itertools
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import torch
@@ -235,6 +236,10 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         context, features = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
         return context, features
 
+    @abc.abstractmethod
+    def bind(self, x: Tensor | None, lengths: Tensor | int | None, start: Tensor | None) -> Any:
+        """This model bound to one batch, see :meth:`zpyro.models.SequenceModel.bind`."""
+
     # -- training -----------------------------------------------------------------------------
 
     def embed_inputs(self, frames: Tensor) -> Tensor:
@@ -292,7 +297,7 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         return tuple(part.repeat(rows // len(value[0]), 1) for part in value)
 
     def register_parameters(self) -> None:
-        """Register all parameters with Pyro, the auxiliary networks' too, so that SVI trains them."""
+        """Register all parameters with Pyro, so that SVI trains the auxiliary networks too."""
         store = pyro.get_param_store()
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:
