@@ -1,4 +1,4 @@
-"""A folder as readers of the docs have it: recordings, arrays, text, and runs under usual names."""
+"""A directory with the recordings, arrays, text and runs that the pages use."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import zpyro
 from tests.cli.conftest import SMALL, write_tones
+from zpyro.objectives import TERMS
 from zpyro_cli.main import main
 
 
@@ -35,12 +36,14 @@ def _furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def reader(_furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that folder, and in it; the built-in voice says less than usual."""
+    """A copy of that folder as the current one; ``vowels`` is short, registrations are undone."""
     folder = tmp_path / "reader"
     shutil.copytree(_furnished, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("ZPYRO_CACHE", str(tmp_path / "cache"))
     pyro.clear_param_store()
+    for registry in (zpyro.models.MODELS, zpyro.likelihoods.LIKELIHOODS, TERMS):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     load = zpyro.datasets.load
 
     def load_little(name: str, *arguments: Any, **changes: Any) -> zpyro.datasets.Dataset:
