@@ -10,7 +10,7 @@ import click
 def command(name: str) -> None:
     """Print the papers behind NAME as BibTeX; by default that of Z-Forcing.
 
-    NAME is a model, a bound of many paths (iwae, dreg), an example, pyro, or all.
+    NAME is a model, a multi-sample bound (iwae, dreg), an example, pyro, or all.
 
     \b
     Example:
@@ -23,4 +23,4 @@ def command(name: str) -> None:
     from zpyro.analysis import citations
 
     examples = importlib.import_module("zpyro_examples.easy_to_hard.papers")
-    click.echo(citations.bibtex(name, {**citations.SOURCES, **examples.PAPERS}))
+    click.echo(citations.cite(name, {**citations.SOURCES, **examples.PAPERS}))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Generator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -64,13 +63,12 @@ def load_data(
 
     The main process loads first, so that files are prepared once.
     """
-    from zpyro import datasets
+    from zpyro.analysis.loading import load_dataset
     from zpyro.distributed.processes import SINGLE_PROCESS
 
-    folder = None if config.data_folder is None else Path(config.data_folder)
-    where = "" if folder is None else f" from {folder}"
+    where = "" if config.data_folder is None else f" from {config.data_folder}"
     with (
         status(f"loading {config.dataset}{where}"),
         (process_group or SINGLE_PROCESS).main_process_first(),
     ):
-        return datasets.load(config.dataset, folder, config.data, vocabulary=vocabulary)
+        return load_dataset(config, vocabulary)

@@ -6,21 +6,21 @@ import contextlib
 import json
 import math
 from collections.abc import Generator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import console, load_data, log, pluralize, status
-from .guides import use_guide
+from .common import console, log, pluralize, status
 from .options import model_options
+from .sequences import load_split, open_run
 
 if TYPE_CHECKING:
+    from zpyro.analysis.loading import LoadedRun
     from zpyro.datasets.sequences import Sequences
-    from zpyro.evaluation import Evaluation, OnBatch
-    from zpyro.training.checkpoint import Checkpoint
-    from zpyro.training.runs import Run
+    from zpyro.evaluation import Evaluation, FilterEvaluation, ImportanceEvaluation, OnBatch
+
+    Values = dict[str, float | int | None]
 
 LABELS = {
     "elbo": ("evidence lower bound", "nats/sequence"),
@@ -28,12 +28,12 @@ LABELS = {
     "elbo_per_frame": ("  per frame", "nats/frame"),
     "log_likelihood": ("log-likelihood", "nats/sequence"),
     "kl": ("KL", "nats/sequence"),
-    "perplexity": ("perplexity", "a token, from the bound, ends counted"),
+    "perplexity": ("perplexity", "a token, from the bound, ends included"),
     "iwae": ("importance-weighted bound", "nats/sequence"),
     "iwae_stderr": ("  its standard error", "nats/sequence"),
     "smc": ("particle-filter bound", "nats/sequence"),
     "smc_stderr": ("  its standard error", "nats/sequence"),
-    "stderr": ("  of it from the draws alone", "nats/sequence"),
+    "stderr": ("  of it from sampling", "nats/sequence"),
     "bound_perplexity": ("  its perplexity", "a token"),
     "particles": ("  paths a sequence", ""),
     "ess": ("  effective paths", ""),
@@ -45,7 +45,7 @@ LABELS = {
     "baseline_linear": ("baseline: linear predictor", "nats/sequence"),
     "baseline_trigram": ("baseline: Kneser-Ney trigram", "nats/sequence"),
     "baseline_trigram_perplexity": ("  its perplexity", "a token, on the same tokens"),
-    "baseline_bernoulli": ("baseline: every pixel on its own", "nats/sequence"),
+    "baseline_bernoulli": ("baseline: independent pixels", "nats/sequence"),
     "baseline_neighbors": ("baseline: given the pixels left and above", "nats/sequence"),
 }
 
@@ -55,7 +55,7 @@ LABELS = {
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Other data of the same kind; they are normalized as the training data were.",
+    help="Other data of the same type; they are normalized as the training data were.",
 )
 @click.option(
     "--split",
@@ -67,7 +67,7 @@ LABELS = {
     default="elbo",
     show_default=True,
     type=click.Choice(["elbo", "iwae", "smc"]),
-    help="A tighter bound beside the plain one: importance-weighted, or by a particle filter.",
+    help="Add a tighter bound: importance-weighted, or by a particle filter.",
 )
 @click.option(
     "--particles",
@@ -87,19 +87,16 @@ def command(
     particles: int,
     as_json: bool,
     batch_size: int,
-    which: str,
     seed: int,
-    device: str,
-    guide: str | None,
-    run_guide: bool,
+    **options: Any,
 ) -> None:
-    """Print the pure evidence lower bound of a run, nats per sequence, and what it is made of.
+    """Print the evidence lower bound of a run and its parts, in nats per sequence.
 
-    No weight of the training objective enters. Baselines are fitted to the training data. For
-    continuous data: a diagonal Gaussian, and a linear predictor of the next frame. For binary data:
-    how often every pixel is on, and how often given the pixels left of it and above it. For tokens:
-    a trigram model with Kneser-Ney smoothing; perplexities are exp of minus the bound over the
-    number of tokens, the end of every sequence counted as one of them.
+    The weights of the training objective do not enter. Baselines are fitted to the training data.
+    For continuous data: a diagonal Gaussian, and a linear predictor of the next frame. For binary
+    data: how often each pixel is on, and how often given the pixels left of it and above it. For
+    tokens: a trigram model with Kneser-Ney smoothing; perplexities are exp of minus the bound over
+    the number of tokens, including the end of each sequence.
 
     \b
     Example:
@@ -108,77 +105,48 @@ def command(
     """
     from zpyro import evaluation
     from zpyro.distributed.processes import init_distributed
-    from zpyro.training import runs
     from zpyro.training.allocation import keep_freed_memory
-    from zpyro.training.building import choose_device
 
     keep_freed_memory()
-    opened = runs.open_run(run)
-    use_guide(run, guide, run_guide)
-    with init_distributed(device) as process_group:
-        checkpoint = opened.load(which, choose_device(device))
+    scoring = {"batch_size": batch_size, "seed": seed}
+    with init_distributed(options["device"]) as process_group:
+        loaded = open_run(run, **options)
         if bound == "smc":
-            evaluation.check_can_filter(checkpoint.module)
+            evaluation.check_can_filter(loaded.model)
         with process_group.main_process_first():
-            sequences = _sequences(opened, checkpoint, data, split)
-        with _progress() as on_batch:
+            if data is not None and split in (None, "all"):
+                with status(f"loading {data}"):
+                    sequences = loaded.all_of(data)
+            else:
+                sequences = load_split(loaded, split or "test", data)
+        with _progress("evaluating") as on_batch:
             result = evaluation.evaluate(
-                checkpoint.module,
-                sequences,
-                batch_size=batch_size,
-                seed=seed,
-                on_batch=on_batch,
-                process_group=process_group,
+                loaded.model, sequences, **scoring, on_batch=on_batch, process_group=process_group
             )
     if not process_group.is_main_process:
         return
     evaluation.check_finite(result)
     values = _values(result, sequences.data_type)
     if bound != "elbo":
-        with _progress(
-            f"{LABELS[bound][0]}, {pluralize(particles, 'path')} a sequence"
-        ) as on_batch:
-            values |= _tighter(
-                bound,
-                checkpoint,
-                sequences,
-                particles=particles,
-                batch_size=batch_size,
-                seed=seed,
-                on_batch=on_batch,
+        label = f"{LABELS[bound][0]}, {pluralize(particles, 'path')} a sequence"
+        with _progress(label) as on_batch:
+            tighter = evaluation.iwae if bound == "iwae" else evaluation.smc
+            scored = tighter(
+                loaded.model, sequences, particles=particles, **scoring, on_batch=on_batch
             )
-    values |= _baselines(opened, checkpoint, sequences)
+        values |= _tighter_values(bound, scored, sequences)
+    values |= _baselines(loaded, sequences)
     if as_json:
         click.echo(json.dumps(values))
     else:
         step = "token" if sequences.data_type == "tokens" else "frame"
-        _print(values, step, f"{run}, {which} checkpoint, {split or ('all' if data else 'test')}")
-
-
-def _sequences(run: Run, checkpoint: Checkpoint, data: Path | None, split: str | None) -> Sequences:
-    """The sequences to score, on the scale that the model was trained on."""
-    from zpyro import datasets
-    from zpyro.analysis import selection as choosing
-    from zpyro.datasets.sequences import Normalization
-
-    config = run.config()
-    scale = Normalization(checkpoint.data.mean, checkpoint.data.scale)
-    if data is not None and split in (None, "all"):
-        with status(f"loading {data}"):
-            found = datasets.load_all(
-                config.dataset, data, config.data, scale, checkpoint.vocabulary
-            )
-    else:
-        if data is not None:
-            config = replace(config, data_folder=str(data))
-        loaded = load_data(config, checkpoint.vocabulary)
-        found = loaded.split(split or "test")
-    return choosing.renormalize_like(checkpoint, found)
+        title = f"{run}, {options['which']} checkpoint, {split or ('all' if data else 'test')}"
+        _print(values, step, title)
 
 
 @contextlib.contextmanager
-def _progress(what: str = "evaluating") -> Generator[OnBatch, None, None]:
-    """A bar in a terminal; elsewhere a line that says what is awaited, and others on the way."""
+def _progress(what: str) -> Generator[OnBatch, None, None]:
+    """Show progress: a bar in a terminal, lines elsewhere."""
     from rich.progress import Progress
 
     from zpyro.training.loggers import Pace
@@ -188,20 +156,20 @@ def _progress(what: str = "evaluating") -> Generator[OnBatch, None, None]:
         log(what)
         pace = Pace()
 
-        def tell(done: int, total: int) -> None:
+        def on_batch(done: int, total: int) -> None:
             if pace.due():
                 pace.spoken()
                 log(f"{what}: {done:,} of {total:,}")
 
-        yield tell
+        yield on_batch
         return
     with Progress(console=screen, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _values(result: Evaluation, kind: str) -> dict[str, float | int | None]:
-    """What is printed, by the keys of the JSON object."""
+def _values(result: Evaluation, data_type: str) -> Values:
+    """The evaluation by the keys of the JSON object; None for what is not finite there."""
     keys = (
         "elbo",
         "elbo_stderr",
@@ -213,45 +181,39 @@ def _values(result: Evaluation, kind: str) -> dict[str, float | int | None]:
         "sequences",
         "frames",
     )
-    values = {key: getattr(result, key) for key in keys}
-    # JSON knows no infinity, which a bound far off may lead to, and no NaN.
+    values: Values = {key: getattr(result, key) for key in keys}
     if not math.isfinite(result.mutual_information):
         values["mutual_information"] = None
-    known = kind == "tokens" and math.isfinite(result.perplexity)
+    known = data_type == "tokens" and math.isfinite(result.perplexity)
     return {**values, "perplexity": result.perplexity if known else None}
 
 
-def _tighter(
-    bound: str, checkpoint: Checkpoint, sequences: Sequences, **settings: Any
-) -> dict[str, float | int | None]:
-    """The bound by importance weights or by a particle filter, by the keys of the JSON object."""
-    from zpyro import evaluation
+def _tighter_values(
+    bound: str, result: ImportanceEvaluation | FilterEvaluation, sequences: Sequences
+) -> Values:
+    """A bound of several paths by the keys of the JSON object."""
+    from zpyro.evaluation import perplexity
 
-    score = evaluation.iwae if bound == "iwae" else evaluation.smc
-    result = score(checkpoint.module, sequences, **settings)
     nats = float(getattr(result, bound))
-    tokens = sequences.data_type == "tokens"
-    total = nats * len(sequences)
+    tokens = sequences.num_frames if sequences.data_type == "tokens" else 0
     return {
         bound: nats,
         f"{bound}_stderr": result.stderr,
         "particles": result.particles,
         "stderr": result.monte_carlo_stderr,
         "ess": result.effective_paths,
-        "bound_perplexity": evaluation.perplexity(total, sequences.num_frames) if tokens else None,
+        "bound_perplexity": perplexity(nats * len(sequences), tokens) if tokens else None,
     }
 
 
-def _baselines(
-    run: Run, checkpoint: Checkpoint, sequences: Sequences
-) -> dict[str, float | int | None]:
-    """What simple models, fitted to the training data, give the same sequences."""
+def _baselines(loaded: LoadedRun, sequences: Sequences) -> Values:
+    """The scores of simple models that were fitted to the training data."""
     from zpyro.evaluation import perplexity
     from zpyro.evaluation.baselines.files import NAMES
 
-    fitted = run.baselines(sequences, checkpoint.module.likelihood.size)
+    fitted = loaded.run.baselines(sequences, loaded.model.likelihood.size)
     scores = {name: baseline.score(sequences) for name, baseline in fitted.items()}
-    values: dict[str, float | int | None] = {
+    values: Values = {
         f"baseline_{name}": float(scores[name].mean()) if name in scores else None for name in NAMES
     }
     values["baseline_trigram_perplexity"] = (
@@ -262,16 +224,14 @@ def _baselines(
     return values
 
 
-def _print(values: dict[str, float | int | None], step: str, title: str) -> None:
+def _print(values: Values, step: str, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", show_header=False)
     for key, (label, unit) in LABELS.items():
         value = values.get(key)
-        if value is None:
-            # A baseline for data of another kind, a bound that was not asked for.
-            continue
-        shown = f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
-        table.add_row(label.replace("frame", step), shown, unit.replace("frame", step))
+        if value is not None:  # not a baseline for other data, nor a bound that was not asked for
+            shown = f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+            table.add_row(label.replace("frame", step), shown, unit.replace("frame", step))
     Console().print(table)

@@ -18,14 +18,14 @@ from .options import model_options
     default="test",
     show_default=True,
     type=click.Choice(["train", "valid", "test", "all"]),
-    help="Which sequences.",
+    help="The split that holds the sequences.",
 )
 @click.option(
     "--sequence",
     "sequences",
     multiple=True,
     metavar="NAME|INDEX",
-    help="A sequence to show, by name or by number from 0; again for another.  [default: 0, 1, 2]",
+    help="A sequence to show, by name or by number from 0; repeat for more.  [default: 0, 1, 2]",
 )
 @click.option(
     "--data",
@@ -38,28 +38,28 @@ from .options import model_options
     default=8,
     show_default=True,
     type=click.IntRange(1, 1000),
-    help="Paths of latents drawn from each posterior.",
+    help="Latent paths sampled from each posterior.",
 )
 @click.option(
     "--samples",
     default=4,
     show_default=True,
     type=click.IntRange(1, 64),
-    help="Sequences drawn from the prior.",
+    help="Sequences sampled from the prior.",
 )
 @click.option(
     "--particles",
     default=10,
     show_default=True,
     type=click.IntRange(1, 100_000),
-    help="Of the importance-weighted and the particle-filter bound; 1 leaves them out.",
+    help="Of the importance-weighted and the particle-filter bound; 1 omits them.",
 )
 @click.option(
     "--scored",
     default=256,
     show_default=True,
     type=click.IntRange(0),
-    help="The table of bounds is of this many sequences; 0 leaves it out.",
+    help="Number of sequences that the table of bounds is computed on; 0 omits it.",
 )
 @model_options
 def command(
@@ -78,7 +78,7 @@ def command(
     guide: str | None,
     run_guide: bool,
 ) -> None:
-    """Draw what a run has learned: where its latents speak, and what they say.
+    """Write a report on what a run has learned: where its latents are used, and for what.
 
     Pictures and sounds go to a folder, and one page, report.html, shows them all beside the bounds,
     the training curves and the settings. It opens from disk and needs no network.
@@ -87,21 +87,19 @@ def command(
     Example:
       zpyro inspect runs/vowels --sequence 0 --sequence utterance_0012 --out looks
     """
-    from zpyro.analysis import report as inspection
-    from zpyro.training import runs
-    from zpyro.training.building import choose_device
+    from zpyro.analysis.report import write_report
 
-    use_guide(runs.open_run(run).folder, guide, run_guide)
-    report = inspection.inspect(
+    use_guide(run, guide, run_guide)
+    report = write_report(
         run,
         split=split,
         sequences=sequences,
         out=out,
         data_folder=data,
         which=which,
-        device=str(choose_device(device)),
-        draws=draws,
-        num_samples=samples,
+        device=device,
+        num_samples=draws,
+        prior_samples=samples,
         particles=particles,
         scored=scored,
         seed=seed,

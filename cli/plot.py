@@ -15,7 +15,7 @@ import click
     "--metric",
     "metrics",
     multiple=True,
-    help="What to draw, such as bound, kl or learning_rate; again for another panel."
+    help="What to plot, such as bound, kl or learning_rate; repeat for more panels."
     "  [default: bound, kl, log_likelihood]",
 )
 @click.option(
@@ -24,16 +24,17 @@ import click
     help="The picture file, png, svg or pdf.  [default: RUN/curves.png; of several, curves.png]",
 )
 def command(runs: tuple[Path, ...], metrics: tuple[str, ...], out: Path | None) -> None:
-    """Draw the training curves of one or several runs in one picture.
+    """Plot the training curves of one or several runs in one figure.
 
-    A color a run, training dashed and held-out data solid; nats per sequence over training steps.
+    One color per run, training dashed and held-out data solid, over training steps. Every number
+    that a run records can be plotted, such as the terms of its objective.
 
     \b
     Example:
       zpyro plot runs/vowels runs/vowels-plain --metric bound --metric kl --out curves.png
     """
-    from zpyro.analysis.report import curves
+    from zpyro.analysis import curves
 
     path = out or (runs[0] / "curves.png" if len(runs) == 1 else Path("curves.png"))
-    curves.plot(runs, path, metrics or curves.DEFAULT)
+    curves.plot_curves(runs, path, metrics or curves.DEFAULT)
     click.echo(f"picture in {path}")

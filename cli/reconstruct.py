@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .common import log, pluralize, status
-from .sequences import LoadedRun, make_folder, opened, sequence_options, write_picture, write_sound
+from .sequences import (
+    load_split,
+    make_folder,
+    open_run,
+    plot_rows,
+    save_arrays,
+    sequence_options,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +23,9 @@ if TYPE_CHECKING:
     from zpyro.datasets.sequences import Sequences
     from zpyro.training.checkpoint import Checkpoint
 
-SHOWN = 8
+    Arrays = list[np.ndarray]
+
+DEFAULT_COUNT = 8
 
 
 @click.command("reconstruct")
@@ -26,12 +35,12 @@ SHOWN = 8
     "wanted",
     multiple=True,
     metavar="NAME|INDEX",
-    help="By name or by number from 0; again for another.  [default: the first 8]",
+    help="By name or by number from 0; repeat for more.  [default: the first 8]",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder.  [default: RUN/reconstructed]"
 )
-@click.option("--draw", is_flag=True, help="Draw latents and frames in place of their means.")
+@click.option("--draw", is_flag=True, help="Sample latents and frames instead of using means.")
 @click.option("--free", is_flag=True, help="Feed the model its own frames, not those recorded.")
 @sequence_options
 def command(
@@ -43,149 +52,111 @@ def command(
     split: str,
     data: Path | None,
     seed: int,
-    which: str,
-    device: str,
-    guide: str | None,
-    run_guide: bool,
+    **options: Any,
 ) -> None:
-    """Put sequences beside what the model makes of their latents.
+    """Compare sequences with their reconstructions from the latents.
 
-    Teacher-forced, as in training: the model is told every frame but the one it gives; with --free
-    it has the latents alone. Sound is written as pairs of wav files, text line by line, anything
-    else as arrays; pictures are drawn of all but text.
+    As in training, the model is fed the recorded frames before the one it predicts; with --free it
+    is fed its own frames, so that only the latents carry the sequence. Sound is written as pairs of
+    wav files, text line by line, anything else as arrays; all but text is plotted.
 
     \b
     Example:
       zpyro reconstruct runs/vowels --sequence 0 --sequence 3 --out reconstructed
     """
-    found = opened(run, which, device, split, data, guide, run_guide)
-    sequences, indices = _chosen(found, wanted)
+    from zpyro.analysis.decoding import check_has_latents
+    from zpyro.analysis.sampling import write_sound
+    from zpyro.analysis.selection import select_sequences
+
+    loaded = open_run(run, **options)
+    check_has_latents(loaded.model)
+    checkpoint = loaded.checkpoint
+    sequences = load_split(loaded, split, data)
+    indices = select_sequences(sequences, wanted, split, default_count=DEFAULT_COUNT)
+    sequences = sequences[indices]
     with status(f"reconstructing {pluralize(len(indices), 'sequence')}"):
-        inputs, outputs = _reconstructed(found.checkpoint, sequences, seed, draw=draw, free=free)
+        inputs, outputs = _reconstruct(checkpoint, sequences, seed, draw=draw, free=free)
     out = make_folder(out or run / "reconstructed")
-    names = list(sequences.names)
-    if found.checkpoint.vocabulary is not None:
-        _write_text(found.checkpoint, inputs, outputs, out)
+    if checkpoint.vocabulary is not None:
+        _write_text(checkpoint, inputs, outputs, out)
         return
-    for name, before, after in zip(names, inputs, outputs, strict=True):
-        click.echo(f"{name}: {_difference(found.checkpoint, before, after)}")
-    if found.checkpoint.data.data_type == "audio":
-        for index, before, after in zip(indices, inputs, outputs, strict=True):
-            write_sound(out / f"{index}_input.wav", before, found.checkpoint)
-            write_sound(out / f"{index}_reconstruction.wav", after, found.checkpoint)
-        click.echo(f"{pluralize(len(inputs), 'pair')} of wav files in {out}")
+    pairs = list(zip(inputs, outputs, strict=True))
+    for name, (before, after) in zip(sequences.names, pairs, strict=True):
+        click.echo(f"{name}: {_difference(checkpoint, before, after)}")
+    if checkpoint.data.sample_rate is not None:
+        for index, (before, after) in zip(indices, pairs, strict=True):
+            write_sound(out / f"{index}_input.wav", before, checkpoint.data.sample_rate)
+            write_sound(out / f"{index}_reconstruction.wav", after, checkpoint.data.sample_rate)
+        click.echo(f"{pluralize(len(pairs), 'pair')} of wav files in {out}")
     else:
-        _write_arrays(indices, inputs, outputs, out)
-    titles = [f"{index}: {name}" for index, name in zip(indices, names, strict=True)]
-    _draw(found.checkpoint, titles, inputs, outputs, out / "reconstructions.png")
+        path = out / "reconstructions.npz"
+        arrays = {f"input_{i}": each for i, each in zip(indices, inputs, strict=True)}
+        arrays |= {f"reconstruction_{i}": each for i, each in zip(indices, outputs, strict=True)}
+        save_arrays(path, **arrays)
+        click.echo(f"{pluralize(len(pairs), 'pair')} of arrays in {path}")
+    titles = [f"{index}: {name}" for index, name in zip(indices, sequences.names, strict=True)]
+    if checkpoint.data.image_shape is None:
+        rows = [
+            [(title, before), ("reconstruction", after)]
+            for title, (before, after) in zip(titles, pairs, strict=True)
+        ]
+    else:  # images are small: one row of inputs, and one of reconstructions below
+        rows = [
+            list(zip(titles, inputs, strict=True)),
+            [("reconstruction", after) for after in outputs],
+        ]
+    plot_rows(rows, out / "reconstructions.png", checkpoint)
 
 
-def _chosen(found: LoadedRun, wanted: tuple[str, ...]) -> tuple[Sequences, list[int]]:
-    from zpyro.analysis import selection as choosing
-
-    sequences = found.sequences()
-    indices = choosing.choose(sequences, wanted, found.split, first=SHOWN)
-    return sequences[indices], indices
-
-
-def _reconstructed(
+def _reconstruct(
     checkpoint: Checkpoint, sequences: Sequences, seed: int, *, draw: bool, free: bool
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+) -> tuple[Arrays, Arrays]:
     """Inputs and reconstructions on the scale of the raw data, without padding."""
-    from zpyro.analysis import decoding
-    from zpyro.analysis.sampling import raw
+    from zpyro.analysis.decoding import decode, reconstruct
+    from zpyro.analysis.selection import denormalize
 
     batch = sequences.batch()
-    result = decoding.reconstruct(checkpoint.module, batch, seed=seed, use_mean=not draw)
+    result = reconstruct(checkpoint.module, batch, seed=seed, use_mean=not draw)
     mean, frames = result.mean[0], result.frames[0]
     if free:
-        result = decoding.decode(
-            checkpoint.module,
-            result.z[0],
-            lengths=batch.lengths,
-            start=batch.start,
-            seed=seed,
-            use_mean=not draw,
-        )
+        given = {"lengths": batch.lengths, "start": batch.start}
+        result = decode(checkpoint.module, result.z[0], **given, seed=seed, use_mean=not draw)
         mean, frames = result.mean, result.frames
-    made = raw(checkpoint, (frames if draw else mean).cpu().numpy())
-    given = raw(checkpoint, batch.x.numpy())
-    lengths = batch.lengths.tolist()
-    both = ([each[:n] for each, n in zip(part, lengths, strict=True)] for part in (given, made))
-    inputs, outputs = both
+    inputs, outputs = (
+        [each[:length] for each, length in zip(values, batch.lengths.tolist(), strict=True)]
+        for values in (
+            denormalize(checkpoint, batch.x.numpy()),
+            denormalize(checkpoint, (frames if draw else mean).cpu().numpy()),
+        )
+    )
     return inputs, outputs
 
 
 def _difference(checkpoint: Checkpoint, before: np.ndarray, after: np.ndarray) -> str:
-    """In one number how far the two are apart."""
+    """The difference of two sequences in one number."""
     import numpy as np
 
-    kind = checkpoint.data.data_type
-    if kind == "tokens":
+    if checkpoint.data.data_type == "tokens":
         return f"{np.mean(before == after):.1%} of the tokens"
-    if kind == "binary":
+    if checkpoint.data.data_type == "binary":
         return f"{np.mean((before > 0.5) == (after > 0.5)):.1%} of the bits"
     error = float(np.sqrt(np.mean((before - after) ** 2)))
     spread = float(before.std())
     return f"error {error:.4g} (root mean square), {error / max(spread, 1e-12):.2f} of the spread"
 
 
-def _write_text(
-    checkpoint: Checkpoint, inputs: list[np.ndarray], outputs: list[np.ndarray], out: Path
-) -> None:
+def _write_text(checkpoint: Checkpoint, inputs: Arrays, outputs: Arrays, out: Path) -> None:
     from zpyro.io import files
 
     vocabulary = checkpoint.vocabulary
     assert vocabulary is not None
-    pairs = [
-        (vocabulary.text(before.tolist()), vocabulary.text(after.tolist()), before, after)
-        for before, after in zip(inputs, outputs, strict=True)
-    ]
     lines: list[str] = []
-    for first, second, before, after in pairs:
-        right = _difference(checkpoint, before, after)
-        lines += [
-            f"input           {first}",
-            f"reconstruction  {second}",
-            f"                ({right})",
-        ]
-    click.echo("\n".join(lines))
+    for before, after in zip(inputs, outputs, strict=True):
+        first, second = vocabulary.text(before.tolist()), vocabulary.text(after.tolist())
+        click.echo(f"input           {first}")
+        click.echo(f"reconstruction  {second}")
+        click.echo(f"                ({_difference(checkpoint, before, after)})")
+        lines.append(f"{first}\t{second}\n")
     path = out / "reconstructions.txt"
-    files.replace_file(path, "".join(f"{first}\t{second}\n" for first, second, *_ in pairs))
-    log(f"{pluralize(len(pairs), 'line')}, input and reconstruction with a tab between, in {path}")
-
-
-def _write_arrays(
-    indices: list[int], inputs: list[np.ndarray], outputs: list[np.ndarray], out: Path
-) -> None:
-    import numpy as np
-
-    from zpyro.io import files
-
-    path = out / "reconstructions.npz"
-    arrays = {f"input_{i}": each for i, each in zip(indices, inputs, strict=True)}
-    arrays |= {f"reconstruction_{i}": each for i, each in zip(indices, outputs, strict=True)}
-    with files.translate_os_errors(path):
-        np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
-    click.echo(f"{pluralize(len(inputs), 'pair')} of arrays in {path}")
-
-
-def _draw(
-    checkpoint: Checkpoint,
-    titles: list[str],
-    inputs: list[np.ndarray],
-    outputs: list[np.ndarray],
-    path: Path,
-) -> None:
-    if checkpoint.data.image_shape is None:
-        rows = [
-            [(title, before), ("reconstruction", after)]
-            for title, before, after in zip(titles, inputs, outputs, strict=True)
-        ]
-    else:
-        # Pictures are small: inputs in one row, and below each what was made of it.
-        rows = [
-            list(zip(titles, inputs, strict=True)),
-            [("reconstruction", after) for after in outputs],
-        ]
-    write_picture(rows, path, checkpoint)
+    files.replace_file(path, "".join(lines))
+    log(f"{pluralize(len(lines), 'line')}, input and reconstruction separated by a tab, in {path}")

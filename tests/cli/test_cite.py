@@ -80,13 +80,13 @@ def test_entries_are_found_wherever_they_stand_in_a_docstring() -> None:
 
     one = "@article{one2001paper,\n  title={One},\n}"
     two = "@article{two2002paper,\n  title={Two {T}},\n}"
-    assert citations.entries(documented) == {"one2001paper": one, "two2002paper": two}
-    assert citations.bibtex("both", {"both": (documented, one)}) == f"{one}\n\n{two}"
+    assert citations.bibtex_entries(documented) == {"one2001paper": one, "two2002paper": two}
+    assert citations.cite("both", {"both": (documented, one)}) == f"{one}\n\n{two}"
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(zpyro: Zpyro) -> None:
     with pytest.raises(UserError, match="did you mean zforcing"):
-        citations.bibtex("zforcign")
+        citations.cite("zforcign")
     result = zpyro("cite", "mazs")
     assert result.exit_code == 2
     assert "did you mean mazes?" in result.stderr

@@ -20,8 +20,9 @@ from tests.cli.conftest import RATE, Zpyro, train, write_tones
 from tests.cli.test_text_runs import write_lines
 from tests.datasets.test_mnist import digits, write_text
 from zpyro import evaluation
-from zpyro.analysis import report as inspection
-from zpyro.analysis import selection as choosing
+from zpyro.analysis import write_report
+from zpyro.analysis.loading import load_split
+from zpyro.analysis.report import sections
 from zpyro.datasets import load
 from zpyro.errors import UserError
 from zpyro.training import runs
@@ -54,7 +55,7 @@ def test_sound(zpyro: Zpyro, tone_run: Path, tones: Path, tmp_path: Path) -> Non
     assert result.exit_code == 0, result.output
     assert result.stdout == f"12 pictures and report.html in {tmp_path}\n"
     data = load("wav", tones, frame_size=40)
-    stem = inspection.sequence_parts.slug(data.test.names[1])
+    stem = sections.file_stem(data.test.names[1])
     assert names_of(tmp_path) == CURVES | {f"1-{stem}-{each}" for each in PER_SEQUENCE} | {
         f"sample-{number}" for number in range(1, 5)
     }
@@ -74,9 +75,9 @@ def test_sound(zpyro: Zpyro, tone_run: Path, tones: Path, tmp_path: Path) -> Non
 
 
 def test_the_table_holds_the_bounds(array_run: Path, tmp_path: Path) -> None:
-    report = inspection.inspect(array_run, out=tmp_path, scored=2, particles=4)
+    report = write_report(array_run, out=tmp_path, scored=2, particles=4)
     run = runs.open_run(array_run)
-    test = choosing.load_split(run, run.load(), "test")[:2]
+    test = load_split(run, run.load(), "test")[:2]
     expected = evaluation.evaluate(run.load().module, test)
     tighter = evaluation.iwae(run.load().module, test, particles=4)
     found = {score.label: score.value for score in report.scores}
@@ -96,9 +97,9 @@ def test_the_table_holds_the_bounds(array_run: Path, tmp_path: Path) -> None:
 def test_latents_that_are_ignored_are_pointed_out(
     array_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: int
 ) -> None:
-    table = [inspection.scores.Score("latents in use", used, "of 3")]
-    monkeypatch.setattr("zpyro.analysis.report.builder.scores", lambda *_, **__: table)
-    report = inspection.inspect(array_run, out=tmp_path, sequences=("0",), num_samples=1)
+    table = [sections.Score("latents in use", used, "of 3")]
+    monkeypatch.setattr("zpyro.analysis.report.sections.compute_scores", lambda *_, **__: table)
+    report = write_report(array_run, out=tmp_path, sequences=("0",), prior_samples=1)
     assert ("No latent is in use" in text_of(report.page)) == (used == 0)
 
 
@@ -109,9 +110,9 @@ def test_text_is_read(zpyro: Zpyro, tmp_path: Path) -> None:
     result = zpyro("inspect", run, "--sequence", "0", "--scored", 0)
     assert result.exit_code == 0, result.output
     report = text_of(out / "report.html")
-    words = inspection.inspect(run, sequences=("0",), scored=0, out=tmp_path / "again").views[0]
-    assert words.words is not None
-    assert " ".join(words.words) in re.sub(r"\s+", " ", report)
+    words = write_report(run, sequences=("0",), scored=0, out=tmp_path / "again").views[0]
+    assert words.vocabulary is not None
+    assert " ".join(words.words(words.frames)) in re.sub(r"\s+", " ", report)
     assert "Bounds" not in report
     samples = (out / "samples.txt").read_text(encoding="utf-8").splitlines()
     assert len(samples) == 4
@@ -196,11 +197,12 @@ def test_a_run_without_a_checkpoint(zpyro: Zpyro, array_run: Path, tmp_path: Pat
     shutil.rmtree(run / "best")
     result = zpyro("inspect", run)
     assert result.exit_code == 2
-    assert "has no best checkpoint yet; say --checkpoint last, which is there" in result.stderr
+    assert "has no best checkpoint yet; train on with" in result.stderr
+    assert "or pass --checkpoint last" in result.stderr
     assert zpyro("inspect", run, "--checkpoint=last", "--scored=0", "--sequence=0").exit_code == 0
     shutil.rmtree(run / "last")
     result = zpyro("inspect", run)
-    assert f"has no checkpoint yet; zpyro plot {run} shows its curves so far" in result.stderr
+    assert f"or see its curves with zpyro plot {run}" in result.stderr
     (run / "metrics.jsonl").unlink()
     result = zpyro("inspect", run)
     assert result.exit_code == 2
@@ -235,7 +237,7 @@ def test_without_matplotlib_the_line_to_install_it(
 def test_a_place_that_cannot_be_written(array_run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("here")
     with pytest.raises(UserError, match="file: cannot be written"):
-        inspection.inspect(array_run, out=tmp_path / "file")
+        write_report(array_run, out=tmp_path / "file")
 
 
 @pytest.mark.parametrize("command", ["inspect", "plot"])
@@ -253,7 +255,7 @@ def test_the_python_of_the_page_runs(
     for name in ("vowels", "vowels-plain"):
         shutil.copytree(tone_run, tmp_path / "runs" / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("zpyro.analysis.selection.choose", lambda *_, **__: [0])
+    monkeypatch.setattr("zpyro.analysis.report.builder.select_sequences", lambda *_, **__: [0])
     (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     exec(compile(block, "inspect.md", "exec"), {})
     assert (tmp_path / "looks" / "report.html").exists()

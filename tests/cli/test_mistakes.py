@@ -288,12 +288,12 @@ def test_data_that_do_not_fit_the_run(
         "evaluate", array_run, "--data", path
     )
     np.savez(path, x=np.full((30, 4), 99))
-    assert "token 99, this run knows 11" in mistake("evaluate", token_run, "--data", path)
+    assert "token 99, the model has 11 tokens" in mistake("evaluate", token_run, "--data", path)
     assert "the data are tokens" in mistake("evaluate", array_run, "--data", path)
     slow = tmp_path / "slow"
     slow.mkdir()
     soundfile.write(slow / "one.wav", np.random.default_rng(0).normal(size=900), RATE // 2)
-    assert "2000 samples a second, this run was trained on 4000" in mistake(
+    assert "sample rate of 2000 Hz, the run was trained on 4000 Hz" in mistake(
         "evaluate", tone_run, "--data", slow
     )
 
@@ -304,16 +304,18 @@ def test_samples(mistake: Mistake, array_run: Path, tone_run: Path, tmp_path: Pa
     assert "give one" in mistake("sample", tone_run, "--seconds=1", "--frames=2", *out)
     assert "Invalid value for '-n'" in mistake("sample", tone_run, "-n", 0, *out)
     prefix = tmp_path / "prefix.npy"
-    assert "prefix.npy: is missing; give another" in mistake(
+    assert "prefix.npy: is missing; choose another file" in mistake(
         "sample", array_run, "--prefix", prefix, *out
     )
     prefix.write_text("hello")
-    assert "prefix.npy: is no .npy array" in mistake("sample", array_run, "--prefix", prefix, *out)
+    assert "prefix.npy: is not a .npy array" in mistake(
+        "sample", array_run, "--prefix", prefix, *out
+    )
     np.save(prefix, np.zeros((3, 4)))
     assert "has shape (3, 4)" in mistake("sample", array_run, "--prefix", prefix, *out)
     assert "prefix.npy: has shape (3, 4)" in mistake("sample", tone_run, "--prefix", prefix, *out)
     for values, message in (
-        (np.array(["a"]), "is no .npy array of numbers"),
+        (np.array(["a"]), "is not a .npy array of numbers"),
         (np.zeros((0, 5)), "has shape (0, 5), it is empty"),
         (np.full((3, 5), np.nan), "has values that are not finite"),
     ):
@@ -336,13 +338,13 @@ def test_prefixes(
         tone_run, "short.wav"
     )
     (tmp_path / "notes.txt").write_text("hello")
-    assert "notes.txt: is no .npy array, and the run is one of frames" in told(
+    assert "notes.txt: is not a .npy array, and the run is trained on frames" in told(
         array_run, "notes.txt"
     )
-    assert "is no file; give another" in told(array_run, ".")
+    assert "is not a file; choose another file" in told(array_run, ".")
     for values in ([5, 11], [5, -1], [5.5, 6.0]):
         line = told(token_run, "tokens.npy", np.array(values))
-        assert "tokens.npy: has other numbers than the tokens 0 to 10" in line
+        assert "tokens.npy: has values that are not tokens of the model; use 0 to 10" in line
     assert "has values that are not finite" in told(array_run, "x.npy", np.full((2, 5), np.nan))
     # Nothing is made for what was not drawn.
     assert not (tmp_path / "samples").exists()

@@ -18,7 +18,7 @@ from pyro.infer import Trace_ELBO
 
 import zpyro as library
 from tests.cli.conftest import SMALL, Zpyro
-from zpyro.analysis import report as inspection
+from zpyro.analysis import write_report
 from zpyro.errors import UserError
 from zpyro.training import custom_guides as custom_guides
 from zpyro.training import runs
@@ -199,14 +199,14 @@ def test_its_posterior_is_what_is_looked_at(
     guide = f"{folder / 'filtering.py'}:Mine"
     assert "no code of a run is run unasked" in last_line(zpyro("inspect", run))
     with pytest.raises(UserError, match=r"custom_guides.using\("):
-        inspection.inspect(run, out=tmp_path / "unasked")
+        write_report(run, out=tmp_path / "unasked")
     result = zpyro("inspect", run, "--guide", guide, "--out", tmp_path / "looks")
     assert result.exit_code == 0, result.output
-    assert "that of the run's own guide" in html.unescape(
+    assert "that of the run's custom guide" in html.unescape(
         (tmp_path / "looks" / "report.html").read_text(encoding="utf-8")
     )
     with custom_guides.using(custom_guides.load(guide)):
-        report = inspection.inspect(run, out=tmp_path / "again", scored=0, draws=4)
+        report = write_report(run, out=tmp_path / "again", scored=0, num_samples=4)
         module = runs.open_run(run).load().module
         config = runs.open_run(run).config()
         batch = library.datasets.load("npz", config.data_folder, config.data).test[[0]].batch()
@@ -252,12 +252,12 @@ def test_a_guide_without_means_is_seen_by_its_draws(
     result = zpyro("inspect", run, "--run-guide", "--out", tmp_path / "looks")
     assert result.exit_code == 0, result.output
     with custom_guides.using(custom_guides.load(f"{file}:Mine")):
-        view = inspection.inspect(run, out=tmp_path / "again", scored=0, draws=5).views[0]
+        view = write_report(run, out=tmp_path / "again", scored=0, num_samples=5).views[0]
     np.testing.assert_allclose(view.posterior_loc[3], view.z.mean(0))
     np.testing.assert_allclose(view.posterior_scale[3], view.z.std(0, ddof=1))
-    assert "those of the draws" in view.note
+    assert "those of the samples" in view.note
     line = last_line(zpyro("inspect", run, "--run-guide", "--draws", 1, "--out", tmp_path))
-    assert "tell no means; draw more" in line
+    assert "have no known means; give more --draws" in line
     line = last_line(zpyro("reconstruct", run, "--run-guide", "--out", tmp_path))
     assert "z tells no mean (TransformedDistribution)" in line
     assert zpyro("reconstruct", run, "--run-guide", "--draw", "--out", tmp_path).exit_code == 0

@@ -12,8 +12,7 @@ import soundfile
 
 from tests.inspection import browser
 from tests.inspection.browser import Browser
-from zpyro.analysis import report as inspection
-from zpyro.analysis.report import Report
+from zpyro.analysis import Report, write_report
 
 pytestmark = pytest.mark.skipif(
     browser.find() is None, reason="no Chromium here; apt-get install chromium"
@@ -78,7 +77,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def report(tone_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     """The report of a run on sound."""
     out = tmp_path_factory.mktemp("report")
-    return inspection.inspect(tone_run, out=out, sequences=("0", "1"), particles=2)
+    return write_report(tone_run, out=out, sequences=("0", "1"), particles=2)
 
 
 @pytest.mark.parametrize(("width", "scheme"), WINDOWS)

@@ -72,17 +72,17 @@ def test_draws_are_by_name_and_leave_the_generator_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first = zpyro.reconstruct(case.module, batch_of(case), seed=1, draws=3)
+    first = zpyro.reconstruct(case.module, batch_of(case), seed=1, num_samples=3)
     assert torch.equal(torch.rand(3), expected)
-    again = zpyro.reconstruct(case.module, batch_of(case), seed=1, draws=3)
-    other = zpyro.reconstruct(case.module, batch_of(case), seed=2, draws=3)
+    again = zpyro.reconstruct(case.module, batch_of(case), seed=1, num_samples=3)
+    other = zpyro.reconstruct(case.module, batch_of(case), seed=2, num_samples=3)
     assert first.z.shape == (3, 3, 4, 2)
     assert torch.equal(first.z, again.z)
     assert torch.equal(first.frames, again.frames)
     assert not torch.equal(first.z, other.z)
     assert not torch.equal(first.z[0], first.z[1])
     turned = Batch(case.x.flip(0), case.lengths.flip(0), case.start.flip(0), ("c", "b", "a"))
-    backwards = zpyro.reconstruct(case.module, turned, seed=1, draws=3)
+    backwards = zpyro.reconstruct(case.module, turned, seed=1, num_samples=3)
     torch.testing.assert_close(backwards.z.flip(1), first.z)
 
 
@@ -106,7 +106,7 @@ def test_free_running_means_are_those_given_the_frames_fed_back(name: str, use_m
         case.module, z, lengths=case.lengths, start=case.start, use_mean=use_mean, seed=4
     )
     process = case.module.bind(result.frames, case.lengths, case.start)
-    mean, _ = decoding.along(process, z)
+    mean, _ = decoding.teacher_forced(process, z)
     torch.testing.assert_close(result.mean, mean)
     assert not result.frames[~valid(case, 5)].any()
     if use_mean:
@@ -143,7 +143,7 @@ def test_a_guide_of_ones_own_gives_the_latents() -> None:
     mask = valid(case, 5)
     held = zpyro.reconstruct(case.module, batch_of(case), use_mean=True, guide=joint)
     assert (held.z[0][mask] == 0.3).all()
-    drawn = zpyro.reconstruct(case.module, batch_of(case), draws=2, guide=joint)
+    drawn = zpyro.reconstruct(case.module, batch_of(case), num_samples=2, guide=joint)
     assert not torch.equal(drawn.z[0], drawn.z[1])
     steps = zpyro.reconstruct(case.module, batch_of(case), use_mean=True, guide=stepwise)
     assert steps.z[0, 0, :, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
@@ -166,5 +166,5 @@ def test_what_cannot_be_decoded_is_said() -> None:
         zpyro.decode(case.module, torch.zeros(1, 3, 4))
     with pytest.raises(ValueError, match="lengths reach 9"):
         zpyro.decode(case.module, torch.zeros(1, 3, 2), lengths=torch.tensor([9]))
-    with pytest.raises(UserError, match="draws is 0"):
-        zpyro.reconstruct(case.module, batch_of(case), draws=0)
+    with pytest.raises(UserError, match="num_samples is 0"):
+        zpyro.reconstruct(case.module, batch_of(case), num_samples=0)

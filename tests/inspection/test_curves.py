@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from zpyro.analysis.report import curves, plot
+from zpyro.analysis import curves
+from zpyro.analysis.curves import plot_curves
 from zpyro.errors import UserError
 from zpyro_cli.main import main
 
@@ -32,7 +33,7 @@ def write_run(folder: Path, records: list[dict[str, object]]) -> Path:
 def test_several_runs_in_one_picture(tmp_path: Path) -> None:
     later = [{**record, "step": record["step"] + 10} for record in RECORDS]
     folders = [write_run(tmp_path / "a", RECORDS), write_run(tmp_path / "b", later)]
-    figure = plot(folders, tmp_path / "deep" / "curves.svg", ("bound", "kl"))
+    figure = plot_curves(folders, tmp_path / "deep" / "curves.svg", ("bound", "kl"))
     assert "<svg" in (tmp_path / "deep" / "curves.svg").read_text()
     bound, kl = figure.axes
     assert [axes.get_xlabel() for axes in figure.axes] == ["training step"] * 2
@@ -63,35 +64,54 @@ def test_several_runs_in_one_picture(tmp_path: Path) -> None:
 
 def test_every_metric_names_its_unit_or_has_none() -> None:
     plain = {"active_units", "learning_rate", "skipped"}
-    plain |= {"kl_weight", "auxiliary_weight", "reverse_weight"}
-    for name, metric in curves.METRICS.items():
-        assert bool(re.search(r", (nats|frames)/\w+$", metric.label)) == (name not in plain)
+    plain |= {"kl_weight", "auxiliary_weight", "reverse_weight", "smoothness_weight"}
+    terms = ("bound", "kl", "log_likelihood", "loss", "log_auxiliary", "log_reverse", "smoothness")
+    per_frame = [f"{name}_per_frame" for name in terms]
+    for name in {*plain, *terms, *per_frame, *curves.LABELS}:
+        unit = re.search(r", (nats|frames)/\w+$", curves.label(name))
+        assert bool(unit) == (name not in plain)
+        assert (unit is not None and unit[0] == ", nats/frame") == (name in per_frame)
+
+
+def test_every_recorded_term_can_be_plotted(tmp_path: Path) -> None:
+    terms = {"smoothness": -3.0, "smoothness_per_frame": -0.5, "smoothness_weight": 0.1}
+    unused = {"log_reverse": 0.0, "reverse_weight": 0.0}
+    records = [{**record, **terms, **unused, "kl_weight": 1.0} for record in RECORDS]
+    assert curves.weighted_terms(records) == ["smoothness", "kl"]
+    run = write_run(tmp_path / "run", records)
+    figure = plot_curves([run], tmp_path / "a.png", tuple(terms))
+    assert [axes.get_ylabel() for axes in figure.axes[:3]] == [
+        "smoothness, nats/sequence",
+        "smoothness, nats/frame",
+        "smoothness weight",
+    ]
+    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([-3.0, -3.0])
 
 
 def test_runs_are_told_apart_by_as_little_as_needed() -> None:
-    assert curves.labels([Path("x/a"), Path("y/b")]) == ["a", "b"]
-    assert curves.labels([Path("x/a"), Path("y/a")]) == ["x/a", "y/a"]
+    assert curves.short_names([Path("x/a"), Path("y/b")]) == ["a", "b"]
+    assert curves.short_names([Path("x/a"), Path("y/a")]) == ["x/a", "y/a"]
     with pytest.raises(UserError, match=r"y/\.\./x/a: is given twice"):
-        curves.labels([Path("x/a"), Path("y/../x/a")])
+        curves.short_names([Path("x/a"), Path("y/../x/a")])
 
 
 def test_mistakes(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", RECORDS)
     with pytest.raises(UserError, match="metric 'bond' is unknown; did you mean bound"):
-        plot([run], tmp_path / "a.png", ("bond",))
+        plot_curves([run], tmp_path / "a.png", ("bond",))
     with pytest.raises(UserError, match="metric 'zzz' is unknown; choose one of bound, kl"):
-        plot([run], tmp_path / "a.png", ("zzz",))
+        plot_curves([run], tmp_path / "a.png", ("zzz",))
     with pytest.raises(
         UserError, match="no run recorded skipped; they have bound, kl, learning_rate"
     ):
-        plot([run], tmp_path / "a.png", ("skipped",))
+        plot_curves([run], tmp_path / "a.png", ("skipped",))
     with pytest.raises(UserError, match=r"a\.doc: pictures end in one of .*png.*; rename it"):
-        plot([run], tmp_path / "a.doc", ("kl",))
+        plot_curves([run], tmp_path / "a.doc", ("kl",))
     with pytest.raises(UserError, match="is no run directory"):
-        plot([tmp_path], tmp_path / "a.png")
+        plot_curves([tmp_path], tmp_path / "a.png")
     empty = write_run(tmp_path / "empty", [])
     with pytest.raises(UserError, match=f"has no metrics yet; train on with .* --resume {empty}"):
-        plot([run, empty], tmp_path / "a.png")
+        plot_curves([run, empty], tmp_path / "a.png")
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 import zpyro
 from tests.inspection import runs
 from zpyro.analysis.report import views
-from zpyro.analysis.report.views import view
+from zpyro.analysis.report.views import view_sequence
 from zpyro.distributed.seeding import named_noise
 from zpyro.evaluation import evaluate
 
@@ -29,7 +29,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_terms_are_those_of_the_evaluation(name: str) -> None:
     checkpoint, sequences = CASES[name]()
-    found = view(checkpoint, sequences, 1, draws=5)
+    found = view_sequence(checkpoint, sequences, 1, num_samples=5)
     expected = evaluate(checkpoint.module, sequences[[1]], particles=5)
     assert found.steps == len(sequences.values[1])
     assert found.kl.sum() == pytest.approx(expected.kl, rel=1e-4)
@@ -38,7 +38,7 @@ def test_terms_are_those_of_the_evaluation(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_kl_of_each_latent_is_that_of_two_gaussians(name: str) -> None:
-    found = view(*CASES[name](), 0, draws=4)
+    found = view_sequence(*CASES[name](), 0, num_samples=4)
     arrays = (found.posterior_loc, found.posterior_scale, found.prior_loc, found.prior_scale)
     loc, scale, prior_loc, prior_scale = map(torch.from_numpy, arrays)
     each = kl_divergence(Normal(loc, scale), Normal(prior_loc, prior_scale)).mean(0)
@@ -50,7 +50,7 @@ def test_kl_of_each_latent_is_that_of_two_gaussians(name: str) -> None:
 
 def test_draws_are_those_of_the_seed_and_the_name() -> None:
     checkpoint, sequences = runs.frames()
-    found = view(checkpoint, sequences, 2, draws=2, seed=7)
+    found = view_sequence(checkpoint, sequences, 2, num_samples=2, seed=7)
     batch = sequences[[2]].batch()
     for draw in range(2):
         noise = named_noise(batch.names, found.steps, 3, 7, draw)
@@ -65,7 +65,7 @@ def test_draws_are_those_of_the_seed_and_the_name() -> None:
 
 def test_frames_are_on_the_scale_of_the_raw_data() -> None:
     checkpoint, sequences = runs.audio()
-    found = view(checkpoint, sequences, 0)
+    found = view_sequence(checkpoint, sequences, 0)
     assert_allclose(found.frames, sequences.values[0] * 0.2 + 0.1, rtol=1e-6)
     assert found.reconstruction.shape == found.frames.shape
     assert_allclose(found.edges, np.arange(7) * 0.02)
@@ -75,7 +75,7 @@ def test_frames_are_on_the_scale_of_the_raw_data() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_reconstruction_and_what_the_latents_alone_give(name: str) -> None:
     checkpoint, sequences = CASES[name]()
-    found = view(checkpoint, sequences, 1, seed=3)
+    found = view_sequence(checkpoint, sequences, 1, seed=3)
     batch = sequences[[1]].batch()
     scale = sequences.normalization
     given = zpyro.reconstruct(checkpoint.module, batch, seed=3)
@@ -85,34 +85,36 @@ def test_reconstruction_and_what_the_latents_alone_give(name: str) -> None:
     free = zpyro.decode(checkpoint.module, given.z[0], start=batch.start, use_mean=True)
     assert found.from_latents is not None
     assert_allclose(found.from_latents, scale.invert(free.mean[0].numpy()), rtol=1e-4, atol=1e-5)
-    assert [title for title, _ in found.answers] == ["reconstruction", "latents alone"]
+    assert [title for title, _ in found.outputs] == ["reconstruction", "latents alone"]
 
 
 def test_words_are_read_from_the_vocabulary() -> None:
     checkpoint, sequences = runs.text()
-    found = view(checkpoint, sequences, 0)
-    assert found.words == tuple(runs.WORDS.words[token] for token in sequences.values[0])
-    assert found.reconstructed_words is not None
-    assert found.words_from_latents is not None
-    assert len(found.reconstructed_words) == len(found.words_from_latents) == found.steps
+    found = view_sequence(checkpoint, sequences, 0)
+    assert found.words(found.frames) == tuple(
+        runs.WORDS.words[token] for token in sequences.values[0]
+    )
+    assert found.from_latents is not None
+    outputs = found.words(found.reconstruction), found.words(found.from_latents)
+    assert len(outputs[0]) == len(outputs[1]) == found.steps
     assert found.step_name == "word"
-    assert view(*runs.text(words=None), 0).step_name == "token"
+    assert view_sequence(*runs.text(words=None), 0).step_name == "token"
 
 
 def test_a_long_sequence_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "MOST_STEPS", 10)
-    found = view(*runs.images(True), 0)
+    monkeypatch.setattr(views, "MAX_STEPS", 10)
+    found = view_sequence(*runs.images(True), 0)
     assert (found.steps, found.whole_length, found.image_shape) == (10, 24, None)
-    monkeypatch.setattr(views, "MOST_TOKENS", 7)
-    assert view(*runs.text(), 0).steps == 7
+    monkeypatch.setattr(views, "MAX_TOKENS", 7)
+    assert view_sequence(*runs.text(), 0).steps == 7
 
 
 def test_a_model_without_latents_shows_what_there_is() -> None:
     checkpoint, sequences = runs.frames("rnn")
-    found = view(checkpoint, sequences, 0)
+    found = view_sequence(checkpoint, sequences, 0)
     assert not found.has_latents
     assert found.z.shape == (1, found.steps, 0)
     assert not found.kl.any()
-    assert [title for title, _ in found.answers] == ["prediction"]
+    assert [title for title, _ in found.outputs] == ["prediction"]
     expected = evaluate(checkpoint.module, sequences[[0]]).elbo
     assert found.log_likelihood.sum() == pytest.approx(expected, rel=1e-5)

@@ -8,8 +8,8 @@ import torch
 
 import zpyro
 from tests.run import small
-from zpyro.analysis import selection as choosing
-from zpyro.analysis.interpolation import interpolate, stretched
+from zpyro.analysis import selection
+from zpyro.analysis.decoding import interpolate, resample
 from zpyro.datasets.batching import Batch
 from zpyro.errors import UserError
 
@@ -68,16 +68,16 @@ def test_stretching_is_numpys_linear_interpolation(length: int, steps: int) -> N
     path = torch.randn(length, 3, dtype=torch.float64)
     places = np.linspace(0, length - 1, steps)
     expected = [np.interp(places, np.arange(length), path[:, k].numpy()) for k in range(3)]
-    torch.testing.assert_close(stretched(path, steps), torch.tensor(np.stack(expected, 1)))
+    torch.testing.assert_close(resample(path, steps), torch.tensor(np.stack(expected, 1)))
 
 
 def test_sequences_go_by_name_or_number() -> None:
     sequences = small.sequences(12, 1)
-    assert choosing.find(sequences, "walk3", "test") == 3
-    assert choosing.find(sequences, "11", "test") == 11
+    assert selection.find_sequence(sequences, "walk3", "test") == 3
+    assert selection.find_sequence(sequences, "11", "test") == 11
     with pytest.raises(UserError, match=r"12 is out of range: the test split has 12; .* 0 to 11, "):
-        choosing.find(sequences, "12", "test")
+        selection.find_sequence(sequences, "12", "test")
     with pytest.raises(UserError, match="-1 is out of range"):
-        choosing.find(sequences, "-1", "test")
+        selection.find_sequence(sequences, "-1", "test")
     with pytest.raises(UserError, match=r"'wolk3' is not in the test split; .* walk3"):
-        choosing.find(sequences, "wolk3", "test")
+        selection.find_sequence(sequences, "wolk3", "test")

@@ -1,6 +1,6 @@
 """The papers behind the models and objectives, as BibTeX.
 
-Each stands once, in the docstring of what it is the source of; here they are only found.
+Each is written once, in the docstring of the class that it is the source of, and found there.
 """
 
 from __future__ import annotations
@@ -30,52 +30,41 @@ Sources = Mapping[str, tuple[object, ...]]
 """By name: texts, or classes and functions whose docstrings hold BibTeX."""
 
 SOURCES: Sources = {
-    **{name: (kind,) for name, kind in MODELS.items()},
+    **{name: (cls,) for name, cls in MODELS.items()},
     "iwae": (MultiSampleELBO,),
     "dreg": (MultiSampleELBO,),
     "pyro": (PYRO,),
 }
-"""The models, the bounds of many paths, and Pyro itself."""
+"""The models, the multi-sample bounds, and Pyro."""
 
 _ENTRY = re.compile(r"^@\w+\{(?P<key>[\w-]+),.*?^\}$", flags=re.DOTALL | re.MULTILINE)
 
 
-def bibtex(name: str, sources: Sources = SOURCES) -> str:
-    """The papers behind one name as BibTeX entries, a blank line between them.
+def cite(name: str = "zforcing", sources: Sources = SOURCES) -> str:
+    """The papers behind one name as BibTeX entries, separated by blank lines.
 
     Args:
         name: one of the sources, or "all" for every paper once.
         sources: what can be cited.
 
     Raises:
-        UserError: naming the nearest one if there is none of that name.
+        UserError: for an unknown name; it suggests the nearest one.
     """
     if name != "all" and name not in sources:
         nearest = difflib.get_close_matches(name, [*sources, "all"], n=1)
         hint = f"did you mean {nearest[0]}? " if nearest else ""
-        raise UserError(f"nothing is called {name}; {hint}choose one of all, {', '.join(sources)}")
-    chosen = sources.values() if name == "all" else [sources[name]]
+        raise UserError(f"{name} is not known; {hint}choose one of all, {', '.join(sources)}")
     found: dict[str, str] = {}
-    for thing in (thing for things in chosen for thing in things):
-        found.update(entries(thing))
+    for items in sources.values() if name == "all" else [sources[name]]:
+        for item in items:
+            found.update(bibtex_entries(item))
     return "\n\n".join(found.values())
 
 
-def entries(thing: object) -> dict[str, str]:
-    """The BibTeX entries of a text, or of what a class or function says of itself, by key."""
-    text = thing if isinstance(thing, str) else inspect.getdoc(thing) or ""
-    lines = text.splitlines()
-    # Entries in a docstring stand further in than the words around them.
-    bare = "\n".join(inspect.cleandoc("\n" + block) for block in _blocks(lines))
-    return {match["key"]: match.group() for match in _ENTRY.finditer(bare)}
-
-
-def _blocks(lines: list[str]) -> list[str]:
-    """Lines that stand together under one indentation, each group as a text."""
-    groups: list[list[str]] = [[]]
-    for line in lines:
-        if not line.strip():
-            groups.append([])
-        else:
-            groups[-1].append(line)
-    return ["\n".join(group) for group in groups if group]
+def bibtex_entries(source: object) -> dict[str, str]:
+    """The BibTeX entries of a text, or of the docstring of a class or function, by key."""
+    text = source if isinstance(source, str) else inspect.getdoc(source) or ""
+    # Entries in a docstring are indented further than the text around them.
+    blocks = re.split(r"\n\s*\n", text)
+    plain = "\n".join(inspect.cleandoc("\n" + block) for block in blocks)
+    return {match["key"]: match.group() for match in _ENTRY.finditer(plain)}

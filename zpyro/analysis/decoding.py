@@ -1,4 +1,4 @@
-"""From latents back to frames: reconstruction of what was observed, and decoding of any latents."""
+"""From latents to frames: reconstruction, decoding of given latents, and interpolation."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from zpyro.models.bound_model import BoundModel
 from zpyro.models.conditions import zero_padding
 from zpyro.models.guides import latents_of
 from zpyro.nn.blocks import in_blocks
+from zpyro.nn.modes import evaluation_mode
 
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """Latents and the frames that they stand for, zero beyond the lengths.
+    """Latents and their frames, zero beyond the lengths.
 
     Attributes:
         z: the latents, (..., B, T, Z).
-        mean: the expected frame of p(x_t | h_t), (..., B, T, D); of binary frames the
-            probabilities, of tokens the most probable one, (..., B, T).
-        frames: one draw from p(x_t | h_t), shaped as ``mean``; with :func:`decode` the frames that
+        mean: the mean of p(x_t | h_t), (..., B, T, D): probabilities of binary frames; of tokens
+            the most probable one, (..., B, T).
+        frames: a sample from p(x_t | h_t), shaped as ``mean``; from :func:`decode` the frames that
             were fed back.
     """
 
@@ -38,80 +39,89 @@ class Decoded:
     frames: Tensor
 
 
-@torch.no_grad()
 def reconstruct(
-    module: SequenceModel,
+    model: SequenceModel,
     batch: Batch,
     *,
     seed: int = 0,
-    draws: int = 1,
+    num_samples: int = 1,
     use_mean: bool = False,
     guide: Program | None = None,
 ) -> Decoded:
-    """The frames that the model expects along latents of the posterior.
+    """Decode latents of the posterior, feeding the model the observed frames.
 
-    Teacher-forced, as the model is trained: h_t is given the observed x_{t-1}, so that a frame is
-    told by z_1..z_t and x_0..x_{t-1}, and never by x_t but through z. What the latents alone hold
-    is seen with :func:`decode` of the same ``z``.
+    As in training, h_t is computed from the observed x_{t-1}: frame t depends on z_1..z_t and
+    x_0..x_{t-1}, and on x_t through z only. To see what the latents alone determine, pass the same
+    ``z`` to :func:`decode`.
 
     Args:
-        module: a model with latents.
+        model: a model with latents.
         batch: the sequences.
-        seed: of the draws, which differ by the names of the sequences and leave the generators of
-            the process as they are.
-        draws: S, paths of latents for every sequence.
-        use_mean: in place of a draw take the mean of q(z_t | h_{t-1}, b_t) at every step, given
+        seed: of the samples, which differ by sequence name. The global generators are not changed.
+        num_samples: S, latent paths per sequence.
+        use_mean: instead of sampling, take the mean of q(z_t | h_{t-1}, b_t) at each step, given
             the means before it; S is 1.
-        guide: the guide to take latents from, by default the one attached to the module, or
-            its built-in one.
+        guide: the guide to take latents from; by default the one attached to the model, or its
+            built-in one.
 
     Returns:
         All with a leading dimension S: z is (S, B, T, Z).
 
     Raises:
-        UserError: if the model has no latents, or the mean is asked of a guide that has none.
+        UserError: if the model has no latents, or the guide has no mean.
+
+    Example:
+        >>> batch = data.test[:8].batch()
+        >>> mean = zpyro.reconstruct(model, batch, use_mean=True).mean[0]
     """
-    check_has_latents(module)
-    guide = module.custom_guide if guide is None else guide
-    if draws < 1 or (use_mean and draws > 1):
-        raise UserError(f"draws is {draws}; give 1 or more, and with use_mean 1")
-    like = next(module.parameters())
+    check_has_latents(model)
+    guide = model.custom_guide if guide is None else guide
+    if num_samples < 1 or (use_mean and num_samples > 1):
+        raise UserError(f"num_samples is {num_samples}; give 1 or more, and 1 with use_mean")
+    like = next(model.parameters())
     batch = batch.to(like.device)
     x = in_type_of(batch.x, like)
     start = None if batch.start is None else in_type_of(batch.start, like)
-    steps = x.shape[1]
-    with _reproducible(module, seed):
-        process = module.bind(x, batch.lengths, start)
-        if guide is None:
-            z = process.sample_posterior(
-                _noise(batch, steps, module.latent_size, seed, draws, use_mean).to(like)
+    shape = torch.Size((len(batch), x.shape[1], model.latent_size))
+    with _reproducible(model, seed):
+        bound = model.bind(x, batch.lengths, start)
+        if guide is not None:
+            z = torch.stack(
+                [
+                    latents_of(guide, shape, use_mean, x, batch.lengths, start)
+                    for _ in range(num_samples)
+                ]
             )
+        elif use_mean:
+            z = bound.sample_posterior(like.new_zeros(1, *shape))
         else:
-            shape = torch.Size((len(batch), steps, module.latent_size))
-            paths = [
-                latents_of(guide, shape, use_mean, x, batch.lengths, start) for _ in range(draws)
+            noise = [
+                named_noise(batch.names, shape[1], shape[2], seed, n) for n in range(num_samples)
             ]
-            z = torch.stack(paths)
-        mean, frames = along(process, z)
-    return Decoded(zero_padding(z, process.conditions.mask, 1), mean, frames)
+            z = bound.sample_posterior(torch.stack(noise).to(like))
+        mean, frames = teacher_forced(bound, z)
+    return Decoded(zero_padding(z, bound.conditions.mask, 1), mean, frames)
 
 
-def along(process: BoundModel, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Expected and drawn frames one step ahead of the batch's, given latents (..., B, T, Z)."""
-    module = process.model
+def teacher_forced(bound: BoundModel, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and sampled frames (..., B, T, D) for latents (..., B, T, Z), given observed frames."""
+    likelihood, emission = bound.model.likelihood, bound.model.emission
+    event = likelihood.event_shape
 
-    def decoded(hidden: Tensor) -> tuple[Tensor, Tensor]:
-        parameters = module.emission(hidden)
-        return module.likelihood.mean(parameters), module.likelihood.sample(parameters)
+    def decode_block(hidden: Tensor) -> tuple[Tensor, Tensor]:
+        parameters = emission(hidden)
+        return likelihood.mean(parameters), likelihood.sample(parameters)
 
-    parts = in_blocks(decoded, process.trajectory(z).features)
-    mean, frames = (_shaped(process, z, part) for part in parts)
+    def batch_major(rows: Tensor) -> Tensor:
+        frames = rows.permute(1, 2, 0, *range(3, rows.dim())).reshape(*z.shape[:-1], *event)
+        return zero_padding(frames, bound.conditions.mask, len(event))
+
+    mean, frames = map(batch_major, in_blocks(decode_block, bound.trajectory(z).features))
     return mean, frames
 
 
-@torch.no_grad()
 def decode(
-    module: SequenceModel,
+    model: SequenceModel,
     z: Tensor,
     *,
     lengths: Tensor | None = None,
@@ -120,92 +130,175 @@ def decode(
     use_mean: bool = False,
     temperature: float = 1.0,
 ) -> Decoded:
-    """Run the model freely along given latents: every frame it gives is what it is fed next.
+    """Decode given latents, feeding the model its own frames.
 
     Args:
-        module: a model with latents.
+        model: a model with latents.
         z: the latents, (B, T, Z).
         lengths: (B,), by default T.
-        start: x_0, (B, D) or (B,), by default the likelihood's own.
-        seed: of the frames; the generators of the process stay as they are.
-        use_mean: draw nothing: feed back the expected frame, of binary frames the more probable
-            value of every bit, of tokens the most probable one.
-        temperature: factor on the standard deviations (logits are divided by it).
+        start: x_0, (B, D) or (B,), by default that of the likelihood.
+        seed: of the sampled frames. The global generators are not changed.
+        use_mean: instead of sampling, feed back the mean frame; of binary frames the more probable
+            value of each bit, of tokens the most probable one.
+        temperature: factor on standard deviations; logits are divided by it.
 
     Returns:
         ``frames`` are those that were fed back.
 
     Raises:
         UserError: if the model has no latents.
-        ValueError: if shapes do not fit each other or the model.
+        ValueError: if the shapes do not match each other or the model.
     """
-    check_has_latents(module)
-    if z.dim() != 3 or z.shape[-1] != module.latent_size:
+    check_has_latents(model)
+    if z.dim() != 3 or z.shape[-1] != model.latent_size:
         raise ValueError(
-            f"z has shape {tuple(z.shape)}; this model needs (B, T, {module.latent_size})"
+            f"z has shape {tuple(z.shape)}; this model needs (B, T, {model.latent_size})"
         )
-    like = next(module.parameters())
+    like, likelihood = next(model.parameters()), model.likelihood
     z = z.to(like)
     count, steps = z.shape[:2]
-    first = module.likelihood.start(count, like) if start is None else start.to(like.device)
-    first = first if start is None else in_type_of(first, like)
+    if start is None:
+        frame = likelihood.start(count, like)
+    else:
+        frame = in_type_of(start.to(like.device), like)
     means: list[Tensor] = []
-    fed: list[Tensor] = []
-    with _reproducible(module, seed):
-        counted = torch.full((count,), steps) if lengths is None else lengths
-        conditions = module.bind(None, counted, first).conditions
+    frames: list[Tensor] = []
+    with _reproducible(model, seed):
+        lengths = torch.full((count,), steps) if lengths is None else lengths
+        conditions = model.bind(None, lengths, frame).conditions
         if conditions.steps > steps:
             raise ValueError(f"lengths reach {conditions.steps}, but z has {steps} steps")
-        z, state = z[:, : conditions.steps], module.initial_state(count)
+        z, state = z[:, : conditions.steps], model.initial_state(count)
         for t in range(conditions.steps):
-            inputs = module.embed(first)
-            state = module.transition(z[:, t], inputs, module.prepare(inputs, state))
-            parameters = module.emission(module.features(state))
-            means.append(module.likelihood.mean(parameters))
-            drawn = None if use_mean else module.likelihood.sample(parameters, temperature)
-            first = _most_probable(module, means[-1]) if drawn is None else drawn
-            fed.append(first)
-    event, valid = len(module.likelihood.event_shape), conditions.mask
-    mean, frames = (zero_padding(torch.stack(part, 1), valid, event) for part in (means, fed))
-    return Decoded(zero_padding(z, valid, 1), mean, frames)
+            inputs = model.embed(frame)
+            state = model.transition(z[:, t], inputs, model.prepare(inputs, state))
+            parameters = model.emission(model.features(state))
+            mean = likelihood.mean(parameters)
+            if not use_mean:
+                frame = likelihood.sample(parameters, temperature)
+            elif isinstance(likelihood, Bernoulli):
+                frame = (mean > 0.5).to(mean)
+            else:
+                frame = mean
+            means.append(mean)
+            frames.append(frame)
+    event, valid = len(likelihood.event_shape), conditions.mask
+    mean, fed = (zero_padding(torch.stack(part, 1), valid, event) for part in (means, frames))
+    return Decoded(zero_padding(z, valid, 1), mean, fed)
 
 
-def check_has_latents(module: SequenceModel) -> None:
-    """Raise UserError for a model without latents."""
-    if not module.latent_size:
-        raise UserError(
-            f"the model {type(module).__name__} has no latents: there is nothing to decode; "
-            "take a run of another model"
+@dataclass(frozen=True, eq=False)
+class Interpolation:
+    """Sequences between two sequences.
+
+    Attributes:
+        positions: from 0, the first sequence, to 1, the second, (S,).
+        lengths: T_s, the length at each position, (S,).
+        decoded: latents and frames of S sequences, padded to the longest.
+    """
+
+    positions: Tensor
+    lengths: Tensor
+    decoded: Decoded
+
+
+def interpolate(
+    model: SequenceModel,
+    first: Batch,
+    second: Batch,
+    steps: int,
+    *,
+    seed: int = 0,
+    use_mean: bool = True,
+    temperature: float = 1.0,
+    guide: Program | None = None,
+) -> Interpolation:
+    """Decode latents on the straight line between the posterior means of two sequences.
+
+    At position a there are T = round((1 - a) T_1 + a T_2) steps. Both paths of posterior means are
+    resampled linearly to T steps, keeping their first and last step, and mixed as
+    z = (1 - a) z_1 + a z_2. At both ends the paths are unchanged. Start frames are mixed too; of
+    start tokens that of the nearer sequence is used.
+
+    Bowman et al. (arXiv:1511.06349, section 5.3) do this with one latent per sentence.
+
+    Args:
+        model: a model with latents.
+        first: a batch of one sequence.
+        second: another one.
+        steps: S, number of positions including both ends, 2 or more.
+        seed: of sampled frames; all positions have the same noise.
+        use_mean: feed back mean frames instead of sampled ones, see :func:`decode`.
+        temperature: of sampled frames.
+        guide: the guide to take means from, by default that of the model.
+
+    Raises:
+        UserError: if the model has no latents, or steps is below 2.
+
+    Example:
+        >>> path = interpolate(model, data.test[:1].batch(), data.test[1:2].batch(), steps=5)
+        >>> path.decoded.mean.shape[0]
+        5
+    """
+    if steps < 2:
+        raise UserError(f"steps is {steps}; give 2 or more")
+    ends = [reconstruct(model, end, use_mean=True, guide=guide).z[0, 0] for end in (first, second)]
+    positions = torch.linspace(0.0, 1.0, steps, dtype=ends[0].dtype)
+    lengths: list[int] = []
+    parts: list[Decoded] = []
+    for a in positions.tolist():
+        length = max(1, round((1 - a) * len(ends[0]) + a * len(ends[1])))
+        path = torch.lerp(resample(ends[0], length), resample(ends[1], length), a)
+        start = None
+        if first.start is not None and second.start is not None:
+            if first.start.is_floating_point():
+                start = torch.lerp(first.start, second.start, a)
+            else:
+                start = first.start if a < 0.5 else second.start
+        # One by one, so that the noise at a position does not depend on the number of positions.
+        parts.append(
+            decode(
+                model,
+                path.unsqueeze(0),
+                start=start,
+                seed=seed,
+                use_mean=use_mean,
+                temperature=temperature,
+            )
         )
+        lengths.append(length)
+    z, mean, frames = (
+        torch.nn.utils.rnn.pad_sequence([getattr(part, name)[0] for part in parts], True)
+        for name in ("z", "mean", "frames")
+    )
+    return Interpolation(positions, torch.tensor(lengths), Decoded(z, mean, frames))
 
 
-def _most_probable(module: SequenceModel, mean: Tensor) -> Tensor:
-    return (mean > 0.5).to(mean) if isinstance(module.likelihood, Bernoulli) else mean
+def resample(path: Tensor, steps: int) -> Tensor:
+    """A path (T, Z) with another number of steps, interpolated linearly."""
+    if len(path) == steps:
+        return path
+    if len(path) == 1 or steps == 1:
+        return path[:1].expand(steps, -1)
+    places = torch.linspace(0, len(path) - 1, steps, dtype=path.dtype, device=path.device)
+    below = places.floor().long().clamp(max=len(path) - 2)
+    return torch.lerp(path[below], path[below + 1], (places - below).unsqueeze(-1))
 
 
-def _noise(batch: Batch, steps: int, size: int, seed: int, draws: int, use_mean: bool) -> Tensor:
-    if use_mean:
-        return torch.zeros(1, len(batch), steps, size)
-    noise = [named_noise(batch.names, steps, size, seed, draw) for draw in range(draws)]
-    return torch.stack(noise)
-
-
-def _shaped(process: BoundModel, z: Tensor, rows: Tensor) -> Tensor:
-    """(T, L, B, ...) as (..., B, T) + event shape, zero beyond the lengths."""
-    event = process.model.likelihood.event_shape
-    frames = rows.permute(1, 2, 0, *range(3, rows.dim())).reshape(*z.shape[:-1], *event)
-    return zero_padding(frames, process.conditions.mask, len(event))
+def check_has_latents(model: SequenceModel) -> None:
+    """Raise UserError for a model without latents."""
+    if not model.latent_size:
+        raise UserError(
+            f"the model {type(model).__name__} has no latents, so there is nothing to decode; "
+            "choose a run of another model"
+        )
 
 
 @contextlib.contextmanager
-def _reproducible(module: SequenceModel, seed: int) -> Generator[None, None, None]:
-    """Evaluation mode and a generator of one's own; both as before afterwards."""
-    training, device = module.training, next(module.parameters()).device
+def _reproducible(model: SequenceModel, seed: int) -> Generator[None, None, None]:
+    """Evaluation mode and seeded generators within the block."""
+    device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []
-    module.eval()
-    try:
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        module.train(training)
+    with evaluation_mode(model), torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield

@@ -16,6 +16,7 @@ from zpyro.errors import UserError
 from zpyro.evaluation import named_terms
 from zpyro.io import files
 from zpyro.models import SequenceModel
+from zpyro.nn.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -37,23 +38,28 @@ DIMS: Mapping[str, tuple[str, ...]] = {
 }
 """The dimensions of every array."""
 
-INSTALL = 'this needs ArviZ; pip install "zpyro[posterior]"'
+INSTALL = 'posteriors as .nc and to_arviz() need ArviZ; pip install "zpyro[posterior]"'
 
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """Draws from the posterior of N sequences; what lies beyond a sequence's length is NaN.
+    """S samples from the posterior of each of N sequences; values beyond the lengths are NaN.
 
     Attributes:
-        z: latents drawn from the guide, (N, draws, T, Z).
-        prior_loc: mean of p(z_t | z_<t, x_<t) along each path, (N, draws, T, Z).
+        z: latents sampled from the guide, (N, S, T, Z).
+        prior_loc: mean of p(z_t | z_<t, x_<t) along each path, (N, S, T, Z).
         prior_scale: its standard deviation.
-        posterior_loc: mean of q(z_t | z_<t, x) along each path, (N, draws, T, Z).
+        posterior_loc: mean of q(z_t | z_<t, x) along each path, (N, S, T, Z).
         posterior_scale: its standard deviation.
-        log_likelihood: log p(x_t | z_<=t, x_<t), nats, (N, draws, T).
-        kl: KL(q(z_t | ...) || p(z_t | ...)), closed form along each path, nats, (N, draws, T).
+        log_likelihood: log p(x_t | z_<=t, x_<t), nats, (N, S, T).
+        kl: KL(q(z_t | ...) || p(z_t | ...)), closed form along each path, nats, (N, S, T).
         lengths: (N,).
         names: of the sequences, (N,).
+
+    Example:
+        >>> found = zpyro.posterior(model, data.test[:8].batch(), num_samples=100)
+        >>> found.z.mean(1)  # (8, T, Z)
+        >>> found.to_arviz()
     """
 
     z: np.ndarray
@@ -77,13 +83,12 @@ class Posterior:
         return DIMS
 
     def to_arviz(self) -> InferenceData:
-        """As ArviZ's InferenceData, one chain.
+        """Convert to ArviZ's InferenceData with one chain.
 
-        ``z``, ``posterior_loc``, ``posterior_scale``, ``prior_loc``, ``prior_scale`` and ``kl``
-        stand in the group ``posterior`` with dims (chain, draw, sequence, time, latent), the
-        log-likelihood in the group ``log_likelihood`` as ``x``, lengths in ``constant_data``.
-        Sequences are named by the coordinate ``sequence``; a time is the number of its frame,
-        from 0.
+        The group ``posterior`` holds ``z``, ``posterior_loc``, ``posterior_scale``, ``prior_loc``,
+        ``prior_scale`` and ``kl`` with dims (chain, draw, sequence, time, latent); the group
+        ``log_likelihood`` holds ``x``; ``constant_data`` holds ``lengths``. The coordinate
+        ``sequence`` holds names, ``time`` counts frames from 0.
 
         Raises:
             UserError: if ArviZ is not installed.
@@ -92,9 +97,9 @@ class Posterior:
             import arviz
         except ImportError as error:
             raise UserError(INSTALL) from error
-        drawn = [name for name, dims in DIMS.items() if "draw" in dims]
-        inner = {name: [dim for dim in DIMS[name] if dim != "draw"] for name in drawn}
-        chains = {name: np.swapaxes(self.arrays[name], 0, 1)[None] for name in drawn}
+        sampled = [name for name, dims in DIMS.items() if "draw" in dims]
+        inner = {name: [dim for dim in DIMS[name] if dim != "draw"] for name in sampled}
+        chains = {name: np.swapaxes(self.arrays[name], 0, 1)[None] for name in sampled}
         likelihood = chains.pop("log_likelihood")
         return arviz.from_dict(
             posterior=chains,
@@ -105,14 +110,14 @@ class Posterior:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the arrays to ``.nc`` (NetCDF, through ArviZ) or ``.npz`` (numpy alone).
+        """Write the arrays to ``.nc`` (NetCDF, through ArviZ) or ``.npz`` (numpy only).
 
         Raises:
-            UserError: for another ending, if ArviZ is not installed, or if it cannot be written.
+            UserError: for another suffix, if ArviZ is not installed, or if the file cannot be
+                written.
         """
         path = Path(path)
-        kind = _kind(path)
-        data = self.to_arviz() if kind == ".nc" else None
+        data = self.to_arviz() if _suffix(path) == ".nc" else None
         with files.translate_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if data is not None:
@@ -126,12 +131,14 @@ class Posterior:
         """Read what :meth:`save` wrote.
 
         Raises:
-            UserError: if the file is none of these or cannot be read.
+            UserError: if the file cannot be read as a posterior.
         """
         path = Path(path)
-        read = _from_netcdf if _kind(path) == ".nc" else _from_npz
         try:
-            return cls(**read(path))
+            if _suffix(path) == ".nc":
+                return cls(**_from_netcdf(path))
+            with np.load(path, allow_pickle=False) as archive:
+                return cls(**{name: archive[name] for name in DIMS})
         except (OSError, ValueError, KeyError, AttributeError, BadZipFile) as error:
             raise UserError(
                 f"{path}: cannot be read as a posterior ({error}); give a file that "
@@ -140,74 +147,61 @@ class Posterior:
 
 
 def posterior(
-    module: SequenceModel, batch: Batch, num_samples: int = 100, *, seed: int = 0
+    model: SequenceModel, batch: Batch, num_samples: int = 100, *, seed: int = 0
 ) -> Posterior:
-    """Draw from the posterior of a batch, with prior, posterior and terms along every path.
+    """Sample from the posterior of a batch, with prior, posterior and terms along each path.
 
-    Paths are drawn one after the other in evaluation mode; beyond them the arrays are all that
-    is held in memory. Their noise depends on ``seed`` and each sequence's name alone.
+    Paths are sampled one after the other in evaluation mode, so memory holds one path beside the
+    resulting arrays. The noise depends only on ``seed`` and the name of each sequence.
 
     Args:
-        module: a model with latents.
-        batch: of a data set's :class:`~zpyro.datasets.sequences.Sequences`.
-        num_samples: paths a sequence.
+        model: a model with latents.
+        batch: of a :class:`~zpyro.datasets.Sequences`.
+        num_samples: S, paths per sequence.
         seed: of the noise.
 
     Raises:
-        UserError: if the model has no latents, or a guide of the user's own (read that in Pyro:
-            ``poutine.trace(module.active_guide)``).
+        UserError: if the model has no latents, or has a custom guide (read that in Pyro:
+            ``poutine.trace(model.active_guide)``).
     """
-    if not module.latent_size:
-        raise UserError(f"{type(module).__name__} has no latents, so no posterior to look at")
-    if module.custom_guide is not None:
+    if not model.latent_size:
+        raise UserError(f"{type(model).__name__} has no latents, so it has no posterior")
+    if model.custom_guide is not None:
         raise UserError(
-            "the run has a guide of its own, whose posterior has no known form; read it in Pyro: "
-            "poutine.trace(module.active_guide).get_trace(x, lengths, start)"
+            "the run has a custom guide, whose posterior has no known form; read it in Pyro: "
+            "poutine.trace(model.active_guide).get_trace(x, lengths, start)"
         )
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            draws = [_draw(module, batch, seed, draw) for draw in range(num_samples)]
-    finally:
-        module.train(was_training)
+    padded = torch.arange(batch.x.shape[1]) >= batch.lengths.cpu().unsqueeze(-1)
+
+    def array(values: Tensor) -> np.ndarray:
+        beyond = padded.view(*padded.shape, *(1,) * (values.dim() - 2))
+        return values.cpu().masked_fill(beyond, torch.nan).numpy()
+
+    def sample(number: int) -> dict[str, np.ndarray]:
+        terms = named_terms(model, batch, seed, number)
+        return {
+            "z": array(terms.z),
+            "prior_loc": array(terms.prior_mean),
+            "prior_scale": array((0.5 * terms.prior_log_variance).exp()),
+            "posterior_loc": array(terms.posterior_mean),
+            "posterior_scale": array((0.5 * terms.posterior_log_variance).exp()),
+            "log_likelihood": array(terms.log_likelihood),
+            "kl": array(terms.kl),
+        }
+
+    with evaluation_mode(model):
+        samples = [sample(number) for number in range(num_samples)]
     return Posterior(
-        **{name: np.stack([draw[name] for draw in draws], axis=1) for name in draws[0]},
+        **{name: np.stack([each[name] for each in samples], axis=1) for name in samples[0]},
         lengths=np.asarray(batch.lengths.cpu()),
         names=np.array(batch.names),
     )
 
 
-def _draw(module: SequenceModel, batch: Batch, seed: int, draw: int) -> dict[str, np.ndarray]:
-    """The arrays of one path a sequence, the dimension of draws left out."""
-    terms = named_terms(module, batch, seed, draw)
-    padded = torch.arange(batch.x.shape[1]) >= batch.lengths.cpu().unsqueeze(-1)
-
-    def array(values: Tensor) -> np.ndarray:
-        values = values.detach().cpu()
-        beyond = padded.view(*padded.shape, *(1,) * (values.dim() - 2))
-        return values.masked_fill(beyond, torch.nan).numpy()
-
-    return {
-        "z": array(terms.z),
-        "prior_loc": array(terms.prior_mean),
-        "prior_scale": array((0.5 * terms.prior_log_variance).exp()),
-        "posterior_loc": array(terms.posterior_mean),
-        "posterior_scale": array((0.5 * terms.posterior_log_variance).exp()),
-        "log_likelihood": array(terms.log_likelihood),
-        "kl": array(terms.kl),
-    }
-
-
-def _kind(path: Path) -> str:
+def _suffix(path: Path) -> str:
     if path.suffix not in (".nc", ".npz"):
         raise UserError(f"{path}: posteriors are written as .nc (NetCDF) or .npz; choose one")
     return path.suffix
-
-
-def _from_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in DIMS}
 
 
 def _from_netcdf(path: Path) -> dict[str, np.ndarray]:

@@ -1,18 +1,21 @@
-"""New sequences from a checkpoint, on the scale of the raw data."""
+"""New sequences from a trained model, on the scale of the raw data."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
-from torch import Tensor
 
-from zpyro.analysis import selection as choosing
+from zpyro.analysis.selection import check_frames, denormalize, normalize
+from zpyro.datasets.formats import audio
 from zpyro.distributed.seeding import seed_everything
 from zpyro.evaluation import in_type_of
+from zpyro.io import files
 from zpyro.training.checkpoint import Checkpoint
 
 
-def draw(
+def sample(
     checkpoint: Checkpoint,
     count: int,
     steps: int,
@@ -21,69 +24,60 @@ def draw(
     temperature: float = 1.0,
     prefix: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Sequences from the prior, or such as continue a prefix.
+    """Sample sequences from the prior, or continue a prefix.
 
-    Prior samples begin after a start frame of the training data, each a random one of those that
-    the checkpoint holds; audio so begins as a recording does.
+    Sequences from the prior begin after a start frame of the training data, chosen at random among
+    those that the checkpoint holds; audio therefore begins as a recording does.
 
     Args:
-        checkpoint: the model and what it knows of its data.
-        count: N, how many.
-        steps: T, how many frames each.
-        seed: of the draws.
-        temperature: factor on the standard deviations (logits are divided by it).
-        prefix: raw frames (P, D) or tokens (P,) that all of them continue. Where the data have
-            start frames, the first one of the prefix is it.
+        checkpoint: the model, and what it must know of its data.
+        count: N, the number of sequences.
+        steps: T, frames of each.
+        seed: of the samples.
+        temperature: factor on standard deviations; logits are divided by it.
+        prefix: raw frames (P, D) or tokens (P,) that every sequence continues. If the data have
+            start frames, its first frame is used as one.
 
     Returns:
-        Raw frames (N, T, D), or tokens (N, T); the prefix is not among them.
+        Raw frames (N, T, D) or tokens (N, T), without the prefix.
 
     Raises:
-        UserError: if the prefix is empty or of another kind or shape.
+        UserError: if the prefix is empty or does not suit the model.
     """
-    module = checkpoint.module
+    module, start, given = checkpoint.module, checkpoint.start, None
     like = next(module.parameters())
     seed_everything(seed)
-    if prefix is None:
-        start, given = _training_starts(checkpoint, count, seed), None
-    else:
-        start, given = _split_prefix(checkpoint, prefix, count)
-    frames = module.generate(
+    if prefix is not None:
+        check_frames(checkpoint, prefix, "the prefix")
+        frames = torch.from_numpy(np.ascontiguousarray(normalize(checkpoint, prefix)))
+        given = frames.unsqueeze(0).repeat(count, *(1,) * frames.dim())
+        if start is not None:
+            start, given = given[:, 0], given[:, 1:] if given.shape[1] > 1 else None
+    elif start is not None:
+        chosen = np.random.default_rng(seed).integers(len(start), size=count)
+        start = start[torch.from_numpy(chosen)]
+    generated = module.generate(
         steps,
         num_sequences=count,
         start=None if start is None else in_type_of(start.to(like.device), like),
         prefix=None if given is None else in_type_of(given.to(like.device), like),
         temperature=temperature,
     )
-    return raw(checkpoint, frames.cpu().numpy())
+    return denormalize(checkpoint, generated.cpu().numpy())
 
 
-def raw(checkpoint: Checkpoint, frames: np.ndarray) -> np.ndarray:
-    """Normalized frames on the scale of the raw data; tokens and bits stay as they are."""
-    if checkpoint.data.data_type in ("tokens", "binary"):
-        return frames
-    return frames * checkpoint.data.scale + checkpoint.data.mean
+def write_sound(path: Path, waveform: np.ndarray, rate: int) -> Path:
+    """Write a wav file and return its path.
 
+    Args:
+        path: the file.
+        waveform: samples of any shape, full scale 1; they are flattened.
+        rate: samples per second.
 
-def _training_starts(checkpoint: Checkpoint, count: int, seed: int) -> Tensor | None:
-    if checkpoint.start is None:
-        return None
-    chosen = np.random.default_rng(seed).integers(len(checkpoint.start), size=count)
-    return checkpoint.start[torch.from_numpy(chosen)]
-
-
-def _split_prefix(
-    checkpoint: Checkpoint, prefix: np.ndarray, count: int
-) -> tuple[Tensor | None, Tensor | None]:
-    """Start frames and further frames, both normalized and the same for every sequence."""
-    choosing.check_frames(checkpoint, prefix, "the prefix")
-    data = checkpoint.data
-    plain = data.data_type in ("tokens", "binary")
-    values = prefix if plain else (prefix - data.mean) / data.scale
-    frames = torch.from_numpy(
-        np.ascontiguousarray(values, np.int64 if data.data_type == "tokens" else np.float32)
-    )
-    frames = frames.unsqueeze(0).repeat(count, *(1,) * frames.dim())
-    if checkpoint.start is None:
-        return None, frames
-    return frames[:, 0], frames[:, 1:] if frames.shape[1] > 1 else None
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    with files.translate_os_errors(path):
+        path.touch()  # soundfile raises errors of its own
+    audio.write_wav(path, waveform.reshape(-1), rate)
+    return path

@@ -1,39 +1,43 @@
-"""Sequences that a user names: by name or number in a split, a file, or a sentence."""
+"""Sequences that a user names or brings: by name or number in a split, a file, or a sentence."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from zpyro import datasets
+from zpyro.datasets import npz
+from zpyro.datasets.formats import audio, text_files
+from zpyro.datasets.formats.declared import DAMAGED
 from zpyro.datasets.sequences import Array, Normalization, Sequences
-from zpyro.datasets.vocabulary import END
+from zpyro.datasets.vocabulary import END, UNKNOWN, Vocabulary
 from zpyro.errors import UserError
 from zpyro.training.checkpoint import Checkpoint
-from zpyro.training.runs import Run
 
 SHOWN_NAMES = 3
+FILE_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".npy", ".txt")
+
+OnNote = Callable[[str], None]
+"""Receives a line that the user should see."""
 
 
-def find(sequences: Sequences, wanted: str, split: str) -> int:
-    """Where the sequence of that name stands, or the one of that number, counted from 0.
+def find_sequence(sequences: Sequences, wanted: str, split: str) -> int:
+    """The index of the sequence with a name, or with a number counted from 0.
 
     Args:
         sequences: a split that is not empty.
-        wanted: a name, or a number.
-        split: what to call the split in an error.
+        wanted: a name or a number.
+        split: name of the split, for errors.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is no such sequence.
     """
     names = list(sequences.names)
     if wanted in names:
         return names.index(wanted)
     if not wanted.lstrip("-").isdecimal():
-        # Nearness is judged on names alone: they may be many, those shown are few.
         near = difflib.get_close_matches(wanted, names, n=SHOWN_NAMES, cutoff=0.4)
         raise UserError(
             f"sequence {wanted!r} is not in the {split} split; name one, such as "
@@ -47,127 +51,88 @@ def find(sequences: Sequences, wanted: str, split: str) -> int:
     return int(wanted)
 
 
-def choose(sequences: Sequences, wanted: Sequence[str], split: str, *, first: int) -> list[int]:
-    """The places of the wanted sequences, each once.
+def select_sequences(
+    sequences: Sequences, wanted: Sequence[str], split: str, *, default_count: int
+) -> list[int]:
+    """The indices of the wanted sequences, each once.
 
     Args:
-        sequences: what to choose from.
-        wanted: names, or numbers from 0; none for the first ones.
-        split: what to call the sequences in an error.
-        first: how many of the first ones.
+        sequences: the split.
+        wanted: names or numbers; empty for the first ``default_count``.
+        split: name of the split, for errors.
+        default_count: how many sequences without ``wanted``.
 
     Raises:
-        UserError: for a number out of range, or a name that is not there.
+        UserError: if one of them is not there.
     """
     if not wanted:
-        return list(range(min(first, len(sequences))))
-    return list(dict.fromkeys(find(sequences, each, split) for each in wanted))
+        return list(range(min(default_count, len(sequences))))
+    return list(dict.fromkeys(find_sequence(sequences, each, split) for each in wanted))
 
 
-def load_split(
-    run: Run, checkpoint: Checkpoint, split: str, data_folder: Path | None = None
-) -> Sequences:
-    """A split of the data that a run was trained on, on the scale of its training.
-
-    Args:
-        run: whose settings name the data.
-        checkpoint: whose scale and vocabulary count.
-        split: "train", "valid", "test" or "all".
-        data_folder: where the data are now; by default where they were at training.
-
-    Raises:
-        UserError: if the data are gone, are of another shape than the model's, or the split is
-            unknown or empty.
-    """
-    config = run.config()
-    folder = data_folder
-    if folder is None and config.data_folder is not None:
-        folder = Path(config.data_folder)
-    data = datasets.load(config.dataset, folder, config.data, vocabulary=checkpoint.vocabulary)
-    found = data.split(split)
-    if len(found) == 0:
-        raise UserError(f"the {split} split of {config.dataset} is empty; choose another split")
-    return renormalize_like(checkpoint, found)
-
-
-def renormalize_like(checkpoint: Checkpoint, sequences: Sequences) -> Sequences:
-    """The sequences on the scale that a model was trained on.
-
-    Raises:
-        UserError: if they are of another kind than the model reads.
-    """
-    data, likelihood = checkpoint.data, checkpoint.module.likelihood
-    size = 1 if data.data_type == "tokens" else likelihood.size
-    if (sequences.data_type, sequences.frame_size) != (data.data_type, size):
-        found, wanted = (
-            _described(sequences.data_type, sequences.frame_size),
-            _described(data.data_type, size),
-        )
-        raise UserError(
-            f"the data are {found}, the run was trained on {wanted}; point --data at such"
-        )
-    if sequences.sample_rate != data.sample_rate:
-        raise UserError(
-            f"the data have {sequences.sample_rate} samples a second, this run was trained on "
-            f"{data.sample_rate}; resample them"
-        )
-    if likelihood.discrete_tokens:
-        largest = max((int(np.max(value)) for value in sequences.values), default=0)
-        if largest >= likelihood.size:
-            raise UserError(
-                f"the data hold token {largest}, this run knows {likelihood.size}; "
-                "give data with the same vocabulary"
-            )
-    return sequences.renormalized(Normalization(data.mean, data.scale))
-
-
-def _described(kind: str, size: int) -> str:
-    return kind if kind == "tokens" else f"{kind} of {size} numbers a frame"
-
-
-def check_frames(checkpoint: Checkpoint, frames: Array, name: str, *, least: int = 1) -> None:
-    """See that raw frames (P, D) or tokens (P,) are what a model was trained on.
+def parse_sequence(
+    checkpoint: Checkpoint, text: str, on_note: OnNote | None = None
+) -> Sequences | None:
+    """A sequence given as a file or, for a model of text, as a sentence.
 
     Args:
-        checkpoint: the model and what it knows of its data.
-        frames: the raw frames.
-        name: what to call them in an error.
-        least: the smallest P.
+        checkpoint: the model.
+        text: name of a file, a sentence, or anything else.
+        on_note: receives what to know about the file.
+
+    Returns:
+        None if the text is neither, so that it can only name a sequence of a split.
 
     Raises:
-        UserError: if there are too few of them, they have another shape, or are no tokens or bits.
+        UserError: if the file cannot be read or does not suit the model.
     """
-    likelihood = checkpoint.module.likelihood
-    event = tuple(likelihood.event_shape)
-    if frames.ndim != 1 + len(event) or frames.shape[1:] != event or len(frames) < least:
-        wanted = "(P,)" if not event else f"(P, {event[0]})"
-        raise UserError(
-            f"{name}: has shape {frames.shape}; it must be {wanted} with P at least {least}"
-        )
-    if likelihood.discrete_tokens and (
-        (frames % 1 != 0).any() or frames.min() < 0 or frames.max() >= likelihood.size
-    ):
-        raise UserError(
-            f"{name}: has other numbers than the tokens 0 to {likelihood.size - 1}; mend them"
-        )
-    if checkpoint.data.data_type == "binary" and not np.isin(frames, (0, 1)).all():
-        raise UserError(f"{name}: has values other than 0 and 1; make it binary first")
+    if is_file_name(text):
+        frames = frames_from_file(Path(text), checkpoint, on_note)
+        if checkpoint.vocabulary is not None and not text.endswith(".npy"):
+            frames = np.append(frames, END)
+        return sequence_from_array(checkpoint, frames, text)
+    if checkpoint.vocabulary is not None and " " in text.strip():
+        return sequence_from_sentence(checkpoint, text)
+    return None
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a text is meant as a file: the file exists, or the suffix is that of a file."""
+    path = Path(text)
+    try:
+        exists = path.is_file()
+    except OSError:  # a long sentence is not a valid file name
+        return False
+    return exists or path.suffix.lower() in FILE_SUFFIXES
+
+
+def sequence_from_sentence(checkpoint: Checkpoint, sentence: str) -> Sequences:
+    """A sentence and its end as one sequence of tokens.
+
+    Raises:
+        UserError: if the model is not one of text, or the sentence is empty.
+    """
+    vocabulary = checkpoint.vocabulary
+    if vocabulary is None:
+        raise UserError(f"{sentence!r} is a sentence, but the run is not trained on text")
+    words = vocabulary.split(sentence.strip())
+    if not words:
+        raise UserError("the sentence is empty; give words")
+    return sequence_from_array(checkpoint, np.append(vocabulary.encode(words), END), sentence)
 
 
 def sequence_from_array(checkpoint: Checkpoint, frames: Array, name: str) -> Sequences:
-    """Raw frames (P, D) or tokens (P,) as one sequence of the kind that a model was trained on.
+    """Raw frames (P, D) or tokens (P,) as one sequence for a model.
 
-    Where the data have start frames, the first one is it.
+    If the data have start frames, the first frame becomes the start frame.
 
     Raises:
-        UserError: if there are too few of them, or they have another shape or are no tokens.
+        UserError: if there are too few frames, or they do not suit the model.
     """
     data = checkpoint.data
-    check_frames(checkpoint, frames, name, least=1 if checkpoint.start is None else 2)
+    check_frames(checkpoint, frames, name, min_frames=1 if checkpoint.start is None else 2)
     scale = Normalization(data.mean, data.scale)
-    plain = data.data_type in ("tokens", "binary")
-    whole = np.int64 if data.data_type == "tokens" else np.float32
-    values = frames.astype(whole) if plain else scale.apply(frames)
+    values = normalize(checkpoint, frames)
     start = None
     if checkpoint.start is not None:
         start, values = values[:1], values[1:]
@@ -175,35 +140,138 @@ def sequence_from_array(checkpoint: Checkpoint, frames: Array, name: str) -> Seq
         values=(values,),
         names=(name,),
         start=start,
-        normalization=Normalization() if plain else scale,
+        normalization=scale if data.data_type in ("audio", "frames") else Normalization(),
         sample_rate=data.sample_rate,
         data_type=data.data_type,
         image_shape=data.image_shape,
     )
 
 
-def of_sentence(checkpoint: Checkpoint, sentence: str) -> Sequences:
-    """A sentence, and its end, as one sequence of tokens.
+def normalize(checkpoint: Checkpoint, raw: Array) -> Array:
+    """Raw frames on the scale of a model, float32; tokens as int64, bits unchanged."""
+    data = checkpoint.data
+    if data.data_type in ("tokens", "binary"):
+        return raw.astype(np.int64 if data.data_type == "tokens" else np.float32)
+    return Normalization(data.mean, data.scale).apply(raw)
+
+
+def denormalize(checkpoint: Checkpoint, frames: Array) -> Array:
+    """Normalized frames on the scale of the raw data; tokens and bits unchanged."""
+    data = checkpoint.data
+    if data.data_type in ("tokens", "binary"):
+        return frames
+    return Normalization(data.mean, data.scale).invert(frames)
+
+
+def check_frames(checkpoint: Checkpoint, frames: Array, name: str, *, min_frames: int = 1) -> None:
+    """Check that raw frames (P, D) or tokens (P,) suit a model.
+
+    Args:
+        checkpoint: the model.
+        frames: the raw frames.
+        name: what to call them in an error.
+        min_frames: the smallest P.
 
     Raises:
-        UserError: if the model is none of text, or the sentence is empty.
+        UserError: if there are too few frames, or their shape or values do not suit the model.
     """
-    vocabulary = checkpoint.vocabulary
-    if vocabulary is None:
-        raise UserError(f"{sentence!r} is a sentence, and this run is none of text")
-    words = vocabulary.split(sentence.strip())
-    if not words:
-        raise UserError("the sentence is empty; give words")
-    tokens = np.append(vocabulary.encode(words), END)
-    return sequence_from_array(checkpoint, tokens, sentence)
+    likelihood = checkpoint.module.likelihood
+    event = tuple(likelihood.event_shape)
+    if frames.ndim != 1 + len(event) or frames.shape[1:] != event or len(frames) < min_frames:
+        wanted = "(P,)" if not event else f"(P, {event[0]})"
+        raise UserError(
+            f"{name}: has shape {frames.shape}; it must be {wanted} with P at least {min_frames}"
+        )
+    if likelihood.discrete_tokens and (
+        (frames % 1 != 0).any() or frames.min() < 0 or frames.max() >= likelihood.size
+    ):
+        raise UserError(
+            f"{name}: has values that are not tokens of the model; use 0 to {likelihood.size - 1}"
+        )
+    if checkpoint.data.data_type == "binary" and not np.isin(frames, (0, 1)).all():
+        raise UserError(f"{name}: has values other than 0 and 1; make it binary first")
 
 
-def looks_like_file(wanted: str) -> bool:
-    """Whether something is meant as a file: it is there, or its name ends as one's."""
-    path = Path(wanted)
+def frames_from_file(path: Path, checkpoint: Checkpoint, on_note: OnNote | None = None) -> Array:
+    """Raw frames (P, D) or tokens (P,) of a file.
+
+    Args:
+        path: a recording or a text file of one line, as the run's data are, or a ``.npy`` array of
+            frames, of the samples of a recording, of the rows or pixels of an image, or of tokens.
+        checkpoint: the model.
+        on_note: receives a line about words that are not in the vocabulary.
+
+    Raises:
+        UserError: if the file cannot be read, is empty, or does not suit the model.
+    """
+    if not path.is_file():
+        problem = "is not a file" if path.exists() else "is missing"
+        raise UserError(f"{path}: {problem}; choose another file")
+    if path.suffix.lower() == ".npy":
+        frames = _in_frames(_read_array(path), checkpoint)
+    elif checkpoint.data.data_type == "audio":
+        frames = _read_recording(path, checkpoint)
+    elif checkpoint.vocabulary is not None:
+        frames = _read_line(path, checkpoint.vocabulary, on_note)
+    else:
+        raise UserError(
+            f"{path}: is not a .npy array, and the run is trained on {checkpoint.data.data_type} "
+            "data; save the frames with numpy.save"
+        )
+    check_frames(checkpoint, frames, str(path))
+    return frames
+
+
+def _read_recording(path: Path, checkpoint: Checkpoint) -> Array:
+    rate, size = checkpoint.data.sample_rate, checkpoint.module.likelihood.size
+    assert rate is not None
+    samples, found = audio.read(path)
+    frames = audio.frame(audio.resample(samples, found, rate), size)
+    if len(frames) == 0:
+        raise UserError(
+            f"{path}: is shorter than a frame, {size} samples at {rate} Hz; give a longer one"
+        )
+    return frames
+
+
+def _read_line(path: Path, vocabulary: Vocabulary, on_note: OnNote | None) -> Array:
+    line, *more = text_files.read_text(path).strip().splitlines()
+    if more:
+        raise UserError(
+            f"{path}: has {len(more) + 1} lines, but a sequence is one line; keep only that line"
+        )
+    words = vocabulary.split(line)
+    tokens = vocabulary.encode(words)
+    unknown = [word for word, token in zip(words, tokens, strict=True) if token == UNKNOWN]
+    if unknown and on_note is not None:
+        shown = " ".join(dict.fromkeys(unknown))
+        on_note(f"note: not in the vocabulary, so read as <unknown>: {shown}")
+    return tokens
+
+
+def _read_array(path: Path) -> Array:
     try:
-        there = path.is_file()
-    except OSError:
-        # A long sentence is no file name.
-        return False
-    return there or path.suffix.lower() in (".wav", ".flac", ".mp3", ".npy", ".txt", ".ogg")
+        values = npz.load_plain(path)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except DAMAGED as error:
+        raise UserError(f"{path}: is not a .npy array; save one with numpy.save") from error
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
+        raise UserError(f"{path}: is not a .npy array of numbers; save one with numpy.save")
+    if not values.size:
+        raise UserError(f"{path}: has shape {values.shape}, it is empty; choose another file")
+    if not np.isfinite(values).all():
+        raise UserError(f"{path}: has values that are not finite; remove or replace them")
+    return values
+
+
+def _in_frames(values: Array, checkpoint: Checkpoint) -> Array:
+    """The samples of a recording, or the rows or pixels of an image, as frames of the model."""
+    data, size = checkpoint.data, checkpoint.module.likelihood.size
+    if data.data_type == "audio" and values.ndim == 1:
+        return audio.frame(values, size)
+    shape = data.image_shape
+    is_image = shape is not None and values.shape[-1] in (1, shape[1]) and values.ndim <= 2
+    return values.reshape(-1, size) if is_image and values.size % size == 0 else values

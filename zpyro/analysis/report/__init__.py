@@ -1,7 +1,10 @@
-"""Looking at trained runs: pictures, curves, and a page that shows them."""
+"""A report on a trained run: pictures, sounds, and a page that shows them.
 
-from zpyro.analysis.report.builder import Report, inspect
-from zpyro.analysis.report.curves import plot
-from zpyro.analysis.report.views import SequenceView, view
+In reading order: ``builder`` (the whole report), ``sections`` (its parts), ``views`` (the numbers
+behind one sequence), ``figures`` (its pictures), ``page`` (HTML).
+"""
 
-__all__ = ["Report", "SequenceView", "inspect", "plot", "view"]
+from zpyro.analysis.report.builder import Report, write_report
+from zpyro.analysis.report.views import SequenceView, view_sequence
+
+__all__ = ["Report", "SequenceView", "view_sequence", "write_report"]

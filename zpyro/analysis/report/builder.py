@@ -1,4 +1,4 @@
-"""Pictures of a run in a folder, and one page that shows them all."""
+"""A report on a run: pictures and sounds in a folder, and one page that shows them all."""
 
 from __future__ import annotations
 
@@ -7,41 +7,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zpyro.analysis import plots
-from zpyro.analysis import selection as choosing
-from zpyro.analysis.report import page, samples, training
-from zpyro.analysis.report.page import Section
-from zpyro.analysis.report.scores import IN_USE, Score, scores
-from zpyro.analysis.report.sequence_parts import sequence_parts
-from zpyro.analysis.report.views import SequenceView, view
+from zpyro.analysis.loading import LoadedRun, load_run
+from zpyro.analysis.report import page, sections
+from zpyro.analysis.report.sections import Score
+from zpyro.analysis.report.views import SequenceView, view_sequence
+from zpyro.analysis.selection import select_sequences
 from zpyro.errors import UserError
 from zpyro.io import files
-from zpyro.training import custom_guides as custom_guides
+from zpyro.training import custom_guides
 from zpyro.training.checkpoint import Checkpoint
-from zpyro.training.config import write_config
-from zpyro.training.runs import Run, open_run
 from zpyro.version import __version__
 
 PAGE = "report.html"
 DEFAULT_COUNT = 3
 
-IGNORED = (
-    "No latent is in use: the decoder does without them. Training on may change that; so may an "
-    "auxiliary weight, a KL weight that starts low, free bits or word dropout."
-)
-
-OnStage = Callable[[str], None]
-"""Told what is being done now."""
+OnStage = Callable[[str], object]
+"""Receives a line about what is done next."""
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What was written, and what it shows.
+    """What was written.
 
     Attributes:
         folder: where the pictures and sounds are.
-        page: the page, which needs none of them.
-        views: what there is to see of each sequence.
-        scores: the table of bounds; empty where none was asked for.
+        page: the page, which holds copies of them.
+        views: what is shown of each sequence.
+        scores: the table of bounds; empty if it was not asked for.
+
+    Example:
+        >>> report = write_report("runs/vowels", split="test", out="looks")
+        >>> report.views[0].kl.sum()
     """
 
     folder: Path
@@ -50,164 +46,108 @@ class Report:
     scores: tuple[Score, ...]
 
 
-def inspect(
-    folder: Path,
+def write_report(
+    run: str | Path,
     *,
     split: str = "test",
     sequences: Sequence[str] = (),
-    out: Path | None = None,
+    out: str | Path | None = None,
     data_folder: Path | None = None,
     which: str = "best",
-    device: str = "cpu",
-    draws: int = 8,
-    num_samples: int = 4,
+    device: str = "auto",
+    num_samples: int = 8,
+    prior_samples: int = 4,
     particles: int = 10,
     scored: int = 256,
     seed: int = 0,
     on_stage: OnStage | None = None,
 ) -> Report:
-    """Draw what a run has learned, and write a page that shows it.
+    """Plot what a run has learned, and write a page that shows it.
 
     Args:
-        folder: the run directory.
-        split: whose sequences: "train", "valid", "test" or "all".
+        run: the run directory.
+        split: "train", "valid", "test" or "all".
         sequences: names, or numbers from 0; by default the first three.
         out: where to write; by default ``inspect`` in the run directory.
         data_folder: where the data are now; by default where they were at training.
         which: the checkpoint, "best" or "last".
-        device: where to compute.
-        draws: paths of latents drawn from the posterior of each sequence.
-        num_samples: sequences drawn from the prior.
-        particles: of the importance-weighted and the particle-filter bound; 1 leaves them out.
-        scored: the bounds are those of this many sequences, the first ones; 0 leaves them out.
-        seed: of every draw.
-        on_stage: told about progress.
+        device: "auto", "cpu" or "cuda".
+        num_samples: latent paths sampled from the posterior of each sequence.
+        prior_samples: sequences sampled from the prior.
+        particles: of the importance-weighted and the particle-filter bound; 1 omits both.
+        scored: the bounds are computed on this many sequences, the first ones; 0 omits them.
+        seed: of all samples.
+        on_stage: receives progress.
 
     Raises:
-        UserError: if matplotlib is missing, the run has no such checkpoint yet, its data are gone,
-            its guide is the user's own and not in use, a sequence is not there, or the folder
-            cannot be written.
+        UserError: if matplotlib is missing, the run has no such checkpoint yet, its data are
+            missing, its custom guide is not in use, a sequence is not there, or the folder cannot
+            be written.
     """
     plots.require_matplotlib()
-    tell = on_stage or _silent
-    run = open_run(folder)
-    checkpoint = _load(run, which, device)
-    _check_guide(run, checkpoint)
-    tell("loading the data")
-    found = choosing.load_split(run, checkpoint, split, data_folder)
-    chosen = choosing.choose(found, sequences, split, first=DEFAULT_COUNT)
-    target = out or folder / "inspect"
-    with files.translate_os_errors(target):
-        target.mkdir(parents=True, exist_ok=True)
-    tell("drawing sequences")
-    views = tuple(view(checkpoint, found, place, draws=draws, seed=seed) for place in chosen)
-    sections = [training.section(run, target, latents=checkpoint.module.latent_size > 0)]
-    sections.append(_sequences(views, target, split))
-    tell("sampling from the prior")
-    sections.append(samples.section(checkpoint, num_samples, views[0].steps, target, seed))
-    table: list[Score] = []
+    report_stage = on_stage or (lambda _: None)
+    loaded = load_run(run, which, device)
+    checkpoint = loaded.checkpoint
+    _check_guide(loaded)
+    report_stage("loading the data")
+    found = loaded.split(split, data_folder)
+    chosen = select_sequences(found, sequences, split, default_count=DEFAULT_COUNT)
+    folder = Path(out) if out is not None else loaded.run.folder / "inspect"
+    with files.translate_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    report_stage("plotting sequences")
+    views = tuple(
+        view_sequence(checkpoint, found, number, num_samples=num_samples, seed=seed)
+        for number in chosen
+    )
+    parts = [
+        sections.training_section(loaded.run, folder, latents=loaded.model.latent_size > 0),
+        sections.sequences_section(views, folder, split),
+    ]
+    report_stage("sampling from the prior")
+    steps = views[0].steps
+    parts.append(sections.samples_section(checkpoint, prior_samples, steps, folder, seed))
+    scores: list[Score] = []
     if scored:
-        tell("computing bounds")
+        report_stage("computing bounds")
         part = found[: min(scored, len(found))]
-        table = scores(run, checkpoint, part, particles=particles, seed=seed)
-        sections.insert(0, _bounds(table, split, len(part), len(found)))
-    sections.append(_settings(run))
+        scores = sections.compute_scores(
+            loaded.run, checkpoint, part, particles=particles, seed=seed
+        )
+        parts.insert(0, sections.bounds_section(scores, split, len(part), len(found)))
+    parts.append(sections.settings_section(loaded.run))
     text = page.page(
-        f"{run.folder.resolve().name}: {checkpoint.model.name} on {checkpoint.data.name}",
+        f"{loaded.run.folder.resolve().name}: {checkpoint.model.name} on {checkpoint.data.name}",
         _lead(checkpoint, which),
-        sections,
+        parts,
         f"Written by zpyro {__version__}. Everything shown is within this file.",
     )
-    files.replace_file(target / PAGE, text)
-    return Report(target, target / PAGE, views, tuple(table))
+    files.replace_file(folder / PAGE, text)
+    return Report(folder, folder / PAGE, views, tuple(scores))
 
 
-def _silent(stage: str) -> None:
-    del stage
-
-
-def _load(run: Run, which: str, device: str) -> Checkpoint:
-    other = "last" if which == "best" else "best"
-    if not run.has(which):
-        if run.has(other):
-            raise UserError(
-                f"{run.folder}: has no {which} checkpoint yet; say --checkpoint {other}, "
-                "which is there"
-            )
-        if run.records():
-            raise UserError(
-                f"{run.folder}: has no checkpoint yet; zpyro plot {run.folder} shows its curves "
-                f"so far, zpyro train --resume {run.folder} trains on"
-            )
-    return run.load(which, device)
-
-
-def _check_guide(run: Run, checkpoint: Checkpoint) -> None:
-    """The model's own guide was never trained where the user's was: it would show noise."""
-    record = custom_guides.recorded(run.folder)
-    if record is not None and checkpoint.module.custom_guide is None:
+def _check_guide(loaded: LoadedRun) -> None:
+    """The built-in guide is untrained in a run with a custom guide, so it is not shown instead."""
+    record = custom_guides.recorded(loaded.run.folder)
+    if record is not None and loaded.model.custom_guide is None:
         raise UserError(
-            f"{run.folder}: was trained with a guide of its own, {record.name} of {record.file}; "
-            "inspect it within custom_guides.using(custom_guides.load(FILE:NAME))"
+            f"{loaded.run.folder}: was trained with the custom guide {record.name} of "
+            f"{record.file}; use it within custom_guides.using(custom_guides.load(FILE:NAME))"
         )
 
 
 def _lead(checkpoint: Checkpoint, which: str) -> list[str]:
-    module = checkpoint.module
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    latents = f"{module.latent_size} latents a step" if module.latent_size else "no latents"
+    model = checkpoint.module
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    latents = f"{model.latent_size} latents per step" if model.latent_size else "no latents"
     lines = [
         f"The {which} checkpoint, after {checkpoint.step:,} training steps: {latents}, "
-        f"{module.hidden_size} hidden units, {parameters:,} parameters, "
-        f"{module.likelihood.name} likelihood."
+        f"{model.hidden_size} hidden units, {parameters:,} parameters, "
+        f"{model.likelihood.name} likelihood."
     ]
-    if not module.latent_size:
+    if not model.latent_size:
         lines.append(
-            "This model has no latents: there is no KL, no prior and no posterior to show, and its "
-            "log-likelihood is exact. What there is: the surprise of every step, and what the "
-            "model expected there."
+            "This model has no latents: it has no KL, no prior and no posterior, and its "
+            "log-likelihood is exact. The page shows the surprise and the prediction of each step."
         )
     return [page.paragraph(line) for line in lines]
-
-
-def _bounds(table: Sequence[Score], split: str, count: int, whole: int) -> Section:
-    which = f"all {whole:,}" if count == whole else f"the first {count:,} of {whole:,}"
-    rows = [
-        (
-            f"{score.label}, {score.unit}",
-            f"{score.value:,.0f}" if score.unit.startswith("of ") else f"{score.value:,.2f}",
-            "" if score.error is None else f"± {score.error:,.2f}",
-        )
-        for score in table
-    ]
-    caption = f"On {which} sequences of the {split} split; ± is the standard error over sequences."
-    header = ("quantity, unit", "value#", "error#")
-    parts = [page.table(caption, header, rows)]
-    if any(score.label == IN_USE and score.value == 0 for score in table):
-        parts.append(page.paragraph(IGNORED))
-    pure = "No weight of the training objective enters: these are pure bounds."
-    return Section("bounds", "Bounds", (*parts, page.paragraph(pure, note=True)))
-
-
-def _sequences(views: Sequence[SequenceView], folder: Path, split: str) -> Section:
-    parts = [part for each in views for part in sequence_parts(each, folder)]
-    return Section("sequences", f"Sequences of the {split} split", tuple(parts))
-
-
-def _settings(run: Run) -> Section:
-    """Every setting of config.toml, one folded table a section."""
-    plain: list[tuple[str, str]] = []
-    tables: dict[str, list[tuple[str, str]]] = {"run": plain}
-    current = plain
-    for line in write_config(run.config()).splitlines():
-        if line.startswith("["):
-            current = tables.setdefault(line.strip("[]"), [])
-        elif line:
-            name, _, value = line.partition(" = ")
-            current.append((name, value))
-    parts = [
-        page.folded(name, page.table(f"Section {name} of config.toml", ("setting", "value"), rows))
-        for name, rows in tables.items()
-        if rows
-    ]
-    return Section("settings", "Settings", tuple(parts))

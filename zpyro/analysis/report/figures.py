@@ -1,4 +1,4 @@
-"""Figures of one sequence: what went in, with the terms of every step beside it."""
+"""Figures of one sequence: its terms step by step, its reconstruction, and its latents."""
 
 from __future__ import annotations
 
@@ -15,41 +15,36 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 WIDTH = 4.5
-"""Inches: narrow enough that letters stay readable where a picture is as wide as a telephone."""
+"""Inches; letters stay readable on the screen of a telephone."""
+WORDS_PER_LINE, CHARACTERS_PER_LINE = 12, 36
+SHOWN_LATENTS, SHOWN_SAMPLES = 3, 3
+MIN_KL_SHARE = 0.01
+"""Latents with a smaller share of the sequence's KL get no panel."""
+PRIOR_COLOR, POSTERIOR_COLOR, SAMPLE_COLOR = "0.55", "C0", "C3"
 
-KL_COLOR, SURPRISE_COLOR = "C0", "C1"
-WORDS_A_LINE, CHARACTERS_A_LINE = 12, 36
+
+def terms(view: SequenceView) -> list[tuple[str, Array, str]]:
+    """Label, values (T,) and color of the terms to plot, nats per step."""
+    surprise = ("surprise", -view.log_likelihood, "C1")
+    return [("KL", view.kl, "C0"), surprise] if view.has_latents else [surprise]
 
 
-def input_figure(view: SequenceView) -> Figure:
-    """The sequence, and where its latents speak: KL and surprise of every step.
-
-    Surprise is -log p(x_t | h_t). A model without latents has that alone.
+def plot_input(view: SequenceView) -> Figure:
+    """Plot a sequence with the KL and the surprise -log p(x_t | h_t) of each step.
 
     Raises:
         UserError: if matplotlib is missing.
     """
     if view.data_type == "tokens":
-        return _of_tokens(view)
+        return _plot_tokens(view)
     if view.image_shape is not None:
-        return _of_image(view)
-    return _of_signal(view)
-
-
-def terms(view: SequenceView) -> list[tuple[str, Array, str]]:
-    """Label, values (T,) and color of the terms to draw, nats a step."""
-    found = [("surprise", -view.log_likelihood, SURPRISE_COLOR)]
-    return [("KL", view.kl, KL_COLOR), *found] if view.has_latents else found
-
-
-def _of_signal(view: SequenceView) -> Figure:
-    """Sound as a waveform, other frames as an image, each term in a panel under it."""
+        return _plot_image_terms(view, view.image_shape)
     shown = terms(view)
     figure = plots.new_figure(WIDTH, 1.6 + 1.2 * len(shown))
     top, *panels = figure.subplots(
         1 + len(shown), 1, sharex=True, squeeze=False, height_ratios=[1.3] + [1.0] * len(shown)
     ).flat
-    draw_signal(top, view, view.frames)
+    _plot_signal(top, view, view.frames)
     for axes, (label, values, color) in zip(panels, shown, strict=True):
         axes.stairs(values, view.edges, color=color, fill=label == "KL", label=label)
         axes.set(ylabel=f"{label},\nnats/{view.step_name}")
@@ -59,110 +54,92 @@ def _of_signal(view: SequenceView) -> Figure:
     return figure
 
 
-def draw_signal(axes: Axes, view: SequenceView, frames: Array) -> None:
-    """A sequence's frames, or others of its kind, over its time.
-
-    Args:
-        axes: where.
-        view: whose time it is.
-        frames: (T, D), on the scale of the raw data.
-    """
+def _plot_signal(axes: Axes, view: SequenceView, frames: Array) -> None:
+    """Plot raw frames (T, D) over the time of a view: audio as a waveform, others as an image."""
     if view.sample_rate is not None:
         waveform = frames.reshape(-1)
         axes.plot(np.arange(len(waveform)) / view.sample_rate, waveform, linewidth=0.4, color="0.2")
         axes.set(ylabel="amplitude")
         return
-    size = frames.shape[1]
     binary = view.data_type == "binary"
     lowest, highest = (0.0, 1.0) if binary else (view.frames.min(), view.frames.max())
-    image = axes.imshow(
-        frames.T,
-        aspect="auto",
-        origin="lower",
-        interpolation="nearest",
+    image = plots.frames_image(
+        axes,
+        frames,
         cmap="gray_r" if binary else "viridis",
-        extent=(view.edges[0], view.edges[-1], 0.5, size + 0.5),
+        extent=(view.edges[0], view.edges[-1], 0.5, frames.shape[1] + 0.5),
         vmin=float(lowest),
         vmax=float(highest),
     )
     if not binary:
         axes.figure.colorbar(image, ax=axes, label="value", pad=0.01)
-    axes.set(ylabel="dimension")
     plots.integer_ticks(axes.yaxis)
 
 
-def draw_image(axes: Axes, view: SequenceView, frames: Array) -> None:
-    """Draw a picture's frames, (T, D), as the picture; 1 black on 0 white."""
-    assert view.image_shape is not None
-    _map(axes, view.image_shape, frames, "gray_r", 0.0, 1.0)
-    axes.set(xlabel="column", ylabel="row")
-
-
-def _map(
-    axes: Axes, shape: tuple[int, int], values: Array, colors: str, lowest: float, highest: float
+def _plot_image(
+    axes: Axes, shape: tuple[int, int], values: Array, cmap: str = "gray_r", highest: float = 1.0
 ) -> AxesImage:
-    """Draw a number a pixel, rows and columns counted from 1."""
+    """Plot one number per pixel, rows and columns counted from 1."""
     rows, columns = shape
     axes.set_box_aspect(rows / columns)
     return axes.imshow(
         values.reshape(shape),
         aspect="auto",
-        cmap=colors,
-        vmin=lowest,
+        cmap=cmap,
+        vmin=0.0,
         vmax=highest,
         interpolation="nearest",
         extent=(0.5, columns + 0.5, rows + 0.5, 0.5),
     )
 
 
-def _of_image(view: SequenceView) -> Figure:
-    """The picture with its terms beside it: a bar a row, or a map of the pixels."""
+def _plot_image_terms(view: SequenceView, shape: tuple[int, int]) -> Figure:
+    """Plot an image with its terms beside it: a bar per row, or a map of the pixels."""
     shown = terms(view)
-    assert view.image_shape is not None
-    rows, columns = view.image_shape
+    rows, columns = shape
     by_row = view.steps == rows
-    panels = 1 + len(shown)
-    side = (WIDTH - 0.6) / panels * rows / columns
-    figure = plots.new_figure(WIDTH, side + (0.5 if by_row else 0.85), "compressed")
-    first, *others = figure.subplots(1, panels, sharey=True, squeeze=False).flat
-    draw_image(first, view, view.frames)
-    for axes, (label, values, color) in zip(others, shown, strict=True):
+    height = (WIDTH - 0.6) / (1 + len(shown)) * rows / columns
+    figure = plots.new_figure(WIDTH, height + (0.5 if by_row else 0.85), "compressed")
+    first, *panels = figure.subplots(1, 1 + len(shown), sharey=True, squeeze=False).flat
+    _plot_image(first, shape, view.frames)
+    first.set(xlabel="column", ylabel="row")
+    for axes, (label, values, color) in zip(panels, shown, strict=True):
         if by_row:
             axes.set_box_aspect(rows / columns)
             axes.barh(np.arange(1, rows + 1), values, height=0.9, color=color)
             axes.set(xlabel=f"{label}, nats/row")
             axes.grid(axis="x", alpha=0.25)
         else:
-            image = _map(axes, view.image_shape, values, "magma", 0.0, float(values.max()))
+            image = _plot_image(axes, shape, values, "magma", float(values.max()))
             bar = figure.colorbar(image, ax=axes, location="bottom", pad=0.04)
             bar.set_label(f"{label}, nats/pixel")
             axes.set_xticks([])
     return figure
 
 
-def _of_tokens(view: SequenceView) -> Figure:
-    """The words in lines, each with the bars of its terms above it."""
+def _plot_tokens(view: SequenceView) -> Figure:
+    """Plot the words in lines, with bars of the terms above each word."""
     shown = terms(view)
     characters = view.unit == "character"
-    lines = -(-view.steps // (CHARACTERS_A_LINE if characters else WORDS_A_LINE))
-    each = -(-view.steps // lines)
+    lines = -(-view.steps // (CHARACTERS_PER_LINE if characters else WORDS_PER_LINE))
+    length = -(-view.steps // lines)
     figure = plots.new_figure(WIDTH, 0.5 + (1.2 if characters else 1.7) * lines)
-    names = view.words or tuple(str(int(token)) for token in view.frames)
+    words = view.words(view.frames)
     highest = max(float(values.max()) for _, values, _ in shown)
     width = 0.8 / len(shown)
     for line, axes in enumerate(figure.subplots(lines, 1, squeeze=False, sharey=True).flat):
-        part = slice(line * each, min((line + 1) * each, view.steps))
+        part = slice(line * length, min((line + 1) * length, view.steps))
         places = np.arange(part.start, part.stop)
         for number, (label, values, color) in enumerate(shown):
             shift = (number - (len(shown) - 1) / 2) * width
             axes.bar(places + shift, values[part], width, color=color, label=label)
-        axes.set_xticks(places, [_short(name) for name in names[part]])
+        axes.set_xticks(places, [_tick_label(word) for word in words[part]])
         if not characters:
             axes.tick_params(axis="x", rotation=40)
             for label in axes.get_xticklabels():
                 label.set_horizontalalignment("right")
         axes.set(
-            xlim=(part.start - 0.6, part.start + each - 0.4),
+            xlim=(part.start - 0.6, part.start + length - 0.4),
             ylim=(0.0, 1.05 * max(highest, 1e-6)),
             ylabel=f"nats/{view.step_name}",
         )
@@ -172,65 +149,147 @@ def _of_tokens(view: SequenceView) -> Figure:
     return figure
 
 
-def _short(word: str) -> str:
-    # A dollar sign would begin a formula.
+def _tick_label(word: str) -> str:
+    # matplotlib reads a formula from a dollar sign.
     return (word if len(word) <= 14 else f"{word[:13]}…").replace("$", r"\$")
 
 
-def reconstruction_figure(view: SequenceView) -> Figure:
-    """What went in above, or beside, what the model makes of it: see ``SequenceView.answers``.
+def plot_reconstruction(view: SequenceView) -> Figure:
+    """Plot a sequence with the outputs of the model, see ``SequenceView.outputs``.
 
     Raises:
         UserError: if matplotlib is missing.
-        ValueError: for tokens, which are better read than looked at.
+        ValueError: for tokens, which the report shows as text.
     """
-    shown = [("input", view.frames), *view.answers]
+    shown = [("input", view.frames), *view.outputs]
     if view.data_type == "tokens":
         raise ValueError("tokens have no picture of a reconstruction")
+    if view.sample_rate is not None:
+        return plot_sounds([(title, each.reshape(-1)) for title, each in shown], view.sample_rate)
     if view.image_shape is not None:
         rows, columns = view.image_shape
         height = (WIDTH - 0.6) / len(shown) * rows / columns + 0.7
         figure = plots.new_figure(WIDTH, height, "compressed")
-        panels = figure.subplots(1, len(shown), sharey=True)
-        for axes, (title, frames) in zip(panels, shown, strict=True):
-            draw_image(axes, view, frames)
+        for axes, (title, frames) in zip(
+            figure.subplots(1, len(shown), sharey=True), shown, strict=True
+        ):
+            _plot_image(axes, view.image_shape, frames)
+            axes.set(xlabel="column", ylabel="row")
             axes.set_title(title, fontsize=10)
             axes.label_outer()
-        return figure
-    if view.sample_rate is not None:
-        figure = plots.new_figure(WIDTH, 2.5 * len(shown))
-        sounds = [(title, frames.reshape(-1)) for title, frames in shown]
-        draw_sounds(figure, sounds, view.sample_rate)
         return figure
     figure = plots.new_figure(WIDTH, 1.6 * len(shown))
     panels = figure.subplots(len(shown), 1, sharex=True)
     for axes, (title, frames) in zip(panels, shown, strict=True):
-        draw_signal(axes, view, frames)
+        _plot_signal(axes, view, frames)
         axes.set_title(title, fontsize=10)
     panels[-1].set(xlabel=view.time_label)
     return figure
 
 
-def draw_sounds(figure: Figure, sounds: list[tuple[str, Array]], rate: int) -> None:
-    """Waveform above spectrogram of each sound, under its title, all on one scale of amplitude.
+def plot_sounds(sounds: list[tuple[str, Array]], rate: int) -> Figure:
+    """Plot the waveform of each sound above its spectrogram, amplitudes on one scale.
 
     Args:
-        figure: an empty one.
         sounds: title and samples (N,) of each.
-        rate: samples a second.
+        rate: samples per second.
+
+    Raises:
+        UserError: if matplotlib is missing.
     """
+    figure = plots.new_figure(WIDTH, 2.5 * len(sounds) + (0.3 if len(sounds) == 1 else 0.0))
     panels = figure.subplots(
         2 * len(sounds), 1, sharex=True, squeeze=False, height_ratios=[0.8, 1.0] * len(sounds)
     ).flat
-    loudest = max((float(np.abs(sound).max()) for _, sound in sounds), default=0.0)
+    loudest = 1.05 * max(float(np.abs(sound).max()) for _, sound in sounds) or 1.0
     for number, (title, sound) in enumerate(sounds):
         upper, lower = panels[2 * number], panels[2 * number + 1]
         upper.plot(np.arange(len(sound)) / rate, sound, linewidth=0.4, color="0.2")
-        upper.set(
-            ylabel="amplitude", title=title, ylim=(-1.05 * loudest or -1, 1.05 * loudest or 1)
-        )
+        upper.set(ylabel="amplitude", title=title, ylim=(-loudest, loudest))
         plots.plot_spectrogram(lower, sound, rate)
-        lower.set(ylabel="kHz")
     longest = max(len(sound) for _, sound in sounds)
-    panels[len(sounds) * 2 - 1].set(xlabel="time, s", xlim=(0, longest / rate))
+    panels[2 * len(sounds) - 1].set(xlabel="time, s", xlim=(0, longest / rate))
     figure.align_ylabels()
+    return figure
+
+
+def top_latents_by_kl(view: SequenceView, count: int = SHOWN_LATENTS) -> list[int]:
+    """The latents with the most KL; at least one, and none with less than 1 % of it."""
+    nats = view.kl_by_latent.sum(0)
+    first, *others = (int(latent) for latent in view.order[:count])
+    return [first, *(latent for latent in others if nats[latent] >= MIN_KL_SHARE * nats.sum())]
+
+
+def plot_prior_posterior(view: SequenceView, count: int = SHOWN_LATENTS) -> Figure:
+    """Plot prior and posterior of the latents with the most KL: mean and standard deviation.
+
+    Both are along the first posterior sample; samples are thin lines.
+
+    Args:
+        view: of a model with latents.
+        count: the number of latents.
+
+    Raises:
+        UserError: if matplotlib is missing.
+    """
+    latents = top_latents_by_kl(view, count)
+    figure = plots.new_figure(WIDTH, 0.9 + 1.5 * len(latents))
+    panels = list(figure.subplots(len(latents), 1, sharex=True, squeeze=False).flat)
+    nats = view.kl_by_latent.sum(0)
+    time = 0.5 * (view.edges[1:] + view.edges[:-1])
+    bands = (
+        ("prior", view.prior_loc, view.prior_scale, PRIOR_COLOR),
+        ("posterior", view.posterior_loc, view.posterior_scale, POSTERIOR_COLOR),
+    )
+    for axes, latent in zip(panels, latents, strict=True):
+        for name, loc, scale, color in bands:
+            mean, deviation = loc[0, :, latent], scale[0, :, latent]
+            low, high = mean - deviation, mean + deviation
+            axes.fill_between(time, low, high, color=color, alpha=0.3, linewidth=0.0)
+            axes.plot(time, mean, color=color, linewidth=1.2, zorder=3, label=f"{name} ± 1 sd")
+        for number, path in enumerate(view.z[:SHOWN_SAMPLES, :, latent]):
+            (line,) = axes.plot(
+                time, path, color=SAMPLE_COLOR, linewidth=0.5, alpha=0.4, zorder=1.5
+            )
+            line.set(label="samples" if number == 0 else "_")
+        axes.set(ylabel=f"latent {latent}")
+        axes.set_title(f"KL {nats[latent]:,.2f} nats/sequence", fontsize=9, loc="right")
+        axes.grid(alpha=0.25)
+    panels[-1].set(xlabel=view.time_label, xlim=(view.edges[0], view.edges[-1]))
+    entries = panels[0].get_legend_handles_labels()
+    figure.legend(*entries, loc="outside upper center", ncols=3, fontsize=9)
+    figure.align_ylabels()
+    return figure
+
+
+def plot_latents(view: SequenceView) -> Figure:
+    """Plot all latents over time by falling KL: posterior means above, KL below.
+
+    Raises:
+        UserError: if matplotlib is missing.
+    """
+    means, kl = view.posterior_loc[0][:, view.order], view.kl_by_latent[:, view.order]
+    largest = max(float(np.abs(means).max()), 1e-6)
+    figure = plots.new_figure(WIDTH, 4.2)
+    for axes, values, label, cmap, limits in zip(
+        figure.subplots(2, 1, sharex=True),
+        (means, kl),
+        ("posterior mean", f"KL, nats/{view.step_name}"),
+        ("RdBu_r", "magma"),
+        ((-largest, largest), (0.0, float(kl.max()))),
+        strict=True,
+    ):
+        image = axes.imshow(
+            values.T,
+            aspect="auto",
+            interpolation="nearest",
+            cmap=cmap,
+            vmin=limits[0],
+            vmax=limits[1],
+            extent=(view.edges[0], view.edges[-1], values.shape[1] + 0.5, 0.5),
+        )
+        figure.colorbar(image, ax=axes, label=label, pad=0.01)
+        axes.set(ylabel="latents, by KL")
+        plots.integer_ticks(axes.yaxis)
+    figure.axes[1].set(xlabel=view.time_label)
+    return figure

@@ -1,4 +1,4 @@
-"""The pieces of a page that stands alone: pictures and sounds within it, no script, no network."""
+"""HTML of a page that needs no other file, no script and no network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from string import Template
 NUMBER = ' class="number"'
 MIME = {".png": "image/png", ".svg": "image/svg+xml", ".wav": "audio/wav"}
 
-# Nothing may be fetched, whatever a name of a file or a word of a text holds.
+# A browser may fetch nothing, whatever the names and texts on the page contain.
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 
 PAGE = Template("""<!DOCTYPE html>
@@ -91,17 +91,27 @@ mark { background: none; color: var(--differs); font-weight: 600; text-decoratio
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page under its own heading.
+    """A part of the page with its own heading.
 
     Attributes:
-        name: what links lead to; letters and dashes.
-        title: its heading.
-        parts: HTML, one after another.
+        name: target of links; letters and dashes.
+        title: the heading.
+        parts: HTML in order.
     """
 
     name: str
     title: str
     parts: tuple[str, ...]
+
+    @property
+    def html(self) -> str:
+        """The section as HTML."""
+        return (
+            f'<section id="{self.name}" aria-labelledby="{self.name}-title">\n'
+            f'<h2 id="{self.name}-title">{html.escape(self.title)}</h2>\n'
+            + "\n".join(self.parts)
+            + "\n</section>"
+        )
 
 
 def page(title: str, lead: Sequence[str], sections: Sequence[Section], foot: str) -> str:
@@ -109,9 +119,9 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section], foot: str
 
     Args:
         title: of the page.
-        lead: HTML under it.
-        sections: what it shows.
-        foot: a plain line at its end.
+        lead: HTML below the title.
+        sections: the contents.
+        foot: a plain line at the end.
     """
     return PAGE.substitute(
         policy=html.escape(POLICY),
@@ -121,17 +131,8 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section], foot: str
         contents="\n".join(
             f'<li><a href="#{each.name}">{html.escape(each.title)}</a></li>' for each in sections
         ),
-        sections="\n".join(map(_section, sections)),
+        sections="\n".join(each.html for each in sections),
         foot=html.escape(foot),
-    )
-
-
-def _section(section: Section) -> str:
-    heading = f'<h2 id="{section.name}-title">{html.escape(section.title)}</h2>'
-    body = "\n".join(section.parts)
-    return (
-        f'<section id="{section.name}" aria-labelledby="{section.name}-title">\n'
-        f"{heading}\n{body}\n</section>"
     )
 
 
@@ -141,77 +142,68 @@ def heading(text: str) -> str:
 
 
 def paragraph(text: str, *, note: bool = False) -> str:
-    """A plain paragraph."""
-    kind = ' class="note"' if note else ""
-    return f"<p{kind}>{html.escape(text)}</p>"
+    """A paragraph of plain text."""
+    attribute = ' class="note"' if note else ""
+    return f"<p{attribute}>{html.escape(text)}</p>"
 
 
 def figure(picture: Path, alternative: str, caption: str, players: Sequence[str] = ()) -> str:
-    """A picture with its caption, and players that belong to it.
+    """A picture with its caption.
 
     Args:
-        picture: its file.
-        alternative: what it shows, in words.
-        caption: what to look for.
-        players: HTML of :func:`player`.
+        picture: its file, whose content is put into the page.
+        alternative: what it shows, for readers who cannot see it.
+        caption: the text below it.
+        players: HTML of :func:`player`, put below the caption.
     """
-    sounds = "".join(players)
     return (
-        f'<figure><img src="{data_uri(picture)}" alt="{html.escape(alternative)}">'
-        f"<figcaption>{html.escape(caption)}{sounds}</figcaption></figure>"
+        f'<figure><img src="{_data_uri(picture)}" alt="{html.escape(alternative)}">'
+        f"<figcaption>{html.escape(caption)}{''.join(players)}</figcaption></figure>"
     )
 
 
 def player(sound: Path, label: str) -> str:
-    """A player of a sound.
-
-    Args:
-        sound: its file.
-        label: what it is.
-    """
+    """A player of a sound file, whose content is put into the page."""
     text = html.escape(label)
     return (
         f'<span class="sound">{text}<audio controls preload="auto" aria-label="{text}" '
-        f'src="{data_uri(sound)}"></audio></span>'
+        f'src="{_data_uri(sound)}"></audio></span>'
     )
 
 
 def grid(items: Iterable[str]) -> str:
-    """Things beside each other where there is room."""
+    """HTML parts side by side where the window is wide enough."""
     return '<div class="grid">\n' + "\n".join(items) + "\n</div>"
 
 
 def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column names the rows; every cell plain text.
+    """A table of plain text; its first column names the rows.
 
     Args:
         caption: what it shows.
-        header: names of the columns; one that ends in ``#`` holds numbers.
+        header: names of the columns; a name that ends in ``#`` marks a column of numbers.
         rows: their cells.
     """
-    numbers = [name.endswith("#") for name in header]
+    styles = [NUMBER if name.endswith("#") else "" for name in header]
     heads = "".join(
-        f'<th scope="col"{NUMBER if is_number else ""}>{html.escape(name.rstrip("#"))}</th>'
-        for name, is_number in zip(header, numbers, strict=True)
+        f'<th scope="col"{style}>{html.escape(name.rstrip("#"))}</th>'
+        for name, style in zip(header, styles, strict=True)
     )
-    body = "\n".join(_row(cells, numbers) for cells in rows)
+    lines: list[str] = []
+    for cells in rows:
+        first, *others = map(html.escape, cells)
+        rest = zip(others, styles[1:], strict=True)
+        tail = "".join(f"<td{style}>{cell}</td>" for cell, style in rest)
+        lines.append(f'<tr><th scope="row">{first}</th>{tail}</tr>')
+    body = "\n".join(lines)
     return (
         f"<table><caption>{html.escape(caption)}</caption>\n"
         f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
     )
 
 
-def _row(cells: Sequence[str], numbers: Sequence[bool]) -> str:
-    first, *others = (html.escape(cell) for cell in cells)
-    rest = "".join(
-        f"<td{NUMBER if is_number else ''}>{cell}</td>"
-        for cell, is_number in zip(others, numbers[1:], strict=True)
-    )
-    return f'<tr><th scope="row">{first}</th>{rest}</tr>'
-
-
 def folded(title: str, content: str) -> str:
-    """What is shown when asked for."""
+    """HTML that is shown on a click."""
     return f"<details><summary>{html.escape(title)}</summary>\n{content}\n</details>"
 
 
@@ -220,7 +212,6 @@ def items(lines: Iterable[str]) -> str:
     return "<ol>\n" + "\n".join(f"<li>{line}</li>" for line in lines) + "\n</ol>"
 
 
-def data_uri(file: Path) -> str:
-    """The content of a file as an address."""
+def _data_uri(file: Path) -> str:
     content = base64.b64encode(file.read_bytes()).decode("ascii")
     return f"data:{MIME[file.suffix]};base64,{content}"

@@ -1,4 +1,4 @@
-"""What there is to see of one sequence: its frames, terms, latents and reconstruction."""
+"""What a report shows of one sequence: its frames, terms, latents and reconstruction."""
 
 from __future__ import annotations
 
@@ -8,59 +8,71 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
 
 from zpyro.analysis.decoding import decode, reconstruct
 from zpyro.analysis.posteriors import posterior
-from zpyro.analysis.report.own_guide_paths import GAUSSIANS, gaussian_kl, own_guide_paths
-from zpyro.analysis.sampling import raw
+from zpyro.analysis.selection import denormalize
 from zpyro.datasets.batching import Batch
 from zpyro.datasets.sequences import Sequences
 from zpyro.datasets.vocabulary import Vocabulary
-from zpyro.evaluation import in_type_of, named_terms
+from zpyro.errors import UserError
+from zpyro.evaluation import named_terms
+from zpyro.evaluation.custom_guides import sample_trace
 from zpyro.models import SequenceModel
+from zpyro.models.guides import latents_in, model_inputs
+from zpyro.models.sites import sample_sites
 from zpyro.training.checkpoint import Checkpoint
 
 Array = NDArray[Any]
 
-LATENTS_ALONE = "latents alone"
-
-LATENT_ARRAYS = ("z", "prior_loc", "prior_scale", "posterior_loc", "posterior_scale")
-
-MOST_STEPS = 2_000
-"""Longer sequences are cut: a picture shows no more, and memory stays bounded."""
-
-MOST_TOKENS = 480
+MAX_STEPS = 2_000
+"""Longer sequences are cut, so that pictures stay readable and memory bounded."""
+MAX_TOKENS = 480
 """The same for tokens, each of which is written out."""
+
+GAUSSIANS = ("posterior_loc", "posterior_scale", "prior_loc", "prior_scale")
+PATH_ARRAYS = ("z", *GAUSSIANS, "log_likelihood", "kl")
+
+FROM_DISTRIBUTIONS = (
+    "The posterior is that of the run's custom guide: means and standard deviations are those of "
+    "its distributions, and the KL per step is that of Gaussians with them. The table of bounds "
+    "uses the densities of the guide."
+)
+FROM_SAMPLES = (
+    "The posterior is that of the run's custom guide, whose distributions have no known means: "
+    "means and standard deviations are those of the samples, and the KL per step is that of "
+    "Gaussians with them. The table of bounds uses the densities of the guide."
+)
 
 
 @dataclass(frozen=True, eq=False)
 class SequenceView:
-    """One sequence as the model sees it. T steps, S draws from the posterior, Z latents; nats.
+    """One sequence as the model sees it: T steps, S posterior samples, Z latents; nats.
 
     Attributes:
         name: of the sequence.
-        number: its place in the split, from 0.
+        number: its index in the split, from 0.
         data_type: "audio", "frames", "binary" or "tokens".
         frames: on the scale of the raw data, (T, D), or tokens (T,).
-        reconstruction: the expected frame given a path of latents drawn from the posterior and the
-            frames before it, like ``frames``; of tokens the most probable one.
-        from_latents: the expected frames when the model runs freely along the first draw of the
-            latents, fed its own expected frames in place of the true ones; None without latents.
-        log_likelihood: log p(x_t | h_t), mean over draws, (T,).
-        kl: KL(q_t || p_t), mean over draws, (T,).
-        z: draws from the posterior, (S, T, Z).
-        prior_loc: prior mean along each draw, (S, T, Z).
+        reconstruction: the mean frame given a posterior sample of the latents and the frames
+            before it, like ``frames``; of tokens the most probable one.
+        from_latents: the mean frames when the model is fed its own mean frames along the first
+            posterior sample; None without latents.
+        log_likelihood: log p(x_t | h_t), mean over samples, (T,).
+        kl: KL(q_t || p_t), mean over samples, (T,).
+        z: posterior samples, (S, T, Z).
+        prior_loc: prior mean along each sample, (S, T, Z).
         prior_scale: prior standard deviation, (S, T, Z).
-        posterior_loc: posterior mean along each draw, (S, T, Z).
+        posterior_loc: posterior mean along each sample, (S, T, Z).
         posterior_scale: posterior standard deviation, (S, T, Z).
-        whole_length: steps of the whole sequence; more than T where it was cut.
-        words: of the tokens, or None.
-        reconstructed_words: of the reconstruction, or None.
-        words_from_latents: of ``from_latents``, or None.
-        sample_rate: samples a second of audio, else None.
-        image_shape: rows and columns where the sequence is a picture, else None.
-        unit: what a token is: "word", "character", or "token" where there is no vocabulary.
-        note: what else to say of it, such as where a user's own posterior was read.
+        whole_length: steps of the whole sequence; more than T if it was cut.
+        vocabulary: the words behind the tokens, or None.
+        sample_rate: samples per second of audio, else None.
+        image_shape: rows and columns if the sequence is an image, else None.
+        note: further information for the reader, such as the source of a custom posterior.
     """
 
     name: str
@@ -77,12 +89,9 @@ class SequenceView:
     posterior_loc: Array
     posterior_scale: Array
     whole_length: int
-    words: tuple[str, ...] | None = None
-    reconstructed_words: tuple[str, ...] | None = None
-    words_from_latents: tuple[str, ...] | None = None
+    vocabulary: Vocabulary | None = None
     sample_rate: int | None = None
     image_shape: tuple[int, int] | None = None
-    unit: str = "token"
     note: str = ""
 
     @property
@@ -92,19 +101,32 @@ class SequenceView:
 
     @property
     def has_latents(self) -> bool:
-        """Whether the model has latents at all."""
+        """Whether the model has latents."""
         return self.z.shape[-1] > 0
 
     @property
-    def answer_name(self) -> str:
-        """What ``reconstruction`` is: without latents it is but a prediction."""
+    def output_name(self) -> str:
+        """What ``reconstruction`` is: without latents it is a prediction."""
         return "reconstruction" if self.has_latents else "prediction"
 
     @property
-    def answers(self) -> list[tuple[str, Array]]:
-        """What the model makes of the sequence, by name, each like ``frames``."""
-        found = [(self.answer_name, self.reconstruction)]
-        return found if self.from_latents is None else [*found, (LATENTS_ALONE, self.from_latents)]
+    def outputs(self) -> list[tuple[str, Array]]:
+        """The outputs of the model by name, each like ``frames``."""
+        found = [(self.output_name, self.reconstruction)]
+        return (
+            found if self.from_latents is None else [*found, ("latents alone", self.from_latents)]
+        )
+
+    @property
+    def unit(self) -> str:
+        """What a token is: "word", "character", or "token" without a vocabulary."""
+        return "token" if self.vocabulary is None else self.vocabulary.unit
+
+    def words(self, tokens: Array) -> tuple[str, ...]:
+        """Tokens (T,) as texts."""
+        if self.vocabulary is None:
+            return tuple(str(int(token)) for token in tokens)
+        return tuple(self.vocabulary.words[int(token)] for token in tokens)
 
     @property
     def step_name(self) -> str:
@@ -117,114 +139,167 @@ class SequenceView:
 
     @property
     def edges(self) -> Array:
-        """Where steps begin and the last one ends, (T + 1,): seconds of audio, else 0.5, 1.5, .."""
+        """The borders of the steps, (T + 1,): seconds of audio, else 0.5, 1.5, ..."""
         if self.sample_rate is None:
             return np.arange(self.steps + 1) + 0.5
         return np.arange(self.steps + 1) * self.frames.shape[1] / self.sample_rate
 
     @property
     def time_label(self) -> str:
-        """What :attr:`edges` are, with their unit."""
+        """The label of an axis of :attr:`edges`."""
         return "time, s" if self.sample_rate is not None else self.step_name
 
     @property
     def kl_by_latent(self) -> Array:
-        """KL of each latent at each step, mean over draws, nats, (T, Z); its sum over Z is kl."""
-        given = (getattr(self, name) for name in GAUSSIANS)
-        return gaussian_kl(*given).mean(0)
+        """KL of each latent at each step, mean over samples, (T, Z); its sum over Z is ``kl``."""
+        return gaussian_kl(*(getattr(self, name) for name in GAUSSIANS)).mean(0)
 
     @property
     def order(self) -> Array:
-        """Latents, those with the most KL first, (Z,)."""
+        """Indices of the latents by falling KL, (Z,)."""
         return np.argsort(-self.kl_by_latent.sum(0), kind="stable")
 
 
-def view(
-    checkpoint: Checkpoint, sequences: Sequences, number: int, *, draws: int = 8, seed: int = 0
-) -> SequenceView:
-    """Everything to see of one sequence.
+def view_sequence(
+    checkpoint: Checkpoint, sequences: Sequences, number: int, *, num_samples: int = 8,
+    seed: int = 0,
+) -> SequenceView:  # fmt: skip
+    """Compute everything that a report shows of one sequence.
 
     Args:
-        checkpoint: the model and what it knows of its data.
-        sequences: on the scale that the model was trained on.
-        number: which of them.
-        draws: S, paths of latents drawn from the posterior.
-        seed: of the draws.
+        checkpoint: the model, and what it must know of its data.
+        sequences: on the scale of the model.
+        number: index of the sequence.
+        num_samples: S, posterior samples.
+        seed: of the samples.
     """
+    model = checkpoint.module
     one = sequences[[number]]
     batch = one.batch()
     whole = batch.x.shape[1]
-    steps = min(whole, MOST_TOKENS if one.data_type == "tokens" else MOST_STEPS)
+    steps = min(whole, MAX_TOKENS if one.data_type == "tokens" else MAX_STEPS)
     batch = replace(batch, x=batch.x[:, :steps], lengths=batch.lengths.clamp(max=steps))
-    paths, note = _paths(checkpoint.module, batch, draws, seed)
-    frames = raw(checkpoint, batch.x[0].numpy())
-    reconstruction = _expected(checkpoint, batch, seed)
-    from_latents = _from_latents(checkpoint, batch, paths["z"][0], seed)
+    paths, note = _paths(model, batch, num_samples, seed)
+    from_latents = None
+    if model.latent_size:
+        mean = reconstruct(model, batch, seed=seed).mean[0, 0]
+        z = torch.from_numpy(paths["z"][:1])
+        decoded = decode(model, z, start=batch.start, seed=seed, use_mean=True)
+        from_latents = denormalize(checkpoint, decoded.mean[0].cpu().numpy())
+    else:
+        with torch.no_grad():
+            bound = model.bind(*model_inputs(model, batch))
+            hidden = bound.trajectory(bound.empty_latents()).features
+            mean = model.likelihood.mean(model.emission(hidden))[:, 0, 0]
     return SequenceView(
         name=str(one.names[0]),
         number=number,
         data_type=one.data_type,
-        frames=frames,
-        reconstruction=reconstruction,
+        frames=denormalize(checkpoint, batch.x[0].numpy()),
+        reconstruction=denormalize(checkpoint, mean.cpu().numpy()),
         from_latents=from_latents,
-        log_likelihood=paths["log_likelihood"].mean(0),
-        kl=paths["kl"].mean(0),
-        **{name: paths[name] for name in LATENT_ARRAYS},
+        log_likelihood=paths.pop("log_likelihood").mean(0),
+        kl=paths.pop("kl").mean(0),
+        **paths,
         whole_length=whole,
-        words=_words(checkpoint.vocabulary, frames),
-        reconstructed_words=_words(checkpoint.vocabulary, reconstruction),
-        words_from_latents=_words(checkpoint.vocabulary, from_latents),
+        vocabulary=checkpoint.vocabulary,
         sample_rate=one.sample_rate,
         image_shape=one.image_shape if steps == whole else None,
-        unit="token" if checkpoint.vocabulary is None else checkpoint.vocabulary.unit,
         note=note,
     )
 
 
 def _paths(
-    module: SequenceModel, batch: Batch, draws: int, seed: int
+    model: SequenceModel, batch: Batch, num_samples: int, seed: int
 ) -> tuple[dict[str, Array], str]:
-    """Latents and terms of S paths drawn from the posterior, (S, T, Z) and (S, T), and a note."""
-    if module.custom_guide is not None:
-        return own_guide_paths(module, batch, draws, seed)
-    names = (*LATENT_ARRAYS, "log_likelihood", "kl")
-    if module.latent_size:
-        arrays = posterior(module, batch, draws, seed=seed).arrays
-        return {name: arrays[name][0] for name in names}, ""
+    """Latents (S, T, Z) and terms (S, T) of S posterior samples by name, and a note."""
+    if model.custom_guide is not None:
+        return custom_guide_paths(model, batch, num_samples, seed)
+    if model.latent_size:
+        arrays = posterior(model, batch, num_samples, seed=seed).arrays
+        return {name: arrays[name][0] for name in PATH_ARRAYS}, ""
     with torch.no_grad():
-        terms = named_terms(module, batch, seed, 0)
-    none = terms.z.cpu().numpy()
-    found = {"log_likelihood": terms.log_likelihood, "kl": terms.kl}
-    arrays = {name: values.cpu().numpy() for name, values in found.items()}
-    return dict.fromkeys(LATENT_ARRAYS, none) | arrays, ""
+        terms = named_terms(model, batch, seed, 0)
+    arrays = dict.fromkeys(PATH_ARRAYS, terms.z.cpu().numpy())
+    arrays["log_likelihood"] = terms.log_likelihood.cpu().numpy()
+    return arrays | {"kl": terms.kl.cpu().numpy()}, ""
 
 
-def _expected(checkpoint: Checkpoint, batch: Batch, seed: int) -> Array:
-    """The expected frames (T, D), each given the first draw of the latents and those before it."""
-    module = checkpoint.module
-    if module.latent_size:
-        mean = reconstruct(module, batch, seed=seed).mean[0, 0]
-    else:
-        like = next(module.parameters())
-        moved = batch.to(like.device)
-        start = None if moved.start is None else in_type_of(moved.start, like)
-        with torch.no_grad():
-            process = module.bind(in_type_of(moved.x, like), moved.lengths, start)
-            hidden = process.trajectory(process.empty_latents()).features
-            mean = module.likelihood.mean(module.emission(hidden))[:, 0, 0]
-    return raw(checkpoint, mean.cpu().numpy())
+def gaussian_kl(loc: Array, scale: Array, prior_loc: Array, prior_scale: Array) -> Array:
+    """KL of Gaussians from Gaussians, elementwise, nats."""
+    ratio, shift = scale / prior_scale, (loc - prior_loc) / prior_scale
+    with np.errstate(divide="ignore"):
+        return 0.5 * (ratio**2 + shift**2 - 1.0) - np.log(ratio)
 
 
-def _from_latents(checkpoint: Checkpoint, batch: Batch, z: Array, seed: int) -> Array | None:
-    """The expected frames (T, D) of a model that runs freely along latents (T, Z)."""
-    if z.shape[-1] == 0:
-        return None
-    latents = torch.from_numpy(z).unsqueeze(0)
-    decoded = decode(checkpoint.module, latents, start=batch.start, seed=seed, use_mean=True)
-    return raw(checkpoint, decoded.mean[0].cpu().numpy())
+def custom_guide_paths(
+    model: SequenceModel, batch: Batch, num_samples: int, seed: int
+) -> tuple[dict[str, Array], str]:
+    """Latents and terms of S samples from a model's custom guide for one sequence.
+
+    Args:
+        model: a model that a guide is attached to.
+        batch: of one sequence.
+        num_samples: S.
+        seed: of the samples.
+
+    Returns:
+        The arrays :data:`PATH_ARRAYS`, latents (S, T, Z) and terms (S, T), nats; and a note on the
+        source of the posterior's means and standard deviations.
+
+    Raises:
+        UserError: for a single sample of a guide whose distributions have no known means.
+    """
+    paths = [_custom_guide_path(model, batch, number, seed) for number in range(num_samples)]
+    known = all("posterior_loc" in path for path in paths)
+    arrays = {
+        name: torch.cat([path[name] for path in paths]).double().cpu().numpy()
+        for name in paths[0]
+        if known or not name.startswith("posterior_")
+    }
+    if not known:
+        if num_samples == 1:
+            raise UserError(
+                "one sample cannot describe a guide whose distributions have no known means; "
+                "give more --draws"
+            )
+        z = arrays["z"]
+        arrays["posterior_loc"] = np.broadcast_to(z.mean(0), z.shape)
+        arrays["posterior_scale"] = np.broadcast_to(z.std(0, ddof=1), z.shape)
+    arrays["kl"] = gaussian_kl(*(arrays[name] for name in GAUSSIANS)).sum(-1)
+    return arrays, FROM_DISTRIBUTIONS if known else FROM_SAMPLES
 
 
-def _words(vocabulary: Vocabulary | None, tokens: Array | None) -> tuple[str, ...] | None:
-    if vocabulary is None or tokens is None:
-        return None
-    return tuple(vocabulary.words[int(token)] for token in tokens)
+@torch.no_grad()
+def _custom_guide_path(
+    model: SequenceModel, batch: Batch, number: int, seed: int
+) -> dict[str, Tensor]:
+    trace, arguments = sample_trace(model, batch, seed, number)
+    z = latents_in(sample_sites(trace), torch.Size((*batch.x.shape[:2], model.latent_size)))
+    program, _ = model.program("sequence")
+    conditioned = poutine.condition(program, data={"z": z})  # pyright: ignore[reportArgumentType]
+    sites = sample_sites(poutine.trace(conditioned).get_trace(*arguments))
+    prior, observed = sites["z"]["fn"], sites["x"]
+    mean, log_variance = (prior.bound.batch_major(each) for each in prior.parameters(z))
+    return {
+        "z": z,
+        "prior_loc": mean,
+        "prior_scale": (0.5 * log_variance).exp(),
+        "log_likelihood": observed["fn"].step_log_prob(observed["value"]),
+        **_moments(trace, z),
+    }
+
+
+def _moments(trace: Trace, z: Tensor) -> dict[str, Tensor]:
+    """Mean and standard deviation (1, T, Z) of the guide's distributions, if they are known."""
+    sites = sample_sites(trace)
+    stepwise = "z" not in sites
+    named = [sites[f"z_{t}"] for t in range(1, z.shape[1] + 1)] if stepwise else [sites["z"]]
+    try:
+        found = [(site["fn"].mean, site["fn"].variance.sqrt()) for site in named]
+    except NotImplementedError:
+        return {}
+    loc, scale = (
+        torch.stack(parts, dim=1) if stepwise else parts[0] for parts in zip(*found, strict=True)
+    )
+    return {"posterior_loc": loc.expand_as(z), "posterior_scale": scale.expand_as(z)}

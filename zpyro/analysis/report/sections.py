@@ -1,0 +1,405 @@
+"""The sections of a report; each writes its pictures and sounds to a folder."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zpyro import evaluation
+from zpyro.analysis import curves, plots
+from zpyro.analysis.report import figures, page
+from zpyro.analysis.report.page import Section
+from zpyro.analysis.report.views import Array, SequenceView
+from zpyro.analysis.sampling import sample, write_sound
+from zpyro.datasets.sequences import Sequences
+from zpyro.io import files
+from zpyro.training.checkpoint import Checkpoint
+from zpyro.training.config import write_config
+from zpyro.training.runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 160
+SAMPLE_SECONDS = 3.0
+SAMPLE_IMAGES = 16
+SAMPLE_TOKENS = 60
+
+LATENTS_IN_USE = "latents in use"
+BASELINES = {
+    "gaussian": "baseline: diagonal Gaussian",
+    "linear": "baseline: linear predictor",
+    "trigram": "baseline: Kneser-Ney trigram",
+    "bernoulli": "baseline: independent pixels",
+    "neighbors": "baseline: given the pixels left and above",
+}
+
+
+def _write(figure: Figure, path: Path) -> Path:
+    plots.save_figure(figure, path, DPI)
+    return path
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+def training_section(run: Run, folder: Path, *, latents: bool = True) -> Section:
+    """The training curves of the bound, of each term of the objective, and of the gradient norm.
+
+    Args:
+        run: its records are shown.
+        folder: where to write.
+        latents: whether the model has any; without them the bound is the log-likelihood.
+
+    Raises:
+        UserError: if matplotlib is missing or the folder cannot be written.
+    """
+    records = run.records()
+    terms = [name for name in curves.weighted_terms(records) if name != "kl"]
+    wanted = [*(("bound", "kl") if latents else ()), "log_likelihood", *terms, "gradient_norm"]
+    parts: list[str] = []
+    for name in dict.fromkeys(wanted):
+        if not curves.is_recorded(records, name):
+            continue
+        path = folder / f"training-{name.replace('_', '-')}.png"
+        _write(curves.curves_figure({run.folder.name: records}, (name,)), path)
+        ends: list[str] = []
+        for kind, title in (("train", "training"), ("valid", "held out")):
+            steps, values = curves.points(records, kind, name)
+            if steps:
+                ends.append(
+                    f"{title} goes from {values[0]:,.1f} at step {steps[0]:,} "
+                    f"to {values[-1]:,.1f} at step {steps[-1]:,}"
+                )
+        label = curves.label(name)
+        alternative = f"Curve of {label} over training steps: {'; '.join(ends)}."
+        parts.append(page.figure(path, alternative, label.replace(", ", " in ", 1)))
+    shown = page.grid(parts) if parts else page.paragraph("No metrics were recorded.")
+    return Section("training", "Training", (shown,))
+
+
+# -- bounds ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row of the table of bounds.
+
+    Attributes:
+        label: the quantity.
+        value: its number.
+        unit: of the number; empty for a count.
+        error: standard error over sequences, or None.
+    """
+
+    label: str
+    value: float
+    unit: str
+    error: float | None = None
+
+
+def compute_scores(
+    run: Run,
+    checkpoint: Checkpoint,
+    sequences: Sequences,
+    *,
+    particles: int,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> list[Score]:
+    """Compute bounds of the model on some sequences, and the scores of simple models.
+
+    Args:
+        run: its baselines are compared with.
+        checkpoint: the model.
+        sequences: what to score, on the scale of the model.
+        particles: K of the importance-weighted and the particle-filter bound; 1 omits both. The
+            particle filter is omitted for a custom guide.
+        batch_size: sequences scored together.
+        seed: of the samples.
+
+    Raises:
+        UserError: if a bound is not finite.
+    """
+    model, nats = checkpoint.module, "nats/sequence"
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed}
+    result = evaluation.evaluate(model, sequences, **options)
+    evaluation.check_finite(result)
+    exact = model.latent_size == 0
+    first = "log-likelihood, exact" if exact else "evidence lower bound (ELBO)"
+    table = [Score(first, result.elbo, nats, result.elbo_stderr)]
+    if not exact:
+        if particles > 1:
+            iwae = evaluation.iwae(model, sequences, particles=particles, **options)
+            label = f"importance-weighted bound, {particles} particles"
+            table.append(Score(label, iwae.iwae, nats, iwae.stderr))
+        if particles > 1 and model.custom_guide is None:
+            smc = evaluation.smc(model, sequences, particles=particles, runs=1, **options)
+            label = f"particle-filter bound, {particles} particles"
+            table.append(Score(label, smc.smc, nats, smc.stderr))
+        table += [
+            Score("log-likelihood given latents", result.log_likelihood, nats),
+            Score("KL of posterior from prior", result.kl, nats),
+            Score(LATENTS_IN_USE, result.active_units, f"of {model.latent_size}"),
+        ]
+    tokens = sequences.data_type == "tokens"
+    label, unit = "log-likelihood" if exact else "ELBO", "nats/token" if tokens else "nats/frame"
+    table.append(Score(f"{label} per step", result.elbo_per_frame, unit))
+    if tokens:
+        table.append(Score("perplexity, ends included", result.perplexity, "a token"))
+    for name, baseline in run.baselines(sequences, model.likelihood.size).items():
+        values = np.asarray(baseline.score(sequences))
+        error = float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
+        label = BASELINES.get(name, f"baseline: {name}")
+        table.append(Score(label, float(values.mean()), nats, error))
+    return table
+
+
+def bounds_section(table: Sequence[Score], split: str, count: int, total: int) -> Section:
+    """The table of bounds.
+
+    Args:
+        table: its rows.
+        split: name of the split.
+        count: how many of its sequences were scored.
+        total: how many it has.
+    """
+    which = f"all {total:,}" if count == total else f"the first {count:,} of {total:,}"
+    rows = [
+        (
+            f"{score.label}, {score.unit}",
+            f"{score.value:,.0f}" if score.unit.startswith("of ") else f"{score.value:,.2f}",
+            "" if score.error is None else f"± {score.error:,.2f}",
+        )
+        for score in table
+    ]
+    caption = f"On {which} sequences of the {split} split; ± is the standard error over sequences."
+    parts = [page.table(caption, ("quantity, unit", "value#", "error#"), rows)]
+    if any(score.label == LATENTS_IN_USE and score.value == 0 for score in table):
+        parts.append(
+            page.paragraph(
+                "No latent is in use: the decoder ignores them. Longer training may change that; "
+                "so may an auxiliary weight, a KL weight that starts low, free bits or word "
+                "dropout."
+            )
+        )
+    pure = "The weights of the training objective do not enter these bounds."
+    return Section("bounds", "Bounds", (*parts, page.paragraph(pure, note=True)))
+
+
+# -- sequences ------------------------------------------------------------------------------------
+
+
+def sequences_section(views: Sequence[SequenceView], folder: Path, split: str) -> Section:
+    """Each sequence with its terms, its reconstruction and its latents.
+
+    Raises:
+        UserError: if matplotlib is missing or the folder cannot be written.
+    """
+    parts = [part for view in views for part in _sequence_parts(view, folder)]
+    return Section("sequences", f"Sequences of the {split} split", tuple(parts))
+
+
+def file_stem(name: str) -> str:
+    """A name as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:80] or "sequence"
+
+
+def _sequence_parts(view: SequenceView, folder: Path) -> list[str]:
+    stem = f"{view.number}-{file_stem(view.name)}"
+    parts = [page.heading(f"{view.name} (number {view.number})")]
+    if view.whole_length > view.steps:
+        cut = (
+            f"It has {view.whole_length:,} {view.step_name}s; the first {view.steps:,} are shown, "
+            "as a sequence of their own."
+        )
+        parts.append(page.paragraph(cut, note=True))
+    if view.note:
+        parts.append(page.paragraph(view.note, note=True))
+    shown = [_input_figure(view, folder, stem)]
+    if view.data_type == "tokens":
+        parts += _texts(view)
+    else:
+        shown.append(_reconstruction_figure(view, folder, stem))
+    if view.has_latents:
+        shown += _latent_figures(view, folder, stem)
+    return [*parts, page.grid(shown)]
+
+
+def _input_figure(view: SequenceView, folder: Path, stem: str) -> str:
+    path = _write(figures.plot_input(view), folder / f"{stem}-input.png")
+    what = {"audio": "Waveform", "tokens": "Words"}.get(view.data_type, "Frames")
+    what = "Image" if view.image_shape is not None else what
+    terms = "KL and surprise" if view.has_latents else "surprise"
+    alternative = f"{what} of {view.name}, {view.steps} {view.step_name}s, with {terms} of each."
+    caption = f"{what} with the surprise -log p(x_t | h_t) of every {view.step_name}"
+    if view.has_latents:
+        most = int(np.argmax(view.kl))
+        place = f"{view.step_name} {most + 1}"
+        if view.sample_rate is not None:
+            place = f"{view.edges[most]:.2f} s"
+        elif view.vocabulary is not None:
+            place += f", {view.words(view.frames)[most]}"
+        alternative += f" The KL is highest, {view.kl[most]:,.2f} nats, at {place}."
+        caption += ", and the KL of posterior from prior: where it is high, the latents are used"
+    players: list[str] = []
+    if view.sample_rate is not None:
+        sound = write_sound(folder / f"{stem}-input.wav", view.frames, view.sample_rate)
+        players.append(page.player(sound, f"Input, {view.edges[-1]:.2f} s"))
+    return page.figure(path, alternative, f"{caption}.", players)
+
+
+def _reconstruction_figure(view: SequenceView, folder: Path, stem: str) -> str:
+    path = _write(figures.plot_reconstruction(view), folder / f"{stem}-{view.output_name}.png")
+    players: list[str] = []
+    if view.sample_rate is not None:
+        for name, frames in view.outputs:
+            sound = folder / f"{stem}-{file_stem(name)}.wav"
+            write_sound(sound, frames, view.sample_rate)
+            players.append(page.player(sound, name.capitalize()))
+    error = float(np.sqrt(np.mean((view.frames - view.reconstruction) ** 2)))
+    alternative = (
+        f"{view.name} beside its {view.output_name}; "
+        f"the root mean squared difference is {error:.3g}."
+    )
+    return page.figure(path, alternative, _explanation(view), players)
+
+
+def _explanation(view: SequenceView) -> str:
+    """What the outputs of the model are."""
+    step = view.step_name
+    value = f"the most probable {step}" if view.data_type == "tokens" else f"the mean {step}"
+    if not view.has_latents:
+        return f"Prediction: {value} given those before it."
+    return (
+        f"Reconstruction: {value} given latents sampled from the posterior and the true {step}s "
+        f"before it. Latents alone: the same latents, the model fed its own {step}s; this is "
+        "better than a typical sequence only where the latents carry information."
+    )
+
+
+def _latent_figures(view: SequenceView, folder: Path, stem: str) -> list[str]:
+    nats = view.kl_by_latent.sum(0)
+    top = figures.top_latents_by_kl(view)
+    listed = ", ".join(f"latent {latent} with {nats[latent]:,.2f}" for latent in top)
+    return [
+        page.figure(
+            _write(figures.plot_prior_posterior(view), folder / f"{stem}-prior-posterior.png"),
+            f"Prior and posterior over time of the latents with the most KL in nats: {listed}.",
+            "Prior and posterior of the latents with the most KL: mean and one standard deviation "
+            "along one sample, and other samples.",
+        ),
+        page.figure(
+            _write(figures.plot_latents(view), folder / f"{stem}-latents.png"),
+            f"Posterior means and KL of all {len(nats)} latents over time, sorted by KL; "
+            f"{nats.sum():,.2f} nats in all.",
+            "All latents over time, those with the most KL on top: posterior means, and KL.",
+        ),
+    ]
+
+
+def _texts(view: SequenceView) -> list[str]:
+    """Input and outputs as text, with different words marked."""
+    words = view.words(view.frames)
+    joint = "" if view.unit == "character" else " "
+
+    def marked(tokens: Sequence[str]) -> str:
+        return joint.join(
+            html.escape(token) if token == word else f"<mark>{html.escape(token)}</mark>"
+            for token, word in zip(tokens, words, strict=True)
+        )
+
+    parts = [f"<p><strong>Input:</strong> {marked(words)}</p>"]
+    for name, tokens in view.outputs:
+        output = view.words(tokens)
+        right = sum(a == b for a, b in zip(words, output, strict=True))
+        title = f"{name.capitalize()} ({right} of {view.steps} right):"
+        parts.append(f"<p><strong>{title}</strong> {marked(output)}</p>")
+    note = f"{_explanation(view)} Different {view.step_name}s are marked."
+    return [*parts, page.paragraph(note, note=True)]
+
+
+# -- samples --------------------------------------------------------------------------------------
+
+
+def samples_section(
+    checkpoint: Checkpoint, count: int, steps: int, folder: Path, seed: int
+) -> Section:
+    """Sequences sampled from the prior.
+
+    Args:
+        checkpoint: the model.
+        count: how many; of images always 16, which need little space.
+        steps: their length, for data that are not images, sound or text.
+        folder: where to write.
+        seed: of the samples.
+
+    Raises:
+        UserError: if matplotlib is missing or the folder cannot be written.
+    """
+    data, size = checkpoint.data, checkpoint.module.likelihood.size
+    if data.image_shape is not None:
+        steps, count = data.image_shape[0] * data.image_shape[1] // size, SAMPLE_IMAGES
+    elif data.sample_rate is not None:
+        steps = max(1, round(SAMPLE_SECONDS * data.sample_rate / size))
+    elif data.data_type == "tokens":
+        steps = SAMPLE_TOKENS
+    sampled, path = sample(checkpoint, count, steps, seed=seed), folder / "samples.png"
+    if data.image_shape is not None:
+        plots.plot_images(sampled.reshape(count, *data.image_shape), path)
+        alternative = f"{count} images sampled from the model."
+        shown = page.grid([page.figure(path, alternative, "Sampled from the model.")])
+    elif data.sample_rate is not None:
+        shown = page.grid(_sample_sounds(sampled, data.sample_rate, folder))
+    elif data.data_type == "tokens":
+        vocabulary = checkpoint.vocabulary
+        lines = [
+            " ".join(map(str, tokens)) if vocabulary is None else vocabulary.text(tokens)
+            for tokens in sampled.tolist()
+        ]
+        files.replace_file(folder / "samples.txt", "".join(f"{line}\n" for line in lines))
+        shown = page.items(map(html.escape, lines))
+    else:
+        plots.plot_frames(list(sampled), path, data.data_type)
+        alternative = f"{count} sequences of {steps} frames sampled from the model."
+        shown = page.grid([page.figure(path, alternative, "Sampled from the model.")])
+    title = f"Samples from the {'prior' if checkpoint.module.latent_size else 'model'}"
+    return Section("samples", title, (shown,))
+
+
+def _sample_sounds(sampled: Array, rate: int, folder: Path) -> list[str]:
+    parts: list[str] = []
+    for number, frames in enumerate(sampled, start=1):
+        sound, seconds = frames.reshape(-1), frames.size / rate
+        figure = figures.plot_sounds([(f"sample {number}", sound)], rate)
+        path = _write(figure, folder / f"sample-{number}.png")
+        played = write_sound(folder / f"sample-{number}.wav", sound, rate)
+        alternative = f"Waveform and spectrogram of sample {number}, {seconds:.2f} s."
+        player = page.player(played, f"Sample {number}, {seconds:.2f} s")
+        parts.append(page.figure(path, alternative, f"Sample {number}.", [player]))
+    return parts
+
+
+# -- settings -------------------------------------------------------------------------------------
+
+
+def settings_section(run: Run) -> Section:
+    """Every setting of config.toml, one folded table per section."""
+    name, tables = "run", dict[str, list[tuple[str, str]]]()
+    for line in write_config(run.config()).splitlines():
+        if line.startswith("["):
+            name = line.strip("[]")
+        elif line:
+            key, _, value = line.partition(" = ")
+            tables.setdefault(name, []).append((key, value))
+    parts = [
+        page.folded(name, page.table(f"Section {name} of config.toml", ("setting", "value"), rows))
+        for name, rows in tables.items()
+    ]
+    return Section("settings", "Settings", tuple(parts))
