@@ -88,7 +88,13 @@ def command(
     batches = [end.batch() for end in ends]
     with status(f"decoding {steps} positions"):
         path = interpolate(
-            loaded.model, *batches, steps, seed=seed, use_mean=not draw, temperature=temperature
+            loaded.model,
+            batches[0],
+            batches[1],
+            steps,
+            seed=seed,
+            use_mean=not draw,
+            temperature=temperature,
         )
 
     def raw(values: Tensor, lengths: Tensor) -> list[np.ndarray]:

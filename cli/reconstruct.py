@@ -119,8 +119,14 @@ def _reconstruct(
     result = reconstruct(checkpoint.module, batch, seed=seed, use_mean=not draw)
     mean, frames = result.mean[0], result.frames[0]
     if free:
-        given = {"lengths": batch.lengths, "start": batch.start}
-        result = decode(checkpoint.module, result.z[0], **given, seed=seed, use_mean=not draw)
+        result = decode(
+            checkpoint.module,
+            result.z[0],
+            lengths=batch.lengths,
+            start=batch.start,
+            seed=seed,
+            use_mean=not draw,
+        )
         mean, frames = result.mean, result.frames
     inputs, outputs = (
         [each[:length] for each, length in zip(values, batch.lengths.tolist(), strict=True)]

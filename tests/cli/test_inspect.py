@@ -28,7 +28,10 @@ from zpyro.errors import UserError
 from zpyro.training import runs
 
 PER_SEQUENCE = {"input", "reconstruction", "prior-posterior", "latents"}
-CURVES = {f"training-{name}" for name in ("bound", "kl", "log-likelihood", "gradient-norm")}
+CURVES = {
+    f"training-{name}"
+    for name in ("bound", "kl", "log-likelihood", "log-auxiliary", "gradient-norm")
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,7 +56,7 @@ def text_of(page: Path) -> str:
 def test_sound(zpyro: Zpyro, tone_run: Path, tones: Path, tmp_path: Path) -> None:
     result = zpyro("inspect", tone_run, "--sequence", 1, "--out", tmp_path, "--particles", 3)
     assert result.exit_code == 0, result.output
-    assert result.stdout == f"12 pictures and report.html in {tmp_path}\n"
+    assert result.stdout == f"13 pictures and report.html in {tmp_path}\n"
     data = load("wav", tones, frame_size=40)
     stem = sections.file_stem(data.test.names[1])
     assert names_of(tmp_path) == CURVES | {f"1-{stem}-{each}" for each in PER_SEQUENCE} | {
@@ -69,7 +72,7 @@ def test_sound(zpyro: Zpyro, tone_run: Path, tones: Path, tmp_path: Path) -> Non
     assert len(sounds) == 7
     first, _ = soundfile.read(BytesIO(base64.b64decode(sounds[0])))
     np.testing.assert_array_equal(first, played)
-    assert len(re.findall(r'<img src="data:image/png;base64,[^"]+" alt="[^"]+">', page)) == 12
+    assert len(re.findall(r'<img src="data:image/png;base64,[^"]+" alt="[^"]+">', page)) == 13
     assert "http://" not in page
     assert "https://" not in page
 

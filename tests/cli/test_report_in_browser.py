@@ -87,7 +87,7 @@ def test_the_page_is_complete_and_readable(
     page.show(report.page.as_uri(), width, scheme=scheme)
 
     pictures: list[dict[str, Any]] = page.evaluate(PICTURES)
-    assert len(pictures) == len(list(report.folder.glob("*.png"))) == 16
+    assert len(pictures) == len(list(report.folder.glob("*.png"))) == 17
     assert all(each["there"] and each["alt"] for each in pictures)
 
     sounds: list[dict[str, Any]] = page.evaluate(SOUNDS)

@@ -91,9 +91,8 @@ def test_reconstruction_and_what_the_latents_alone_give(name: str) -> None:
 def test_words_are_read_from_the_vocabulary() -> None:
     checkpoint, sequences = runs.text()
     found = view_sequence(checkpoint, sequences, 0)
-    assert found.words(found.frames) == tuple(
-        runs.WORDS.words[token] for token in sequences.values[0]
-    )
+    words = tuple(runs.WORDS.words[token] for token in sequences.values[0])
+    assert found.words(found.frames) == words
     assert found.from_latents is not None
     outputs = found.words(found.reconstruction), found.words(found.from_latents)
     assert len(outputs[0]) == len(outputs[1]) == found.steps

@@ -17,6 +17,7 @@ from zpyro.training.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.fast
 
+NOT_TOKENS = "x: has values that are not tokens of the model; use 0 to 5"
 WORDS = Vocabulary((*SPECIAL, "a", "good", "film"), "word", True)
 
 
@@ -53,9 +54,9 @@ def test_frames_are_put_on_the_scale_of_the_training() -> None:
         (
             "tokens",
             np.array([0, 5, 6]),
-            "x: has values that are not tokens of the model; use 0 to 5",
+            NOT_TOKENS,
         ),
-        ("tokens", np.array([-1, 0]), "x: has values that are not tokens of the model; use 0 to 5"),
+        ("tokens", np.array([-1, 0]), NOT_TOKENS),
         ("binary", np.full((4, 3), 0.5), "x: has values other than 0 and 1"),
     ],
 )
@@ -83,9 +84,7 @@ def test_sentences() -> None:
     assert found.values[0].tolist() == [*WORDS.encode(["a", "good", "film"]), END]
     with pytest.raises(UserError, match="the sentence is empty; give words"):
         selection.sequence_from_sentence(text, "   ")
-    with pytest.raises(
-        UserError, match="'a film' is a sentence, but the run is not trained on text"
-    ):
+    with pytest.raises(UserError, match="'a film' is a sentence, but the run is not"):
         selection.sequence_from_sentence(of_type("tokens"), "a film")
 
 

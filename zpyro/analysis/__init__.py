@@ -1,8 +1,8 @@
 """What to do with a trained model: posteriors, samples, figures, reports and comparisons.
 
-In reading order: ``loading`` (open a run), ``selection`` (sequences that a user names), ``decoding``
-and ``posteriors`` (latents), ``sampling``, ``plots`` and ``curves`` (figures), ``report``,
-``comparison``, ``citations``.
+In reading order: ``loading`` (open a run), ``selection`` (sequences that a user names),
+``decoding`` and ``posteriors`` (latents), ``sampling``, ``plots`` and ``curves`` (figures),
+``report``, ``comparison``, ``citations``.
 """
 
 from zpyro.analysis.citations import cite

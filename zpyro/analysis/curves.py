@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zpyro.analysis import plots
 from zpyro.errors import UserError
+from zpyro.objectives import KL, TERMS, Auxiliary, LogLikelihood, Reverse
 from zpyro.training.runs import open_run
 
 if TYPE_CHECKING:
@@ -35,13 +36,10 @@ LABELS = {
 }
 """Labels of what is not a term of the objective, with units."""
 TERM_LABELS = {
-    "kl": "KL",
-    "log_likelihood": "log-likelihood",
     "loss": "training loss",
-    "log_auxiliary": "auxiliary term",
-    "log_reverse": "reverse term",
+    **{term.name: term.label for term in (LogLikelihood, KL, Auxiliary, Reverse)},
 }
-"""Labels of terms whose names do not read as words."""
+"""Labels of the loss and of the built-in terms; others are in :data:`zpyro.objectives.TERMS`."""
 HELD_OUT = {"bound": "elbo", "bound_per_frame": "elbo_per_frame"}
 """Names that differ in validation records."""
 NOT_PLOTTED = {"step", "epoch", "seconds", "bad_step"}
@@ -56,7 +54,10 @@ def label(name: str) -> str:
         stem, unit = name.removesuffix("_per_frame"), ", nats/frame"
     elif name.endswith("_weight"):
         stem, unit = name.removesuffix("_weight"), " weight"
-    return TERM_LABELS.get(stem, stem.replace("_", " ")) + unit
+    for key in (stem, f"log_{stem}"):
+        if key in TERM_LABELS:
+            return TERM_LABELS[key] + unit
+    return (TERMS[stem].label if stem in TERMS else stem.replace("_", " ")) + unit
 
 
 def points(records: Records, kind: str, name: str) -> tuple[list[int], list[float]]:

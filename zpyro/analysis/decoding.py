@@ -12,12 +12,11 @@ from torch import Tensor
 from zpyro.datasets.batching import Batch
 from zpyro.distributed.seeding import named_noise
 from zpyro.errors import UserError
-from zpyro.evaluation import in_type_of
 from zpyro.likelihoods import Bernoulli
 from zpyro.models.base import Program, SequenceModel
 from zpyro.models.bound_model import BoundModel
 from zpyro.models.conditions import zero_padding
-from zpyro.models.guides import latents_of
+from zpyro.models.guides import latents_of, model_inputs
 from zpyro.nn.blocks import in_blocks
 from zpyro.nn.modes import evaluation_mode
 
@@ -79,25 +78,19 @@ def reconstruct(
     if num_samples < 1 or (use_mean and num_samples > 1):
         raise UserError(f"num_samples is {num_samples}; give 1 or more, and 1 with use_mean")
     like = next(model.parameters())
-    batch = batch.to(like.device)
-    x = in_type_of(batch.x, like)
-    start = None if batch.start is None else in_type_of(batch.start, like)
+    x, lengths, start = model_inputs(model, batch)
     shape = torch.Size((len(batch), x.shape[1], model.latent_size))
     with _reproducible(model, seed):
-        bound = model.bind(x, batch.lengths, start)
+        bound = model.bind(x, lengths, start)
         if guide is not None:
             z = torch.stack(
-                [
-                    latents_of(guide, shape, use_mean, x, batch.lengths, start)
-                    for _ in range(num_samples)
-                ]
+                [latents_of(guide, shape, use_mean, x, lengths, start) for _ in range(num_samples)]
             )
         elif use_mean:
             z = bound.sample_posterior(like.new_zeros(1, *shape))
         else:
-            noise = [
-                named_noise(batch.names, shape[1], shape[2], seed, n) for n in range(num_samples)
-            ]
+            _, steps, size = shape
+            noise = [named_noise(batch.names, steps, size, seed, n) for n in range(num_samples)]
             z = bound.sample_posterior(torch.stack(noise).to(like))
         mean, frames = teacher_forced(bound, z)
     return Decoded(zero_padding(z, bound.conditions.mask, 1), mean, frames)
@@ -160,7 +153,7 @@ def decode(
     if start is None:
         frame = likelihood.start(count, like)
     else:
-        frame = in_type_of(start.to(like.device), like)
+        frame = start.to(like.device, like.dtype if start.is_floating_point() else None)
     means: list[Tensor] = []
     frames: list[Tensor] = []
     with _reproducible(model, seed):
