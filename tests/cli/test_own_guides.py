@@ -259,7 +259,7 @@ def test_a_guide_without_means_is_seen_by_its_draws(
     line = last_line(zpyro("inspect", run, "--run-guide", "--draws", 1, "--out", tmp_path))
     assert "have no known means; give more --draws" in line
     line = last_line(zpyro("reconstruct", run, "--run-guide", "--out", tmp_path))
-    assert "z tells no mean (TransformedDistribution)" in line
+    assert "z has no closed-form mean (TransformedDistribution)" in line
     assert zpyro("reconstruct", run, "--run-guide", "--draw", "--out", tmp_path).exit_code == 0
 
 
