@@ -1,1 +1,1 @@
-"""Benchmarks: every number is a ratio of contenders that are timed in turn in one process."""
+"""Benchmarks: ratios of contenders that are timed alternately in one process."""

@@ -1,10 +1,10 @@
-"""What simple densities give binary images: ``python -m benchmarks.binary_baselines FOLDER``.
+"""Simple densities of binary images: ``python -m benchmarks.binary_baselines FOLDER``.
 
-Prints nats an image on the validation and test images of ``mnist`` for: every pixel on its own;
-every pixel given the ones left and above (the two that ``zpyro evaluate`` prints); and a logistic
-regression of every pixel on all pixels before it, the fully visible sigmoid belief network (Frey,
-Hinton and Dayan, 1996). That one's likelihood is concave, so that it is fitted to its maximum under
-a ridge, chosen on the validation images.
+Prints nats per image on the validation and test images of ``mnist`` for independent pixels, for
+pixels given the ones to the left and above (the two baselines of ``zpyro evaluate``), and for a
+logistic regression of every pixel on all previous pixels, the fully visible sigmoid belief network
+(Frey, Hinton and Dayan, 1996). The likelihood of the latter is concave; it is maximized with a
+ridge penalty that is selected on the validation images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zpyro.datasets.sequences import Sequences
 from zpyro.evaluation.baselines import binary as binary_baselines
 
 RIDGES = (1e-2, 3e-3, 1e-3, 3e-4)
-"""What half of the squared weights costs, nats an image; each fit begins where the last ended."""
+"""Penalty of half the squared weights, nats per image; each fit starts from the previous one."""
 
 ITERATIONS = 200
 SCORED = 2000
@@ -34,7 +34,7 @@ SCORED = 2000
 @click.option("--threads", default=2, show_default=True)
 @click.option("--ridge", "ridges", multiple=True, type=float, default=RIDGES, show_default=True)
 def main(folder: Path, downsample: int, threads: int, ridges: tuple[float, ...]) -> None:
-    """Print a line for every baseline."""
+    """Print one line per baseline."""
     torch.set_num_threads(threads)
     data = datasets.load("mnist", folder, row_by_row=True, downsample=downsample)
     for name, table in binary_baselines.fit(data.train).items():
@@ -49,12 +49,10 @@ def main(folder: Path, downsample: int, threads: int, ridges: tuple[float, ...])
         best = max(best or (-np.inf, 0.0, 0.0), (scores[0], scores[1], ridge))
         click.echo(
             f"logistic    valid {scores[0]:8.2f}  test {scores[1]:8.2f}"
-            f"  (ridge {ridge:g}, largest slope left {slope:.1e})"
+            f"  (ridge {ridge:g}, largest gradient {slope:.1e})"
         )
     assert best is not None
-    click.echo(
-        f"logistic    valid {best[0]:8.2f}  test {best[1]:8.2f}  the one that validates best"
-    )
+    click.echo(f"logistic    valid {best[0]:8.2f}  test {best[1]:8.2f}  best on validation")
 
 
 def pixels(sequences: Sequences) -> Tensor:
@@ -63,14 +61,14 @@ def pixels(sequences: Sequences) -> Tensor:
 
 
 def initial(train: Tensor) -> tuple[Tensor, Tensor]:
-    """No weights, and the offsets of pixels on their own; (P, P) and (P,)."""
+    """Zero weights and the offsets of independent pixels, (P, P) and (P,)."""
     size = train.shape[1]
     on = (train.sum(0) + 0.5) / (len(train) + 1.0)
     return torch.zeros(size, size).requires_grad_(), torch.logit(on).requires_grad_()
 
 
 def fit(weight: Tensor, offset: Tensor, train: Tensor, ridge: float) -> float:
-    """Move weights and offsets to the maximum; returns the steepest slope that is left."""
+    """Optimize weights and offsets in place; returns the largest absolute gradient."""
     optimizer = torch.optim.LBFGS(
         [weight, offset],
         max_iter=ITERATIONS,
@@ -91,7 +89,7 @@ def fit(weight: Tensor, offset: Tensor, train: Tensor, ridge: float) -> float:
 
 
 def score(weight: Tensor, offset: Tensor, images: Tensor) -> Tensor:
-    """log-probability of each image, nats, (N,); a pixel reads only those before it."""
+    """log-probability of each image, nats, (N,); a pixel depends on previous ones only."""
     lower = weight.tril(-1)
     scores: list[Tensor] = []
     for part in images.split(SCORED):

@@ -1,7 +1,7 @@
 """Time and memory of the bounds of a large test set: ``python -m benchmarks.bounds``.
 
-Simulated speech of TIMIT's test half (1,680 utterances of 20 to 320 frames of 200 samples) and a
-small model. Memory is this process's largest resident set, before and after.
+The data simulate TIMIT's test set (1,680 utterances of 20 to 320 frames of 200 samples), the model
+is small. Memory is the peak resident set of this process, before and after.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from zpyro.training.allocation import keep_freed_memory
 
 
 def main() -> None:
-    """Print one line a bound."""
+    """Print one line per bound."""
     options = _arguments()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     random = np.random.default_rng(0)
     lengths = random.integers(20, 321, options.utterances)
-    values = [random.standard_normal((length, 200), dtype=np.float32) for length in lengths]
+    values = tuple(random.standard_normal((length, 200), dtype=np.float32) for length in lengths)
     data = Sequences(values, tuple(f"utterance{index}" for index in range(len(values))))
     module = zpyro.ZForcing(
         zpyro.likelihoods.Gaussian(200),
@@ -40,9 +40,9 @@ def main() -> None:
     for name in options.bound:
         for particles in options.particles:
             before = _peak_mib()
-            begun = time.perf_counter()
+            started = time.perf_counter()
             _bound(name, module, data, particles)
-            minutes = (time.perf_counter() - begun) / 60
+            minutes = (time.perf_counter() - started) / 60
             print(
                 f"{name:>5}, K = {particles:>4}: {minutes:6.1f} min, "
                 f"peak {before:,.0f} MiB before, {_peak_mib():,.0f} MiB after",

@@ -1,17 +1,14 @@
-"""Where the time of a training step goes: ``python -m benchmarks.breakdown --size small``."""
+"""Time of the parts of a training step: ``python -m benchmarks.breakdown --size small``."""
 
 from __future__ import annotations
 
-import argparse
 import json
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.contenders import make
-from benchmarks.measure import WARM_UP, machine
+from benchmarks.measure import WARM_UP, common_arguments, start
 from benchmarks.sizes import SIZES
-from zpyro.training.allocation import keep_freed_memory
 
 STEPS = 5
 PARTS = {
@@ -21,21 +18,16 @@ PARTS = {
     "products for all steps at once": ("aten::mm", "aten::addmm", "aten::bmm"),
     "optimizer": ("aten::_fused_adam_", "aten::_foreach_norm", "aten::_foreach_mul_"),
 }
-"""Operations by what they belong to; all others are the pointwise rest."""
+"""Operations of each part; all others belong to :data:`REST`."""
 REST = "pointwise work, sums, copies"
 
 
 def main() -> None:
-    """Print shares of a step's time, or one JSON object a size."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    """Print shares of the time of a step, or one JSON object per size."""
+    parser = common_arguments(__doc__)
     parser.add_argument("--size", action="append", choices=SIZES, help="may be repeated")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    keep_freed_memory()  # as the command line does
-    if not options.json:
-        print(machine())
+    start(options)
     for name in options.size or ["small", "timit"]:
         shares = measure(name)
         if options.json:
@@ -47,7 +39,7 @@ def main() -> None:
 
 
 def measure(name: str) -> dict[str, float]:
-    """The share of each part in the time that all operations take themselves."""
+    """The share of each part in the total self time of all operations."""
     step = make("fast", SIZES[name])
     for _ in range(WARM_UP):
         step()

@@ -1,6 +1,6 @@
-"""The contenders: one training step each, of the same work.
+"""The contenders: functions that take one training step of the same model.
 
-Forward, all terms of the objective, backward, the gradient clipped at 100, Adam.
+A step is forward, all terms of the objective, backward, gradient clipping at 100, and Adam.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ ADAM: dict[str, Any] = {"lr": 1e-3, "eps": 1e-5, "fused": True}
 def make(
     name: str, size: Size, device: str = "cpu", seed: int = 0, precision: str = "float32"
 ) -> Step:
-    """A function that takes one training step of the named contender on fixed data.
+    """A function that takes one training step of a contender on fixed data.
 
     Args:
         name: one of :data:`MAKERS`.
         size: of the model and the batch.
-        device: where it runs.
+        device: of the model and the data.
         seed: of the weights and the data.
         precision: "float32", or "bfloat16" for autocast.
     """
@@ -87,7 +87,7 @@ def _fast(size: Size, frames: Tensor, **settings: Any) -> Step:
 
 
 def bare_terms(model: zpyro.ZForcing, x: Tensor, start: Tensor, particles: int = 1) -> Terms:
-    """The terms straight from the networks, with no Pyro around them, (particles, B) or (B,)."""
+    """The terms computed without Pyro, (particles, B) or (B,)."""
     process = model.bind(x, None, start)
     count, steps = x.shape[:2]
     noise = model.noise(particles * count, steps)
@@ -110,12 +110,12 @@ def _svi(size: Size, frames: Tensor, **settings: Any) -> Step:
 
 
 def training_step(size: Size, device: torch.device, process_group: ProcessGroup) -> Step:
-    """A step as ``zpyro train`` takes it in one of several processes, on fixed data.
+    """The step of ``zpyro train`` in one of several processes, on fixed data.
 
     Args:
         size: of the model and of the whole batch.
-        device: where it runs.
-        process_group: this process among those that take the step.
+        device: of the model and the data.
+        process_group: the processes that take the step together.
     """
     torch.manual_seed(0)
     frames = torch.randn(size.steps + 1, size.sequences, size.frame, device=device)
@@ -123,7 +123,7 @@ def training_step(size: Size, device: torch.device, process_group: ProcessGroup)
 
 
 def _training(size: Size, frames: Tensor, process_group: ProcessGroup = SINGLE_PROCESS) -> Step:
-    """A step as ``zpyro train`` takes it; on CUDA it is one recorded graph."""
+    """The step of ``zpyro train``; on CUDA it is one recorded graph."""
     model = zforcing(size, frames)
     train = TrainConfig(clip_norm=CLIP_NORM)
     elbo = zpyro.ZForcingELBO(KL_WEIGHT, AUXILIARY_WEIGHT, REVERSE_WEIGHT)
@@ -163,4 +163,4 @@ MAKERS: dict[str, Callable[[Size, Tensor], Step]] = {
     "plain": partial(_fast, recurrence="plain"),
     "fused": partial(_fast, recurrence="fused"),
 }
-"""What can be timed: (a) to (f) of docs/performance.md, and zpyro's other recurrences."""
+"""The contenders (a) to (f) of docs/performance.md, and the other recurrences."""

@@ -1,8 +1,8 @@
-"""The floor: the same multiplications with no sampled feedback.
+"""The floor: the same multiplications without the feedback of samples.
 
-Two ``nn.LSTM`` calls and the MLPs of the model for all steps at once. The forward LSTM is fed noise
-where the model feeds its own samples, so nothing need wait for anything; no implementation of the
-model that uses torch's LSTM can be faster.
+Two ``nn.LSTM`` calls and the MLPs of the model for all steps at once. The input of the forward LSTM
+is noise instead of samples, so no operation depends on a sampled path. No implementation of the
+model with torch's LSTM can be faster.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Floor(nn.Module):
         self.reverse_output = nn.Linear(hidden, 2 * frame)
 
     def forward(self, inputs: Tensor, targets: Tensor, noise: Tensor) -> Terms:
-        """Arguments as in the published model; the terms are of the same cost, not the same."""
+        """Arguments as in the published model; the terms differ but have the same cost."""
         backward = self.backward_lstm(self.embedding(targets).flip(0))[0].flip(0)
         entering = torch.cat([self.g(noise), self.embedding(inputs)], dim=-1)
         hidden, _ = self.forward_lstm(entering)

@@ -1,7 +1,7 @@
-"""How fast a model speaks: ``python -m benchmarks.generation``.
+"""Speed of generation: ``python -m benchmarks.generation``.
 
-Draws sound from the prior and prints the real-time factor at 16 kHz in frames of 200 samples:
-seconds of sound for each second of computing, for one voice and for many at once.
+Samples sound from the prior and prints the real-time factor at 16 kHz in frames of 200 samples:
+seconds of sound per second of computation, for one voice and for several in parallel.
 """
 
 from __future__ import annotations
@@ -14,28 +14,22 @@ import time
 import torch
 
 from benchmarks.contenders import zforcing
-from benchmarks.measure import machine
+from benchmarks.measure import common_arguments, start
 from benchmarks.sizes import SIZES
-from zpyro.training.allocation import keep_freed_memory
 
 SAMPLE_RATE = 16_000
 
 
 def main() -> None:
-    """Print one line for every size and number of voices, or JSON objects."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    """Print one line per size and number of voices, or JSON objects."""
+    parser = common_arguments(__doc__)
     parser.add_argument("--size", action="append", choices=SIZES)
     parser.add_argument("--voices", type=int, action="append")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of sound to draw")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of sound to sample")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    keep_freed_memory()  # as the command line does
-    if not options.json:
-        print(machine())
+    start(options)
     for name in options.size or ["small", "timit"]:
         for voices in options.voices or [1, 32]:
             result = measure(name, voices, options)
@@ -43,7 +37,7 @@ def main() -> None:
 
 
 def measure(name: str, voices: int, options: argparse.Namespace) -> dict[str, str | int | float]:
-    """The median over repeats."""
+    """Medians over the repeats."""
     size = SIZES[name]
     frames = int(options.seconds * SAMPLE_RATE / size.frame)
     torch.manual_seed(0)

@@ -1,8 +1,7 @@
-"""How long ``import zpyro`` takes: ``python -m benchmarks.import_time``.
+"""Time of ``import zpyro``: ``python -m benchmarks.import_time``.
 
-Each repetition is a fresh process. What torch and Pyro take is measured in the same process before
-zpyro is imported, so that the last row is zpyro's own: its modules, and what they need beyond the
-two (numpy is torch's; soundfile, soxr and the standard library are not).
+Each repetition is a new process that imports torch, Pyro and zpyro in this order. The time of zpyro
+includes the dependencies that torch and Pyro do not import, such as soundfile and soxr.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ print(json.dumps(seconds))
 
 
 def measure(repeats: int) -> dict[str, float]:
-    """Seconds that each of torch, pyro and zpyro adds, the medians over fresh processes."""
+    """Seconds that torch, pyro and zpyro add, medians over new processes."""
     found: list[dict[str, float]] = []
-    # The first one reads the files from the disk and is not counted.
+    # The first process reads the files from the disk and is not counted.
     for _ in range(repeats + 1):
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
@@ -43,7 +42,7 @@ def measure(repeats: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Seconds that importing zpyro takes.")
-    parser.add_argument("--repeats", type=int, default=5, help="fresh processes")
+    parser.add_argument("--repeats", type=int, default=5, help="new processes")
     seconds = measure(parser.parse_args().repeats)
     print(f"torch                    {seconds['torch']:6.2f} s")
     print(f"Pyro beyond torch        {seconds['pyro']:6.2f} s")

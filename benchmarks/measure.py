@@ -1,7 +1,8 @@
-"""Timing contenders in turn, peak memory in a process of its own, and this machine's own speed."""
+"""Alternating timing, peak memory in a new process, and the speed of this machine."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import statistics
@@ -14,28 +15,45 @@ from pathlib import Path
 import torch
 
 from benchmarks.sizes import Size
+from zpyro.training.allocation import keep_freed_memory
 
 WARM_UP = 2
+
+
+def common_arguments(description: str | None) -> argparse.ArgumentParser:
+    """A parser with ``--threads`` and ``--json``; the description is a module's docstring."""
+    parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    return parser
+
+
+def start(options: argparse.Namespace) -> None:
+    """Set threads and allocator as the command line does, and print the machine."""
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    if not options.json:
+        print(machine())
 
 
 def interleaved(
     steps: Mapping[str, Callable[[], object]], repeats: Mapping[str, int], device: str = "cpu"
 ) -> dict[str, list[float]]:
-    """Seconds of each call, the contenders taking turns so that a slow moment strikes all.
+    """Seconds of each call; calls alternate, so that a slow period affects all contenders.
 
     Args:
-        steps: what to time, by name.
-        repeats: how often each; the turns of a contender with fewer are spread over the others'.
-        device: where the steps run.
+        steps: the functions to time, by name.
+        repeats: number of calls of each; fewer calls are spread evenly over the rounds.
+        device: of the steps.
     """
     for step in steps.values():
         for _ in range(WARM_UP):
             step()
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     rounds = max(repeats[name] for name in steps)
-    for turn in range(rounds):
+    for i in range(rounds):
         for name, step in steps.items():
-            if (turn + 1) * repeats[name] // rounds > len(seconds[name]):
+            if (i + 1) * repeats[name] // rounds > len(seconds[name]):
                 seconds[name].append(_seconds(step, device))
     return seconds
 
@@ -54,12 +72,12 @@ def _wait(device: str) -> None:
 
 
 def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
-    """The median of each contender's seconds."""
+    """The median of the seconds of each contender."""
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def matmul_gflops(size: Size, device: str = "cpu", repeats: int = 15) -> float:
-    """Best rate of the largest product of a step that needs no loop, 1e9 operations a second."""
+    """Best rate of the largest product outside the loop, 1e9 operations per second."""
     rows, inner, outer = size.sequences * min(size.steps, 40), size.hidden, 4 * size.hidden
     left, right = torch.randn(rows, inner, device=device), torch.randn(inner, outer, device=device)
     out = torch.empty(rows, outer, device=device)
@@ -73,7 +91,7 @@ def matmul_gflops(size: Size, device: str = "cpu", repeats: int = 15) -> float:
 
 
 def peak_mib(contender: str, size_name: str, threads: int, device: str = "cpu") -> float:
-    """Peak memory of a training step with all it needs, MiB, measured in a fresh process."""
+    """Peak memory of a training step and its model, MiB, measured in a new process."""
     command = [sys.executable, "-m", "benchmarks.memory", contender, "--size", size_name]
     command += ["--threads", str(threads), "--device", device]
     result = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -81,7 +99,7 @@ def peak_mib(contender: str, size_name: str, threads: int, device: str = "cpu") 
 
 
 def machine() -> str:
-    """The processor's name and the cores there are."""
+    """The processor, the number of threads, and the version of torch."""
     name = platform.processor()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,8 +1,8 @@
 """Peak memory of one contender: ``python -m benchmarks.memory fast --size small``.
 
-On a CPU it is how much the process grows, at its highest, from before the model is made to after
-three training steps: parameters, gradients, optimizer and everything a step allocates, in whatever
-library. On an accelerator it is what torch counts.
+On a CPU it is the peak growth of the process between the construction of the model and the end of
+three training steps: parameters, gradients, optimizer state and all allocations of a step. On an
+accelerator it is the peak that torch reports.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def main() -> None:
 
 
 def _on_cpu(contender: str, size: Size, device: str) -> float:
-    # A first, tiny model: libraries make their lasting buffers and threads outside of the measure.
+    # A tiny model first: libraries allocate their permanent buffers and threads now.
     tiny = make(contender, Size(8, 2, 4, 4, sequences=2, steps=2, frame=3), device)
     tiny()
     del tiny
-    # Asks the kernel to forget the highest size so far.
+    # Resets the peak size that the kernel reports.
     Path("/proc/self/clear_refs").write_text("5")
     before = _status_mib("VmRSS")
     step = make(contender, size, device)

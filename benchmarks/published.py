@@ -1,9 +1,9 @@
-"""Z-Forcing written plainly, step by step: what zpyro's fast recurrence is measured against.
+"""Z-Forcing step by step, the reference for the speed of zpyro's recurrence.
 
 This module shares no code with zpyro. It follows the equations of Goyal et al. (arXiv:1711.05411)
-in the order in which the authors' own program runs them: the embedding and the backward LSTM for
-the whole sequence, and everything else - prior, posterior, auxiliary network, g, the forward cell,
-the output layer, and each term - within the loop over time. Tensors are time-major, as there.
+in the order of the authors' program: the embedding and the backward LSTM for the whole sequence,
+everything else - prior, posterior, auxiliary network, g, the forward cell, the output layer, and
+each term - in the loop over time. Tensors are time-major, as in that program.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class PublishedZForcing(nn.Module):
         Args:
             inputs: x_0..x_{T-1}, (T, B, D).
             targets: x_1..x_T, (T, B, D).
-            noise: standard normal draws, (T, B, Z).
+            noise: standard normal noise, (T, B, Z).
             mask: 1 where a frame counts, 0 in padding, (T, B); None if all count.
         """
         embedded = self.embedding(inputs)
@@ -109,14 +109,16 @@ class PublishedZForcing(nn.Module):
         return Terms(*terms.sum(1))
 
     def backward_states(self, targets: Tensor, mask: Tensor | None) -> Tensor:
-        """b_1..b_T, each having seen the targets from its own step to the sequence's end."""
+        """b_1..b_T; b_t depends on the targets from step t to the end of the sequence."""
         embedded = self.embedding(targets)
         if mask is None:
             return self.backward_lstm(embedded.flip(0))[0].flip(0)
-        # Each sequence is turned around within its own length, padding stays behind it.
-        order = _from_the_end(mask)
-        turned = embedded.gather(0, order.unsqueeze(-1).expand_as(embedded))
-        states = self.backward_lstm(turned)[0]
+        # Each sequence is reversed within its length; padding stays in place.
+        positions = torch.arange(mask.shape[0], device=mask.device).unsqueeze(-1)
+        lengths = mask.sum(0, keepdim=True).long()
+        order = torch.where(positions < lengths, lengths - 1 - positions, positions)
+        reversed_inputs = embedded.gather(0, order.unsqueeze(-1).expand_as(embedded))
+        states = self.backward_lstm(reversed_inputs)[0]
         return states.gather(0, order.unsqueeze(-1).expand_as(states))
 
     def log_likelihood(self, parameters: Tensor, frames: Tensor) -> Tensor:
@@ -139,10 +141,3 @@ def gaussian_kl(
 ) -> Tensor:
     ratio = (log_variance.exp() + (mean - prior_mean) ** 2) / prior_log_variance.exp()
     return 0.5 * (prior_log_variance - log_variance + ratio - 1.0).sum(-1)
-
-
-def _from_the_end(mask: Tensor) -> Tensor:
-    """Indices (T, B) that turn each sequence around within its own length."""
-    positions = torch.arange(mask.shape[0], device=mask.device).unsqueeze(-1)
-    lengths = mask.sum(0, keepdim=True).long()
-    return torch.where(positions < lengths, lengths - 1 - positions, positions)

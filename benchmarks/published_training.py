@@ -1,9 +1,9 @@
-"""Train the published algorithm, plainly written, on the protocol of the preset ``fsdd``.
+"""Train the published algorithm of ``benchmarks.published`` as the preset ``fsdd`` trains.
 
     python -m benchmarks.published_training RECORDINGS --minutes 8 --auxiliary-weight 0.005
 
-It prints the pure bound of the held-out recordings after every second epoch, and in the end that of
-the test recordings at the weights that validated best: what the README's table sets beside zpyro.
+It prints the bound on the validation recordings after every second epoch, and at the end that on
+the test recordings for the best weights, which the table in the README compares with zpyro's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ KL_START, KL_RATE = 0.2, 5e-4
 def main(
     recordings: Path, minutes: float, auxiliary_weight: float, threads: int, seed: int
 ) -> None:
-    """Train for so many minutes of clock time, validation included."""
+    """Train for a number of minutes, validation included."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     data = datasets.load(
@@ -70,7 +70,7 @@ def main(
 
 
 def run(model: PublishedZForcing, batch: Batch) -> Terms:
-    """The terms of a padded batch, time-major as the published code has them."""
+    """The terms of a padded batch, time-major."""
     assert batch.start is not None
     x = batch.x.transpose(0, 1)
     inputs = torch.cat([batch.start.unsqueeze(0), x[:-1]])
@@ -80,7 +80,7 @@ def run(model: PublishedZForcing, batch: Batch) -> Terms:
 
 @torch.no_grad()
 def score(model: PublishedZForcing, sequences: Sequences) -> float:
-    """The pure bound, nats per recording, with one draw of the latents."""
+    """The bound, nats per recording, with one sample of the latents."""
     bounds: list[Tensor] = []
     with torch.random.fork_rng():
         torch.manual_seed(1)

@@ -1,8 +1,8 @@
-"""What a training step costs in several processes: ``python -m benchmarks.ranks``.
+"""Time of a training step in several processes: ``python -m benchmarks.ranks``.
 
-Two tables: the same batch dealt out among the processes, and a batch of its own for each. The
-groups take turns, each started anew by torchrun (gloo, or nccl with ``--device cuda``); a step is
-that of ``zpyro train``.
+Prints two tables: one batch divided among the processes, and one batch per process. The groups
+alternate and are started by torchrun (gloo, or nccl with ``--device cuda``). A step is that of
+``zpyro train``.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from zpyro.training.allocation import keep_freed_memory
 
 WARM_UP = 3
 LARGEST = 4
-"""The batch that is dealt out is so many times that of the size."""
+"""The size of the divided batch, as a multiple of the batch of the size."""
 
 Row = dict[str, float | int | str]
 
 
 def main() -> None:
-    """Print two tables, or one JSON object a row."""
+    """Print two tables, or one JSON object per row."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--repeats", type=int, default=3, help="groups of each kind")
+    parser.add_argument("--repeats", type=int, default=3, help="groups of each size")
     parser.add_argument("--steps", type=int, default=10, help="timed steps of a group")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -52,9 +52,9 @@ def main() -> None:
     if not options.json:
         print(f"{machine()} each, size {options.size}")
     batch = SIZES[options.size].sequences
-    dealt = dict.fromkeys(options.processes, LARGEST * batch)
-    _table("one batch dealt out", dealt, options)
-    _table("a batch for each", {count: count * batch for count in options.processes}, options)
+    divided = dict.fromkeys(options.processes, LARGEST * batch)
+    _table("one batch divided", divided, options)
+    _table("one batch per process", {count: count * batch for count in options.processes}, options)
 
 
 def _table(title: str, sequences: dict[int, int], options: argparse.Namespace) -> None:
@@ -64,7 +64,7 @@ def _table(title: str, sequences: dict[int, int], options: argparse.Namespace) -
             found[count].append(_group(count, total, options))
     if not options.json:
         print(
-            f"\n{title}\nprocesses  sequences  s/step  sequences/s  times the first  of it sums, s"
+            f"\n{title}\nprocesses  sequences  s/step  sequences/s         speedup  all-reduce, s"
         )
     first = 0.0
     for count, results in found.items():
@@ -85,18 +85,11 @@ def _table(title: str, sequences: dict[int, int], options: argparse.Namespace) -
 
 
 def _group(count: int, sequences: int, options: argparse.Namespace) -> dict[str, float]:
-    """What the first of so many processes measured."""
+    """The measurements of the main process of a group."""
     command = [sys.executable]
     if count > 1:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    command += [
-        "-m",
-        "benchmarks.ranks",
-        "--sequences",
-        str(sequences),
-        "--size",
-        options.size,
-    ]
+    command += ["-m", "benchmarks.ranks", "--sequences", str(sequences), "--size", options.size]
     command += ["--threads", str(options.threads), "--device", options.device]
     command += ["--steps", str(options.steps)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
@@ -106,7 +99,7 @@ def _group(count: int, sequences: int, options: argparse.Namespace) -> dict[str,
 
 
 def _work(options: argparse.Namespace) -> None:
-    """One process of a group: time steps, and a sum of all gradients by itself."""
+    """Time the steps and an all-reduce of all gradients in one process of a group."""
     keep_freed_memory()
     size = dataclasses.replace(SIZES[options.size], sequences=options.sequences)
     with init_distributed(options.device) as process_group:
@@ -132,7 +125,7 @@ def _median_seconds(
 
 
 def _wait(process_group: ProcessGroup) -> None:
-    """Until every process and its device have done all."""
+    """Wait for every process and its device."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
     if process_group.world_size > 1:

@@ -1,12 +1,11 @@
-"""How the cost of a training step grows: ``python -m benchmarks.scaling``.
+"""Growth of the cost of a training step: ``python -m benchmarks.scaling``.
 
-Time per frame of zpyro's fast step at the size "small", with more steps, more sequences, and more
-particles; 1.00 is the first row of each table.
+Time per frame of zpyro's fast step at the size "small" for more steps, sequences and particles,
+relative to the first row of each table.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Callable
@@ -14,34 +13,29 @@ from functools import partial
 
 import torch
 
-import zpyro
 from benchmarks.contenders import bare_terms, make, zforcing
-from benchmarks.measure import interleaved, machine, medians
+from benchmarks.measure import common_arguments, interleaved, medians, start
 from benchmarks.sizes import SIZES, Size
-from zpyro.training.allocation import keep_freed_memory
 
 STEPS = (40, 196, 784, 3136)
 SEQUENCES = (1, 8, 32, 128)
 PARTICLES = (1, 2, 5, 10)
 EVALUATION = 8
-"""Sequences in the batch whose particles are counted."""
+"""Sequences in the batch for the table of particles."""
 
 
 def main() -> None:
-    """Print three tables, or one JSON object a row."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    """Print three tables, or one JSON object per row."""
+    parser = common_arguments(__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", choices=("steps", "sequences", "particles"))
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    keep_freed_memory()  # as the command line does
-    if not options.json:
-        print(machine())
+    start(options)
     for name, contenders, frames in _tables(SIZES["small"]):
         if options.only in (None, name):
-            seconds = medians(interleaved(contenders, dict.fromkeys(contenders, options.repeats)))
+            seconds = medians(
+                interleaved(contenders, {label: options.repeats for label in contenders})
+            )
             _report(name, seconds, frames, options.json)
 
 
@@ -49,7 +43,7 @@ Table = tuple[str, dict[str, Callable[[], object]], dict[str, int]]
 
 
 def _tables(size: Size) -> list[Table]:
-    """(what grows, steps by label, frames by label)."""
+    """Tables as (the varied quantity, steps by label, frames by label)."""
     tables: list[Table] = []
     for name, values in (("steps", STEPS), ("sequences", SEQUENCES)):
         sizes = {str(value): dataclasses.replace(size, **{name: value}) for value in values}
@@ -62,17 +56,12 @@ def _tables(size: Size) -> list[Table]:
 
 
 def _evaluation(size: Size, particles: int) -> Callable[[], object]:
-    """Scoring a batch with so many vectorized particles, as the IWAE bound does."""
+    """Evaluation of a batch with vectorized particles, as for the IWAE bound."""
     torch.manual_seed(0)
     frames = torch.randn(size.steps + 1, size.sequences, size.frame)
     model = zforcing(size, frames)
-    x, start = frames[1:].transpose(0, 1).contiguous(), frames[0]
-    return partial(_score, model, x, start, particles)
-
-
-@torch.no_grad()
-def _score(model: zpyro.ZForcing, x: torch.Tensor, start: torch.Tensor, particles: int) -> object:
-    return bare_terms(model, x, start, particles)
+    x = frames[1:].transpose(0, 1).contiguous()
+    return partial(torch.no_grad()(bare_terms), model, x, frames[0], particles)
 
 
 def _report(name: str, seconds: dict[str, float], frames: dict[str, int], as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""The sizes that are benchmarked, and how much arithmetic one training step is there."""
+"""The sizes that are benchmarked, and the operations of a training step of each."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class Size:
     def operations(self) -> float:
         """Floating-point operations of the products in one training step.
 
-        Two for each weight and frame in the forward pass, twice that in the backward pass; the
-        products are those of the equations, whatever an implementation merges.
+        Two per weight and frame in the forward pass and twice that in the backward pass, for the
+        products of the equations, even if an implementation merges some.
         """
         weights = self.parameters + self.frame * self.embedding  # e(x) as input and as target
         return 3.0 * 2.0 * weights * self.frames
 
     @property
     def parameters(self) -> int:
-        """Weights of the model, biases left out."""
+        """Number of weights of the model without biases."""
         h, z, e, m, d = self.hidden, self.latent, self.embedding, self.mlp, self.frame
         return (
             d * e

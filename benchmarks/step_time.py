@@ -1,15 +1,15 @@
-"""What a training step costs: ``python -m benchmarks.step_time --size small --json``.
+"""Time of a training step: ``python -m benchmarks.step_time --size small --json``.
 
-Times, in turn and in one process, one training step (forward, all terms, backward, gradient clipped
-at 100, Adam) of
+Times, alternately and in one process, one training step (forward, all terms, backward, gradient
+clipping at 100, Adam) of
 
 - (a) published: the published algorithm with every network inside the time loop,
-- (b) floor: the same multiplications with no feedback, two ``nn.LSTM`` and batched MLPs,
-- (c) fast: zpyro's terms, with no Pyro around them,
+- (b) floor: the same multiplications without feedback, two ``nn.LSTM`` and batched MLPs,
+- (c) fast: zpyro's terms, computed without Pyro,
 - (d) svi: ``SVI.step`` with ``ZForcingELBO``,
-- (e) step_sites: the same with a Pyro site for every step,
-- (f) training: a step as ``zpyro train`` takes it, its batch coming from the host; on CUDA
-  the whole of it is one recorded graph.
+- (e) step_sites: the same with one Pyro site per step,
+- (f) training: the step of ``zpyro train`` with a batch from the host; on CUDA it is one recorded
+  graph.
 """
 
 from __future__ import annotations
@@ -20,37 +20,40 @@ import json
 import torch
 
 from benchmarks.contenders import make
-from benchmarks.measure import interleaved, machine, matmul_gflops, medians, peak_mib
+from benchmarks.measure import (
+    common_arguments,
+    interleaved,
+    matmul_gflops,
+    medians,
+    peak_mib,
+    start,
+)
 from benchmarks.sizes import SIZES
 from zpyro.nn.kernels import compiled
-from zpyro.training.allocation import keep_freed_memory
 
 CONTENDERS = ("published", "floor", "fast", "svi", "step_sites", "training")
 REPEATS = {"small": 31, "timit": 7, "blizzard": 3, "long": 5}
 RARE = ("step_sites",)
-"""Contenders too slow to be timed at every turn."""
+"""Slow contenders, which are timed less often."""
 
 
 def main() -> None:
-    """Print a table for every size, or one JSON object a line."""
+    """Print a table per size, or one JSON object per line."""
     options = _options()
-    torch.set_num_threads(options.threads)
-    keep_freed_memory()  # as the command line does
+    start(options)
     if options.tf32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if not options.json:
-        print(f"{machine()}; compiled recurrence: {compiled.status()}")
+        print(f"compiled recurrence: {compiled.status()}")
     for size in options.size or ["small", "timit", "long"]:
         result = measure(size, options)
         print(json.dumps(result) if options.json else _table(result), flush=True)
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = common_arguments(__doc__)
     parser.add_argument("--size", action="append", choices=SIZES, help="may be repeated")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line and size")
-    parser.add_argument("--repeats", type=int, help="turns of each contender")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, help="calls of each contender")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--tf32", action="store_true", help="let products run in TF32 (CUDA)")
@@ -59,7 +62,7 @@ def _options() -> argparse.Namespace:
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, str | int | float | None]:
-    """Everything about one size; seconds are medians."""
+    """All results of one size; seconds are medians."""
     size = SIZES[name]
     contenders = [contender for contender in CONTENDERS if contender not in options.skip]
     repeats = options.repeats or REPEATS[name]
