@@ -16,8 +16,7 @@ from pyro.infer import SVI
 from torch import Tensor, nn
 
 import zpyro
-from benchmarks.floor import Floor
-from benchmarks.published import PublishedZForcing, Terms
+from benchmarks.published import Floor, PublishedZForcing, Terms
 from benchmarks.sizes import Size
 from zpyro.datasets.sequences import Sequences
 from zpyro.distributed.processes import SINGLE_PROCESS, ProcessGroup

@@ -33,9 +33,8 @@ def main() -> None:
     start(options)
     for name, contenders, frames in _tables(SIZES["small"]):
         if options.only in (None, name):
-            seconds = medians(
-                interleaved(contenders, {label: options.repeats for label in contenders})
-            )
+            repeats = dict.fromkeys(contenders, int(options.repeats))
+            seconds = medians(interleaved(contenders, repeats))
             _report(name, seconds, frames, options.json)
 
 

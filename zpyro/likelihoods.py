@@ -34,9 +34,10 @@ Bounds = tuple[float, float] | None
 class Likelihood(abc.ABC):
     """Base class: the density of one frame as a frozen value.
 
-    A subclass is a frozen dataclass with a ``name``. It defines ``parameter_size``, ``support``,
-    ``distribution``, ``sample``, ``log_prob`` and ``mean``, and may override ``embedding``,
-    ``output`` and ``start``. :func:`register` makes it available by name.
+    A subclass is a frozen dataclass with a ``name``; it must define ``distribution`` and ``sample``.
+    It may override ``parameter_size`` (D by default), ``support`` (the reals), ``log_prob`` and
+    ``mean`` (those of the distribution), ``embedding`` and ``output`` (one Linear each) and
+    ``start`` (zeros). :func:`register` makes it available by name.
 
     Attributes:
         size: D, the numbers in a frame; for tokens the size of the vocabulary.
@@ -59,14 +60,14 @@ class Likelihood(abc.ABC):
         return torch.Size(() if self.discrete_tokens else (self.size,))
 
     @property
-    @abc.abstractmethod
     def parameter_size(self) -> int:
         """Number of outputs of the output layer for one frame."""
+        return self.size
 
     @property
-    @abc.abstractmethod
     def support(self) -> constraints.Constraint:
         """Pyro constraint of one frame."""
+        return constraints.real_vector
 
     @abc.abstractmethod
     def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
@@ -76,13 +77,13 @@ class Likelihood(abc.ABC):
     def sample(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
         """Sample from :meth:`distribution`, without checks that synchronize with the device."""
 
-    @abc.abstractmethod
     def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
         """log p(value), nats, (...,)."""
+        return self.distribution(parameters).log_prob(value)
 
-    @abc.abstractmethod
     def mean(self, parameters: Tensor) -> Tensor:
         """Expected frame, (..., D); for tokens the most probable token, (...,)."""
+        return self.distribution(parameters).mean
 
     def embedding(self, embedding_size: int) -> nn.Module:
         """A new module e(x): frames (..., D) to (..., E), by default one Linear."""
@@ -124,10 +125,6 @@ class Gaussian(Likelihood):
     def parameter_size(self) -> int:
         return 2 * self.size
 
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.real_vector
-
     def mean_and_log_variance(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and (bounded) log variance, each (..., D)."""
         mean, log_variance = parameters.chunk(2, dim=-1)
@@ -145,9 +142,6 @@ class Gaussian(Likelihood):
     def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
         # From the log variance, which saves the exp, square and log of a scale per sample.
         return gaussian_log_density(value, *self.mean_and_log_variance(parameters)).sum(-1)
-
-    def mean(self, parameters: Tensor) -> Tensor:
-        return self.mean_and_log_variance(parameters)[0]
 
 
 @dataclass(frozen=True)
@@ -178,10 +172,6 @@ class GaussianMixture(Likelihood):
     def parameter_size(self) -> int:
         return self.components * (1 + 2 * self.size)
 
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.real_vector
-
     def parts(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of the weights (..., K), means and (bounded) log variances, each (..., K, D)."""
         frames = self.components * self.size
@@ -211,20 +201,12 @@ class GaussianMixture(Likelihood):
         densities = gaussian_log_density(value.unsqueeze(-2), means, log_variances).sum(-1)
         return (logits.log_softmax(-1) + densities).logsumexp(-1)
 
-    def mean(self, parameters: Tensor) -> Tensor:
-        logits, means, _ = self.parts(parameters)
-        return (logits.softmax(-1).unsqueeze(-1) * means).sum(-2)
-
 
 @dataclass(frozen=True)
 class Bernoulli(Likelihood):
     """Independent bits; the output layer gives their logits."""
 
     name: ClassVar[str] = "bernoulli"
-
-    @property
-    def parameter_size(self) -> int:
-        return self.size
 
     @property
     def support(self) -> constraints.Constraint:
@@ -237,12 +219,6 @@ class Bernoulli(Likelihood):
     def sample(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
         probabilities = (parameters / temperature).sigmoid()
         return (torch.rand_like(probabilities) < probabilities).to(parameters.dtype)
-
-    def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
-        return dist.Bernoulli(logits=parameters, validate_args=False).log_prob(value).sum(-1)
-
-    def mean(self, parameters: Tensor) -> Tensor:
-        return parameters.sigmoid()
 
 
 @dataclass(frozen=True)
@@ -269,10 +245,6 @@ class Categorical(Likelihood):
                 f"start_token {self.start_token} is not in the vocabulary of {self.size} tokens;"
                 f" give a number from 0 to {self.size - 1}"
             )
-
-    @property
-    def parameter_size(self) -> int:
-        return self.size
 
     @property
     def support(self) -> constraints.Constraint:

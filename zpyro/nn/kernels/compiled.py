@@ -22,7 +22,6 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -177,55 +176,35 @@ def _build(path: Path) -> None:
         raise _NotBuiltError(f"{compiler} could not build in {path.parent}: {error}") from error
 
 
-_Structure = TypeVar("_Structure", bound=ctypes.Structure)
+def _structure(name: str, fields: str, ctype: type = ctypes.c_void_p) -> type[ctypes.Structure]:
+    """A structure of recurrence.cpp, whose fields all have one type."""
+    return type(name, (ctypes.Structure,), {"_fields_": [(f, ctype) for f in fields.split()]})
 
 
-class _Sizes(ctypes.Structure):
-    """``Sizes`` of recurrence.cpp."""
-
-    _fields_ = [
-        (name, ctypes.c_long)
-        for name in (
-            *("steps", "rows", "hidden", "latent", "width", "threads"),
-            *("hidden_stride", "output_stride", "gates_stride"),
-        )
-    ]
-
-
-class _Buffers(ctypes.Structure):
-    """``Buffers`` of recurrence.cpp."""
-
-    _fields_ = [
-        (name, ctypes.c_void_p)
-        for name in (
-            *("hidden_weight", "output_weight", "output_bias", "gates_weight"),
-            *("activations", "gates", "raw", "z", "noise", "hidden", "cell"),
-        )
-    ]
+_SIZES = "steps rows hidden latent width threads hidden_stride output_stride gates_stride"
+_Sizes = _structure("Sizes", _SIZES, ctypes.c_long)
+_Buffers = _structure(
+    "Buffers",
+    "hidden_weight output_weight output_bias gates_weight "
+    "activations gates raw z noise hidden cell",
+)
+_Gradients = _structure(
+    "Gradients",
+    "grad_z grad_hidden grad_mean grad_log_variance grad_cell "
+    "activations gates raw first_hidden first_cell",
+)
 
 
-class _Gradients(ctypes.Structure):
-    """``Gradients`` of recurrence.cpp: those of the outputs, then those of the inputs."""
-
-    _fields_ = [
-        (name, ctypes.c_void_p)
-        for name in (
-            *("grad_z", "grad_hidden", "grad_mean", "grad_log_variance", "grad_cell"),
-            *("activations", "gates", "raw", "first_hidden", "first_cell"),
-        )
-    ]
-
-
-def _pointers(cls: type[_Structure], tensors: tuple[Gradient, ...]) -> _Structure:
+def _pointers(cls: type[ctypes.Structure], tensors: tuple[Gradient, ...]) -> ctypes.Structure:
     return cls(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))
 
 
-def _buffers(tape: Tape, weights: Weights) -> _Buffers:
+def _buffers(tape: Tape, weights: Weights) -> ctypes.Structure:
     matrices = (weights.hidden, weights.output, weights.output_bias, weights.gates)
     return _pointers(_Buffers, (*matrices, *tape))
 
 
-def _sizes(tape: Tape, weights: Weights) -> _Sizes:
+def _sizes(tape: Tape, weights: Weights) -> ctypes.Structure:
     steps, rows, latent = tape.z.shape
     hidden, width = tape.hidden.shape[-1], weights.output.shape[1]
     matrices = (weights.hidden, weights.output, weights.gates)

@@ -76,10 +76,7 @@ class _Plain:
         return torch.addmm(to, rows, self._weight)
 
 
-class _LowPrecision:
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._weight, self._bias = weight.t(), bias
-
+class _LowPrecision(_Plain):
     def __call__(self, rows: Tensor) -> Tensor:
         product = (rows.to(self._weight.dtype) @ self._weight).to(rows.dtype)
         return product if self._bias is None else product + self._bias
