@@ -34,7 +34,7 @@ Bounds = tuple[float, float] | None
 class Likelihood(abc.ABC):
     """Base class: the density of one frame as a frozen value.
 
-    A subclass is a frozen dataclass with a ``name``; it must define ``distribution`` and ``sample``.
+    A subclass is a frozen dataclass with a ``name``; it defines ``distribution`` and ``sample``.
     It may override ``parameter_size`` (D by default), ``support`` (the reals), ``log_prob`` and
     ``mean`` (those of the distribution), ``embedding`` and ``output`` (one Linear each) and
     ``start`` (zeros). :func:`register` makes it available by name.

@@ -30,14 +30,14 @@ class Case:
         )
 
     def to(self, *args: torch.dtype | torch.device | str) -> Case:
-        """The same numbers in another type or place, as new leaves."""
+        """The same numbers with another dtype or device, as new leaves."""
         parts = (self.backward, self.embedded, self.noise, *self.state)
         moved = [leaf(part.detach().to(*args)) for part in parts]
         state = moved[3], moved[4]
         return Case(self.posterior.to(*args), self.cell.to(*args), *moved[:3], state)  # pyright: ignore[reportArgumentType]
 
     def leaves(self) -> dict[str, Tensor]:
-        """Everything that a gradient can reach."""
+        """All tensors that have gradients."""
         leaves = {
             "backward": self.backward,
             "embedded": self.embedded,
@@ -78,16 +78,16 @@ def make(
         nn.init.normal_(parameter, std=0.5 * scale)
     rows = particles * sequences
 
-    def draws(*shape: int) -> Tensor:
+    def noise(*shape: int) -> Tensor:
         return leaf(torch.randn(*shape, dtype=torch.float64))
 
     return Case(
         posterior,
         network,
-        draws(sequences, steps, hidden),
-        draws(sequences, steps, embedded),
-        draws(rows, steps, latent),
-        (draws(rows, hidden), draws(rows, hidden)),
+        noise(sequences, steps, hidden),
+        noise(sequences, steps, embedded),
+        noise(rows, steps, latent),
+        (noise(rows, hidden), noise(rows, hidden)),
     )
 
 
@@ -103,7 +103,7 @@ def outputs(path: Path) -> dict[str, Tensor]:
 
 
 def gradients(case: Case, path: Path, which: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-    """Gradients at every leaf of a seeded weighting of the outputs (all of them by default)."""
+    """Gradients of all leaves for a random weighted sum of the outputs, by default of all."""
     generator = torch.Generator().manual_seed(5)
     total = torch.zeros((), dtype=torch.float64, device=path.z.device)
     for name, value in outputs(path).items():
@@ -119,7 +119,7 @@ def gradients(case: Case, path: Path, which: tuple[str, ...] | None = None) -> d
 
 
 def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], relative: float) -> None:
-    """Each array within so much of its own size."""
+    """Compare arrays with a tolerance relative to the largest element of each."""
     assert ours.keys() == theirs.keys()
     for name, expected in theirs.items():
         assert ours[name].shape == expected.shape, name

@@ -1,4 +1,4 @@
-"""Block by block is all at once."""
+"""Results do not depend on the size of the blocks."""
 
 from __future__ import annotations
 

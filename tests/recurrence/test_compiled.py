@@ -1,4 +1,4 @@
-"""The loops in C++: built once, shared safely, and never needed."""
+"""The loops in C++: built once, safe to share, and optional."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A fresh process; what is decided once a process is decided there."""
+    """Run code in a new process, where nothing is cached."""
     return subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **environment},
@@ -40,12 +40,12 @@ STATUS = (
 )
 
 
-def test_can_be_switched_off() -> None:
+def test_an_environment_variable_switches_it_off() -> None:
     result = run(STATUS, ZPYRO_COMPILE="0")
     assert result.stdout.strip() == "switched off by ZPYRO_COMPILE=0"
 
 
-def test_without_a_compiler_it_says_so_and_torch_does_the_work(tmp_path: Path) -> None:
+def test_without_a_compiler_torch_loops_run_and_a_message_is_logged(tmp_path: Path) -> None:
     code = STATUS + (
         "; from tests.recurrence.cases import make; from zpyro.nn.recurrence import choose"
         "; print(make('lstm').run(choose('auto')).z.shape)"
@@ -58,7 +58,7 @@ def test_without_a_compiler_it_says_so_and_torch_does_the_work(tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
-def test_a_compiler_that_fails_is_named(tmp_path: Path) -> None:
+def test_a_failing_compiler_is_reported(tmp_path: Path) -> None:
     failing = tmp_path / "broken-compiler"
     failing.write_text("#!/bin/sh\necho 'cannot do this' >&2\nexit 1\n")
     failing.chmod(0o755)
@@ -80,7 +80,7 @@ def test_a_damaged_library_is_not_used(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_is_built_once_and_kept(tmp_path: Path) -> None:
+def test_is_built_once(tmp_path: Path) -> None:
     first, second = (run(STATUS, ZPYRO_CACHE=str(tmp_path)) for _ in range(2))
     assert first.stdout.strip() == second.stdout.strip() == "ready"
     assert "compiling" in first.stderr
@@ -89,7 +89,7 @@ def test_is_built_once_and_kept(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_where_the_cache_cannot_be_written_torch_does_the_work(tmp_path: Path) -> None:
+def test_an_unwritable_cache_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = run(STATUS, ZPYRO_CACHE=str(tmp_path / "file" / "below"))
     assert "could not build" in result.stdout
@@ -97,7 +97,7 @@ def test_where_the_cache_cannot_be_written_torch_does_the_work(tmp_path: Path) -
 
 @pytest.mark.fast
 @needs_compiler
-def test_which_numbers_it_takes() -> None:
+def test_supported_dtypes_and_devices() -> None:
     single, double = torch.zeros(1), torch.zeros(1, dtype=torch.float64)
     assert compiled.runs_here(single, torch.float32)
     assert compiled.runs_here(double, torch.float64)
@@ -112,34 +112,34 @@ def everything(case: Case) -> list[Tensor]:
 
 
 def loop_results(threads: int, dtype: torch.dtype) -> list[Tensor]:
-    """Every array that the two loops fill, run by so many threads."""
+    """Every array that the two loops fill with a number of threads."""
     generator = torch.Generator().manual_seed(0)
 
-    def draws(*shape: int) -> Tensor:
+    def noise(*shape: int) -> Tensor:
         return 0.3 * torch.randn(*shape, generator=generator, dtype=dtype)
 
     steps, rows, hidden, latent, width = 4, 43, 90, 40, 70
     weights = Weights(
-        hidden=draws(width, hidden),
-        future=draws(width, hidden),
-        hidden_bias=draws(width),
-        output=draws(2 * latent, width),
-        output_bias=draws(2 * latent),
-        gates=draws(4 * hidden, hidden + latent),
-        embedded=draws(4 * hidden, 1),
-        gate_bias=draws(4 * hidden),
+        hidden=noise(width, hidden),
+        future=noise(width, hidden),
+        hidden_bias=noise(width),
+        output=noise(2 * latent, width),
+        output_bias=noise(2 * latent),
+        gates=noise(4 * hidden, hidden + latent),
+        embedded=noise(4 * hidden, 1),
+        gate_bias=noise(4 * hidden),
     )
     tape = Tape(
-        activations=draws(steps, rows, width),
-        gates=draws(steps, rows, 4 * hidden),
-        raw=draws(steps, rows, 2 * latent),
-        z=draws(steps, rows, latent),
-        noise=draws(steps, rows, latent),
-        hidden=draws(steps + 1, rows, hidden),
-        cell=draws(steps + 1, rows, hidden),
+        activations=noise(steps, rows, width),
+        gates=noise(steps, rows, 4 * hidden),
+        raw=noise(steps, rows, 2 * latent),
+        z=noise(steps, rows, latent),
+        noise=noise(steps, rows, latent),
+        hidden=noise(steps + 1, rows, hidden),
+        cell=noise(steps + 1, rows, hidden),
     )
     grad_outputs = PathGradients(
-        *(draws(*part.shape) for part in (tape.z, tape.hidden[1:], tape.z, tape.z, tape.cell[0]))
+        *(noise(*part.shape) for part in (tape.z, tape.hidden[1:], tape.z, tape.z, tape.cell[0]))
     )
     loops, before = compiled.CompiledLoops(), torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -153,7 +153,7 @@ def loop_results(threads: int, dtype: torch.dtype) -> list[Tensor]:
 @pytest.mark.fast
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> None:
     alone = loop_results(1, dtype)
     for threads in (2, 3):
         several = loop_results(threads, dtype)
@@ -162,7 +162,7 @@ def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
 
 @pytest.mark.fast
 @needs_compiler
-def test_may_run_in_several_python_threads_at_once() -> None:
+def test_runs_in_several_python_threads() -> None:
     case = make("lstm", sequences=9, steps=20, hidden=40)
     expected = everything(case)
     found: dict[int, list[Tensor]] = {}
@@ -183,7 +183,7 @@ def test_may_run_in_several_python_threads_at_once() -> None:
 @pytest.mark.fast
 @needs_compiler
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_numbers_that_are_not_finite_do_not_vanish(value: float) -> None:
+def test_nonfinite_numbers_propagate(value: float) -> None:
     case = make("lstm").to(torch.float32)
     with torch.no_grad():
         case.noise[1, 2, 0] = value

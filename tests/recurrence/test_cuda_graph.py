@@ -1,4 +1,4 @@
-"""CUDA graphs: their bookkeeping with a stand-in, and the real thing where there is a device."""
+"""CUDA graphs: the bookkeeping with a fake graph, and real graphs where there is a device."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.fast
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-class StandIn:
-    """What a CUDA graph does: the same work again, from the same inputs into the same outputs."""
+class FakeGraph:
+    """Repeats the same work from the same inputs into the same outputs, as a CUDA graph does."""
 
     def __init__(self, function: Callable[..., Tensors], inputs: Tensors) -> None:
         self._work = function, inputs
@@ -37,13 +37,13 @@ class StandIn:
 
 
 @pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> list[StandIn]:
-    """Graphs are recorded here, on a CPU; the list of those recorded."""
-    recorded: list[StandIn] = []
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[FakeGraph]:
+    """Record fake graphs on a CPU; the list of recorded graphs."""
+    recorded: list[FakeGraph] = []
 
     def record(self: GraphedCallable, inputs: Tensors) -> cuda_graph._Recording:
         kept = tuple(part.detach().clone() for part in inputs)
-        recorded.append(StandIn(self._function, kept))
+        recorded.append(FakeGraph(self._function, kept))
         return cuda_graph._Recording(recorded[-1], kept, recorded[-1].outputs)
 
     monkeypatch.setattr(GraphedCallable, "_record", record)
@@ -56,14 +56,14 @@ def double(x: Tensor) -> Tensors:
     return (2.0 * x,)
 
 
-def test_on_a_cpu_the_function_is_called() -> None:
+def test_the_function_is_called_directly_on_a_cpu() -> None:
     graphed = GraphedCallable(double, warm_up=0)
     x = torch.ones(2)
     assert torch.equal(graphed(x)[0], 2.0 * x)
     assert not graphed._recordings
 
 
-def test_a_shape_is_recorded_after_its_warm_up_and_replayed(graphs: list[StandIn]) -> None:
+def test_a_shape_is_recorded_after_its_warm_up_and_replayed(graphs: list[FakeGraph]) -> None:
     graphed = GraphedCallable(double, warm_up=2)
     results = [graphed(torch.full((2,), float(n)))[0] for n in range(5)]
     assert [graph.replays for graph in graphs] == [3]
@@ -71,7 +71,9 @@ def test_a_shape_is_recorded_after_its_warm_up_and_replayed(graphs: list[StandIn
         assert torch.equal(result, torch.full((2,), 2.0 * n))
 
 
-def test_every_shape_and_type_has_a_graph_and_the_oldest_go(graphs: list[StandIn]) -> None:
+def test_every_shape_and_dtype_has_a_graph_and_the_oldest_are_dropped(
+    graphs: list[FakeGraph],
+) -> None:
     graphed = GraphedCallable(double, warm_up=0, max_graphs=2)
     for size in (1, 2, 1, 3):
         graphed(torch.ones(size))
@@ -84,7 +86,7 @@ def test_every_shape_and_type_has_a_graph_and_the_oldest_go(graphs: list[StandIn
     assert len(graphs) == 5
 
 
-def test_changes_in_place_happen_at_every_replay(graphs: list[StandIn]) -> None:
+def test_changes_in_place_happen_at_every_replay(graphs: list[FakeGraph]) -> None:
     total = torch.zeros(())
 
     def add(x: Tensor) -> Tensors:
@@ -94,7 +96,7 @@ def test_changes_in_place_happen_at_every_replay(graphs: list[StandIn]) -> None:
     graphed(torch.ones(2))
     assert total == 2.0
     graphed(torch.ones(2))
-    # The stand-in runs once while it records, which a graph does not.
+    # The fake graph runs once while it records, a real one does not.
     assert total == 6.0
     graphed(torch.ones(2))
     assert total == 8.0
@@ -125,7 +127,7 @@ def run_graphed(loops: GraphedLoops) -> Callable[..., Path]:
     return partial(fused, loops=loops)
 
 
-def test_graphed_loops_copy_everything_in_and_out(graphs: list[StandIn]) -> None:
+def test_graphed_loops_copy_everything_in_and_out(graphs: list[FakeGraph]) -> None:
     recurrence = run_graphed(GraphedLoops())
     for seed in range(5):
         case = make("lstm", seed=seed, particles=2)

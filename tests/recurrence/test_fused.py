@@ -1,4 +1,4 @@
-"""Every recurrence is the plain loop: values and gradients."""
+"""Values and gradients of every recurrence equal those of the plain loop."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_runs_are_repeatable_bit_for_bit(recurrence: Recurrence, cell: str) -> N
 
 @pytest.mark.fast
 def test_strided_inputs(recurrence: Recurrence, cell: str) -> None:
-    """Views, as an LSTM or a slice gives them, are as good as contiguous tensors."""
+    """Arguments may be views, such as slices and outputs of an LSTM."""
     case = make(cell, sequences=4, steps=5)
     wide = torch.randn(5, 4, 12, dtype=torch.float64)
     strided = case.replaced(

@@ -1,4 +1,4 @@
-"""Prepared products are the plain ones."""
+"""Prepared products equal plain products."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark's plain version of the published algorithm gives the published numbers."""
+"""The benchmark's implementation of the published algorithm reproduces the published numbers."""
 
 from __future__ import annotations
 
