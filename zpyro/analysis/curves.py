@@ -87,7 +87,8 @@ def recorded_metrics(runs: Iterable[Records]) -> list[str]:
         for key, value in record.items()
         if isinstance(value, int | float) and key not in NOT_PLOTTED
     }
-    names = [*keys, *(name for name in LABELS if name not in keys)]
+    known = (*HELD_OUT, *TERM_LABELS, *LABELS)
+    names = [*keys, *(name for name in known if name not in keys)]
     return [name for name in names if any(is_recorded(records, name) for records in every)]
 
 
