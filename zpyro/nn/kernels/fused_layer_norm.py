@@ -39,7 +39,6 @@ from zpyro.nn.layers import (
     LAYER_NORM_EPSILON,
     ConditionalLayerNormLSTM,
     GaussianMLP,
-    State,
 )
 
 
@@ -136,9 +135,27 @@ class LayerNormPath(torch.autograd.Function):
         """Args: dtype of the products, inputs (time-major), first state, Weights."""
         ctx.set_materialize_grads(False)
         ctx.product_dtype = product_dtype
+        matrices = Weights(*weights)
+        steps, rows, latent = noise.shape
+        size = hidden.shape[-1]
+        tape = Tape(
+            activations=noise.new_empty(steps, rows, len(matrices.hidden_bias)),
+            gates=noise.new_empty(steps, rows, 4 * size),
+            normalized=noise.new_empty(steps, rows, 4 * size),
+            scale=noise.new_empty(steps, rows, 1),
+            latent=noise.new_empty(steps, rows, len(matrices.latent_bias)),
+            modulation=noise.new_empty(steps, rows, 8 * size),
+            raw=noise.new_empty(steps, rows, 2 * latent),
+            z=torch.empty_like(noise),
+            noise=noise,
+            hidden=noise.new_empty(steps + 1, rows, size),
+            cell=noise.new_empty(steps + 1, rows, size),
+        )
+        tape.hidden[0], tape.cell[0] = hidden, cell
+        tape.gates.unflatten(1, (-1, future.shape[1])).copy_(input_gates.unsqueeze(1))
+        known = tape.activations, future, matrices.future, matrices.hidden_bias
         with torch.autocast(noise.device.type, enabled=False):
-            matrices = Weights(*weights)
-            tape = _tape(future, input_gates, noise, (hidden, cell), matrices, product_dtype)
+            project_into(*known, product_dtype)
             _forward_loop(tape, matrices, product_dtype)
         ctx.save_for_backward(future, *tape, *weights)
         return tape.z, tape.hidden[1:], *gaussian(tape.raw), tape.cell[-1]
@@ -148,38 +165,38 @@ class LayerNormPath(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Gradient) -> tuple[Gradient, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of the inputs, first state and Weights, from those of the outputs."""
         future, *saved = ctx.saved_tensors
+        count = len(Tape._fields)
+        tape, weights = Tape(*saved[:count]), Weights(*saved[count:])
+        grad_outputs = PathGradients(*gradients)
+        outer = partial(weight_gradient, product_dtype=ctx.product_dtype)
+        times = partial(multiply, product_dtype=ctx.product_dtype)
+        needs_future, _, needs_noise = ctx.needs_input_grad[1:4]
         with torch.autocast(future.device.type, enabled=False):
-            return _gradients(ctx, future, saved, gradients)
-
-
-def _tape(
-    future: Tensor,
-    input_gates: Tensor,
-    noise: Tensor,
-    state: State,
-    weights: Weights,
-    product_dtype: torch.dtype,
-) -> Tape:
-    """All buffers, with the parts that are computed before the loop."""
-    steps, rows, latent = noise.shape
-    size = state[0].shape[-1]
-    tape = Tape(
-        activations=noise.new_empty(steps, rows, len(weights.hidden_bias)),
-        gates=noise.new_empty(steps, rows, 4 * size),
-        normalized=noise.new_empty(steps, rows, 4 * size),
-        scale=noise.new_empty(steps, rows, 1),
-        latent=noise.new_empty(steps, rows, len(weights.latent_bias)),
-        modulation=noise.new_empty(steps, rows, 8 * size),
-        raw=noise.new_empty(steps, rows, 2 * latent),
-        z=torch.empty_like(noise),
-        noise=noise,
-        hidden=noise.new_empty(steps + 1, rows, size),
-        cell=noise.new_empty(steps + 1, rows, size),
-    )
-    project_into(tape.activations, future, weights.future, weights.hidden_bias, product_dtype)
-    tape.gates.unflatten(1, (-1, future.shape[1])).copy_(input_gates.unsqueeze(1))
-    tape.hidden[0], tape.cell[0] = state
-    return tape
+            loop = _backward_loop(tape, weights, grad_outputs, ctx.product_dtype)
+            d_activations = over_particles(loop.activations, future.shape[1])
+            d_weights = Weights(
+                hidden=outer(loop.activations, tape.hidden[:-1]),
+                future=outer(d_activations, future),
+                hidden_bias=d_activations.sum((0, 1)),
+                output=outer(loop.raw, clamped(tape.activations)),
+                output_bias=loop.raw.sum((0, 1)),
+                latent=outer(loop.latent, tape.z),
+                latent_bias=loop.latent.sum((0, 1)),
+                modulation=outer(loop.modulation, clamped(tape.latent)),
+                modulation_bias=loop.modulation.sum((0, 1)),
+                recurrent=outer(loop.recurrent, tape.hidden[:-1]),
+            )
+            d_noise = None
+            if needs_noise:
+                d_z = times(loop.latent, weights.latent)
+                d_noise = noise_gradient(d_z, grad_outputs.z, tape.raw)
+            return (
+                None,
+                times(d_activations, weights.future) if needs_future else None,
+                over_particles(loop.gates, future.shape[1]),
+                *(d_noise, loop.hidden, loop.cell),
+                *d_weights,
+            )
 
 
 def _forward_loop(tape: Tape, weights: Weights, product_dtype: torch.dtype) -> None:
@@ -290,40 +307,3 @@ def _layer_norm_backward_(gradient: Tensor, normalized: Tensor) -> None:
     """
     along = (gradient * normalized).sum(-1, keepdim=True).div_(1 - gradient.shape[-1])
     gradient.sub_(gradient.mean(-1, keepdim=True)).addcmul_(normalized, along)
-
-
-def _gradients(
-    ctx: Any, future: Tensor, saved: list[Tensor], outputs: tuple[Gradient, ...]
-) -> tuple[Gradient, ...]:
-    count = len(Tape._fields)
-    tape, weights = Tape(*saved[:count]), Weights(*saved[count:])
-    grad_outputs = PathGradients(*outputs)
-    loop = _backward_loop(tape, weights, grad_outputs, ctx.product_dtype)
-    d_activations = over_particles(loop.activations, future.shape[1])
-    outer = partial(weight_gradient, product_dtype=ctx.product_dtype)
-    times = partial(multiply, product_dtype=ctx.product_dtype)
-    d_weights = Weights(
-        hidden=outer(loop.activations, tape.hidden[:-1]),
-        future=outer(d_activations, future),
-        hidden_bias=d_activations.sum((0, 1)),
-        output=outer(loop.raw, clamped(tape.activations)),
-        output_bias=loop.raw.sum((0, 1)),
-        latent=outer(loop.latent, tape.z),
-        latent_bias=loop.latent.sum((0, 1)),
-        modulation=outer(loop.modulation, clamped(tape.latent)),
-        modulation_bias=loop.modulation.sum((0, 1)),
-        recurrent=outer(loop.recurrent, tape.hidden[:-1]),
-    )
-    needs_future, _, needs_noise = ctx.needs_input_grad[1:4]
-    d_noise = None
-    if needs_noise:
-        d_noise = noise_gradient(times(loop.latent, weights.latent), grad_outputs.z, tape.raw)
-    return (
-        None,
-        times(d_activations, weights.future) if needs_future else None,
-        over_particles(loop.gates, future.shape[1]),
-        d_noise,
-        loop.hidden,
-        loop.cell,
-        *d_weights,
-    )

@@ -32,7 +32,7 @@ from zpyro.nn.kernels.fused_blocks import (
     weight_gradient,
 )
 from zpyro.nn.kernels.lstm_loops import Tape, TorchLoops, Weights
-from zpyro.nn.layers import GaussianMLP, LatentLSTM, State
+from zpyro.nn.layers import GaussianMLP, LatentLSTM
 
 
 def combined_weights(posterior: GaussianMLP, cell: LatentLSTM) -> Weights:
@@ -72,9 +72,26 @@ class LSTMPath(torch.autograd.Function):
         """Args: the loops, dtype of the products, inputs (time-major), first state, Weights."""
         ctx.set_materialize_grads(False)
         ctx.loops, ctx.product_dtype = loops, product_dtype
+        matrices = Weights(*weights)
+        steps, rows, latent = noise.shape
+        size = hidden.shape[-1]
+        tape = Tape(
+            activations=noise.new_empty(steps, rows, len(matrices.hidden_bias)),
+            gates=noise.new_empty(steps, rows, 4 * size),
+            raw=noise.new_empty(steps, rows, 2 * latent),
+            z=torch.empty_like(noise),
+            noise=noise,
+            hidden=noise.new_empty(steps + 1, rows, size),
+            cell=noise.new_empty(steps + 1, rows, size),
+        )
+        tape.hidden[0], tape.cell[0] = hidden, cell
+        known = (
+            (tape.activations, future, matrices.future, matrices.hidden_bias),
+            (tape.gates, embedded, matrices.embedded, matrices.gate_bias),
+        )
         with torch.autocast(noise.device.type, enabled=False):
-            matrices = Weights(*weights)
-            tape = _tape(future, embedded, noise, (hidden, cell), matrices, product_dtype)
+            for target, inputs, weight, bias in known:
+                project_into(target, inputs, weight, bias, product_dtype)
             loops.forward(tape, matrices, product_dtype)
         ctx.save_for_backward(future, embedded, *tape, *weights)
         return tape.z, tape.hidden[1:], *gaussian(tape.raw), tape.cell[-1]
@@ -84,70 +101,35 @@ class LSTMPath(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Gradient) -> tuple[Gradient, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of the inputs, first state and Weights, from those of the outputs."""
         future, embedded, *saved = ctx.saved_tensors
-        with torch.autocast(embedded.device.type, enabled=False):
-            return _gradients(ctx, future, embedded, saved, gradients)
-
-
-def _tape(
-    future: Tensor,
-    embedded: Tensor,
-    noise: Tensor,
-    state: State,
-    weights: Weights,
-    product_dtype: torch.dtype,
-) -> Tape:
-    """All buffers, with the parts that are computed before the loop."""
-    steps, rows, latent = noise.shape
-    size = state[0].shape[-1]
-    tape = Tape(
-        activations=noise.new_empty(steps, rows, len(weights.hidden_bias)),
-        gates=noise.new_empty(steps, rows, 4 * size),
-        raw=noise.new_empty(steps, rows, 2 * latent),
-        z=torch.empty_like(noise),
-        noise=noise,
-        hidden=noise.new_empty(steps + 1, rows, size),
-        cell=noise.new_empty(steps + 1, rows, size),
-    )
-    project_into(tape.activations, future, weights.future, weights.hidden_bias, product_dtype)
-    project_into(tape.gates, embedded, weights.embedded, weights.gate_bias, product_dtype)
-    tape.hidden[0], tape.cell[0] = state
-    return tape
-
-
-def _gradients(
-    ctx: Any, future: Tensor, embedded: Tensor, saved: list[Tensor], outputs: tuple[Gradient, ...]
-) -> tuple[Gradient, ...]:
-    count = len(Tape._fields)
-    tape, weights = Tape(*saved[:count]), Weights(*saved[count:])
-    grad_outputs = PathGradients(*outputs)
-    loop = ctx.loops.backward(tape, weights, grad_outputs, ctx.product_dtype)
-    d_activations = over_particles(loop.activations, future.shape[1])
-    d_gates = over_particles(loop.gates, future.shape[1])
-    outer = partial(weight_gradient, product_dtype=ctx.product_dtype)
-    times = partial(multiply, product_dtype=ctx.product_dtype)
-    size = tape.hidden.shape[-1]
-    d_weights = Weights(
-        hidden=outer(loop.activations, tape.hidden[:-1]),
-        future=outer(d_activations, future),
-        hidden_bias=d_activations.sum((0, 1)),
-        output=outer(loop.raw, clamped(tape.activations)),
-        output_bias=loop.raw.sum((0, 1)),
-        gates=torch.cat([outer(loop.gates, tape.hidden[:-1]), outer(loop.gates, tape.z)], dim=1),
-        embedded=outer(d_gates, embedded),
-        gate_bias=d_gates.sum((0, 1)),
-    )
-    needs_future, needs_embedded, needs_noise = ctx.needs_input_grad[2:5]
-    d_noise = None
-    if needs_noise:
-        d_z = times(loop.gates, weights.gates[:, size:])
-        d_noise = noise_gradient(d_z, grad_outputs.z, tape.raw)
-    return (
-        None,
-        None,
-        times(d_activations, weights.future) if needs_future else None,
-        times(d_gates, weights.embedded) if needs_embedded else None,
-        d_noise,
-        loop.hidden,
-        loop.cell,
-        *d_weights,
-    )
+        count = len(Tape._fields)
+        tape, weights = Tape(*saved[:count]), Weights(*saved[count:])
+        grad_outputs = PathGradients(*gradients)
+        outer = partial(weight_gradient, product_dtype=ctx.product_dtype)
+        times = partial(multiply, product_dtype=ctx.product_dtype)
+        needs_future, needs_embedded, needs_noise = ctx.needs_input_grad[2:5]
+        with torch.autocast(future.device.type, enabled=False):
+            loop = ctx.loops.backward(tape, weights, grad_outputs, ctx.product_dtype)
+            d_activations = over_particles(loop.activations, future.shape[1])
+            d_gates = over_particles(loop.gates, future.shape[1])
+            before = tape.hidden[:-1]
+            d_weights = Weights(
+                hidden=outer(loop.activations, before),
+                future=outer(d_activations, future),
+                hidden_bias=d_activations.sum((0, 1)),
+                output=outer(loop.raw, clamped(tape.activations)),
+                output_bias=loop.raw.sum((0, 1)),
+                gates=torch.cat([outer(loop.gates, before), outer(loop.gates, tape.z)], dim=1),
+                embedded=outer(d_gates, embedded),
+                gate_bias=d_gates.sum((0, 1)),
+            )
+            d_noise = None
+            if needs_noise:
+                d_z = times(loop.gates, weights.gates[:, before.shape[-1] :])
+                d_noise = noise_gradient(d_z, grad_outputs.z, tape.raw)
+            return (
+                *(None, None),
+                times(d_activations, weights.future) if needs_future else None,
+                times(d_gates, weights.embedded) if needs_embedded else None,
+                *(d_noise, loop.hidden, loop.cell),
+                *d_weights,
+            )
