@@ -12,7 +12,7 @@ import pytest
 from tests import processes
 from tests.cli.conftest import SMALL, Zpyro
 from tests.processes import Command
-from zpyro.analysis.comparison import schedule
+from zpyro.analysis.comparison import jobs
 
 
 def arguments(data: Path, out: Path, *more: object) -> list[str]:
@@ -23,7 +23,7 @@ def arguments(data: Path, out: Path, *more: object) -> list[str]:
 @pytest.fixture
 def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """The processes of the runs begin with torch loaded."""
-    monkeypatch.setattr(schedule.subprocess, "Popen", processes.Module)
+    monkeypatch.setattr(jobs.subprocess, "Popen", processes.Module)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def finished(zpyro: Zpyro, arrays: Path, tmp_path_factory: pytest.TempPathFactor
     out = tmp_path_factory.mktemp("compare") / "out"
     more = ("--models", "rnn,srnn", "--seeds", 2, "--budget-steps", 8, "--particles", 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schedule.subprocess, "Popen", processes.Module)
+        patch.setattr(jobs.subprocess, "Popen", processes.Module)
         result = zpyro(*arguments(arrays, out, *more))
     assert result.exit_code == 0, result.output
     assert "4 runs, 4 to do" in result.output
@@ -78,13 +78,13 @@ def test_nothing_is_done_twice_and_seeds_can_be_added(
     more = ("--models", "rnn", "--seeds", 3, "--budget-steps", 8, "--particles", 4)
     result = zpyro(*arguments(arrays, finished, *more, "--match", "none"))
     assert result.exit_code == 2
-    assert "was begun with other settings" in result.output
+    assert "was started with other settings" in result.output
     more = ("--models", "rnn,srnn", "--seeds", 3, "--budget-steps", 8, "--particles", 4)
     result = zpyro(*arguments(arrays, finished, *more))
     assert result.exit_code == 0, result.output
     assert "6 runs, 2 to do" in result.output
-    assert "rnn seed 2: begins; how it goes stands in " in result.output
-    assert "rnn seed 0: begins" not in result.output
+    assert "rnn seed 2: started; its log is " in result.output
+    assert "rnn seed 0: started" not in result.output
     assert f"the table is in {finished / 'comparison.md'}" in result.output
     assert (finished / "rnn" / "seed-0" / "result.json").stat().st_mtime_ns == before
 
@@ -105,7 +105,7 @@ def test_stopped_and_gone_on_with_is_as_if_never_stopped(
     process.send(signal.SIGTERM)
     ended = process.wait()
     assert ended.returncode == 128 + signal.SIGTERM, ended
-    assert "the same command goes on from here" in ended.stderr
+    assert "the same command resumes from here" in ended.stderr
     assert not (parted / "vrnn" / "seed-0" / "result.json").exists()
     done = zpyro(*words)
     assert done.exit_code == 0, done.output

@@ -7,17 +7,23 @@ import pytest
 from scipy import stats
 
 from tests.run import small
-from zpyro.analysis.comparison import Room, find, markdown, summarize
-from zpyro.analysis.comparison.rows import ROWS, count_parameters, matched, row_config
-from zpyro.analysis.comparison.summary import STUDENT, estimate
+from zpyro.analysis.comparison import (
+    VARIANTS,
+    Resources,
+    find_variants,
+    markdown_table,
+    summarize,
+)
+from zpyro.analysis.comparison.summary import STUDENT_T, estimate
+from zpyro.analysis.comparison.variants import count_parameters, match_parameters, variant_config
 from zpyro.errors import UserError
 from zpyro.training.config import ObjectiveConfig
 
 
 @pytest.mark.fast
 def test_student_quantiles() -> None:
-    expected = stats.t.ppf(0.975, np.arange(1, len(STUDENT) + 1))
-    np.testing.assert_allclose(STUDENT, expected, atol=6e-4)
+    expected = stats.t.ppf(0.975, np.arange(1, len(STUDENT_T) + 1))
+    np.testing.assert_allclose(STUDENT_T, expected, atol=6e-4)
 
 
 @pytest.mark.fast
@@ -47,7 +53,7 @@ def test_differences_are_paired_by_seed() -> None:
     assert difference is not None
     assert difference.values == (2.0, 3.0)
     assert summary.missing == ("c",)
-    table = markdown(summary)
+    table = markdown_table(summary)
     assert "| b | 7 | 2 |" in table
     assert "+2.5 ± 6.4" in table
     assert "IWAE, 9 paths" in table
@@ -55,13 +61,13 @@ def test_differences_are_paired_by_seed() -> None:
     assert "Without a result: c." in table
 
 
-@pytest.mark.parametrize("name", list(ROWS))
+@pytest.mark.parametrize("name", list(VARIANTS))
 def test_rows_have_the_parameters_asked_for(name: str) -> None:
     data = small.dataset()
     base = small.settings()
-    model = row_config(base, ROWS[name]).model
+    model = variant_config(base, VARIANTS[name]).model
     for wanted in (20_000, 150_000):
-        found = count_parameters(matched(model, data, wanted), data)
+        found = count_parameters(match_parameters(model, data, wanted), data)
         assert found == pytest.approx(wanted, rel=0.06)
 
 
@@ -69,45 +75,45 @@ def test_rows_have_the_parameters_asked_for(name: str) -> None:
 def test_rows_differ_in_what_they_say() -> None:
     base = small.settings()
     plain, annealed, both = (
-        row_config(base, ROWS[name]).objective
+        variant_config(base, VARIANTS[name]).objective
         for name in ("zforcing-plain", "zforcing-annealed", "zforcing")
     )
     assert (plain.kl_weight, plain.auxiliary_weight) == (1.0, 0.0)
     assert (annealed.kl_weight, annealed.auxiliary_weight) == (0.5, 0.0)
     assert (both.kl_weight, both.auxiliary_weight) == (0.5, 0.01)
-    assert row_config(base, ROWS["srnn-auxiliary"]).objective.auxiliary_weight == 0.01
-    assert row_config(base, ROWS["vrnn"]).objective.auxiliary_weight == 0.0
-    assert row_config(base, ROWS["rnn"]).model.name == "rnn"
+    assert variant_config(base, VARIANTS["srnn-auxiliary"]).objective.auxiliary_weight == 0.01
+    assert variant_config(base, VARIANTS["vrnn"]).objective.auxiliary_weight == 0.0
+    assert variant_config(base, VARIANTS["rnn"]).model.name == "rnn"
 
 
 @pytest.mark.fast
 def test_rows_by_name_and_of_ones_own() -> None:
-    rows = find(["rnn"], ["free=zforcing objective.free_bits=0.5 model.latent_size=3"])
+    rows = find_variants(["rnn"], ["free=zforcing objective.free_bits=0.5 model.latent_size=3"])
     assert [row.name for row in rows] == ["rnn", "free"]
     assert rows[1].assignments == ("objective.free_bits=0.5", "model.latent_size=3")
     assert rows[1].auxiliary
     for names, own, message in (
         (["lstm"], [], "row lstm is unknown"),
-        (["rnn", "rnn"], [], "a name comes twice"),
+        (["rnn", "rnn"], [], "a name is repeated"),
         (["rnn"], ["free"], "write --row"),
         (["rnn"], ["a/b=rnn"], "write --row"),
         (["rnn"], ["free=zforcing 5"], "write --row"),
     ):
         with pytest.raises(UserError, match=message):
-            find(names, own)
+            find_variants(names, own)
 
 
 @pytest.mark.fast
 def test_processes_are_dealt_threads_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    room = Room(at_once=3, threads=2, devices=("4", "6"))
-    found = [room.environment(place) for place in range(3)]
+    resources = Resources(at_once=3, threads=2, devices=("4", "6"))
+    found = [resources.environment(place) for place in range(3)]
     assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == ["4", "6", "4"]
     assert {each["OMP_NUM_THREADS"] for each in found} == {"2"}
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert room.environment(0)["OMP_NUM_THREADS"] == "1"
+    assert resources.environment(0)["OMP_NUM_THREADS"] == "1"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert "CUDA_VISIBLE_DEVICES" not in Room(1, 1).environment(0)
+    assert "CUDA_VISIBLE_DEVICES" not in Resources(1, 1).environment(0)
 
 
 @pytest.mark.fast
@@ -116,4 +122,4 @@ def test_auxiliary_rows_need_a_weight() -> None:
 
     config = replace(small.settings(), objective=ObjectiveConfig())
     with pytest.raises(UserError, match="row zforcing has auxiliary costs"):
-        row_config(config, ROWS["zforcing"])
+        variant_config(config, VARIANTS["zforcing"])

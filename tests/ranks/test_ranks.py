@@ -116,13 +116,13 @@ def test_a_mistake_of_one_process_is_told_by_it(
     for name, value in {"LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(
-        "zpyro.analysis.comparison.find", failing(ProcessError("no GPU of its own"))
+        "zpyro.analysis.comparison.find_variants", failing(ProcessError("no GPU of its own"))
     )
     arguments = ["compare", "--dataset", "vowels"]
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert capsys.readouterr().err == "error: no GPU of its own\n"
-    monkeypatch.setattr("zpyro.analysis.comparison.find", failing(UserError("no data")))
+    monkeypatch.setattr("zpyro.analysis.comparison.find_variants", failing(UserError("no data")))
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert capsys.readouterr().err == ""

@@ -1,20 +1,32 @@
-"""Models compared on one data set: rows, runs, statistics, and a table of them."""
+"""Comparing models on one data set: runs over several seeds, statistics, a table and a figure.
 
-from zpyro.analysis.comparison.rows import ROWS, Row, find, row_config
-from zpyro.analysis.comparison.schedule import Job, Room, Spec, prepare, run_all
-from zpyro.analysis.comparison.summary import Summary, markdown, summarize
+In reading order: ``variants`` (what is compared), ``jobs`` (running it), ``worker`` (one run),
+``summary`` (statistics).
+"""
+
+from zpyro.analysis.comparison.jobs import ComparisonResult, ComparisonSpec, Resources, compare
+from zpyro.analysis.comparison.summary import (
+    Estimate,
+    Summary,
+    VariantSummary,
+    markdown_table,
+    plot_comparison,
+    summarize,
+)
+from zpyro.analysis.comparison.variants import VARIANTS, Variant, find_variants
 
 __all__ = [
-    "ROWS",
-    "Job",
-    "Room",
-    "Row",
-    "Spec",
+    "VARIANTS",
+    "ComparisonResult",
+    "ComparisonSpec",
+    "Estimate",
+    "Resources",
     "Summary",
-    "find",
-    "markdown",
-    "prepare",
-    "row_config",
-    "run_all",
+    "Variant",
+    "VariantSummary",
+    "compare",
+    "find_variants",
+    "markdown_table",
+    "plot_comparison",
     "summarize",
 ]

@@ -1,15 +1,18 @@
-"""The statistics of a comparison, and its table."""
+"""The statistics of a comparison, its table and its figure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-STUDENT = (
+from zpyro.analysis import plots
+
+STUDENT_T = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
     *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
@@ -28,7 +31,7 @@ class Estimate:
     Attributes:
         mean: of the values.
         half_width: of the 95 % interval by Student's t; None for one seed.
-        values: one a seed.
+        values: one per seed.
     """
 
     mean: float
@@ -37,14 +40,14 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class RowSummary:
-    """One row.
+class VariantSummary:
+    """One row of the table.
 
     Attributes:
-        name: of the row.
-        parameters: learned numbers.
+        name: of the variant.
+        parameters: number of parameters.
         estimates: by the name of the quantity.
-        difference: of the bound from the first row's, paired by seed; None for that row.
+        difference: of the bound from that of the first row, paired by seed; None for the first row.
         seeds: the seeds that are done.
     """
 
@@ -57,69 +60,68 @@ class RowSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """A comparison.
+    """The results of a comparison.
 
     Attributes:
         title: what was compared, in one line.
         particles: of the importance-weighted bound.
-        rows: those with a result.
-        missing: rows without one.
+        rows: the variants with a result.
+        missing: the variants without one.
     """
 
     title: str
     particles: int
-    rows: tuple[RowSummary, ...]
+    rows: tuple[VariantSummary, ...]
     missing: tuple[str, ...]
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and 95 % interval of values that are independent draws."""
+    """Mean and 95 % interval of independent values."""
     array = np.asarray(values, np.float64)
     if len(array) < 2:
         return Estimate(float(array.mean()), None, tuple(array.tolist()))
     free = len(array) - 1
-    quantile = STUDENT[free - 1] if free <= len(STUDENT) else NORMAL
+    quantile = STUDENT_T[free - 1] if free <= len(STUDENT_T) else NORMAL
     half = quantile * float(array.std(ddof=1)) / math.sqrt(len(array))
     return Estimate(float(array.mean()), half, tuple(array.tolist()))
 
 
 def summarize(title: str, particles: int, results: Mapping[str, Mapping[int, Result]]) -> Summary:
-    """The statistics of results by row and seed.
+    """The statistics of results.
 
     Args:
         title: what was compared.
         particles: of the importance-weighted bound.
-        results: by row, then by seed; rows in the order of the table.
+        results: by variant, in the order of the table, then by seed.
     """
-    rows: list[RowSummary] = []
+    rows: list[VariantSummary] = []
     first: Mapping[int, Result] | None = None
     for name, by_seed in results.items():
         if not by_seed:
             continue
-        kept = [key for key in COLUMNS if all(key in result for result in by_seed.values())]
+        difference: Estimate | None = None
+        if first is None:
+            first = by_seed
+        elif common := [seed for seed in by_seed if seed in first]:
+            difference = estimate([by_seed[n]["elbo"] - first[n]["elbo"] for n in common])
+        keys = [key for key in COLUMNS if all(key in result for result in by_seed.values())]
         rows.append(
-            RowSummary(
+            VariantSummary(
                 name=name,
                 parameters=int(next(iter(by_seed.values()))["parameters"]),
-                estimates={k: estimate([r[k] for r in by_seed.values()]) for k in kept},
-                difference=None if first is None else _difference(by_seed, first),
+                estimates={k: estimate([r[k] for r in by_seed.values()]) for k in keys},
+                difference=difference,
                 seeds=tuple(by_seed),
             )
         )
-        first = by_seed if first is None else first
     missing = tuple(name for name, by_seed in results.items() if not by_seed)
     return Summary(title, particles, tuple(rows), missing)
 
 
-def _difference(ours: Mapping[int, Result], first: Mapping[int, Result]) -> Estimate | None:
-    both = [seed for seed in ours if seed in first]
-    return estimate([ours[s]["elbo"] - first[s]["elbo"] for s in both]) if both else None
-
-
-def markdown(summary: Summary) -> str:
+def markdown_table(summary: Summary) -> str:
     """The table as Markdown."""
     has_words = any("perplexity_iwae" in row.estimates for row in summary.rows)
-    names = {
+    columns = {
         "elbo": "bound",
         "iwae": f"IWAE, {summary.particles} paths",
         "kl": "KL",
@@ -128,7 +130,7 @@ def markdown(summary: Summary) -> str:
         "steps": "steps",
         "seconds": "seconds",
     }
-    head = ["row", "parameters", "seeds", *names.values(), "bound less the first row's"]
+    head = ["row", "parameters", "seeds", *columns.values(), "bound less the first row's"]
     lines = [
         f"{summary.title}",
         "",
@@ -140,19 +142,39 @@ def markdown(summary: Summary) -> str:
     ]
     for row in summary.rows:
         cells = [row.name, f"{row.parameters:,}", str(len(row.seeds))]
-        cells += [shown(row.estimates.get(key), key) for key in names]
-        cells.append(shown(row.difference, "elbo", signed=True))
+        cells += [_format(row.estimates.get(key), key) for key in columns]
+        cells.append(_format(row.difference, "elbo", sign="+"))
         lines.append("| " + " | ".join(cells) + " |")
     if summary.missing:
         lines += ["", f"Without a result: {', '.join(summary.missing)}."]
     return "\n".join(lines) + "\n"
 
 
-def shown(value: Estimate | None, key: str, *, signed: bool = False) -> str:
-    """A number and its interval as the table has them."""
+def _format(value: Estimate | None, key: str, sign: str = "") -> str:
     if value is None:
         return ""
     digits = 0 if key in ("steps", "seconds") else 1
-    sign = "+" if signed else ""
     text = f"{value.mean:{sign},.{digits}f}"
     return text if value.half_width is None else f"{text} ± {value.half_width:,.{digits}f}"
+
+
+def plot_comparison(summary: Summary, path: Path) -> None:
+    """Plot bound and KL of each variant: seeds as dots, and the mean with its interval.
+
+    Raises:
+        UserError: if matplotlib is missing or the file cannot be written.
+    """
+    names = [row.name for row in summary.rows]
+    figure = plots.new_figure(10.0, 1.4 + 0.35 * len(names))
+    panels = (("elbo", "bound, nats/sequence"), ("kl", "KL, nats/sequence"))
+    for axes, (key, label) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+        for place, row in enumerate(summary.rows):
+            found = row.estimates[key]
+            axes.plot(found.values, [place] * len(found.values), ".", color="0.6")
+            axes.errorbar(found.mean, place, xerr=found.half_width, fmt="o", color="C0", capsize=3)
+        axes.set_xlabel(label)
+        axes.grid(axis="x", alpha=0.3)
+    figure.axes[0].set_yticks(range(len(names)), names)
+    figure.axes[0].invert_yaxis()
+    figure.suptitle(summary.title, fontsize=9)
+    plots.save_figure(figure, path)

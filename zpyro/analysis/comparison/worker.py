@@ -1,0 +1,104 @@
+"""One run of a comparison as a process: ``python -m zpyro.analysis.comparison.worker RUN``.
+
+It starts or resumes the training in a run directory, scores the best checkpoint and writes
+``result.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from zpyro import evaluation
+from zpyro.analysis.comparison.jobs import RESULT
+from zpyro.analysis.loading import load_dataset
+from zpyro.datasets.sequences import Dataset
+from zpyro.distributed.seeding import seed_everything
+from zpyro.errors import UserError
+from zpyro.io import files
+from zpyro.training import loop, runs
+from zpyro.training.building import build_likelihood, build_model, choose_device
+from zpyro.training.loggers import Lines
+from zpyro.training.loop import Outcome
+from zpyro.training.runs import Run
+
+
+def train(run: Run, dataset: Dataset) -> Outcome:
+    """Start or resume the training of a run."""
+    with run.locked():
+        config = run.config()
+        device = choose_device(config.train.device)
+        damage = run.recover()
+        if damage is not None:
+            print(f"warning: {damage}", file=sys.stderr)
+        resume = run.has("last")
+        if resume:
+            model = run.load("last", device).module
+        else:
+            likelihood = build_likelihood(config.model, dataset.likelihood, dataset.frame_size)
+            seed_everything(config.train.seed)
+            model = build_model(config.model, likelihood).to(device)
+        reporter = Lines(Console(file=sys.stdout, width=160))
+        return loop.fit(model, dataset, config, run=run, resume=resume, reporter=reporter)
+
+
+def score(run: Run, dataset: Dataset, split: str, particles: int) -> dict[str, Any]:
+    """The scores of a run's best checkpoint on a split."""
+    config = run.config()
+    checkpoint = run.load("best", choose_device(config.train.device))
+    sequences = dataset.split(split)
+    elbo = evaluation.evaluate(checkpoint.module, sequences)
+    iwae = evaluation.iwae(checkpoint.module, sequences, particles=particles)
+    values = {
+        "elbo": elbo.elbo,
+        "elbo_per_frame": elbo.elbo_per_frame,
+        "iwae": iwae.iwae,
+        "iwae_monte_carlo_stderr": iwae.monte_carlo_stderr,
+        "kl": elbo.kl,
+        "log_likelihood": elbo.log_likelihood,
+        "active_units": elbo.active_units,
+        "sequences": elbo.sequences,
+        "frames": elbo.frames,
+        "particles": particles,
+        "parameters": sum(p.numel() for p in checkpoint.module.parameters()),
+        "hidden_size": config.model.hidden_size,
+        "best_step": checkpoint.step,
+    }
+    if sequences.data_type == "tokens":
+        per_token = elbo.sequences / elbo.frames
+        values["perplexity"] = math.exp(-elbo.elbo * per_token)
+        values["perplexity_iwae"] = math.exp(-iwae.iwae * per_token)
+    return values
+
+
+def main() -> int:
+    """Train and score; the exit status is 2 after a user's mistake, 128 + n after signal n."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--particles", type=int, default=25)
+    options = parser.parse_args()
+    try:
+        run = runs.open_run(options.run)
+        config = run.config()
+        dataset = load_dataset(config)
+        outcome = train(run, dataset)
+        if outcome.interrupted is not None:
+            return 128 + outcome.interrupted
+        values = score(run, dataset, options.split, options.particles)
+        values |= {"seconds": outcome.seconds, "steps": outcome.step, "seed": config.train.seed}
+        files.replace_file(options.run / RESULT, json.dumps(values, indent=2) + "\n")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
