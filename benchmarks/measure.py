@@ -36,10 +36,10 @@ def start(options: argparse.Namespace) -> None:
         print(machine())
 
 
-def interleaved(
+def median_seconds(
     steps: Mapping[str, Callable[[], object]], repeats: Mapping[str, int], device: str = "cpu"
-) -> dict[str, list[float]]:
-    """Seconds of each call; calls alternate, so that a slow period affects all contenders.
+) -> dict[str, float]:
+    """Median seconds of a call; calls alternate, so that a slow period affects all contenders.
 
     Args:
         steps: the functions to time, by name.
@@ -55,7 +55,7 @@ def interleaved(
         for name, step in steps.items():
             if (i + 1) * repeats[name] // rounds > len(seconds[name]):
                 seconds[name].append(_seconds(step, device))
-    return seconds
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def _seconds(step: Callable[[], object], device: str) -> float:
@@ -69,11 +69,6 @@ def _seconds(step: Callable[[], object], device: str) -> float:
 def _wait(device: str) -> None:
     if device != "cpu":
         torch.cuda.synchronize()
-
-
-def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
-    """The median of the seconds of each contender."""
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def matmul_gflops(size: Size, device: str = "cpu", repeats: int = 15) -> float:

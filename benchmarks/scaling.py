@@ -14,7 +14,7 @@ from functools import partial
 import torch
 
 from benchmarks.contenders import bare_terms, make, zforcing
-from benchmarks.measure import common_arguments, interleaved, medians, start
+from benchmarks.measure import common_arguments, median_seconds, start
 from benchmarks.sizes import SIZES, Size
 
 STEPS = (40, 196, 784, 3136)
@@ -34,7 +34,7 @@ def main() -> None:
     for name, contenders, frames in _tables(SIZES["small"]):
         if options.only in (None, name):
             repeats = dict.fromkeys(contenders, int(options.repeats))
-            seconds = medians(interleaved(contenders, repeats))
+            seconds = median_seconds(contenders, repeats)
             _report(name, seconds, frames, options.json)
 
 

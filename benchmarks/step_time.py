@@ -22,9 +22,8 @@ import torch
 from benchmarks.contenders import make
 from benchmarks.measure import (
     common_arguments,
-    interleaved,
     matmul_gflops,
-    medians,
+    median_seconds,
     peak_mib,
     start,
 )
@@ -71,7 +70,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, str | int | flo
         contender: make(contender, size, options.device, precision=options.precision)
         for contender in contenders
     }
-    seconds = medians(interleaved(steps, turns, options.device))
+    seconds = median_seconds(steps, turns, options.device)
     del steps
     fast = seconds["fast"]
     return {

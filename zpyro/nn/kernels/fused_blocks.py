@@ -107,24 +107,21 @@ def noise_gradient(later: Tensor, direct: Gradient, raw: Tensor) -> Tensor:
     return total * gaussian(raw)[1].mul(0.5).exp_()
 
 
-class Reparameterization(NamedTuple):
+def reparameterization(
+    raw: Tensor, noise: Tensor, grad_outputs: PathGradients
+) -> tuple[Tensor, Tensor]:
     """The gradient of the posterior's unclamped output raw_t as an affine function.
 
     gradient of raw_t = constant_t + factor_t * gradient of z_t through later steps
 
-    Attributes:
-        factor: (T, N, 2, Z), for mean and log variance.
-        constant: (T, N, 2, Z), from the gradients of the outputs z, mean and log variance.
+    Args:
+        raw: (T, N, 2Z).
+        noise: (T, N, Z).
+        grad_outputs: gradients of the outputs; those of z, mean and log variance are used.
+
+    Returns:
+        ``factor`` and ``constant``, each (T, N, 2, Z), for mean and log variance.
     """
-
-    factor: Tensor
-    constant: Tensor
-
-
-def reparameterization(
-    raw: Tensor, noise: Tensor, grad_outputs: PathGradients
-) -> Reparameterization:
-    """See :class:`Reparameterization`; ``raw`` is (T, N, 2Z) and ``noise`` (T, N, Z)."""
     pairs = raw.unflatten(-1, (2, -1))
     outside = ~(pairs.abs() <= GAUSSIAN_BOUND)
     deviation = gaussian(raw)[1].mul(0.5).exp_()
@@ -137,7 +134,7 @@ def reparameterization(
             constant[..., index, :] += gradient
     factor.masked_fill_(outside, 0.0)
     constant.masked_fill_(outside, 0.0)
-    return Reparameterization(factor, constant)
+    return factor, constant
 
 
 class Sampler:
