@@ -3,16 +3,18 @@
 In reading order: ``steps`` (the contract: the equations of one step, and defaults derived from
 them), ``conditions`` and ``bound_model`` (a model bound to one batch), ``distributions`` and
 ``programs`` (the Pyro sites), ``base`` (the base class), ``smoothing`` (auxiliary terms), the
-models, ``guides`` (latents of any guide), ``interop`` (published checkpoints).
+models, ``registry`` and ``config`` (their names and settings), ``guides`` (latents of any
+guide), ``interop`` (published checkpoints).
 """
 
-from zpyro.io.registry import Registry
 from zpyro.models.base import SequenceModel
 from zpyro.models.bound_model import BoundModel
+from zpyro.models.config import ModelConfig, config_class, model_config
 from zpyro.models.dmm import DMM
 from zpyro.models.guides import model_inputs
 from zpyro.models.interop import from_reference
 from zpyro.models.programs import AuxiliaryCosts, Program
+from zpyro.models.registry import MODELS, register
 from zpyro.models.rnn import RNN
 from zpyro.models.smoothing import SmoothingModel
 from zpyro.models.srnn import SRNN
@@ -20,29 +22,6 @@ from zpyro.models.steps import PosteriorPath, StepwiseModel
 from zpyro.models.storn import STORN
 from zpyro.models.vrnn import VRNN
 from zpyro.models.zforcing import ZForcing
-
-MODELS: Registry[type[SequenceModel]] = Registry("model", group="zpyro.models")
-"""Models by the name that the setting ``model.name`` takes."""
-
-for _name, _cls in (
-    ("rnn", RNN),
-    ("dmm", DMM),
-    ("storn", STORN),
-    ("vrnn", VRNN),
-    ("srnn", SRNN),
-    ("zforcing", ZForcing),
-):
-    MODELS.register(_name, _cls)
-
-
-def register(name: str, model: type[SequenceModel]) -> None:
-    """Make a model available under a name, for ``model.name`` and ``zpyro compare``.
-
-    Raises:
-        UserError: if the name belongs to another model.
-    """
-    MODELS.register(name, model)
-
 
 __all__ = [
     "DMM",
@@ -53,13 +32,16 @@ __all__ = [
     "VRNN",
     "AuxiliaryCosts",
     "BoundModel",
+    "ModelConfig",
     "PosteriorPath",
     "Program",
     "SequenceModel",
     "SmoothingModel",
     "StepwiseModel",
     "ZForcing",
+    "config_class",
     "from_reference",
+    "model_config",
     "model_inputs",
     "register",
 ]

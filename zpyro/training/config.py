@@ -7,45 +7,27 @@ options.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from zpyro import settings
 from zpyro.errors import UserError
+from zpyro.models.config import (
+    ModelConfig,
+    config_class,
+    for_model,
+    is_setting_of_any,
+    model_config,
+)
+from zpyro.models.registry import MODELS
 from zpyro.nn.precision import PRECISIONS
+from zpyro.objectives.terms import TERMS, Term
 from zpyro.settings import Field, setting
-
-LARGEST_SIZE = 1 << 16
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The network. Sizes as in :class:`zpyro.ZForcing`."""
-
-    name: str = setting("zforcing", "the model: rnn, dmm, storn, vrnn, srnn or zforcing")
-    likelihood: str | None = setting(None, "density of a frame; none takes the data set's own")
-    hidden_size: int = setting(256, "LSTM states", at_least=1, at_most=LARGEST_SIZE)
-    latent_size: int = setting(64, "latents a step", at_least=1, at_most=LARGEST_SIZE)
-    embedding_size: int = setting(128, "size of e(x)", at_least=1, at_most=LARGEST_SIZE)
-    mlp_size: int = setting(128, "width of the MLPs", at_least=1, at_most=LARGEST_SIZE)
-    backward_layers: int = setting(1, "layers of the backward LSTM", at_least=1, at_most=64)
-    conditional_layer_norm: bool = setting(False, "latents set the forward cell's layer norm")
-    forced_auxiliary: bool = setting(False, "predict backward states from the latents alone")
-    squared_error_auxiliary: bool = setting(False, "squared error as the auxiliary cost")
-    residual_posterior: bool = setting(True, "srnn: the posterior mean corrects the prior's")
-    embedding_dropout: float = setting(0.0, "dropout on e(x)", at_least=0, below=1)
-    word_dropout: float = setting(0.0, "inputs x_{t-1} left out in training", at_least=0, below=1)
-    log_variance_bounds: tuple[float, float] | None = setting(
-        (-14.0, 8.0), "bounds of a Gaussian likelihood's log variance, none for no bound"
-    )
-    mixture_components: int = setting(
-        20, "Gaussians in the likelihood gaussian-mixture", at_least=1, at_most=1 << 10
-    )
-    tied_embedding: bool = setting(False, "score tokens by the weight of e(x)")
-    recurrence: str = setting("auto", "auto, or a name of zpyro.nn.recurrence.RECURRENCES")
 
 
 @dataclass(frozen=True)
@@ -94,6 +76,35 @@ class ObjectiveConfig:
                 "objective.auxiliary_weight_final needs one of auxiliary_weight_rate and "
                 "auxiliary_weight_epochs; set exactly one above 0"
             )
+
+
+def objective_class() -> type[ObjectiveConfig]:
+    """The settings of the objective, with those of every registered term.
+
+    A term NAME has ``NAME_weight`` (at the first step), ``NAME_weight_final`` and
+    ``NAME_weight_rate`` (per step).
+    """
+    return _objective_class(tuple(TERMS.items()))
+
+
+@cache
+def _objective_class(terms: tuple[tuple[str, type[Term]], ...]) -> type[ObjectiveConfig]:
+    fields: list[tuple[str, Any, Any]] = []
+    for name, term in terms:
+        fields += [
+            (f"{name}_weight", float, setting(0.0, f"weight of {term.label} at the first step")),
+            (
+                f"{name}_weight_final",
+                float | None,
+                setting(None, "its final weight, none to keep it constant"),
+            ),
+            (f"{name}_weight_rate", float, setting(0.0, "its change per step", at_least=0)),
+        ]
+    if not fields:
+        return ObjectiveConfig
+    return dataclasses.make_dataclass(
+        "ObjectiveConfig", fields, bases=(ObjectiveConfig,), frozen=True
+    )
 
 
 @dataclass(frozen=True)
@@ -155,13 +166,13 @@ class Config:
     dataset: str
     data_folder: str | None
     data: Any
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = dataclasses.field(default_factory=model_config)
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
 
     def __post_init__(self) -> None:
         noisy = {
-            "model.embedding_dropout": self.model.embedding_dropout,
+            "model.embedding_dropout": getattr(self.model, "embedding_dropout", 0.0),
             "model.word_dropout": self.model.word_dropout,
             "objective.skip_gradient": self.objective.skip_gradient,
         }
@@ -196,39 +207,91 @@ def resolve(
     assignments: Iterable[str] = (),
     options: Mapping[str, object] | None = None,
     data_folder: str | None = None,
+    model: str | None = None,
 ) -> Config:
     """The configuration from all its layers, each value checked.
 
     Args:
         dataset: name of the data set.
         data_settings: the dataclass of its settings.
-        preset: values over the defaults.
+        preset: values over the defaults; those of other models than the chosen one are dropped,
+            see :func:`resolve_for_model`.
         assignments: texts ``section.name=value`` over those, as ``--set`` takes them.
         options: values by dotted key over those.
-        data_folder: where the data set lies.
+        data_folder: where the data set is.
+        model: name of the model, over all of these.
 
     Raises:
-        UserError: for an unknown key, a wrong type, a value outside its limits, or a preset for
-            another data set.
+        UserError: for an unknown key, a wrong type, a value outside its limits, a setting of
+            another model in ``assignments``, or a preset for another data set.
     """
-    fields = known_fields(data_settings)
+    return resolve_for_model(
+        dataset,
+        data_settings,
+        preset=preset,
+        assignments=assignments,
+        options=options,
+        data_folder=data_folder,
+        model=model,
+    )[0]
+
+
+def resolve_for_model(
+    dataset: str,
+    data_settings: type[Any],
+    *,
+    preset: Preset | None = None,
+    assignments: Iterable[str] = (),
+    options: Mapping[str, object] | None = None,
+    data_folder: str | None = None,
+    model: str | None = None,
+) -> tuple[Config, tuple[str, ...]]:
+    """As :func:`resolve`, with the dotted keys of the preset that the model does not have."""
+    pairs = [_assignment(text) for text in assignments]
+    given = dict(options or {})
+    if preset is not None and preset.dataset not in (None, dataset):
+        raise UserError(
+            f"{preset.source} is for the data set {preset.dataset}, not {dataset}; "
+            f"pass --dataset {preset.dataset} or another preset"
+        )
+    preset_values = {} if preset is None else dict(preset.values)
+    name = model or _model_name(preset, pairs, given)
+    fields = known_fields(data_settings, name)
     values: dict[str, Any] = {}
-    if preset is not None:
-        if preset.dataset not in (None, dataset):
-            raise UserError(
-                f"{preset.source} is for the data set {preset.dataset}, not {dataset}; "
-                f"say --dataset {preset.dataset} or take another preset"
-            )
-        for key, value in preset.values.items():
-            values[key] = _field(fields, key, preset.source).convert(value, preset.source)
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise UserError(f"--set {assignment}: has no =; write --set section.name=value")
-        key = key.strip()
-        values[key] = _field(fields, key, "--set").parse(text.strip(), "--set")
-    values.update(_from_options(fields, options or {}))
-    return Config(dataset, data_folder, **_sections(data_settings, values))
+    dropped: list[str] = []
+    for key, value in preset_values.items():
+        assert preset is not None
+        if key not in fields and _belongs_to_another_model(key):
+            if value != _default_elsewhere(key):
+                dropped.append(key)
+            continue
+        values[key] = _field(fields, key, preset.source).convert(value, preset.source)
+    for key, text in pairs:
+        if key not in fields and _belongs_to_another_model(key):
+            raise UserError(f"{key} is not a setting of the model {name}; leave it out")
+        values[key] = _field(fields, key, "--set").parse(text, "--set")
+    values.update(_from_options(fields, given))
+    values["model.name"] = name
+    explicit = {key for key, _ in pairs}
+    dropped += _drop_auxiliary(values, name, explicit)
+    return Config(dataset, data_folder, **_sections(data_settings, name, values)), tuple(dropped)
+
+
+def for_other_model(config: Config, name: str) -> tuple[Config, tuple[str, ...]]:
+    """The configuration with another model, and the settings that it does not have.
+
+    Raises:
+        UserError: for an unknown model.
+    """
+    model, dropped = for_model(config.model, name)
+    values = {f"objective.{key}": value for key, value in vars(config.objective).items()}
+    lost = _drop_auxiliary(values, name, set())
+    objective = replace(
+        config.objective,
+        **{key.removeprefix("objective."): value for key, value in values.items()},
+    )
+    changed = replace(config, model=model, objective=objective)
+    return changed, (*(f"model.{key}" for key in dropped), *lost)
 
 
 def with_options(config: Config, options: Mapping[str, object]) -> Config:
@@ -246,11 +309,11 @@ def with_options(config: Config, options: Mapping[str, object]) -> Config:
     return replace(config, train=replace(config.train, **changes))
 
 
-def known_fields(data_settings: type[Any]) -> dict[str, Field]:
-    """Every setting by dotted key."""
+def known_fields(data_settings: type[Any], model: str = "zforcing") -> dict[str, Field]:
+    """Every setting by dotted key, for one model."""
     fields: dict[str, Field] = {}
-    for section, kind in _kinds(data_settings).items():
-        fields.update(settings.fields_of(kind, section))
+    for section, cls in _section_classes(data_settings, model).items():
+        fields.update(settings.fields_of(cls, section))
     return fields
 
 
@@ -312,13 +375,76 @@ def _from_options(fields: Mapping[str, Field], options: Mapping[str, object]) ->
     return values
 
 
-def _kinds(data_settings: type[Any]) -> dict[str, type[Any]]:
+def _section_classes(data_settings: type[Any], model: str) -> dict[str, type[Any]]:
     return {
         "data": data_settings,
-        "model": ModelConfig,
-        "objective": ObjectiveConfig,
+        "model": config_class(model),
+        "objective": objective_class(),
         "train": TrainConfig,
     }
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    """Key and value of a text as ``--set`` takes it."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set {text}: has no =; write --set section.name=value")
+    return key.strip(), value.strip()
+
+
+def _model_name(
+    preset: Preset | None, pairs: Iterable[tuple[str, str]], options: Mapping[str, object]
+) -> str:
+    """The model that the layers of a configuration choose."""
+    name: object = "zforcing"
+    source = "model.name"
+    if preset is not None and "model.name" in preset.values:
+        name, source = preset.values["model.name"], preset.source
+    for key, text in pairs:
+        if key == "model.name":
+            name, source = settings.parse_value(text), "--set"
+    name = options.get("model.name", name)
+    field = settings.fields_of(ModelConfig, "model")["model.name"]
+    return field.convert(name, source)
+
+
+def _belongs_to_another_model(key: str) -> bool:
+    section, _, name = key.partition(".")
+    return section == "model" and is_setting_of_any(name)
+
+
+def _default_elsewhere(key: str) -> Any:
+    """The default of a model setting in the first model that has it."""
+    name = key.removeprefix("model.")
+    for model in MODELS:
+        for field in dataclasses.fields(config_class(model)):
+            if field.name == name:
+                return field.default
+    return None
+
+
+def _drop_auxiliary(values: dict[str, Any], name: str, explicit: set[str]) -> list[str]:
+    """Reset the weights of auxiliary terms for a model without them; gives the keys.
+
+    Raises:
+        UserError: if one of them was set explicitly.
+    """
+    if MODELS.find(name, "model.name").has_backward_network:
+        return []
+    found: list[str] = []
+    for field in dataclasses.fields(ObjectiveConfig):
+        key = f"objective.{field.name}"
+        if not field.name.startswith(("auxiliary_", "reverse_")):
+            continue
+        if key in values and values[key] != field.default:
+            if key in explicit:
+                raise UserError(
+                    f"{key} has no effect on the model {name}, which has no auxiliary terms; "
+                    "leave it out"
+                )
+            values[key] = field.default
+            found.append(key)
+    return found
 
 
 def _field(fields: Mapping[str, Field], key: str, source: str) -> Field:
@@ -327,15 +453,17 @@ def _field(fields: Mapping[str, Field], key: str, source: str) -> Field:
     return fields[key]
 
 
-def _sections(data_settings: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def _sections(
+    data_settings: type[Any], model: str, values: Mapping[str, Any]
+) -> dict[str, Any]:
     """The dataclass of each section from values that were checked."""
     sections: dict[str, Any] = {}
-    for section, kind in _kinds(data_settings).items():
+    for section, cls in _section_classes(data_settings, model).items():
         prefix = f"{section}."
         mine = {
             key.removeprefix(prefix): value
             for key, value in values.items()
             if key.startswith(prefix)
         }
-        sections[section] = kind(**mine)
+        sections[section] = cls(**mine)
     return sections

@@ -1,0 +1,48 @@
+"""Plugins: a user's file that registers models, likelihoods, data sets or objective terms.
+
+A plugin is imported once; what it registers is then available by name, as built-in entries are::
+
+    import zpyro
+    from torch import nn
+
+    class MyModel(zpyro.models.SmoothingModel): ...
+
+    zpyro.models.register("mine", MyModel)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from zpyro.training import user_files
+from zpyro.training.user_files import RecordedFile, UserFile
+
+FOLDER, RECORD = "plugins", "plugins.json"
+
+
+def load(paths: Iterable[Path]) -> list[UserFile]:
+    """Import plugin files.
+
+    Raises:
+        UserError: if one is missing or fails; the message names the file and the line.
+    """
+    found = [user_files.read(path, "--plugin") for path in paths]
+    for file in found:
+        file.run()
+    return found
+
+
+def keep(run: Path, plugins: Sequence[UserFile]) -> None:
+    """Leave copies of plugin files and their checksums in a run directory."""
+    if plugins:
+        user_files.keep(run / FOLDER, RECORD, [(plugin, None) for plugin in plugins])
+
+
+def recorded(run: Path) -> list[RecordedFile]:
+    """The recorded plugins of a run.
+
+    Raises:
+        UserError: if the record is corrupt.
+    """
+    return user_files.recorded(run / FOLDER, RECORD)
