@@ -11,8 +11,10 @@ import click
 
 from .common import load_data, log
 from .sequences import write_plot
+from .user_code import load_plugins, plugin_option
 
 if TYPE_CHECKING:
+    from zpyro.analysis.comparison import Variant
     from zpyro.training.config import Config
 
 DEFAULT = "rnn,storn,vrnn,srnn,zforcing"
@@ -47,6 +49,7 @@ TABLE, NUMBERS, PICTURE = "comparison.md", "comparison.json", "comparison.png"
 @click.option("--jobs", type=click.IntRange(1), help="Runs at once.  [default: by cores or GPUs]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
 @click.option("--out", type=click.Path(path_type=Path), help="The folder of the comparison.")
+@plugin_option
 def command(
     dataset: str | None,
     models: str,
@@ -58,6 +61,7 @@ def command(
     particles: int,
     jobs: int | None,
     out: Path | None,
+    plugins: tuple[Path, ...],
     **options: Any,
 ) -> None:
     """Train several models with the same budget and write a table of their bounds.
@@ -75,6 +79,7 @@ def command(
     from zpyro.errors import UserError
     from zpyro.io import files
 
+    load_plugins(plugins)
     if show_rows:
         for variant in comparison.VARIANTS.values():
             click.echo(f"{variant.name:20}{variant.summary}")
@@ -83,7 +88,7 @@ def command(
         raise UserError(f"--dataset is missing; choose one of {', '.join(datasets.names())}")
     names = [name.strip() for name in models.split(",") if name.strip()]
     variants = comparison.find_variants(names, custom)
-    configs = [_config(dataset, variant.assignments, options) for variant in variants]
+    configs = [_config(dataset, variant, options) for variant in variants]
     spec = comparison.ComparisonSpec(
         folder=out or Path("runs") / f"compare-{dataset}",
         variants=tuple(zip(variants, configs, strict=True)),
@@ -91,6 +96,7 @@ def command(
         match_parameters=match == "parameters",
         split=split,
         particles=particles,
+        plugins=tuple(path.absolute() for path in plugins),
     )
     minutes, steps = options["budget_minutes"], options["budget_steps"]
     budget = f"{minutes:g} minutes" if minutes is not None else f"{steps:,} steps"
@@ -121,7 +127,7 @@ def command(
         raise UserError(f"{len(found.failed)} runs failed ({failed}); see their log.txt")
 
 
-def _config(dataset: str, assignments: tuple[str, ...], options: dict[str, Any]) -> Config:
+def _config(dataset: str, variant: Variant, options: dict[str, Any]) -> Config:
     from zpyro import datasets
     from zpyro.errors import UserError
     from zpyro.training import config
@@ -137,7 +143,9 @@ def _config(dataset: str, assignments: tuple[str, ...], options: dict[str, Any])
         dataset,
         datasets.entry(dataset).settings,
         preset=config.read_preset(preset) if preset else config.default_preset(dataset),
-        assignments=(*options["assignments"], *assignments),
+        shared=options["assignments"],
+        assignments=variant.assignments,
+        model=variant.model,
         options=given,
         data_folder=None if data is None else str(data.absolute()),
     )

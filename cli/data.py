@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import console, load_data, log, pluralize
+from .user_code import load_plugins, plugin_option
 
 if TYPE_CHECKING:
     from zpyro.datasets.prepared import Progress
@@ -56,7 +57,14 @@ def list_names() -> None:
     metavar="data.NAME=VALUE",
     help="One setting, e.g. data.frame_size=100; again for another.",
 )
-def info(name: str, data: Path | None, preset: str | None, assignments: tuple[str, ...]) -> None:
+@plugin_option
+def info(
+    name: str,
+    data: Path | None,
+    preset: str | None,
+    assignments: tuple[str, ...],
+    plugins: tuple[Path, ...],
+) -> None:
     """Describe the data set NAME as training would read it.
 
     \b
@@ -69,6 +77,7 @@ def info(name: str, data: Path | None, preset: str | None, assignments: tuple[st
     from zpyro import datasets
     from zpyro.training import config
 
+    load_plugins(plugins)
     settled = config.resolve(
         name,
         datasets.entry(name).settings,

@@ -77,10 +77,10 @@ def _converted(path: Path) -> tuple[dict[str, Any], ZForcing]:
 
 
 def _model_config(state: dict[str, Any], likelihood: str) -> Any:
+    from zpyro.models import model_config
     from zpyro.models.interop import reference_settings
-    from zpyro.training.config import ModelConfig
 
-    return ModelConfig(
+    return model_config(
         likelihood=likelihood,
         hidden_size=state["rnn_dim"],
         latent_size=state["z_dim"],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from .common import log
-from .guides import use_guide
 from .options import model_options
+from .user_code import load_user_code
 
 
 @click.command("inspect")
@@ -75,8 +76,7 @@ def command(
     which: str,
     seed: int,
     device: str,
-    guide: str | None,
-    run_guide: bool,
+    **code: Any,
 ) -> None:
     """Write a report on what a run has learned: where its latents are used, and for what.
 
@@ -89,9 +89,10 @@ def command(
     """
     from zpyro.analysis.report import write_report
 
-    use_guide(run, guide, run_guide)
+    guide = load_user_code(run, **code).guide
     report = write_report(
         run,
+        guide=guide,
         split=split,
         sequences=sequences,
         out=out,

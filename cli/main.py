@@ -8,9 +8,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
+
+from .user_code import FILES
 
 COMMANDS = (
     "train",
@@ -86,7 +89,7 @@ class Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:  # whatever the code of a user's guide may raise
-            line = _mistake(error)
+            line = _mistake(error, ctx.meta.get(FILES, []))
             if line is None:
                 raise
             alone = getattr(error, "of_one_process", False)
@@ -98,15 +101,17 @@ def _among_several() -> bool:
     return "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
-def _mistake(error: Exception) -> str | None:
+def _mistake(error: Exception, user_files: list[Path]) -> str | None:
     """What a user did wrong, or None where the fault is not theirs."""
     from zpyro.errors import UserError
 
     if isinstance(error, UserError):
         return str(error)
-    # Loaded only by commands that can run one.
-    custom_guides = sys.modules.get("zpyro.training.custom_guides")
-    return None if custom_guides is None else custom_guides.describe_user_error(error)
+    if not user_files:
+        return None
+    from zpyro.training.user_files import describe_user_error
+
+    return describe_user_error(error, user_files)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

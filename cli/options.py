@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .guides import guide_options
+from .user_code import user_code_options
 
 MODEL = (
     click.option(
@@ -25,8 +25,8 @@ MODEL = (
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--checkpoint, --seed, --device, --guide and --run-guide."""
-    command = guide_options(command)
+    """--checkpoint, --seed, --device and the options of a user's own code."""
+    command = user_code_options(command)
     for option in reversed(MODEL):
         command = option(command)
     return command

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import log, status
-from .guides import use_guide
 from .options import model_options
+from .user_code import load_user_code
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,18 +45,17 @@ def sequence_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def open_run(
-    run: Path, *, which: str, device: str, guide: str | None, run_guide: bool,
-    guide_needed: bool = True,
-) -> LoadedRun:  # fmt: skip
+    run: Path, *, which: str, device: str, guide_needed: bool = True, **code: Any
+) -> LoadedRun:
     """Open a run as the options of :func:`~zpyro_cli.options.model_options` say.
 
     Raises:
-        UserError: if it is not a run, has no such checkpoint, or its guide may not be run.
+        UserError: if it is not a run, has no such checkpoint, or its code may not be executed.
     """
     from zpyro.analysis.loading import load_run
 
-    use_guide(run, guide, run_guide, needed=guide_needed)
-    return load_run(run, which, device)
+    found = load_user_code(run, guide_needed=guide_needed, **code)
+    return load_run(run, which, device, found.guide)
 
 
 def load_split(loaded: LoadedRun, split: str, data: Path | None) -> Sequences:

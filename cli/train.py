@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import console, load_data, log, pluralize
-from .guides import guide_options, use_guide
+from .user_code import UserCode, load_user_code, user_code_options
 
 if TYPE_CHECKING:
     from zpyro.datasets.sequences import Dataset
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @click.option(
     "--detect-anomaly", is_flag=True, help="Stop at the first NaN or infinity and name it; slow."
 )
-@guide_options
+@user_code_options
 def command(
     dataset: str | None,
     data: Path | None,
@@ -55,6 +55,8 @@ def command(
     detect_anomaly: bool,
     guide: str | None,
     run_guide: bool,
+    plugins: tuple[Path, ...],
+    run_plugins: bool,
     **options: Any,
 ) -> None:
     """Train a model and leave a run directory.
@@ -65,7 +67,9 @@ def command(
     Example:
       zpyro train --dataset wav --data recordings --set model.hidden_size=512 --max-minutes 30
     """
-    use_guide(resume, guide, run_guide)
+    code = load_user_code(
+        resume, guide=guide, run_guide=run_guide, plugins=plugins, run_plugins=run_plugins
+    )
     given = {f"train.{name}": value for name, value in options.items() if value is not None}
     from zpyro.distributed.processes import init_distributed
     from zpyro.errors import UserError
@@ -76,7 +80,7 @@ def command(
             "--out and --seed"
         )
     with init_distributed(options["device"] or "auto") as process_group:
-        how = RunOptions(detect_anomaly, process_group)
+        how = RunOptions(detect_anomaly, process_group, code)
         if resume is None:
             outcome, run = _start(dataset, data, preset, assignments, out, given, how)
         else:
@@ -91,10 +95,12 @@ class RunOptions:
     Attributes:
         detect_anomaly: look for the first number that is not finite.
         process_group: this process among those that train together.
+        code: the user's own code.
     """
 
     detect_anomaly: bool
     process_group: ProcessGroup
+    code: UserCode
 
 
 def _start(
@@ -109,13 +115,13 @@ def _start(
     from zpyro import datasets
     from zpyro.errors import UserError
     from zpyro.training import config, runs
-    from zpyro.training.building import build_likelihood, choose_device, fitted
+    from zpyro.training.building import build_likelihood, choose_device
 
     chosen = None if preset is None else config.read_preset(preset)
     dataset = dataset or (chosen.dataset if chosen else None)
     if dataset is None:
         raise UserError(f"--dataset is missing; choose one of {', '.join(datasets.names())}")
-    settled = config.resolve(
+    settled, left_out = config.resolve_for_model(
         dataset,
         datasets.entry(dataset).settings,
         preset=chosen or config.default_preset(dataset),
@@ -123,8 +129,6 @@ def _start(
         options=_with_limits(given),
         data_folder=None if data is None else str(data.absolute()),
     )
-    explicit = [assignment.partition("=")[0].strip() for assignment in assignments]
-    settled, left_out = fitted(settled, explicit)
     if left_out:
         log(f"the model {settled.model.name} has no {', '.join(left_out)}: left out")
     device, small = choose_device(settled.train.device), f"{dataset}-small"
@@ -142,7 +146,7 @@ def _start(
     loaded = load_data(settled, process_group=how.process_group)
     likelihood = build_likelihood(settled.model, loaded.likelihood, loaded.frame_size)
     settled = replace(settled, model=replace(settled.model, likelihood=likelihood.name))
-    module = _fresh(settled, loaded)
+    module = _fresh(settled, loaded, how)
     # Once nothing else can go wrong.
     with how.process_group.main_process_first():
         run = runs.create(out, settled) if how.process_group.is_main_process else runs.open_run(out)
@@ -168,24 +172,25 @@ def _resume(
         if damage is not None:
             log(f"warning: {damage}")
         # A training killed before its first checkpoint has nothing to lose: it begins again.
-        module = run.load("last", device).module if run.has("last") else None
+        module = run.load("last", device, how.code.guide).module if run.has("last") else None
         loaded = load_data(settled, process_group=how.process_group)
         if how.process_group.is_main_process:
             files.replace_file(folder / runs.CONFIG, config.write_config(settled))
         if module is None:
-            return _begin(_fresh(settled, loaded), settled, loaded, run, how), run
+            return _begin(_fresh(settled, loaded, how), settled, loaded, run, how), run
         return _fit(module, loaded, settled, run, how, resume=True), run
 
 
-def _fresh(settled: Config, data: Dataset) -> SequenceModel:
+def _fresh(settled: Config, data: Dataset, how: RunOptions) -> SequenceModel:
     """The model to begin with."""
     from zpyro.distributed.seeding import seed_everything
     from zpyro.training.building import build_likelihood, build_model, choose_device
 
     likelihood = build_likelihood(settled.model, data.likelihood, data.frame_size)
     seed_everything(settled.train.seed)
-    module = build_model(settled.model, likelihood).to(choose_device(settled.train.device))
-    _check_guide(module, data, settled)
+    module = build_model(settled.model, likelihood, how.code.guide)
+    module = module.to(choose_device(settled.train.device))
+    _check_guide(module, data, settled, how.code)
     return module
 
 
@@ -198,16 +203,16 @@ def _begin(
     return _fit(module, data, settled, run, how, resume=False)
 
 
-def _check_guide(module: SequenceModel, data: Dataset, settled: Config) -> None:
+def _check_guide(module: SequenceModel, data: Dataset, settled: Config, code: UserCode) -> None:
     """See that a guide of the user's own will do, before anything is written."""
     from zpyro.training import guide_checks
 
-    if module.custom_guide is None:
+    if code.guide is None:
         return
     objective = settled.objective
     costs = (objective.auxiliary_weight, objective.auxiliary_weight_final, objective.reverse_weight)
     some = data.train[: min(8, len(data.train))].batch()
-    guide_checks.check(module, some, needs_backward_states=any(costs))
+    guide_checks.check(module, some, needs_backward_states=any(costs), path=code.guide.file.path)
 
 
 def _with_limits(given: dict[str, object]) -> dict[str, object]:
@@ -227,14 +232,13 @@ def _fit(
     *,
     resume: bool,
 ) -> Outcome:
-    from zpyro.training import custom_guides as custom_guides
     from zpyro.training.allocation import keep_freed_memory
     from zpyro.training.loggers import for_console
     from zpyro.training.loop import fit
 
     keep_freed_memory()
     if how.process_group.is_main_process:
-        custom_guides.keep(run.folder)
+        how.code.keep(run.folder)
     weights = sum(parameter.numel() for parameter in module.parameters())
     device = next(module.parameters()).device.type
     log(

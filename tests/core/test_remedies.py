@@ -11,11 +11,12 @@ from torch import Tensor
 
 import zpyro
 from tests.core.cases import Case, frames, gradients, make
+from zpyro.models import model_config
 from zpyro.objectives import schedules
 from zpyro.objectives.multi_sample import MultiSampleELBO
 from zpyro.objectives.sequence_terms import FixedNoise
 from zpyro.training.building import build_objective
-from zpyro.training.config import Config, ModelConfig, ObjectiveConfig
+from zpyro.training.config import Config, ObjectiveConfig
 
 LATENT = ("dmm", "storn", "vrnn", "srnn", "gaussian")
 
@@ -235,7 +236,7 @@ def test_objectives_from_settings() -> None:
             "npz",
             None,
             None,
-            model=ModelConfig(word_dropout=0.1),
+            model=model_config(word_dropout=0.1),
             objective=ObjectiveConfig(bound="dreg", particles=3),
         )
     with pytest.raises(ValueError, match="free_bits_per is 'word'"):

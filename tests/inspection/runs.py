@@ -10,9 +10,9 @@ from zpyro.datasets.sequences import Normalization, Sequences
 from zpyro.datasets.vocabulary import SPECIAL, Vocabulary
 from zpyro.distributed.seeding import seed_everything
 from zpyro.likelihoods import Likelihood
+from zpyro.models import model_config
 from zpyro.training.building import build_model
 from zpyro.training.checkpoint import Checkpoint, DataSpec
-from zpyro.training.config import ModelConfig
 
 Case = tuple[Checkpoint, Sequences]
 RATE = 1_000
@@ -27,7 +27,7 @@ def case(
 ) -> Case:
     """A fresh model that fits the sequences, and these."""
     seed_everything(0)
-    config = ModelConfig(
+    config = model_config(
         name=model, hidden_size=12, latent_size=3, embedding_size=6, mlp_size=8,
         likelihood=likelihood.name,
     )  # fmt: skip

@@ -9,12 +9,12 @@ import numpy as np
 from zpyro import likelihoods
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.distributed.seeding import seed_everything
-from zpyro.models import SequenceModel
+from zpyro.models import SequenceModel, model_config
 from zpyro.training.building import build_model
-from zpyro.training.config import Config, ModelConfig, ObjectiveConfig, TrainConfig
+from zpyro.training.config import Config, ObjectiveConfig, TrainConfig
 
 SIZE = 5
-MODEL = ModelConfig(
+MODEL = model_config(
     likelihood="gaussian", hidden_size=12, latent_size=3, embedding_size=6, mlp_size=8
 )
 

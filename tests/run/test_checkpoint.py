@@ -19,12 +19,12 @@ from zpyro import likelihoods
 from zpyro.errors import UserError
 from zpyro.io import files, manifest
 from zpyro.likelihoods import Likelihood
+from zpyro.models import model_config
 from zpyro.training import checkpoint
 from zpyro.training.building import build_model
 from zpyro.training.checkpoint import Checkpoint, DataSpec
-from zpyro.training.config import ModelConfig
 
-SMALL = ModelConfig(hidden_size=5, latent_size=2, embedding_size=3, mlp_size=4)
+SMALL = model_config(hidden_size=5, latent_size=2, embedding_size=3, mlp_size=4)
 DATA = DataSpec("wav", "audio", 8000, 0.25, 2.0)
 
 

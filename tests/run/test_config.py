@@ -12,6 +12,7 @@ import pytest
 
 from zpyro import likelihoods
 from zpyro.errors import UserError
+from zpyro.models import model_config
 from zpyro.training import building, config
 from zpyro.training.config import Preset
 
@@ -39,7 +40,7 @@ def test_later_layers_win() -> None:
     assert settled.train.batch_size == 5
     assert settled.train.seed == 2
     assert settled.data == Data(files="*.wav")
-    assert settled.model.latent_size == config.ModelConfig().latent_size
+    assert settled.model.latent_size == model_config().latent_size
 
 
 @pytest.mark.parametrize(
@@ -144,10 +145,10 @@ def test_a_broken_preset_file(tmp_path: Path, content: bytes, message: str) -> N
 
 def test_settings_of_the_likelihood_reach_it() -> None:
     mixture = building.build_likelihood(
-        config.ModelConfig(likelihood="gaussian-mixture", mixture_components=5), "gaussian", 3
+        model_config(likelihood="gaussian-mixture", mixture_components=5), "gaussian", 3
     )
     assert mixture == likelihoods.GaussianMixture(3, components=5, log_variance_bounds=(-14.0, 8.0))
-    tied = config.ModelConfig(tied_embedding=True)
+    tied = model_config(tied_embedding=True)
     found = building.build_likelihood(tied, "categorical", 7)
     assert found == likelihoods.Categorical(7, tied=True)
     with pytest.raises(UserError, match="tied_embedding is for tokens"):
@@ -163,7 +164,7 @@ def test_the_auxiliary_weight_moves_over_epochs() -> None:
 
 
 def test_a_model_that_cannot_follow_a_setting_is_not_built() -> None:
-    model = config.ModelConfig(name="storn", conditional_layer_norm=True)
+    model = model_config(name="storn", conditional_layer_norm=True)
     expected = "model.conditional_layer_norm means nothing to the model storn; leave it out"
     with pytest.raises(UserError, match=expected):
         building.build_model(model, likelihoods.Gaussian(3))

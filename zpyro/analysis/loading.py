@@ -15,6 +15,7 @@ from zpyro.models import SequenceModel
 from zpyro.training.building import choose_device
 from zpyro.training.checkpoint import Checkpoint
 from zpyro.training.config import Config
+from zpyro.training.custom_guides import GuideSource
 from zpyro.training.runs import Run, open_run
 
 
@@ -55,13 +56,19 @@ class LoadedRun:
         return renormalize_like(self.checkpoint, found)
 
 
-def load_run(folder: str | Path, which: str = "best", device: str = "auto") -> LoadedRun:
+def load_run(
+    folder: str | Path,
+    which: str = "best",
+    device: str = "auto",
+    guide: GuideSource | None = None,
+) -> LoadedRun:
     """Open a run directory and load one of its checkpoints.
 
     Args:
         folder: the run directory.
         which: "best" or "last".
         device: "auto", "cpu" or "cuda".
+        guide: the custom guide of the run, see :func:`zpyro.training.custom_guides.load`.
 
     Raises:
         UserError: if it is not a run directory, or has no such checkpoint yet.
@@ -79,7 +86,7 @@ def load_run(folder: str | Path, which: str = "best", device: str = "auto") -> L
                 f"{run.folder}: has no {which} checkpoint yet; train on with zpyro train --resume "
                 f"{run.folder}, or see its curves with zpyro plot {run.folder}"
             )
-    return LoadedRun(run, run.load(which, choose_device(device)))
+    return LoadedRun(run, run.load(which, choose_device(device), guide))
 
 
 def load_dataset(config: Config, vocabulary: Vocabulary | None = None) -> Dataset:

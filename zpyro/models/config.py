@@ -245,5 +245,3 @@ def _argument_meanings(model: type[Any]) -> dict[str, str]:
     indented = "".join(f"    {line}" for line in section[1].splitlines(keepends=True))
     found = {name: " ".join(words.split()) for name, words in _ARGUMENT.findall(indented)}
     return {name: words.rstrip(".") for name, words in found.items()}
-
-

@@ -38,8 +38,7 @@ def build_likelihood(model: ModelConfig, name: str, size: int) -> Likelihood:
         raise UserError(f"model.likelihood {cls.name} does not fit this data set; take {name}")
     if model.tied_embedding and not cls.discrete_tokens:
         raise UserError(
-            f"model.tied_embedding is for tokens, but the likelihood is {cls.name}; "
-            "set it to false"
+            f"model.tied_embedding is for tokens, but the likelihood is {cls.name}; set it to false"
         )
     named = {field.name: likelihood_setting(field.name) for field in fields(cls)}
     values = vars(model)

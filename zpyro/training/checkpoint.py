@@ -24,17 +24,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zpyro import likelihoods, settings
+from zpyro import settings
 from zpyro.datasets import vocabulary as vocabularies
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
 from zpyro.io import files, manifest, tensor_files, torch_files
 from zpyro.io.manifest import META
-from zpyro.likelihoods import Likelihood
-from zpyro.models import SequenceModel
-from zpyro.training import custom_guides as custom_guides
+from zpyro.likelihoods import LIKELIHOODS, Likelihood
+from zpyro.models.base import SequenceModel
+from zpyro.models.config import ModelConfig, config_class, field_names, is_setting_of_any
+from zpyro.models.registry import MODELS
+from zpyro.training import custom_guides
 from zpyro.training.building import build_model
-from zpyro.training.config import ModelConfig
+from zpyro.training.custom_guides import GuideSource
 from zpyro.version import __version__
 
 if TYPE_CHECKING:
@@ -166,8 +168,15 @@ def save(
     files.replace_folder(folder, fill, keep_previous=keep_previous)
 
 
-def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
+def load(
+    folder: Path, device: torch.device | str = "cpu", guide: GuideSource | None = None
+) -> Checkpoint:
     """Read a checkpoint's model, on the given device and in evaluation mode.
+
+    Args:
+        folder: the checkpoint.
+        device: of the model.
+        guide: the custom guide to attach to the model.
 
     Raises:
         UserError: if it is missing, of another format version, corrupt, or its tensors are not
@@ -176,20 +185,23 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
     folder = files.complete_folder(folder)
     meta = manifest.read(folder)
     source = str(folder / META)
-    model = settings.build(ModelConfig, manifest.table(meta, "model", source), source)
-    data = settings.build(DataSpec, manifest.table(meta, "data", source), source)
+    model = _model_config(manifest.table(meta, "model", source), source)
+    spec = manifest.table(meta, "data", source)
+    if "kind" in spec:
+        # The name of this entry before data types had theirs.
+        spec["data_type"] = spec.pop("kind")
+    data = settings.build(DataSpec, spec, source)
     likelihood = _likelihood(manifest.table(meta, "likelihood", source), source)
     kind = meta.get("dtype")
     if not isinstance(kind, str) or kind not in _TYPES:
         raise UserError(f"{source}: dtype is {kind!r}; it must be one of {', '.join(_TYPES)}")
     with torch.device("meta"):
-        module = build_model(model, likelihood).to(_TYPES[kind])
-    own = module.custom_guide is not None
+        module = build_model(model, likelihood, guide).to(_TYPES[kind])
     tensors = tensor_files.read(
         folder / MODEL,
         module.state_dict(),
-        optional=None if own else custom_guides.PREFIX,
-        advice=f"take {'the guide it was trained with' if own else 'another checkpoint'}",
+        optional=custom_guides.PREFIX if guide is None else None,
+        advice=f"take {'another checkpoint' if guide is None else 'the guide of its training'}",
     )
     start = _read_start(folder / START, likelihood)
     for name in (MODEL, START, VOCABULARY):
@@ -253,11 +265,24 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 # -- reading --------------------------------------------------------------------------------------
 
 
+def _model_config(table: dict[str, Any], source: str) -> ModelConfig:
+    """The settings of the model; those of other models, which runs once recorded, are ignored."""
+    name = table.get("name", "zforcing")
+    if not isinstance(name, str) or name not in MODELS:
+        raise UserError(
+            f"{source}: the model {name!r} is unknown; pass the --plugin that registers it"
+        )
+    cls = config_class(name)
+    own = field_names(cls)
+    mine = {key: value for key, value in table.items() if key in own or not is_setting_of_any(key)}
+    return settings.build(cls, mine, source)
+
+
 def _likelihood(table: dict[str, Any], source: str) -> Likelihood:
     name = table.pop("name", None)
-    if name not in likelihoods.LIKELIHOODS:
+    if name not in LIKELIHOODS:
         raise UserError(f"{source}: likelihood {name!r} is unknown; take another checkpoint")
-    return settings.build(likelihoods.LIKELIHOODS[name], table, source)
+    return settings.build(LIKELIHOODS[name], table, source)
 
 
 def _read_start(path: Path, likelihood: Likelihood) -> Tensor | None:

@@ -204,6 +204,7 @@ def resolve(
     data_settings: type[Any],
     *,
     preset: Preset | None = None,
+    shared: Iterable[str] = (),
     assignments: Iterable[str] = (),
     options: Mapping[str, object] | None = None,
     data_folder: str | None = None,
@@ -216,6 +217,7 @@ def resolve(
         data_settings: the dataclass of its settings.
         preset: values over the defaults; those of other models than the chosen one are dropped,
             see :func:`resolve_for_model`.
+        shared: texts ``section.name=value`` for several models, over those; dropped likewise.
         assignments: texts ``section.name=value`` over those, as ``--set`` takes them.
         options: values by dotted key over those.
         data_folder: where the data set is.
@@ -229,6 +231,7 @@ def resolve(
         dataset,
         data_settings,
         preset=preset,
+        shared=shared,
         assignments=assignments,
         options=options,
         data_folder=data_folder,
@@ -241,6 +244,7 @@ def resolve_for_model(
     data_settings: type[Any],
     *,
     preset: Preset | None = None,
+    shared: Iterable[str] = (),
     assignments: Iterable[str] = (),
     options: Mapping[str, object] | None = None,
     data_folder: str | None = None,
@@ -248,6 +252,7 @@ def resolve_for_model(
 ) -> tuple[Config, tuple[str, ...]]:
     """As :func:`resolve`, with the dotted keys of the preset that the model does not have."""
     pairs = [_assignment(text) for text in assignments]
+    shared_pairs = [_assignment(text) for text in shared]
     given = dict(options or {})
     if preset is not None and preset.dataset not in (None, dataset):
         raise UserError(
@@ -255,7 +260,7 @@ def resolve_for_model(
             f"pass --dataset {preset.dataset} or another preset"
         )
     preset_values = {} if preset is None else dict(preset.values)
-    name = model or _model_name(preset, pairs, given)
+    name = model or _model_name(preset, [*shared_pairs, *pairs], given)
     fields = known_fields(data_settings, name)
     values: dict[str, Any] = {}
     dropped: list[str] = []
@@ -266,6 +271,9 @@ def resolve_for_model(
                 dropped.append(key)
             continue
         values[key] = _field(fields, key, preset.source).convert(value, preset.source)
+    for key, text in shared_pairs:
+        if key in fields or not _belongs_to_another_model(key):
+            values[key] = _field(fields, key, "--set").parse(text, "--set")
     for key, text in pairs:
         if key not in fields and _belongs_to_another_model(key):
             raise UserError(f"{key} is not a setting of the model {name}; leave it out")
@@ -453,9 +461,7 @@ def _field(fields: Mapping[str, Field], key: str, source: str) -> Field:
     return fields[key]
 
 
-def _sections(
-    data_settings: type[Any], model: str, values: Mapping[str, Any]
-) -> dict[str, Any]:
+def _sections(data_settings: type[Any], model: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The dataclass of each section from values that were checked."""
     sections: dict[str, Any] = {}
     for section, cls in _section_classes(data_settings, model).items():

@@ -17,16 +17,23 @@ from zpyro.errors import UserError
 from zpyro.models import SequenceModel
 from zpyro.models.guides import found_latents, model_inputs
 from zpyro.models.sites import Site, sample_sites
-from zpyro.training import custom_guides as custom_guides
+from zpyro.training.user_files import wrap_user_errors
 
 
-def check(module: SequenceModel, batch: Batch, *, needs_backward_states: bool) -> None:
-    """Call a model's own guide once, without a trace left behind, and see that it will do.
+def check(
+    module: SequenceModel,
+    batch: Batch,
+    *,
+    needs_backward_states: bool,
+    path: Path = Path("the guide"),
+) -> None:
+    """Call a model's custom guide once and check its sites, shapes, parameters and padding.
 
     Args:
         module: a model that a guide was attached to.
         batch: a few sequences, best of unequal lengths.
         needs_backward_states: whether auxiliary costs are to be trained.
+        path: the guide's file, for error messages.
 
     Raises:
         UserError: if the guide fails, samples no latents of the right shape, has parameters that
@@ -39,10 +46,8 @@ def check(module: SequenceModel, batch: Batch, *, needs_backward_states: bool) -
     arguments = model_inputs(module, batch)
     x, lengths, _ = arguments
     devices = [like.device] if like.is_cuda else []
-    source = custom_guides.current()
-    path = Path("the guide") if source is None else source.path
     with torch.random.fork_rng(devices), torch.no_grad():
-        with custom_guides.wrap_user_errors(path, "calling the guide"):
+        with wrap_user_errors(path, "calling the guide"):
             trace = poutine.trace(guide).get_trace(*arguments)
         sites = sample_sites(trace)
         _check_shapes(sites, x.shape[0], x.shape[1], module)
@@ -54,7 +59,7 @@ def check(module: SequenceModel, batch: Batch, *, needs_backward_states: bool) -
                 "--set objective.auxiliary_weight=0 --set objective.reverse_weight=0, or sample z "
                 'with infer={"backward_states": b}'
             )
-        with custom_guides.wrap_user_errors(path, "scoring the guide's latents"):
+        with wrap_user_errors(path, "scoring the guide's latents"):
             _check_padding(sites, lengths)
 
 

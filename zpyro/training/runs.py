@@ -28,6 +28,7 @@ from zpyro.io.locking import LOCK, locked
 from zpyro.training import checkpoint, config
 from zpyro.training.checkpoint import Checkpoint
 from zpyro.training.config import Config
+from zpyro.training.custom_guides import GuideSource
 
 CONFIG, METRICS, BASELINE_FILE = "config.toml", "metrics.jsonl", "baselines.safetensors"
 
@@ -71,8 +72,10 @@ class Run:
             data_folder=None if folder == settings.NONE else folder,
         )
 
-    def load(self, which: str = "best", device: Any = "cpu") -> Checkpoint:
-        """One of its checkpoints, "best" or "last".
+    def load(
+        self, which: str = "best", device: Any = "cpu", guide: GuideSource | None = None
+    ) -> Checkpoint:
+        """One of its checkpoints, "best" or "last", with a custom guide if one is given.
 
         Raises:
             UserError: if there is none yet, or it is corrupt.
@@ -82,7 +85,7 @@ class Run:
                 f"{self.folder}: has no {which} checkpoint yet; "
                 f"train on with zpyro train --resume {self.folder}"
             )
-        return checkpoint.load(self.best if which == "best" else self.last, device)
+        return checkpoint.load(self.best if which == "best" else self.last, device, guide)
 
     def locked(self) -> AbstractContextManager[None]:
         """Within it, nobody else trains in this directory, see :func:`zpyro.io.locking.locked`."""

@@ -27,7 +27,7 @@ from zpyro.datasets.sequences import Dataset
 from zpyro.distributed.processes import ENVIRONMENT, SINGLE_PROCESS, ProcessGroup
 from zpyro.errors import UserError
 from zpyro.io import files
-from zpyro.training import config, runs
+from zpyro.training import config, plugins, runs, user_files
 from zpyro.training.building import choose_device
 from zpyro.training.config import Config
 from zpyro.training.interruption import Interruption
@@ -49,6 +49,7 @@ class ComparisonSpec:
         match_parameters: give all variants the number of parameters of the largest.
         split: the split that is scored.
         particles: of the importance-weighted bound.
+        plugins: files that every process imports.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class ComparisonSpec:
     match_parameters: bool = True
     split: str = "test"
     particles: int = 25
+    plugins: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,7 @@ def prepare_jobs(spec: ComparisonSpec, dataset: Dataset) -> list[Job]:
             folder = spec.folder / variant.name / f"seed-{seed}"
             if not (folder / runs.CONFIG).exists():
                 runs.create(folder, wanted)
+                plugins.keep(folder, [user_files.read(path, "--plugin") for path in spec.plugins])
             elif config.write_config(runs.open_run(folder).config()) != config.write_config(wanted):
                 raise UserError(
                     f"{folder}: was started with other settings; choose another --out, or use the "
@@ -307,6 +310,7 @@ def run_jobs(
 def _start(spec: ComparisonSpec, job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "zpyro.analysis.comparison.worker", str(job.folder)]
     command += ["--split", spec.split, "--particles", str(spec.particles)]
+    command += [text for path in spec.plugins for text in ("--plugin", str(path))]
     with files.translate_os_errors(job.folder), (job.folder / LOG).open("ab") as log:
         return subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True

@@ -9,8 +9,10 @@ import torch
 
 from zpyro.datasets.sequences import Dataset
 from zpyro.errors import UserError
-from zpyro.training.building import build_likelihood, build_model, fitted
-from zpyro.training.config import Config, ModelConfig
+from zpyro.models.config import ModelConfig
+from zpyro.models.registry import MODELS
+from zpyro.training.building import build_likelihood, build_model
+from zpyro.training.config import Config, for_other_model
 
 SIZE_STEP = 4
 """Hidden sizes are matched in multiples of this."""
@@ -82,6 +84,10 @@ def find_variants(names: Sequence[str], custom: Sequence[str] = ()) -> list[Vari
 
 
 def _named(name: str) -> Variant:
+    if name not in VARIANTS and name in MODELS:
+        return Variant(
+            name, name, "registered by a plugin", auxiliary=MODELS[name].has_backward_network
+        )
     if name not in VARIANTS:
         raise UserError(f"row {name} is unknown; choose among {', '.join(VARIANTS)}")
     return VARIANTS[name]
@@ -98,7 +104,8 @@ def variant_config(config: Config, variant: Variant) -> Config:
         UserError: if the variant has costs that the settings lack, or one of its own assignments
             does not apply to its model.
     """
-    objective, model = config.objective, replace(config.model, name=variant.model)
+    config = for_other_model(config, variant.model)[0]
+    objective, model = config.objective, config.model
     explicit = [assignment.partition("=")[0].strip() for assignment in variant.assignments]
     # Assignments of the variant take precedence over its flags.
     annealed = variant.annealed or any(key.startswith("objective.kl_") for key in explicit)
@@ -121,7 +128,7 @@ def variant_config(config: Config, variant: Variant) -> Config:
             f"row {variant.name} has auxiliary costs, but objective.auxiliary_weight is 0; "
             "pass --set objective.auxiliary_weight=0.005"
         )
-    return fitted(replace(config, model=model, objective=objective), explicit)[0]
+    return replace(config, model=model, objective=objective)
 
 
 def with_likelihood(config: Config, dataset: Dataset) -> Config:

@@ -22,7 +22,7 @@ from zpyro.datasets.sequences import Dataset
 from zpyro.distributed.seeding import seed_everything
 from zpyro.errors import UserError
 from zpyro.io import files
-from zpyro.training import loop, runs
+from zpyro.training import loop, plugins, runs
 from zpyro.training.building import build_likelihood, build_model, choose_device
 from zpyro.training.loggers import Lines
 from zpyro.training.loop import Outcome
@@ -83,8 +83,10 @@ def main() -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--split", default="test")
     parser.add_argument("--particles", type=int, default=25)
+    parser.add_argument("--plugin", type=Path, action="append", default=[])
     options = parser.parse_args()
     try:
+        plugins.load(options.plugin)
         run = runs.open_run(options.run)
         config = run.config()
         dataset = load_dataset(config)

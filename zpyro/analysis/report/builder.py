@@ -16,6 +16,7 @@ from zpyro.errors import UserError
 from zpyro.io import files
 from zpyro.training import custom_guides
 from zpyro.training.checkpoint import Checkpoint
+from zpyro.training.custom_guides import GuideSource
 from zpyro.version import __version__
 
 PAGE = "report.html"
@@ -60,6 +61,7 @@ def write_report(
     particles: int = 10,
     scored: int = 256,
     seed: int = 0,
+    guide: GuideSource | None = None,
     on_stage: OnStage | None = None,
 ) -> Report:
     """Plot what a run has learned, and write a page that shows it.
@@ -77,16 +79,17 @@ def write_report(
         particles: of the importance-weighted and the particle-filter bound; 1 omits both.
         scored: the bounds are computed on this many sequences, the first ones; 0 omits them.
         seed: of all samples.
+        guide: the custom guide of the run, see :func:`zpyro.training.custom_guides.load`.
         on_stage: receives progress.
 
     Raises:
         UserError: if matplotlib is missing, the run has no such checkpoint yet, its data are
-            missing, its custom guide is not in use, a sequence is not there, or the folder cannot
+            missing, its custom guide is not given, a sequence is not there, or the folder cannot
             be written.
     """
     plots.require_matplotlib()
     report_stage = on_stage or (lambda _: None)
-    loaded = load_run(run, which, device)
+    loaded = load_run(run, which, device, guide)
     checkpoint = loaded.checkpoint
     _check_guide(loaded)
     report_stage("loading the data")
@@ -132,7 +135,7 @@ def _check_guide(loaded: LoadedRun) -> None:
     if record is not None and loaded.model.custom_guide is None:
         raise UserError(
             f"{loaded.run.folder}: was trained with the custom guide {record.name} of "
-            f"{record.file}; use it within custom_guides.using(custom_guides.load(FILE:NAME))"
+            f"{record.file}; pass guide=custom_guides.load(\"FILE.py:NAME\")"
         )
 
 
