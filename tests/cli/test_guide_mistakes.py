@@ -18,7 +18,7 @@ MISTAKES = {
     ),
     "no such name": ("x = 1\n", r"mine.py: has no make;"),
     "a failing factory": ("def make(module):\n    return 1 / 0\n", r"line 2: ZeroDivisionError"),
-    "no guide": ("def make(module):\n    return 3\n", r"make gives int, which cannot be called"),
+    "no guide": ("def make(module):\n    return 3\n", r"make returns int, which cannot be called"),
     "a failing guide": (
         "def make(module):\n  def guide(*xs):\n    return xs[0].nothing\n  return guide\n",
         r"line 3: AttributeError: .*while calling the guide",
@@ -48,7 +48,7 @@ MISTAKES = {
         GUIDE.replace("len(x))", "3)")
         + "      pyro.sample('z', dist.Normal(x.new_zeros(len(x), 6, 3), 1).to_event(2))\n"
         "  return guide\n",
-        r"line 10: ValueError: Shape mismatch .* 3 vs 8 \(while calling the guide\); mend it$",
+        r"line 10: ValueError: Shape mismatch .* 3 vs 8 \(while calling the guide\); fix the file$",
     ),
     "a step left out": (
         GUIDE + "      for t in range(x.shape[1] - 1):\n"
@@ -93,7 +93,7 @@ def test_mistakes_are_told_in_a_line(zpyro: Zpyro, arrays: Path, tmp_path: Path,
 LATER = {
     "its own exception": (
         "      if len(x) > 8:\n        raise KeyError('later')\n",
-        r"mine.py, line 11: KeyError: 'later'; mend it$",
+        r"mine.py, line 11: KeyError: 'later'; fix the file$",
     ),
     "another shape": (
         "      if len(x) > 8:\n"

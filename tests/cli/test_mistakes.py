@@ -185,7 +185,7 @@ def _with_nan() -> np.ndarray:
         ("model.name=vae", "model.name is vae; choose one of rnn, "),
         ("model.likelihood=cauchy", "model.likelihood is cauchy; choose one of gaussian"),
         ("model.likelihood=categorical", "categorical does not fit this data set"),
-        ("model.recurrence=quick", "model.recurrence is quick; choose one of auto"),
+        ("model.recurrence=quick", "model.recurrence must be one of auto"),
         ("model.log_variance_bounds=[2, 1]", "log_variance_bounds"),
         ("hidden", "has no =; write --set section.name=value"),
     ],

@@ -123,8 +123,7 @@ def last_line(result: Result) -> str:
 
 def test_its_parameters_are_trained_and_saved(run: Path, folder: Path) -> None:
     source = custom_guides.load(f"{folder / 'filtering.py'}:Mine")
-    with custom_guides.using(source):
-        module = runs.open_run(run).load("last").module
+    module = runs.open_run(run).load("last", guide=source).module
     names = {name for name, _ in module.named_parameters() if name.startswith("custom_guide.")}
     assert "custom_guide.output.bias" in names
     assert not any("custom_guide.module" in name for name in module.state_dict())
@@ -146,8 +145,7 @@ def test_evaluation_is_by_the_guide(zpyro: Zpyro, run: Path, folder: Path) -> No
     values = json.loads(result.stdout)
     again = zpyro("evaluate", run, "--json", "--run-guide")
     assert json.loads(again.stdout) == values
-    with custom_guides.using(custom_guides.load(guide)):
-        module = runs.open_run(run).load().module
+    module = runs.open_run(run).load(guide=custom_guides.load(guide)).module
     config = runs.open_run(run).config()
     data = library.datasets.load("npz", config.data_folder, config.data).test
     batch = data.batch()
@@ -168,11 +166,10 @@ def test_resuming_goes_on_with_it(zpyro: Zpyro, arrays: Path, folder: Path, tmp_
     on = zpyro("train", "--resume", tmp_path / "parts", "--max-steps", 12, "--run-guide")
     assert on.exit_code == 0, on.output
     source = custom_guides.load(guide)
-    with custom_guides.using(source):
-        whole, parts = (
-            runs.open_run(tmp_path / name).load("last").module.state_dict()
-            for name in ("whole", "parts")
-        )
+    whole, parts = (
+        runs.open_run(tmp_path / name).load("last", guide=source).module.state_dict()
+        for name in ("whole", "parts")
+    )
     assert whole.keys() == parts.keys()
     for name, value in whole.items():
         assert torch.equal(value, parts[name]), name
@@ -181,7 +178,7 @@ def test_resuming_goes_on_with_it(zpyro: Zpyro, arrays: Path, folder: Path, tmp_
 def test_no_code_is_run_unasked(zpyro: Zpyro, run: Path, tmp_path: Path) -> None:
     for command in (("evaluate", run), ("train", "--resume", run), ("reconstruct", run)):
         line = last_line(zpyro(*command))
-        assert "no code of a run is run unasked" in line
+        assert "code in a run directory is not executed by default" in line
         assert "--guide filtering.py:Mine" in line
     assert zpyro("sample", run, "-n", 2, "--frames", 3, "--out", tmp_path).exit_code == 0
     np.save(tmp_path / "start.npy", np.zeros((2, 5)))
@@ -197,21 +194,21 @@ def test_its_posterior_is_what_is_looked_at(
     zpyro: Zpyro, run: Path, folder: Path, tmp_path: Path
 ) -> None:
     guide = f"{folder / 'filtering.py'}:Mine"
-    assert "no code of a run is run unasked" in last_line(zpyro("inspect", run))
-    with pytest.raises(UserError, match=r"custom_guides.using\("):
+    assert "code in a run directory is not executed by default" in last_line(zpyro("inspect", run))
+    with pytest.raises(UserError, match=r"guide=custom_guides.load\("):
         write_report(run, out=tmp_path / "unasked")
     result = zpyro("inspect", run, "--guide", guide, "--out", tmp_path / "looks")
     assert result.exit_code == 0, result.output
     assert "that of the run's custom guide" in html.unescape(
         (tmp_path / "looks" / "report.html").read_text(encoding="utf-8")
     )
-    with custom_guides.using(custom_guides.load(guide)):
-        report = write_report(run, out=tmp_path / "again", scored=0, num_samples=4)
-        module = runs.open_run(run).load().module
-        config = runs.open_run(run).config()
-        batch = library.datasets.load("npz", config.data_folder, config.data).test[[0]].batch()
-        trace = poutine.trace(module.active_guide).get_trace(batch.x, batch.lengths, batch.start)
-        posterior = trace.nodes["z"]["fn"].base_dist
+    source = custom_guides.load(guide)
+    report = write_report(run, out=tmp_path / "again", scored=0, num_samples=4, guide=source)
+    module = runs.open_run(run).load(guide=source).module
+    config = runs.open_run(run).config()
+    batch = library.datasets.load("npz", config.data_folder, config.data).test[[0]].batch()
+    trace = poutine.trace(module.active_guide).get_trace(batch.x, batch.lengths, batch.start)
+    posterior = trace.nodes["z"]["fn"].base_dist
     view = report.views[0]
     for draw in range(4):
         mean, scale = (each[0].detach().numpy() for each in (posterior.mean, posterior.stddev))
@@ -251,8 +248,9 @@ def test_a_guide_without_means_is_seen_by_its_draws(
     assert begin(zpyro, arrays, run, f"{file}:Mine").exit_code == 0
     result = zpyro("inspect", run, "--run-guide", "--out", tmp_path / "looks")
     assert result.exit_code == 0, result.output
-    with custom_guides.using(custom_guides.load(f"{file}:Mine")):
-        view = write_report(run, out=tmp_path / "again", scored=0, num_samples=5).views[0]
+    source = custom_guides.load(f"{file}:Mine")
+    again = write_report(run, out=tmp_path / "again", scored=0, num_samples=5, guide=source)
+    view = again.views[0]
     np.testing.assert_allclose(view.posterior_loc[3], view.z.mean(0))
     np.testing.assert_allclose(view.posterior_scale[3], view.z.std(0, ddof=1))
     assert "those of the samples" in view.note

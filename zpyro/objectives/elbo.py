@@ -169,6 +169,21 @@ class ZForcingELBO(ELBO):
         values = dict(zip([term.name for term in self.components], reported, strict=True))
         return ObjectiveTerms(values, weights, loss)
 
+    @property
+    def kl_weight(self) -> Schedule:
+        """The schedule of the KL's weight."""
+        return self.components[1].weight
+
+    @property
+    def auxiliary_weight(self) -> Schedule:
+        """The schedule of the auxiliary term's weight, alpha."""
+        return self.components[2].weight
+
+    @property
+    def reverse_weight(self) -> Schedule:
+        """The schedule of the reverse term's weight, beta."""
+        return self.components[3].weight
+
     def weights(self) -> dict[str, float]:
         """The weight of every term but the log-likelihood at the present step, in order."""
         return {

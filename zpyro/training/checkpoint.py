@@ -270,7 +270,7 @@ def _model_config(table: dict[str, Any], source: str) -> ModelConfig:
     name = table.get("name", "zforcing")
     if not isinstance(name, str) or name not in MODELS:
         raise UserError(
-            f"{source}: the model {name!r} is unknown; pass the --plugin that registers it"
+            f"{source}: model.name is {name}, which is unknown; pass the --plugin that registers it"
         )
     cls = config_class(name)
     own = field_names(cls)

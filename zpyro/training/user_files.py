@@ -170,7 +170,9 @@ def keep(folder: Path, record: str, sources: Iterable[tuple[UserFile, str | None
         files.replace_file(folder / source.path.name, source.text)
         entry = {"file": source.path.name, "sha256": source.checksum}
         entries.append(entry if name is None else {**entry, "name": name})
-    files.replace_file(folder / record, json.dumps(entries, indent=2) + "\n")
+    # A file used by name stands alone in its record.
+    content = entries[0] if len(entries) == 1 and "name" in entries[0] else entries
+    files.replace_file(folder / record, json.dumps(content, indent=2) + "\n")
 
 
 def recorded(folder: Path, record: str) -> list[RecordedFile]:
@@ -186,7 +188,6 @@ def recorded(folder: Path, record: str) -> list[RecordedFile]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: is corrupt ({error}); choose another run") from error
-    # One entry was written without a list around it in earlier versions.
     entries = [found] if isinstance(found, dict) else found
     if not isinstance(entries, list) or not all(map(_is_entry, entries)):
         raise UserError(f"{path}: is corrupt; choose another run")
