@@ -44,9 +44,21 @@ def test_train_resume_evaluate_and_sample(
 @pytest.mark.parametrize(
     ("name", "setting", "message"),
     [
-        ("rnn", "model.forced_auxiliary=true", "model.forced_auxiliary is not a setting of the model rnn"),
-        ("storn", "model.conditional_layer_norm=true", "model.conditional_layer_norm is not a setting"),
-        ("vrnn", "objective.auxiliary_weight=0.1", "objective.auxiliary_weight has no effect on the model vrnn"),
+        (
+            "rnn",
+            "model.forced_auxiliary=true",
+            "model.forced_auxiliary is not a setting of the model rnn",
+        ),
+        (
+            "storn",
+            "model.conditional_layer_norm=true",
+            "model.conditional_layer_norm is not a setting",
+        ),
+        (
+            "vrnn",
+            "objective.auxiliary_weight=0.1",
+            "objective.auxiliary_weight has no effect on the model vrnn",
+        ),
         ("lstm", "model.latent_size=3", "choose one of rnn, dmm, storn, vrnn, srnn, zforcing"),
     ],
 )

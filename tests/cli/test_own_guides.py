@@ -265,7 +265,7 @@ def test_another_guide_than_the_runs_is_told(
     zpyro: Zpyro, arrays: Path, run: Path, folder: Path, tmp_path: Path
 ) -> None:
     line = last_line(zpyro("evaluate", run, "--guide", f"{folder / 'steps.py'}:Mine"))
-    assert line.endswith("take the guide it was trained with")
+    assert line.endswith("take the guide of its training")
     file = tmp_path / "mine.py"
     body = "      pyro.sample('z', dist.Normal(x.new_zeros(len(x), 6, SIZE), 1).to_event(2))\n"
     file.write_text(GUIDE + body.replace("SIZE", "3") + "  return guide\n", encoding="utf-8")
@@ -287,7 +287,7 @@ def test_a_changed_copy_is_not_run(zpyro: Zpyro, run: Path, tmp_path: Path) -> N
     shutil.copytree(run, tmp_path / "run")
     copy = tmp_path / "run" / "guide" / "filtering.py"
     copy.write_text(copy.read_text() + "\nraise SystemExit\n")
-    assert "not what the run recorded" in last_line(
+    assert "differs from what the run recorded" in last_line(
         zpyro("evaluate", tmp_path / "run", "--run-guide")
     )
 
@@ -328,7 +328,7 @@ def test_missing_files_and_bad_names_are_told(zpyro: Zpyro, arrays: Path, tmp_pa
     assert "guide.py: cannot be read as Python" in line
     (tmp_path / "guide.txt").write_text("x = 1\n")
     line = last_line(begin(zpyro, arrays, out, f"{tmp_path / 'guide.txt'}:Mine"))
-    assert "guide.txt: is no Python file; name one that ends in .py" in line
+    assert "guide.txt: is not a Python file; give one that ends in .py" in line
     (tmp_path / "guide.py").write_text("def make(module):\n    return lambda *_: None\n")
     spec = f"{tmp_path / 'guide.py'}:make"
     assert "RNN has no latents" in last_line(
@@ -338,11 +338,11 @@ def test_missing_files_and_bad_names_are_told(zpyro: Zpyro, arrays: Path, tmp_pa
 
 RECORDS = {
     "no JSON": ("{", "is corrupt ("),
-    "no texts": ('{"file": "a.py", "name": 3, "sha256": ""}', "is corrupt; take another run"),
-    "no table": ("[]", "is corrupt; take another run"),
+    "no texts": ('{"file": "a.py", "name": 3, "sha256": ""}', "is corrupt; choose another run"),
+    "no table": ("[]", "is corrupt; choose another run"),
     "elsewhere": (
         '{"file": "../a.py", "name": "Mine", "sha256": ""}',
-        "names the file ../a.py, not one beside it",
+        "names the file ../a.py, which is not beside it",
     ),
 }
 
@@ -368,7 +368,7 @@ def test_guides_that_were_not_asked_for_are_told(
     changed.write_text(FILTERING + "\n# A line more.\n")
     result = zpyro("evaluate", run, "--guide", f"{changed}:Mine", "--json")
     assert result.exit_code == 0, result.output
-    assert f"note: {changed} is not the filtering.py that" in result.stderr
+    assert f"note: {changed} differs from the filtering.py of the last training" in result.stderr
     same = zpyro("evaluate", run, "--guide", guide, "--json")
     assert "note: " not in same.stderr
     assert same.stdout == result.stdout

@@ -12,7 +12,7 @@ from torch import Tensor
 import zpyro
 from tests.core.cases import Case, frames, gradients, make
 from zpyro.models import model_config
-from zpyro.objectives import schedules
+from zpyro.objectives import KL, schedules
 from zpyro.objectives.multi_sample import MultiSampleELBO
 from zpyro.objectives.sequence_terms import FixedNoise
 from zpyro.training.building import build_objective
@@ -223,7 +223,8 @@ def test_objectives_from_settings() -> None:
     assert objective(kl_schedule="sigmoid", kl_weight_rate=0.01).kl_weight(40) == pytest.approx(0.6)
     cycles = objective(kl_schedule="cyclical", kl_weight_rate=0.01, kl_cycles=2).kl_weight
     assert [cycles(step) for step in (0, 80, 160, 320)] == pytest.approx([0.2, 1.0, 0.2, 1.0])
-    free = objective(free_bits=0.5, free_bits_per="sequence")
+    free = objective(free_bits=0.5, free_bits_per="sequence").components[1]
+    assert isinstance(free, KL)
     assert (free.free_bits, free.free_bits_per) == (0.5, "sequence")
     for bound, doubly in (("iwae", False), ("dreg", True)):
         many = objective(bound=bound, particles=7)

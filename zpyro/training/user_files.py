@@ -189,7 +189,7 @@ def recorded(folder: Path, record: str) -> list[RecordedFile]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: is corrupt ({error}); choose another run") from error
     entries = [found] if isinstance(found, dict) else found
-    if not isinstance(entries, list) or not all(map(_is_entry, entries)):
+    if not isinstance(entries, list) or not entries or not all(map(_is_entry, entries)):
         raise UserError(f"{path}: is corrupt; choose another run")
     for entry in entries:
         if Path(entry["file"]).name != entry["file"]:
