@@ -27,7 +27,7 @@ LAYERS = (
     ("training",),
     ("analysis",),
 )
-"""Entries of zpyro/, lowest layer first; an entry imports only from its own layer and lower ones."""
+"""Entries of zpyro/, lowest layer first; each imports from its own layer and lower ones only."""
 LEVEL = {entry: level for level, layer in enumerate(LAYERS) for entry in layer}
 
 

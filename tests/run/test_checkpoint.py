@@ -257,7 +257,8 @@ def test_a_kill_between_the_renames_loses_nothing(folder: Path) -> None:
     ],
 )
 def test_facts_that_cannot_be_are_told(facts: dict[str, Any], message: str) -> None:
-    right: dict[str, Any] = {"data_type": "frames", "sample_rate": 16_000, "mean": 0.0, "scale": 1.0}
+    right: dict[str, Any] = {"data_type": "frames", "sample_rate": 16_000}
+    right |= {"mean": 0.0, "scale": 1.0}
     DataSpec("some", **right)
     with pytest.raises(UserError, match=message):
         DataSpec("some", **{**right, **facts})

@@ -187,8 +187,8 @@ def init_distributed(device: str = "auto") -> Generator[ProcessGroup, None, None
         if not _is_gone(error):
             raise
         raise UserError(
-            f"process {process_group.rank} of {process_group.world_size} lost another one of the group; "
-            "see what that one said, and go on with --resume"
+            f"process {process_group.rank} of {process_group.world_size} lost another one of the "
+            "group; see what that one printed, and continue with --resume"
         ) from error
     finally:
         dist.destroy_process_group()

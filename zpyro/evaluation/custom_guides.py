@@ -41,7 +41,7 @@ def sample_trace(
 
 @torch.no_grad()
 def path_log_probs(module: SequenceModel, batch: Batch, seed: int, draw: int) -> tuple[Tensor, ...]:
-    """One path of a model's custom guide and its terms; the arguments are those of :func:`sample_trace`.
+    """One path of a model's custom guide and its log-densities.
 
     Returns:
         log p(x | z), log p(z), log q(z), each (B,) nats, and z (B, T, Z).

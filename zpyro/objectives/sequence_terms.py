@@ -30,7 +30,7 @@ class SequenceTerms:
     """The terms of each step, nats, zero beyond the lengths; their sums are the objective.
 
     A model without latents has Z = 0, one without a backward network no auxiliary terms: such
-    terms are zero. Further terms, see :func:`sequence_terms`, are attributes by their names, (B, T).
+    terms are zero. Further terms, see :func:`sequence_terms`, are attributes too, (B, T).
 
     Attributes:
         log_likelihood: log p(x_t | h_t), (B, T).

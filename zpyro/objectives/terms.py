@@ -154,7 +154,7 @@ class TracePair:
         return None if masks[0] is None else torch.stack(masks, dim=-1)
 
     def values(self, values: Tensor, site: Site) -> SiteValues:
-        """Values (..., B, T) of a trajectory, or (..., B) of another site, with its mask and scale."""
+        """Values (..., B, T) of a trajectory, or (..., B) of another site, with mask and scale."""
         mask, distribution = site["mask"], site["fn"]
         if mask is not None:
             mask = torch.as_tensor(mask, device=values.device).unsqueeze(-1)
@@ -421,7 +421,7 @@ def _lead(site: Site, values: Tensor) -> torch.Size:
 
 
 TERMS: Registry[type[Term]] = Registry("objective term", group="zpyro.terms")
-"""Further terms by name, added with :func:`register`; each has settings ``objective.NAME_weight``."""
+"""Further terms by name, see :func:`register`; each has settings ``objective.NAME_weight``."""
 
 
 def register(term: type[Term]) -> type[Term]:

@@ -1,8 +1,8 @@
 """What a run is made of: the data set, the model, the objective and the training, as frozen values.
 
 Values come, each later one winning, from the defaults here, a preset (a TOML file of
-:mod:`zpyro.training.presets` or of the user), ``--set section.name=value``, and the command line's own
-options.
+:mod:`zpyro.training.presets` or of the user), ``--set section.name=value``, and the command
+line's own options.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     config.toml      every resolved setting
     metrics.jsonl    one record a line: {"kind": "train", ...} and {"kind": "valid", ...}
-    best/  last/     checkpoints, see zpyro.training.checkpoint; last.previous is the one before the last
+    best/  last/     checkpoints, see zpyro.training.checkpoint; last.previous precedes last
     .lock            held by the process that trains here, see zpyro.io.locking
 
 Checkpoints are written aside and renamed, so that a kill leaves the old one or the new one whole.
