@@ -18,13 +18,12 @@ from torch import Tensor, nn
 import zpyro
 from benchmarks.published import Floor, PublishedZForcing, Terms
 from benchmarks.sizes import Size
-from zpyro.datasets.sequences import Sequences
+from zpyro.datasets.sequences import Dataset, Sequences
 from zpyro.distributed.processes import SINGLE_PROCESS, ProcessGroup
 from zpyro.nn.layers import gaussian_kl
-from zpyro.training.accumulator import MetricAccumulator
-from zpyro.training.config import TrainConfig
-from zpyro.training.optimizer import Optimizer
-from zpyro.training.step import TrainingStep
+from zpyro.training.config import Config, ObjectiveConfig, TrainConfig
+from zpyro.training.sequence_task import SequenceTask
+from zpyro.training.trainer import Trainer
 
 Step = Callable[[], object]
 
@@ -124,22 +123,23 @@ def training_step(size: Size, device: torch.device, process_group: ProcessGroup)
 def _training(size: Size, frames: Tensor, process_group: ProcessGroup = SINGLE_PROCESS) -> Step:
     """The step of ``zpyro train``; on CUDA it is one recorded graph."""
     model = zforcing(size, frames)
-    train = TrainConfig(clip_norm=CLIP_NORM)
-    elbo = zpyro.ZForcingELBO(KL_WEIGHT, AUXILIARY_WEIGHT, REVERSE_WEIGHT)
-    step = TrainingStep(
-        model,
-        elbo(model.model, model.guide),
-        Optimizer(model, train),
-        MetricAccumulator(frames.device),
-        train,
-        np.full(size.sequences, size.steps),
-        process_group,
+    objective = ObjectiveConfig(
+        kl_weight=KL_WEIGHT,
+        kl_weight_final=KL_WEIGHT,
+        auxiliary_weight=AUXILIARY_WEIGHT,
+        reverse_weight=REVERSE_WEIGHT,
     )
+    # Records read values from the device: none within the measured steps.
+    train = TrainConfig(clip_norm=CLIP_NORM, batch_size=size.sequences, log_every=1 << 30)
     names = tuple(map(str, range(size.sequences)))
     start, *others = frames.cpu().numpy()
     sequences = Sequences(tuple(np.stack(others, axis=1)), names, start)
+    dataset = Dataset("fixed", sequences, sequences, sequences, "gaussian", size.frame)
+    config = Config("npz", None, None, objective=objective, train=train)
+    task = SequenceTask(model, dataset, config, process_group)
+    trainer = Trainer(task, train, process_group=process_group)
     share = process_group.shard(sequences, sequences.lengths, np.arange(size.sequences))
-    return partial(step, share, train.learning_rate)
+    return partial(trainer.step, share)
 
 
 def _update(model: nn.Module, optimizer: torch.optim.Optimizer, terms: Terms) -> Tensor:

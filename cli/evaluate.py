@@ -149,7 +149,7 @@ def _progress(what: str) -> Generator[OnBatch, None, None]:
     """Show progress: a bar in a terminal, lines elsewhere."""
     from rich.progress import Progress
 
-    from zpyro.training.loggers import Pace
+    from zpyro.training.callbacks import Pace
 
     screen = console()
     if not screen.is_terminal:
@@ -158,7 +158,7 @@ def _progress(what: str) -> Generator[OnBatch, None, None]:
 
         def on_batch(done: int, total: int) -> None:
             if pace.due():
-                pace.spoken()
+                pace.written()
                 log(f"{what}: {done:,} of {total:,}")
 
         yield on_batch

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from zpyro.distributed.processes import ProcessGroup
     from zpyro.models import SequenceModel
     from zpyro.training.config import Config
-    from zpyro.training.loop import Outcome
     from zpyro.training.runs import Run
+    from zpyro.training.trainer import Outcome
 
 
 @click.command("train")
@@ -233,8 +233,8 @@ def _fit(
     resume: bool,
 ) -> Outcome:
     from zpyro.training.allocation import keep_freed_memory
-    from zpyro.training.loggers import for_console
-    from zpyro.training.loop import fit
+    from zpyro.training.callbacks import logger_for
+    from zpyro.training.sequence_task import fit
 
     keep_freed_memory()
     if how.process_group.is_main_process:
@@ -252,14 +252,14 @@ def _fit(
         settled,
         run=run,
         resume=resume,
-        reporter=for_console(console()),
+        callbacks=[logger_for(console())],
         detect_anomaly=how.detect_anomaly,
         process_group=how.process_group,
     )
 
 
 def _log_outcome(outcome: Outcome, run: Run) -> None:
-    from zpyro.training.loggers import duration
+    from zpyro.training.callbacks import duration
 
     best = "" if outcome.best is None else f", best held-out bound {outcome.best:.1f} nats/sequence"
     skipped = f", {outcome.skipped} of them skipped as not finite" if outcome.skipped else ""

@@ -32,8 +32,8 @@ CONTEXT.set_forkserver_preload(
         "zpyro_cli.main",
         "zpyro.analysis.comparison",
         "zpyro.evaluation",
-        "zpyro.training.loggers",
-        "zpyro.training.loop",
+        "zpyro.training.callbacks",
+        "zpyro.training.sequence_task",
     ]
 )
 LIMIT = 300

@@ -17,7 +17,7 @@ from zpyro.distributed.seeding import seed_everything
 from zpyro.errors import UserError
 from zpyro.io.locking import locked
 from zpyro.training.building import choose_device
-from zpyro.training.loggers import Pace
+from zpyro.training.callbacks import Pace
 
 from . import building, tasks
 from .run_folder import RunFolder, Settings
@@ -64,7 +64,7 @@ class ConsoleReporter:
             self.line(text)
 
     def line(self, text: str) -> None:
-        self.pace.spoken()
+        self.pace.written()
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def searching(self, done: int, total: int) -> None:

@@ -17,7 +17,7 @@ from zpyro import evaluation, likelihoods
 from zpyro.datasets.sequences import Dataset
 from zpyro.distributed import processes
 from zpyro.distributed.seeding import seed_everything
-from zpyro.training import loop as training
+from zpyro.training import sequence_task as training
 from zpyro.training.building import build_model
 
 COUNT = 33

@@ -9,17 +9,16 @@ import pytest
 import torch
 
 from tests.run.small import dataset, model, settings
-from tests.run.test_tally import add
+from tests.run.test_tally import accumulator, add
 from tests.run.test_training import At, with_a_loud_sequence
 from zpyro.errors import UserError
 from zpyro.models import SequenceModel
-from zpyro.training import loop as training
 from zpyro.training import runs
-from zpyro.training.accumulator import MetricAccumulator
+from zpyro.training import sequence_task as training
 
 
 def test_the_first_bad_step_and_its_first_bad_term() -> None:
-    tally = MetricAccumulator(torch.device("cpu"))
+    tally = accumulator()
     add(tally, 40.0)
     assert tally.first_nonfinite() is None
     add(tally, math.nan, log_likelihood=-math.inf, norm=math.nan)
@@ -35,8 +34,8 @@ def test_the_first_bad_step_and_its_first_bad_term() -> None:
     assert tally.first_nonfinite(in_a_row=True) == (5, "gradient_norm")
     add(tally, math.nan)
     assert tally.first_nonfinite() == (6, "loss")
-    other = MetricAccumulator(torch.device("cpu"))
-    other.restore(tally.state())
+    other = accumulator()
+    other.load_state_dict(tally.state_dict())
     assert other.first_nonfinite() == (6, "loss")
     assert other.first_nonfinite(in_a_row=True) == (5, "gradient_norm")
 
@@ -66,9 +65,9 @@ def break_weight(module: SequenceModel, name: str) -> None:
 )
 def test_hunting_names_the_step_and_the_network(parameter: str, found: str) -> None:
     module = model()
-    reporter = At(3, lambda: break_weight(module, parameter))
+    logger = At(3, lambda: break_weight(module, parameter))
     with pytest.raises(UserError, match=rf"step 4: the {found}, on walk.* and 3 more; look") as e:
-        training.fit(module, dataset(), settings(), reporter=reporter, detect_anomaly=True)
+        training.fit(module, dataset(), settings(), callbacks=[logger], detect_anomaly=True)
     assert "\n" not in str(e.value)
 
 

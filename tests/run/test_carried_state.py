@@ -16,8 +16,8 @@ from zpyro import UserError
 from zpyro.datasets.blizzard import Blizzard, BlizzardSettings
 from zpyro.datasets.prepared import prepare
 from zpyro.datasets.sequences import Dataset, Sequences
-from zpyro.training import loop as training
 from zpyro.training import runs
+from zpyro.training import sequence_task as training
 from zpyro.training.config import Config
 
 SIZE, ROW = 5, 4
@@ -148,5 +148,5 @@ def test_what_cannot_carry_is_told(books: Dataset) -> None:
     other = make("vrnn").module.float()
     config = carried_settings()
     config = replace(config, model=replace(config.model, name="vrnn"))
-    with pytest.raises(UserError, match="carry_state means nothing to the model vrnn"):
+    with pytest.raises(UserError, match="carry_state has no effect on the model vrnn"):
         training.fit(other, books, config)

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import copy
+import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from zpyro.training.config import TrainConfig
-from zpyro.training.optimizer import AveragedWeights, Optimizer
+from zpyro.training.optimizer import MOMENTUM, AveragedWeights, Optimizer
 
 pytestmark = pytest.mark.fast
 
-GOOD = torch.tensor(True)
+FINITE = torch.tensor(True)
 
 
 def steps(module: nn.Linear, optimizer: Optimizer, count: int) -> None:
     for step in range(count):
-        optimizer.gradients(module(torch.full((1, 2), float(step))).square().sum())
-        optimizer.step(torch.tensor(optimizer.learning_rate(step / 10)), GOOD)
+        gradients(optimizer, module(torch.full((1, 2), float(step))).square().sum())
+        optimizer.step(torch.tensor(optimizer.learning_rate(step / 10)), FINITE)
+
+
+def gradients(optimizer: Optimizer, loss: torch.Tensor) -> torch.Tensor:
+    optimizer.zero_grad()
+    loss.backward()
+    return optimizer.clip_gradients()
+
+
+def make(module: nn.Module, train: TrainConfig) -> Optimizer:
+    return Optimizer([(list(module.parameters()), 1.0)], train)
 
 
 def test_the_norm_is_that_before_clipping() -> None:
     module = nn.Linear(2, 1, bias=False)
-    optimizer = Optimizer(module, TrainConfig(clip_norm=0.5))
-    norm = optimizer.gradients(100 * module.weight.sum())
+    optimizer = make(module, TrainConfig(clip_norm=0.5))
+    norm = gradients(optimizer, 100 * module.weight.sum())
     assert float(norm) == pytest.approx(100 * 2**0.5)
     assert module.weight.grad is not None
     assert float(module.weight.grad.norm()) == pytest.approx(0.5)
@@ -36,7 +48,7 @@ def test_step_sizes() -> None:
         train = TrainConfig(
             learning_rate=2.0, learning_rate_schedule=schedule, learning_rate_floor=0.1
         )
-        optimizer = Optimizer(nn.Linear(1, 1), train)
+        optimizer = make(nn.Linear(1, 1), train)
         for _ in range(halvings):
             optimizer.reduce()
         return optimizer.learning_rate(fraction)
@@ -49,12 +61,50 @@ def test_step_sizes() -> None:
     assert rate("plateau", 0.5, halvings=20) == pytest.approx(0.2)
 
 
+def test_step_sizes_that_follow_epochs() -> None:
+    train = TrainConfig(learning_rate=2.0, learning_rate_schedule="milestones", milestones=(3, 5))
+    optimizer = make(nn.Linear(1, 1), train)
+    rates = [optimizer.learning_rate(0.5, epoch) for epoch in (0, 2, 3, 5)]
+    assert rates == pytest.approx([2.0, 2.0, 0.2, 0.02])
+    warm = make(nn.Linear(1, 1), TrainConfig(learning_rate=1.0, warmup_epochs=2.0))
+    expected = [1 - np.exp(-1 / 2), 1 - np.exp(-3 / 2)]
+    assert [warm.learning_rate(0.5, epoch) for epoch in (0, 2)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_groups_have_their_share_of_the_step_size(name: str) -> None:
+    train = TrainConfig(optimizer=name, weight_decay=0.1)
+    weights = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizer = Optimizer([([weights[0]], 1.0), ([weights[1]], 0.5)], train)
+    for _ in range(2):
+        gradients(optimizer, weights[0].sum() + weights[1].sum())
+        optimizer.step(torch.tensor(0.01), FINITE)
+    moved = [1 - weight.detach() for weight in weights]
+    torch.testing.assert_close(moved[1], 0.5 * moved[0], rtol=0.02, atol=0)
+
+
+def test_sgd_has_the_momentum_of_torch() -> None:
+    ours, theirs = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    train = TrainConfig(optimizer="sgd", clip_norm=math.inf)
+    optimizer = Optimizer([([ours], 1.0)], train)
+    stock = torch.optim.SGD([theirs], lr=0.1, momentum=MOMENTUM)
+    gradients(optimizer, ours.sum() * float("nan"))
+    optimizer.step(torch.tensor(0.1), ~FINITE)
+    for _ in range(3):
+        gradients(optimizer, ours.square().sum())
+        optimizer.step(torch.tensor(0.1), FINITE)
+        stock.zero_grad()
+        theirs.square().sum().backward()
+        stock.step()
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_the_average_forgets_the_start_and_lags_behind() -> None:
     parameter = nn.Parameter(torch.zeros(1))
     average = AveragedWeights([parameter], 0.9)
     for value in range(200):
         parameter.data.fill_(float(value))
-        average.update(GOOD)
+        average.update(FINITE)
     with average.applied():
         # A line seen through a decay of d lags d / (1 - d) = 9 behind.
         assert parameter.item() == pytest.approx(199 - 9, abs=1e-3)
@@ -80,13 +130,13 @@ def test_a_restored_optimizer_goes_on_bit_for_bit() -> None:
     torch.manual_seed(0)
     train = TrainConfig(learning_rate_schedule="cosine", average=0.9)
     module = nn.Linear(2, 1)
-    optimizer = Optimizer(module, train)
+    optimizer = make(module, train)
     steps(module, optimizer, 3)
-    state = copy.deepcopy(optimizer.state())
+    state = copy.deepcopy(optimizer.state_dict())
     other = nn.Linear(2, 1)
     other.load_state_dict(module.state_dict())
-    restored = Optimizer(other, train)
-    restored.restore(state)
+    restored = make(other, train)
+    restored.load_state_dict(state)
     steps(module, optimizer, 4)
     steps(other, restored, 4)
     assert torch.equal(module.weight, other.weight)
@@ -99,13 +149,13 @@ def test_a_restored_optimizer_goes_on_bit_for_bit() -> None:
 def test_a_step_that_is_not_good_changes_nothing() -> None:
     torch.manual_seed(0)
     module = nn.Linear(2, 1)
-    optimizer = Optimizer(module, TrainConfig(average=0.9))
+    optimizer = make(module, TrainConfig(average=0.9))
     steps(module, optimizer, 3)
-    before = copy.deepcopy((module.state_dict(), optimizer.state()))
-    optimizer.gradients(module.weight.sum() * float("nan"))
-    optimizer.step(torch.tensor(0.1), ~GOOD)
+    before = copy.deepcopy((module.state_dict(), optimizer.state_dict()))
+    gradients(optimizer, module.weight.sum() * float("nan"))
+    optimizer.step(torch.tensor(0.1), ~FINITE)
     for kept, now in zip(
-        tensors(before), tensors((module.state_dict(), optimizer.state())), strict=True
+        tensors(before), tensors((module.state_dict(), optimizer.state_dict())), strict=True
     ):
         assert torch.equal(kept, now)
     steps(module, optimizer, 1)

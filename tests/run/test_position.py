@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+from collections.abc import Generator
+from dataclasses import asdict
 
 import pytest
 from rich.console import Console
 
-from zpyro.training import loggers as reporting
+from tests.run.small import dataset, model, settings
+from zpyro.training import callbacks as reporting
 from zpyro.training.config import TrainConfig
-from zpyro.training.train_state import Budget, TrainState, due
+from zpyro.training.sequence_task import SequenceTask
+from zpyro.training.task import TrainState
+from zpyro.training.trainer import Budget, is_due
 
 pytestmark = pytest.mark.fast
 
@@ -41,9 +47,22 @@ VALID = {
 }
 
 
+def task() -> SequenceTask:
+    return SequenceTask(model(), dataset(), settings())
+
+
+@contextlib.contextmanager
+def started(console: Console) -> Generator[reporting.Callback]:
+    """The logger for a console, in a training."""
+    logger = reporting.logger_for(console)
+    logger.on_fit_start(task(), TrainState())
+    yield logger
+    logger.on_fit_end()
+
+
 def test_a_position_survives_json() -> None:
-    position = TrainState(step=3, epoch=1, batch=2, best=-4.5, interval_seconds=0.5)
-    assert TrainState.from_state(json.loads(json.dumps(position.state()))) == position
+    state = TrainState(step=3, epoch=1, batch=2, best=-4.5, interval_seconds=0.5)
+    assert TrainState(**json.loads(json.dumps(asdict(state)))) == state
 
 
 def test_the_last_batch_of_a_pass_begins_the_next() -> None:
@@ -73,10 +92,13 @@ def test_the_limit_that_is_nearest_counts(
 
 
 def test_what_is_due() -> None:
-    assert due(TrainState(step=20), 10, steps_per_epoch=7)
-    assert not due(TrainState(step=25), 10, steps_per_epoch=7)
-    assert [step for step in range(1, 250) if due(TrainState(step=step), None, 100)] == [100, 200]
-    assert [step for step in range(1, 250) if due(TrainState(step=step), None, 20)] == [
+    assert is_due(TrainState(step=20), 10, steps_per_epoch=7)
+    assert not is_due(TrainState(step=25), 10, steps_per_epoch=7)
+    assert [step for step in range(1, 250) if is_due(TrainState(step=step), None, 100)] == [
+        100,
+        200,
+    ]
+    assert [step for step in range(1, 250) if is_due(TrainState(step=step), None, 20)] == [
         60,
         120,
         180,
@@ -86,13 +108,13 @@ def test_what_is_due() -> None:
 
 def test_a_terminal_shows_a_bar_the_time_left_and_the_raw_terms() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with reporting.for_console(console) as reporter:
-        assert isinstance(reporter, reporting.Screen)
-        reporter.step(TrainState(step=30, epoch=1), 0.25, 130.0)
-        reporter.train(TRAIN)
-        reporter.validating(3, 9)
-        reporter.valid(VALID)
-        reporter.step(TrainState(step=31, epoch=1), 0.26, 129.0)
+    with started(console) as logger:
+        assert isinstance(logger, reporting.ProgressLogger)
+        logger.on_step(TrainState(step=30, epoch=1), 0.25, 130.0)
+        logger.on_train_record(TRAIN)
+        logger.on_validation_progress(3, 9)
+        logger.on_validation(VALID)
+        logger.on_step(TrainState(step=31, epoch=1), 0.26, 129.0)
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     for text in ("epoch 2, step 31", "2 min 09 s left", "-1234", "34.5", "4321", "-900.0 +- 12.5"):
@@ -101,11 +123,11 @@ def test_a_terminal_shows_a_bar_the_time_left_and_the_raw_terms() -> None:
 
 def test_a_file_gets_plain_lines() -> None:
     console = Console(file=io.StringIO(), width=40)
-    with reporting.for_console(console) as reporter:
-        reporter.step(TrainState(step=30, epoch=1), 0.25, 130.0)
-        reporter.train(TRAIN)
-        reporter.valid({**VALID, "elbo": None})
-        reporter.valid(VALID)
+    with started(console) as logger:
+        logger.on_step(TrainState(step=30, epoch=1), 0.25, 130.0)
+        logger.on_train_record(TRAIN)
+        logger.on_validation({**VALID, "elbo": None})
+        logger.on_validation(VALID)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     assert lines[1] == (
@@ -119,15 +141,16 @@ def test_slow_steps_are_told_without_their_terms(monkeypatch: pytest.MonkeyPatch
     now = 0.0
     monkeypatch.setattr(reporting.time, "monotonic", lambda: now)
     console = Console(file=io.StringIO(), width=40)
-    reporter = reporting.for_console(console)
+    logger = reporting.logger_for(console)
+    logger.on_fit_start(task(), TrainState())
     told: list[tuple[float, str]] = []
     for now, act in (
-        (5.0, lambda: reporter.step(TrainState(step=1), 0.01, 600.0)),
-        (19.0, lambda: reporter.step(TrainState(step=2), 0.02, 500.0)),
-        (21.0, lambda: reporter.step(TrainState(step=3), 0.03, 400.0)),
-        (32.0, lambda: reporter.train(TRAIN)),
-        (40.0, lambda: reporter.validating(1, 9)),
-        (43.0, lambda: reporter.validating(2, 9)),
+        (5.0, lambda: logger.on_step(TrainState(step=1), 0.01, 600.0)),
+        (19.0, lambda: logger.on_step(TrainState(step=2), 0.02, 500.0)),
+        (21.0, lambda: logger.on_step(TrainState(step=3), 0.03, 400.0)),
+        (32.0, lambda: logger.on_train_record(TRAIN)),
+        (40.0, lambda: logger.on_validation_progress(1, 9)),
+        (43.0, lambda: logger.on_validation_progress(2, 9)),
     ):
         act()
         assert isinstance(console.file, io.StringIO)

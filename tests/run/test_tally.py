@@ -7,42 +7,44 @@ import json
 import pytest
 import torch
 
-from zpyro.objectives.elbo import ObjectiveTerms
-from zpyro.training.accumulator import MetricAccumulator, means
+from zpyro.training.accumulator import MetricAccumulator
+from zpyro.training.sequence_task import summarize
 
 pytestmark = pytest.mark.fast
 
 
-def terms(loss: float, log_likelihood: float, kl: float) -> ObjectiveTerms:
-    names = ("log_likelihood", "kl", "log_auxiliary", "log_reverse")
-    values = dict(zip(names, map(torch.tensor, (log_likelihood, kl, 0.0, 0.0)), strict=True))
-    return ObjectiveTerms(values, {"kl_weight": 1.0}, torch.tensor(loss))
+TERMS = ("log_likelihood", "kl", "log_auxiliary", "log_reverse")
+
+
+def accumulator() -> MetricAccumulator:
+    return MetricAccumulator(torch.device("cpu"), TERMS)
 
 
 def add(
     tally: MetricAccumulator, loss: float, log_likelihood: float = -30.0, norm: float = 1.0
 ) -> bool:
-    part = terms(loss, log_likelihood, 10.0)
-    return bool(tally.add(part, torch.tensor(norm), torch.tensor(2), torch.tensor(10)))
+    numbers = map(torch.tensor, (loss, log_likelihood, 10.0, 0.0, 0.0))
+    values: dict[str, torch.Tensor] = dict(zip(("loss", *TERMS), numbers, strict=True))
+    return bool(tally.add(values, torch.tensor(norm), torch.tensor(2), torch.tensor(10)))
 
 
 def test_means_are_per_sequence_per_frame_and_per_step() -> None:
-    tally = MetricAccumulator(torch.device("cpu"))
+    tally = accumulator()
     add(tally, 40.0)
     add(tally, 80.0, norm=3.0)
-    found = means(tally.read(), 2.0)
+    found = summarize(tally.read(), 2.0)
     assert found["loss"] == 30.0
     assert found["bound"] == -20.0
     assert found["kl_per_frame"] == 1.0
     assert found["gradient_norm"] == 2.0
     assert found["frames_per_second"] == 10.0
     tally.clear()
-    assert means(tally.read(), 0.0)["loss"] is None
+    assert summarize(tally.read(), 0.0)["loss"] is None
 
 
 @pytest.mark.parametrize("bad", [{"loss": float("nan")}, {"loss": 1.0, "norm": float("inf")}])
 def test_a_step_that_is_not_finite_counts_as_skipped_alone(bad: dict[str, float]) -> None:
-    tally = MetricAccumulator(torch.device("cpu"))
+    tally = accumulator()
     assert add(tally, 40.0)
     before = tally.read()
     assert not add(tally, **bad)
@@ -54,8 +56,8 @@ def test_a_step_that_is_not_finite_counts_as_skipped_alone(bad: dict[str, float]
 
 
 def test_the_state_comes_back_through_json() -> None:
-    tally, other = MetricAccumulator(torch.device("cpu")), MetricAccumulator(torch.device("cpu"))
+    tally, other = accumulator(), accumulator()
     add(tally, 40.1)
     add(tally, float("inf"))
-    other.restore(json.loads(json.dumps(tally.state())))
+    other.load_state_dict(json.loads(json.dumps(tally.state_dict())))
     assert (other.read(), other.skipped()) == (tally.read(), tally.skipped())

@@ -22,13 +22,13 @@ from zpyro.distributed import processes as process_group
 from zpyro.errors import UserError
 from zpyro.io import files, manifest, torch_files
 from zpyro.models import SequenceModel
-from zpyro.training import checkpoint, runs, trainer
-from zpyro.training import loggers as reporting
-from zpyro.training import loop as training
+from zpyro.training import callbacks as reporting
+from zpyro.training import checkpoint, runs
+from zpyro.training import sequence_task as training
 from zpyro.training.config import Config
 from zpyro.training.interruption import SIGNALS
 from zpyro.training.runs import Run
-from zpyro.training.train_state import TrainState
+from zpyro.training.task import TrainState
 
 
 class At(reporting.NullLogger):
@@ -37,8 +37,8 @@ class At(reporting.NullLogger):
     def __init__(self, step: int, action: Any) -> None:
         self.wanted, self.action = step, action
 
-    def step(self, position: TrainState, fraction: float, seconds_left: float | None) -> None:
-        if position.step == self.wanted:
+    def on_step(self, state: TrainState, fraction: float, seconds_left: float | None) -> None:
+        if state.step == self.wanted:
             self.action()
 
 
@@ -95,7 +95,7 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     assert (best.step, best.averaged, last.step, last.averaged) == (chosen["step"], True, 30, False)
     assert best.metrics is not None
     assert best.metrics["elbo"] == chosen["elbo"]
-    scored = evaluation.evaluate(best.module, dataset().valid, seed=trainer.VALIDATION_SEED)
+    scored = evaluation.evaluate(best.module, dataset().valid, seed=training.VALIDATION_SEED)
     assert scored.elbo == pytest.approx(chosen["elbo"], rel=1e-6)
     assert best.data.mean == 0.5
     assert best.start is not None
@@ -121,7 +121,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, killed: int) -
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        train(tmp_path / "killed", config, reporter=At(killed, kill))
+        train(tmp_path / "killed", config, callbacks=[At(killed, kill)])
     torch.manual_seed(1234)
     resumed = runs.open_run(tmp_path / "killed")
     module = resumed.load("last").module
@@ -139,8 +139,8 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path: Path, number: signal.Sig
     config = settings()
     run = runs.create(tmp_path / "run", config)
     before = signal.getsignal(number)
-    reporter = At(13, lambda: os.kill(os.getpid(), number))
-    outcome = training.fit(model(), dataset(), config, run=run, reporter=reporter)
+    logger = At(13, lambda: os.kill(os.getpid(), number))
+    outcome = training.fit(model(), dataset(), config, run=run, callbacks=[logger])
     assert outcome.interrupted == number
     assert (outcome.step, run.load("last").step) == (13, 13)
     assert signal.getsignal(number) is before
@@ -149,10 +149,10 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path: Path, number: signal.Sig
 class Validating(At):
     """Does something when the first batch of a step's validation is scored."""
 
-    def step(self, position: TrainState, fraction: float, seconds_left: float | None) -> None:
-        self.here = position.step == self.wanted
+    def on_step(self, state: TrainState, fraction: float, seconds_left: float | None) -> None:
+        self.here = state.step == self.wanted
 
-    def validating(self, done: int, total: int) -> None:
+    def on_validation_progress(self, done: int, total: int) -> None:
         if self.here:
             self.action()
 
@@ -164,8 +164,8 @@ def test_a_signal_within_a_validation_puts_it_off(tmp_path: Path, step: int) -> 
     )
     whole, run = train(tmp_path / "whole", config)
     stopped = runs.create(tmp_path / "stopped", config)
-    reporter = Validating(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    outcome = training.fit(model(), dataset(), config, run=stopped, reporter=reporter)
+    logger = Validating(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    outcome = training.fit(model(), dataset(), config, run=stopped, callbacks=[logger])
     assert (outcome.interrupted, outcome.step) == (signal.SIGTERM, step)
     valid = [record["step"] for record in stopped.records() if record["kind"] == "valid"]
     assert valid == list(range(9, step, 9))
@@ -218,11 +218,29 @@ def test_a_plateau_lowers_the_learning_rate(tmp_path: Path) -> None:
     assert rates[20] == pytest.approx(0.5 * rates[1])
 
 
+def test_a_state_with_the_keys_of_before_is_resumed(tmp_path: Path) -> None:
+    config = settings(max_steps=8, checkpoint_every=4, average=0.9, log_every=3)
+    whole, run = train(tmp_path / "whole", config)
+    half = replace(config, train=replace(config.train, max_steps=4))
+    module, old = train(tmp_path / "old", half)
+    state = checkpoint.load_state(old.last)
+    optimizer, position = state.pop("optimizer"), state.pop("train_state")
+    position["without_better"] = position.pop("evals_without_improvement")
+    names = {"accumulator": "tally", "task": "carried", "random": "random"}
+    converted = {names[name]: part for name, part in state.items()}
+    optimizer = {"adam": optimizer.pop("optimizer"), **optimizer}
+    rewrite(old, {**converted, "position": position, "optimizer": optimizer})
+    training.fit(module, dataset(), config, run=old, resume=True)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, module.state_dict()[name])
+    assert untimed(old)[-1] == untimed(run)[-1]
+
+
 def test_a_state_of_another_kind_is_told(tmp_path: Path) -> None:
     config = settings(max_steps=4, checkpoint_every=2)
     module, run = train(tmp_path / "run", config)
     state = checkpoint.load_state(run.last)
-    for wrong in ({"tally": None}, {"optimizer": {}}, {"random": (1, 2)}):
+    for wrong in ({"accumulator": None}, {"optimizer": {}}, {"random": (1, 2)}):
         rewrite(run, {**state, **wrong})
         with pytest.raises(UserError, match="last: its state does not fit this run"):
             training.fit(module, dataset(), config, run=run, resume=True)
@@ -230,7 +248,7 @@ def test_a_state_of_another_kind_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no state of a training"):
         training.fit(module, dataset(), config, run=run, resume=True)
     rewrite(run, {})
-    with pytest.raises(UserError, match="holds a model without a training to go on with"):
+    with pytest.raises(UserError, match="holds a model without a training to resume"):
         training.fit(module, dataset(), config, run=run, resume=True)
 
 
@@ -246,14 +264,16 @@ def rewrite(run: Run, state: object) -> None:
 def test_a_carried_state_is_for_one_process() -> None:
     config = settings(max_steps=2, carry_state=True)
     two = process_group.ProcessGroup(0, 2, 0)
-    with pytest.raises(UserError, match="carry_state is for one process; start it without"):
+    with pytest.raises(
+        UserError, match="carry_state: needs a single process; start zpyro train without"
+    ):
         training.fit(model(), dataset(), config, process_group=two)
 
 
 def test_lines_tell_how_far_it_is() -> None:
     text = io.StringIO()
-    reporter = reporting.Lines(Console(file=text, width=200), seconds=0.0)
-    training.fit(model(), dataset(), settings(max_steps=4, log_every=2), reporter=reporter)
+    logger = reporting.LineLogger(Console(file=text, width=200), seconds=0.0)
+    training.fit(model(), dataset(), settings(max_steps=4, log_every=2), callbacks=[logger])
     lines = text.getvalue().splitlines()
     assert [line.split("  ")[:2] for line in lines[:2]] == [["step 2", "50%"], ["step 4", "100%"]]
     assert all("bound" in line for line in (*lines[:2], lines[-1]))

@@ -15,45 +15,40 @@ from tests.run.small import dataset, model, settings
 from zpyro.distributed.processes import full_batch
 from zpyro.nn import precision
 from zpyro.nn.kernels.cuda_graph import GraphedCallable
-from zpyro.training import loop as training
+from zpyro.training import sequence_task as training
+from zpyro.training import trainer as trainer_module
 from zpyro.training.accumulator import MetricAccumulator
-from zpyro.training.building import build_objective
 from zpyro.training.optimizer import Optimizer
-from zpyro.training.step import MOST_LENGTHS, TrainingStep, length_edges
+from zpyro.training.sequence_task import MAX_LENGTHS, SequenceTask, length_edges
+from zpyro.training.trainer import Trainer
 
 pytestmark = pytest.mark.fast
 
 
-def make(device: str = "cpu", **train: object) -> tuple[TrainingStep, MetricAccumulator]:
+def make(device: str = "cpu", **train: object) -> tuple[Trainer, SequenceTask]:
     config = settings(**train)
-    module = model().to(device)
-    tally = MetricAccumulator(torch.device(device))
-    objective = build_objective(config.objective, 6)(module.model, module.guide)
-    optimizer = Optimizer(model() if device == "meta" else module, config.train)
-    lengths = dataset().train.lengths
-    return TrainingStep(module, objective, optimizer, tally, config.train, lengths), tally
+    task = SequenceTask(model().to(device), dataset(), config)
+    return Trainer(task, config.train), task
 
 
 def test_nothing_is_read_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     # A tensor on "meta" has no values: reading one, or meeting one of another device, raises.
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
-    step, _ = make("meta")
+    elsewhere = Optimizer([(list(model().parameters()), 1.0)], settings().train)
+    monkeypatch.setattr(trainer_module, "Optimizer", lambda *_: elsewhere)
+    trainer, task = make("meta")
+    trainer.accumulator = MetricAccumulator(torch.device("meta"), task.term_names)
     batch = next(iter(dataset().train.batches(8))).to("meta")
     assert batch.start is not None
     controls = torch.zeros(4, dtype=torch.float64, device="meta")
     lengths = batch.lengths.to("meta")
-    gradients = patch.object(Optimizer, "gradients", lambda _, loss: backward(loss))
+    norm = patch.object(Optimizer, "clip_gradients", lambda _: controls[0])
     moves = patch.object(Optimizer, "step")
-    with pyro.validation_enabled(False), gradients, moves as moved:
-        sizes = controls[:2]
-        assert step._compute(True, controls, sizes, batch.x, lengths, batch.start) == ()
-    assert moved.call_args.args[1].device.type == "meta"
-
-
-def backward(loss: torch.Tensor) -> torch.Tensor:
-    loss.backward()
-    return loss.detach()
+    key = (True, True, True), True
+    with pyro.validation_enabled(False), norm, moves as moved:
+        (is_finite,) = trainer._update(key, controls, controls[:2], batch.x, lengths, batch.start)
+    assert is_finite.device.type == moved.call_args.args[1].device.type == "meta"
 
 
 def test_a_tensor_without_values_cannot_be_read() -> None:
@@ -65,7 +60,7 @@ def test_a_tensor_without_values_cannot_be_read() -> None:
 def test_lengths_to_pad_to(count: int) -> None:
     lengths = np.random.default_rng(count).integers(5, 90, size=count)
     edges = length_edges(lengths)
-    assert 1 <= len(edges) <= MOST_LENGTHS
+    assert 1 <= len(edges) <= MAX_LENGTHS
     assert edges[-1] == lengths.max()
     assert set(edges.tolist()) <= set(lengths.tolist())
 
@@ -77,13 +72,13 @@ def test_sequences_of_one_length_are_not_padded() -> None:
 def test_padded_batches_have_the_same_terms(monkeypatch: pytest.MonkeyPatch) -> None:
     sums = []
     for padded in (False, True):
-        step, tally = make()
+        trainer, task = make()
         if padded:
-            step._edges = np.array([4, 20])
+            task._padded_lengths = np.array([4, 20])
         # The draws of the guide depend on the padded shape, so they are made the same here.
         monkeypatch.setattr(torch, "randn", lambda shape, **_: torch.full(shape, 0.3))
-        step(full_batch(next(iter(dataset().train.batches(8)))), 1e-3)
-        sums.append(tally.read())
+        trainer.step(full_batch(next(iter(dataset().train.batches(8)))))
+        sums.append(trainer.accumulator.read())
     assert sums[0] == pytest.approx(sums[1], rel=1e-5)
 
 
@@ -93,7 +88,7 @@ def test_terms_without_weight_have_a_graph_of_their_own() -> None:
         config.objective, auxiliary_weight_final=0.0, auxiliary_weight_rate=0.01, kl_weight=1.0
     )
     with patch.object(
-        GraphedCallable, "__call__", autospec=True, side_effect=lambda *_: ()
+        GraphedCallable, "__call__", autospec=True, side_effect=lambda *_: (torch.tensor(True),)
     ) as called:
         training.fit(model(), dataset(), replace(config, objective=moving))
     first, second = (call.args[0] for call in called.call_args_list)
@@ -103,23 +98,24 @@ def test_terms_without_weight_have_a_graph_of_their_own() -> None:
 @pytest.mark.parametrize("chosen", precision.PRECISIONS)
 def test_every_precision_trains_and_leaves_the_switches_alone(chosen: str) -> None:
     before = precision._tf32()
-    step, tally = make(precision=chosen)
-    exact, expected = make()
-    for each in (step, exact):
+    trainer, _ = make(precision=chosen)
+    exact, _ = make()
+    for each in (trainer, exact):
         torch.manual_seed(0)
-        each(full_batch(next(iter(dataset().train.batches(8)))), 1e-3)
-    assert tally.skipped() == (0, 0)
-    assert tally.read() == pytest.approx(expected.read(), rel=0.05)
+        each.step(full_batch(next(iter(dataset().train.batches(8)))))
+    assert trainer.accumulator.skipped() == (0, 0)
+    expected = exact.accumulator.read()
+    assert trainer.accumulator.read() == pytest.approx(expected, rel=0.05)
     assert precision._tf32() == before
 
 
 def test_bfloat16_is_not_float32() -> None:
     sums = []
     for chosen in ("float32", "bfloat16"):
-        step, tally = make(precision=chosen)
+        trainer, _ = make(precision=chosen)
         torch.manual_seed(0)
-        step(full_batch(next(iter(dataset().train.batches(8)))), 1e-3)
-        sums.append(tally.read()["loss"])
+        trainer.step(full_batch(next(iter(dataset().train.batches(8)))))
+        sums.append(trainer.accumulator.read()["loss"])
     assert sums[0] != sums[1]
 
 

@@ -14,11 +14,11 @@ import tempfile
 from pathlib import Path
 
 from tests.run.small import dataset, model, settings
-from zpyro.training import loggers as reporting
-from zpyro.training import loop as training
+from zpyro.training import callbacks as reporting
 from zpyro.training import runs
+from zpyro.training import sequence_task as training
 from zpyro.training.allocation import keep_freed_memory
-from zpyro.training.train_state import TrainState
+from zpyro.training.task import TrainState
 
 READINGS = 10
 SETTLED = 2
@@ -42,8 +42,8 @@ class Watch(reporting.NullLogger):
         self.readings: list[float] = []
         self.objects: list[int] = []
 
-    def step(self, position: TrainState, fraction: float, seconds_left: float | None) -> None:
-        if position.step % self._every == 0:
+    def on_step(self, state: TrainState, fraction: float, seconds_left: float | None) -> None:
+        if state.step % self._every == 0:
             gc.collect()
             self.readings.append(_resident())
             self.objects.append(len(gc.get_objects()))
@@ -56,7 +56,7 @@ def soak(folder: Path, steps: int) -> Watch:
     )
     watch = Watch(steps)
     run = runs.create(folder, config)
-    training.fit(model(), dataset(), config, run=run, reporter=watch)
+    training.fit(model(), dataset(), config, run=run, callbacks=[watch])
     return watch
 
 

@@ -21,8 +21,8 @@ from tests.processes import Command
 from tests.run.small import dataset, model, settings
 from tests.run.test_training import At, untimed
 from zpyro.errors import UserError
-from zpyro.training import loop as training
 from zpyro.training import runs
+from zpyro.training import sequence_task as training
 
 FULL = """
 mount -t tmpfs -o size={size}k none {place} || exit 77
@@ -173,7 +173,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(
     monkeypatch.setattr(time, "time", lambda: now - 3600 * next(ticks))
     ticks = iter(range(10**9))
     run = runs.create(tmp_path / "run", config)
-    training.fit(model(), dataset(), config, run=run, reporter=At(12, _stop))
+    training.fit(model(), dataset(), config, run=run, callbacks=[At(12, _stop)])
     for path in run.folder.rglob("*"):
         os.utime(path, (now + 1e6, now + 1e6))
     module = run.load("last").module

@@ -1,11 +1,11 @@
-"""Hunting for what is not finite: the first network, gradient and step that are not, by name."""
+"""Anomaly detection: the first output, gradient and step that are not finite, by name."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,24 +13,21 @@ from torch import Tensor, nn
 from zpyro.errors import UserError
 from zpyro.training.accumulator import MetricAccumulator
 
-if TYPE_CHECKING:
-    from zpyro.datasets.batching import Batch
-
 
 class AnomalyDetection:
     """Stops at the first NaN or infinity, in the forward or the backward computation.
 
-    Slow: every network's output and every gradient is looked at, and torch keeps the trace of every
-    operation (``torch.autograd.set_detect_anomaly``) to print the one whose gradient is NaN.
+    Slow: it checks the output of every network and every gradient, and torch keeps the trace of
+    every operation (``torch.autograd.set_detect_anomaly``) to print the one whose gradient is NaN.
 
     Args:
-        module: the model to watch; its hooks stay for good.
-        tally: takes in the terms of the objective.
+        module: the model to check; its hooks are not removed.
+        accumulator: of the terms of the objective.
     """
 
-    def __init__(self, module: nn.Module, tally: MetricAccumulator) -> None:
+    def __init__(self, module: nn.Module, accumulator: MetricAccumulator) -> None:
         self._watching = False
-        self._tally = tally
+        self._accumulator = accumulator
         for name, part in module.named_modules():
             if name:
                 part.register_forward_hook(partial(self._check_output, name))
@@ -38,12 +35,12 @@ class AnomalyDetection:
             parameter.register_hook(partial(self._check_gradient, name))
 
     @contextlib.contextmanager
-    def watching(self, step: int, batch: Batch) -> Generator[None, None, None]:
-        """Within it, one training step is watched.
+    def watching(self, step: int, names: Sequence[str]) -> Generator[None, None, None]:
+        """A context that checks one training step.
 
         Args:
             step: its number, from 1.
-            batch: what it trains on.
+            names: of the sequences that it trains on.
 
         Raises:
             UserError: naming the step, and the network, gradient or operation that is not finite.
@@ -52,15 +49,15 @@ class AnomalyDetection:
         try:
             with torch.autograd.set_detect_anomaly(True):
                 yield
-                bad = self._tally.first_nonfinite()
+                bad = self._accumulator.first_nonfinite()
                 if bad is not None:
                     raise _NotFiniteError(f"{bad[1]} is not finite")
         except _NotFiniteError as error:
-            raise UserError(_line(step, batch, str(error))) from error
+            raise UserError(_line(step, names, str(error))) from error
         except RuntimeError as error:
             if "returned nan values" not in str(error):
                 raise
-            raise UserError(_line(step, batch, str(error).rstrip("."))) from error
+            raise UserError(_line(step, names, str(error).rstrip("."))) from error
         finally:
             self._watching = False
 
@@ -83,10 +80,9 @@ def shown_names(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + more
 
 
-def _line(step: int, batch: Batch, found: str) -> str:
+def _line(step: int, names: Sequence[str], found: str) -> str:
     return (
-        f"step {step}: {found}, on {shown_names(batch.names)}; "
-        "look at these or lower train.learning_rate"
+        f"step {step}: {found}, on {shown_names(names)}; look at these or lower train.learning_rate"
     )
 
 

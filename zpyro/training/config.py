@@ -109,7 +109,7 @@ def _objective_class(terms: tuple[tuple[str, type[Term]], ...]) -> type[Objectiv
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The optimizer, the budget and the bookkeeping; see :func:`zpyro.training.loop.fit`.
+    """The optimizer, the budget and the bookkeeping; see :func:`zpyro.training.fit`.
 
     Training ends at the first of ``epochs``, ``max_steps`` and ``max_minutes`` that is set.
     """
@@ -122,9 +122,19 @@ class TrainConfig:
     carry_state: bool = setting(
         False, "rows go on with the state of the row before (truncated back-propagation)"
     )
-    learning_rate: float = setting(1e-3, "Adam's step size", above=0)
+    optimizer: str = setting("adam", "adam, or sgd with momentum 0.9", choices=("adam", "sgd"))
+    weight_decay: float = setting(0.0, "factor of the squared weights in the loss", at_least=0)
+    learning_rate: float = setting(1e-3, "the optimizer's step size", above=0)
     learning_rate_schedule: str = setting(
-        "constant", "how the step size moves", choices=("constant", "cosine", "plateau")
+        "constant",
+        "how the step size moves",
+        choices=("constant", "cosine", "plateau", "milestones"),
+    )
+    milestones: tuple[int, ...] = setting(
+        (), "epochs at which the step size falls to a tenth", at_least=1
+    )
+    warmup_epochs: float = setting(
+        0.0, "epochs over which the step size grows, as 1 - exp(-epoch / this)", at_least=0
     )
     learning_rate_floor: float = setting(
         0.02, "least step size as a fraction of the first", at_least=0, at_most=1

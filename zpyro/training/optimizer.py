@@ -1,5 +1,5 @@
-"""Adam with clipped gradients, a guard against steps that are not finite, a moving step size, and
-averaged weights."""
+"""The optimizer: Adam or SGD with clipped gradients, skipped steps where numbers are not finite,
+learning rate schedules, and averaged weights."""
 
 from __future__ import annotations
 
@@ -13,92 +13,140 @@ from torch import Tensor, nn
 
 from zpyro.training.config import TrainConfig
 
+MOMENTUM = 0.9
+
 
 class Optimizer:
-    """Takes the steps.
+    """Updates the parameters.
 
     Args:
-        module: whose parameters.
-        train: step size, clipping and averaging.
+        groups: parameters, each group with its share of the learning rate.
+        train: optimizer, learning rate and its schedule, clipping and averaging.
 
     Attributes:
-        scale: factor on the step size, halved by :meth:`reduce`.
+        parameters: of all groups.
         average: the averaged weights, or None.
+
+    Example::
+
+        optimizer = Optimizer([(list(model.parameters()), 1.0)], TrainConfig())
+        optimizer.zero_grad()
+        loss.backward()
+        norm = optimizer.clip_gradients()
+        optimizer.step(torch.tensor(optimizer.learning_rate(0.0)), norm.isfinite())
     """
 
-    def __init__(self, module: nn.Module, train: TrainConfig) -> None:
+    def __init__(self, groups: list[tuple[list[nn.Parameter], float]], train: TrainConfig) -> None:
+        groups = [(parameters, share) for parameters, share in groups if parameters]
+        self.parameters = [parameter for parameters, _ in groups for parameter in parameters]
         self._train = train
-        self._parameters = [p for p in module.parameters() if p.requires_grad]
-        device = self._parameters[0].device
+        self._shares = [share for _, share in groups]
+        device = self.parameters[0].device
         on_cuda = device.type == "cuda"
-        # A recorded CUDA graph reads the step size and the step count where they stand.
-        self._rate = torch.tensor(train.learning_rate, device=device) if on_cuda else None
-        self._options: dict[str, Any] = {"fused": True, "capturable": on_cuda}
-        self._adam = torch.optim.Adam(
-            self._parameters, lr=train.learning_rate, eps=train.adam_epsilon, **self._options
+        # A captured CUDA graph reads the learning rates and step counts from fixed memory.
+        self._rates = (
+            [torch.tensor(train.learning_rate, device=device) for _ in groups] if on_cuda else None
         )
-        self.scale = 1.0
-        self.average = AveragedWeights(self._parameters, train.average) if train.average else None
+        self._options: dict[str, Any] = {"fused": True}
+        each = [{"params": parameters} for parameters, _ in groups]
+        common = {"lr": train.learning_rate, "weight_decay": train.weight_decay}
+        if train.optimizer == "adam":
+            self._options["capturable"] = on_cuda
+            self._optimizer = torch.optim.Adam(
+                each, eps=train.adam_epsilon, **common, **self._options
+            )
+        else:
+            self._optimizer = torch.optim.SGD(each, momentum=MOMENTUM, **common, **self._options)
+            for parameter in self.parameters:
+                # The fused kernel leaves a buffer that it makes in a skipped first step undefined.
+                buffer = torch.zeros_like(parameter)
+                self._optimizer.state[parameter]["momentum_buffer"] = buffer
+        self._scale = 1.0
+        self.average = AveragedWeights(self.parameters, train.average) if train.average else None
 
-    def gradients(self, loss: Tensor) -> Tensor:
-        """Fill the gradients of a loss, clip them, and give their norm from before that."""
-        self._adam.zero_grad(set_to_none=True)
-        loss.backward()
-        return nn.utils.clip_grad_norm_(self._parameters, self._train.clip_norm)
+    def zero_grad(self) -> None:
+        """Clear the gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
 
-    def step(self, rate: Tensor, good: Tensor) -> None:
-        """Move the parameters along their gradients, or leave everything as it is.
+    def clip_gradients(self) -> Tensor:
+        """Clip the gradients to ``train.clip_norm``.
+
+        Returns:
+            Their norm before, a 0-dim tensor.
+        """
+        return nn.utils.clip_grad_norm_(self.parameters, self._train.clip_norm)
+
+    def step(self, rate: Tensor, is_finite: Tensor) -> None:
+        """Update the parameters, or leave everything as it is.
 
         Args:
-            rate: the step size, see :meth:`learning_rate`; a 0-dim tensor.
-            good: whether to move, a 0-dim bool tensor; it is read on the device alone.
+            rate: the learning rate, see :meth:`learning_rate`; a 0-dim tensor.
+            is_finite: whether to update, a 0-dim bool tensor; it is read on the device alone.
         """
-        if self._rate is not None:
-            self._rate.copy_(rate)
-        for group in self._adam.param_groups:
-            group["lr"] = float(rate) if self._rate is None else self._rate
-        # What torch's gradient scaler tells a fused optimizer of a step to be left out.
-        self._adam.found_inf = (~good).float()  # pyright: ignore[reportAttributeAccessIssue]
-        self._adam.step()
+        for number, (group, share) in enumerate(
+            zip(self._optimizer.param_groups, self._shares, strict=True)
+        ):
+            if self._rates is None:
+                group["lr"] = float(rate) * share
+            else:
+                self._rates[number].copy_(rate * share)
+                group["lr"] = self._rates[number]
+        # The attribute by which torch's gradient scaler makes a fused optimizer skip a step.
+        self._optimizer.found_inf = (~is_finite).float()  # pyright: ignore[reportAttributeAccessIssue]
+        self._optimizer.step()
         if self.average is not None:
-            self.average.update(good)
+            self.average.update(is_finite)
 
-    def learning_rate(self, fraction: float) -> float:
-        """The step size after this fraction of the training."""
-        rate, floor = self._train.learning_rate, self._train.learning_rate_floor
-        if self._train.learning_rate_schedule == "cosine":
-            return rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * fraction)))
-        return rate * max(self.scale, floor)
+    def learning_rate(self, fraction: float, epoch: int = 0) -> float:
+        """The learning rate of a step.
+
+        Args:
+            fraction: of the training that is done, 0 to 1.
+            epoch: passes over the data completed.
+        """
+        train, floor = self._train, self._train.learning_rate_floor
+        if train.learning_rate_schedule == "cosine":
+            factor = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * fraction))
+        elif train.learning_rate_schedule == "milestones":
+            factor = 0.1 ** sum(epoch >= milestone for milestone in train.milestones)
+        else:
+            factor = max(self._scale, floor)
+        if train.warmup_epochs:
+            factor *= 1 - math.exp(-(epoch + 1) / train.warmup_epochs)
+        return train.learning_rate * factor
 
     def reduce(self) -> None:
-        """Halve the step size, where it follows a plateau."""
-        self.scale *= 0.5
+        """Halve the learning rate, as the schedule "plateau" does."""
+        self._scale *= 0.5
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold; tensors are not copied."""
-        average = None if self.average is None else self.average.state()
-        return {"adam": self._adam.state_dict(), "scale": self.scale, "average": average}
+        return {
+            "optimizer": self._optimizer.state_dict(),
+            "scale": self._scale,
+            "average": None if self.average is None else self.average.state_dict(),
+        }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`state` gave."""
-        self._adam.load_state_dict(state["adam"])
-        for group in self._adam.param_groups:
-            # A checkpoint of another device brings that one's options.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._optimizer.load_state_dict(state["optimizer"])
+        for group in self._optimizer.param_groups:
+            # A checkpoint of another device has other options.
             group.update(self._options)
-        self.scale = state["scale"]
+        self._scale = state["scale"]
         if self.average is not None and state["average"] is not None:
-            self.average.restore(state["average"])
+            self.average.load_state_dict(state["average"])
 
 
 class AveragedWeights:
     """An exponential moving average of parameters (Polyak and Juditsky, 1992).
 
-    The decay grows from 0.1 as (1 + n) / (10 + n) over the first n updates, so that the weights of
-    the start are forgotten soon.
+    The decay grows with the number of updates n as (1 + n) / (10 + n), from 0.1, so that the first
+    weights are forgotten soon.
 
     Args:
         parameters: what to average.
-        decay: share that the old average keeps in an update.
+        decay: largest share of the old average in an update.
     """
 
     def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
@@ -108,17 +156,17 @@ class AveragedWeights:
         self._averages = [parameter.detach().clone() for parameter in parameters]
 
     @torch.no_grad()
-    def update(self, good: Tensor) -> None:
-        """Take in the present weights, unless the step was none: a 0-dim bool tensor."""
+    def update(self, is_finite: Tensor) -> None:
+        """Add the present weights where ``is_finite``, a 0-dim bool tensor, is True."""
         decay = ((1 + self._updates) / (10 + self._updates)).clamp(max=self._decay)
-        share = (1 - decay) * good
+        share = (1 - decay) * is_finite
         for average, parameter in zip(self._averages, self._parameters, strict=True):
             average.lerp_(parameter, share.to(average.dtype))
-        self._updates += good
+        self._updates += is_finite
 
     @contextlib.contextmanager
     def applied(self) -> Generator[None, None, None]:
-        """Within it, the parameters have the averaged values."""
+        """A context in which the parameters have the averaged values."""
         own = [parameter.detach().clone() for parameter in self._parameters]
         self._copy(self._averages)
         try:
@@ -126,13 +174,13 @@ class AveragedWeights:
         finally:
             self._copy(own)
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold."""
+    def state_dict(self) -> dict[str, Any]:
+        """The averages and the number of updates."""
         return {"updates": int(self._updates), "averages": list(self._averages)}
 
     @torch.no_grad()
-    def restore(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`state` gave."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
         self._updates.fill_(state["updates"])
         for average, saved in zip(self._averages, state["averages"], strict=True):
             average.copy_(saved)

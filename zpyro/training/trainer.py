@@ -1,303 +1,470 @@
-"""What happens at each turn of the training loop."""
+"""The training loop, for anything that is a :class:`~zpyro.training.task.TrainingTask`.
+
+Read from the top: :meth:`Trainer.fit` is the loop, :meth:`Trainer.step` one step of it,
+:meth:`Trainer._update` the computation of a step, which is captured as a CUDA graph where possible.
+The rest is validation, checkpoints and the agreement of several processes.
+
+Nothing in a step waits for the device: numbers that change from step to step come in as tensors,
+whether a step is finite is decided on the device, and its terms are summed there
+(:mod:`zpyro.training.accumulator`).
+"""
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
-from zpyro.datasets.batching import groups
-from zpyro.distributed.processes import BatchShard, ProcessGroup, full_batch
+import torch
+from torch import Tensor
+
+from zpyro.distributed.processes import SINGLE_PROCESS, ProcessGroup
 from zpyro.distributed.seeding import random_states, restore_random_states
 from zpyro.errors import UserError
-from zpyro.evaluation import evaluate
-from zpyro.models import SequenceModel
-from zpyro.training import checkpoint
-from zpyro.training.accumulator import MetricAccumulator, means
+from zpyro.nn import precision
+from zpyro.nn.kernels.cuda_graph import GraphedCallable
+from zpyro.training.accumulator import MetricAccumulator
 from zpyro.training.anomaly import AnomalyDetection, shown_names
-from zpyro.training.building import build_objective
-from zpyro.training.checkpoint import Checkpoint, data_spec, some_start_frames
-from zpyro.training.config import Config
+from zpyro.training.callbacks import Callback
+from zpyro.training.config import TrainConfig
 from zpyro.training.interruption import Interruption
-from zpyro.training.loggers import Reporter
-from zpyro.training.metrics import Metrics, finite_numbers
 from zpyro.training.optimizer import Optimizer
-from zpyro.training.runs import Run
-from zpyro.training.step import TrainingStep
-from zpyro.training.train_state import Budget, Clock, TrainState, due
+from zpyro.training.runs import MetricsLog, Run
+from zpyro.training.task import Numbers, Tensors, TrainingTask, TrainState
 
-if TYPE_CHECKING:
-    from zpyro.datasets.batching import Batch
-    from zpyro.datasets.sequences import Dataset
-
-VALIDATION_SEED = 1
-"""Of the noise in every validation, whatever the training's seed, so that curves compare."""
+MIN_STEPS_BETWEEN_VALIDATIONS = 50
+"""Where validations happen at the end of epochs, so that tiny epochs are not mostly validation."""
 
 
 class ValidationInterrupted(Exception):
-    """A signal came within a validation, which is left for later."""
+    """A signal came during a validation, which is then done on resuming."""
 
 
-class Training:
-    """One training: where it stands, and what happens at each turn of the loop."""
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        step: training steps in all.
+        epoch: passes over the data completed.
+        seconds: spent training.
+        best: the best validation score; None before the first.
+        skipped: steps skipped because they were not finite.
+        interrupted: the signal that ended it early, or None.
+    """
+
+    step: int
+    epoch: int
+    seconds: float
+    best: float | None
+    skipped: int
+    interrupted: signal.Signals | None
+
+
+class Trainer:
+    """Trains a task.
+
+    Args:
+        task: the model, its batches, loss and validation.
+        train: optimizer, budget and intervals.
+        run: the run directory for metrics and checkpoints; nothing is written without one.
+        callbacks: called during the training, in the main process only.
+        process_group: this process among those that train together.
+        detect_anomaly: stop at the first number that is not finite and name it; slow.
+
+    Attributes:
+        state: where the training is.
+        accumulator: sums of the terms since the last record.
+        optimizer: with the averaged weights.
+
+    Example::
+
+        trainer = Trainer(task, TrainConfig(max_steps=1_000), run=Run(folder), callbacks=[logger])
+        if resume:
+            trainer.resume()
+        outcome = trainer.fit()
+    """
 
     def __init__(
         self,
-        module: SequenceModel,
-        dataset: Dataset,
-        config: Config,
-        run: Run | None,
-        reporter: Reporter,
-        process_group: ProcessGroup,
+        task: TrainingTask[Any],
+        train: TrainConfig,
+        *,
+        run: Run | None = None,
+        callbacks: Sequence[Callback] = (),
+        process_group: ProcessGroup = SINGLE_PROCESS,
+        detect_anomaly: bool = False,
     ) -> None:
-        if len(dataset.valid) == 0 or len(dataset.train) == 0:
-            raise UserError(
-                f"data set {dataset.name}: training and validation both need sequences; "
-                "give more data or set other fractions"
-            )
-        if config.train.carry_state and not module.carries_state:
-            raise UserError(
-                f"train.carry_state means nothing to the model {config.model.name}; leave it out"
-            )
-        if config.train.carry_state and process_group.world_size > 1:
-            raise UserError("train.carry_state is for one process; start it without torchrun")
-        self.process_group = process_group
-        self.module = module.train()
-        self.module.skip_gradient = config.objective.skip_gradient
-        self.dataset = dataset
-        self.train = config.train
-        self.config = config
-        self.run = run
-        # The others read checkpoints, and write nothing.
-        self.writes = run if process_group.is_main_process else None
-        self.steps_per_epoch = dataset.train.num_batches(config.train.batch_size)
-        self.metrics = Metrics(self.writes, reporter, self.steps_per_epoch)
-        self.budget = Budget(config.train, self.steps_per_epoch)
-        self.elbo = build_objective(config.objective, self.steps_per_epoch)
-        self.optimizer = Optimizer(module, config.train)
-        self.tally = MetricAccumulator(next(module.parameters()).device)
-        self.take_step = TrainingStep(
-            module,
-            self.elbo(module.model, module.active_guide),
-            self.optimizer,
-            self.tally,
-            config.train,
-            dataset.train.lengths,
-            process_group,
-        )
-        self.position = TrainState()
-        self.saved: int | None = None
-        self.rate = config.train.learning_rate
-        self.clock = Clock(0.0)
-        self.anomalies: AnomalyDetection | None = None
+        self.task, self.train, self.process_group = task, train, process_group
+        self.callbacks = callbacks if process_group.is_main_process else ()
+        self.state = TrainState()
+        self.optimizer = Optimizer(task.parameter_groups(), train)
+        self.device = self.optimizer.parameters[0].device
+        self.accumulator = MetricAccumulator(self.device, task.term_names)
         self.interruption = Interruption()
-        self._agreed: signal.Signals | None = None
+        self._run = run
+        self._writes = run is not None and process_group.is_main_process
+        self._log: MetricsLog | None = None
+        self._budget = Budget(train, task.steps_per_epoch)
+        self._rate = train.learning_rate
+        self._weights: dict[str, float] = {}
+        self._saved_step: int | None = None
+        self._started = self._saved_at = time.monotonic()
+        self._agreed_signal: signal.Signals | None = None
+        anomalies = AnomalyDetection(task.model, self.accumulator) if detect_anomaly else None
+        self._anomalies = anomalies
+        # One process alone captures graphs, and none that anomaly detection must look into.
+        alone = process_group.world_size == 1
+        self._captures = train.cuda_graph and self.device.type == "cuda" and alone
+        self._captures = self._captures and not detect_anomaly
+        self._updates: dict[Hashable, GraphedCallable] = {}
 
-    def restore(self) -> None:
-        """Take up the position, the optimizer and the random states of the last checkpoint."""
-        assert self.run is not None
-        folder = self.run.last
-        state = checkpoint.load_state(folder)
-        if "position" not in state:
-            raise UserError(
-                f"{self.run.folder}: holds a model without a training to go on with; "
-                "start a new one"
-            )
-        last = checkpoint.load(folder)
-        known = last.data, last.vocabulary
-        if known != (data_spec(self.dataset), self.dataset.vocabulary):
-            raise UserError(
-                f"{self.run.folder}: the data are not those it was trained on; "
-                "point --data at those, unchanged"
-            )
-        try:
-            self.position = TrainState.from_state(state["position"])
-            self.tally.restore(state["tally"])
-            self.take_step.restore(state["carried"])
-            self.optimizer.restore(state["optimizer"])
-            restore_random_states(state["random"])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise UserError(
-                f"{self.run.last}: its state does not fit this run ({error}); start a new one"
-            ) from error
-        self.saved = self.position.step
-        self.clock = Clock(self.position.seconds)
+    # -- the loop ---------------------------------------------------------------------------------
 
-    def batches(self) -> Iterator[BatchShard]:
-        """Batches without end, from the present position on."""
-        first = self.position.batch
-        for epoch in itertools.count(self.position.epoch):
-            yield from self._pass(epoch, first)
-            first = 0
+    def fit(self) -> Outcome:
+        """Train to the end of the budget, or until a signal.
 
-    def _pass(self, epoch: int, first: int) -> Iterator[BatchShard]:
-        size, seed, sequences = self.train.batch_size, self.train.seed, self.dataset.train
-        if self.train.carry_state:
-            rows = sequences.stream_batches(size, seed=seed, epoch=epoch)
-            return map(full_batch, itertools.islice(rows, first, None))
-        bucketed = self.train.bucketed
-        lengths = sequences.lengths
-        order = groups(lengths, size, shuffle=True, seed=seed, epoch=epoch, bucketed=bucketed)
-        return map(partial(self.process_group.shard, sequences, lengths), order[first:])
+        Raises:
+            UserError: if many steps in a row are not finite, or the run cannot be written.
+        """
+        self.task.model.train()
+        self._started = time.monotonic() - self.state.seconds
+        with self.interruption, self._reporting():
+            try:
+                self.run_pending_validation()
+                batches = self._batches()
+                while not self.is_finished() and not self.stop_signal:
+                    self.step(next(batches))
+                    if self._is_due(self.train.validate_every):
+                        self.validate()
+                    if self._is_due(self.train.checkpoint_every) or self._checkpoint_is_old():
+                        self.save()
+                if not self.stop_signal:
+                    self.validate()
+            except ValidationInterrupted:
+                # The sender of a signal may not wait: resuming begins with this validation.
+                pass
+            self.save()
+        state, skipped = self.state, self.accumulator.skipped()[0]
+        return Outcome(
+            state.step, state.epoch, state.seconds, state.best, skipped, self.stop_signal
+        )
 
-    def step(self, share: BatchShard) -> None:
-        """One step of the optimizer, or none if its loss or gradient is not finite."""
-        batch = share.batch
+    def step(self, batch: Any) -> None:
+        """Take one training step, or skip it if its loss or gradient is not finite."""
         started = time.monotonic()
-        position = self.position
-        self.elbo.step = position.step
-        anomalies = self.anomalies
-        with nullcontext() if anomalies is None else anomalies.watching(position.step + 1, batch):
-            self.rate = self.optimizer.learning_rate(self.budget.fraction(position))
-            self.take_step(share, self.rate)
-        position.advance(self.steps_per_epoch)
-        logs = position.step % self.train.log_every == 0
-        if logs:
+        state, task = self.state, self.task
+        fraction = self._budget.fraction(state)
+        task.before_step(state, fraction)
+        self._rate = self.optimizer.learning_rate(fraction, state.epoch)
+        self._weights = task.weights()
+        controls = torch.tensor([*self._weights.values(), self._rate], dtype=torch.float64)
+        key, tensors = task.inputs(batch)
+        if key not in self._updates:
+            self._updates[key] = GraphedCallable(
+                partial(self._update, key), max_graphs=task.max_graphs, enabled=self._captures
+            )
+        with self._checked(batch), precision.products(self.train.precision):
+            is_finite, *outputs = self._updates[key](to_device(controls, self.device), *tensors)
+        task.after_step(is_finite, tuple(outputs))
+        state.advance(task.steps_per_epoch)
+        is_logged = state.step % self.train.log_every == 0
+        if is_logged:
             self._check_skipped(batch)
-        position.interval_seconds += time.monotonic() - started
-        self._agree()
-        done, left = self.budget.fraction(position), self.budget.seconds_left(position)
-        self.metrics.reporter.step(position, done, left)
-        if logs:
-            self._tell_of_steps()
+        state.interval_seconds += time.monotonic() - started
+        self._sync_ranks()
+        fraction, left = self._budget.fraction(state), self._budget.seconds_left(state)
+        for callback in self.callbacks:
+            callback.on_step(state, fraction, left)
+        if is_logged:
+            self._record_steps()
 
-    def _agree(self) -> None:
-        """One time and one signal for all processes, so that all take the same turns."""
-        heard = self.interruption.signal or 0
-        seconds, number = self.process_group.all_reduce_max(self.clock.seconds(), heard)
-        self.position.seconds = seconds
-        self._agreed = signal.Signals(int(number)) if number else None
+    def _update(self, key: Hashable, controls: Tensor, *tensors: Tensor) -> Tensors:
+        """Forward, backward, clipping, sums and the optimizer's step: a function of tensors."""
+        with precision.autocast(self.train.precision, controls.device):
+            terms = self.task.loss(key, controls, *tensors)
+        self.optimizer.zero_grad()
+        terms.loss.backward()
+        norm = self.optimizer.clip_gradients()
+        is_finite = self.accumulator.add(terms.values, norm, terms.examples, terms.frames)
+        self.optimizer.step(controls[-1], is_finite)
+        return is_finite, *terms.outputs
 
-    @property
-    def heard(self) -> signal.Signals | None:
-        """The signal to stop at: of several processes the one that all know of."""
-        return self.interruption.signal if self.process_group.world_size == 1 else self._agreed
+    def _batches(self) -> Iterator[Any]:
+        """Batches without end, from the present state on."""
+        epoch, first = self.state.epoch, self.state.batch
+        while True:
+            yield from self.task.batches(epoch, first)
+            epoch, first = epoch + 1, 0
+
+    def is_finished(self) -> bool:
+        """Whether the budget is used up, or validations no longer improve."""
+        patience = self.train.patience
+        early_stopping = patience is not None and self.state.evals_without_improvement >= patience
+        return early_stopping or self._budget.fraction(self.state) >= 1.0
+
+    # -- validation -------------------------------------------------------------------------------
 
     def run_pending_validation(self) -> None:
-        """The validation that a signal put off, if it did."""
-        if self.position.step and self.due(self.train.validate_every):
+        """The validation that a signal interrupted before the last checkpoint, if there is one."""
+        if self.state.step and self._is_due(self.train.validate_every):
             self.validate()
 
     def validate(self) -> None:
-        """Score the held-out sequences, and keep the weights if they are the best so far."""
-        position = self.position
-        if position.validated == position.step:
+        """Score the validation data, and write the weights if they are the best so far.
+
+        Raises:
+            ValidationInterrupted: after a signal.
+        """
+        task, state = self.task, self.state
+        if task.score is None or state.validated == state.step:
             return
-        self._check_signal()
+        self._raise_after_signal()
+        with self.averaged_weights() as averaged:
+            numbers = task.validate(
+                self._on_validation_batch if self.process_group.world_size == 1 else None
+            )
+            score = numbers[task.score]
+            improved = score is not None and (state.best is None or score > state.best)
+            if improved and self._writes:
+                assert self._run is not None
+                task.save(
+                    self._run.best, state, metrics=numbers, averaged=averaged, training_state=None
+                )
+        state.validated = state.step
+        self._sync_ranks()
+        if improved:
+            state.best, state.evals_without_improvement = score, 0
+        else:
+            state.evals_without_improvement += 1
+            on_plateau = self.train.learning_rate_schedule == "plateau"
+            if on_plateau and state.evals_without_improvement % self.train.plateau_patience == 0:
+                self.optimizer.reduce()
+        record = self._write_record("valid", {**numbers, "best": improved})
+        for callback in self.callbacks:
+            callback.on_validation(record)
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Generator[bool, None, None]:
+        """A context in which the model has the averaged weights, if ``train.average`` is set.
+
+        Yields:
+            Whether it has.
+        """
         average = self.optimizer.average
         with nullcontext() if average is None else average.applied():
-            result = evaluate(
-                self.module,
-                self.dataset.valid,
-                batch_size=self.train.batch_size,
-                seed=VALIDATION_SEED,
-                on_batch=self._validating if self.process_group.world_size == 1 else None,
-                process_group=self.process_group,
-            )
-            numbers = finite_numbers(result)
-            better = numbers["elbo"] is not None and (
-                position.best is None or result.elbo > position.best
-            )
-            if better and self.writes is not None:
-                best = self._checkpoint(numbers, averaged=average is not None)
-                checkpoint.save(self.writes.best, best)
-        position.validated = position.step
-        self._agree()
-        if better:
-            position.best, position.evals_without_improvement = result.elbo, 0
-        else:
-            position.evals_without_improvement += 1
-            self._follow_plateau()
-        self.metrics.valid(position, {**numbers, "best": better})
+            yield average is not None
+
+    def _on_validation_batch(self, done: int, total: int) -> None:
+        for callback in self.callbacks:
+            callback.on_validation_progress(done, total)
+        self._raise_after_signal()
+
+    def _raise_after_signal(self) -> None:
+        if self.stop_signal is not None:
+            raise ValidationInterrupted
+
+    # -- checkpoints ------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write the last checkpoint."""
-        if self.writes is None or self.saved == self.position.step:
+        if not self._writes or self._saved_step == self.state.step:
             return
-        self.metrics.flush()
-        self.position.seconds = self.clock.seconds()
-        state = {
-            "position": self.position.state(),
-            "tally": self.tally.state(),
-            "carried": self.take_step.state(),
-            "optimizer": self.optimizer.state(),
+        assert self._run is not None
+        if self._log is not None:
+            self._log.flush()
+        self.state.seconds = time.monotonic() - self._started
+        training_state = {
+            "train_state": asdict(self.state),
+            "accumulator": self.accumulator.state_dict(),
+            "task": self.task.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "random": random_states(),
         }
-        last = self._checkpoint({}, averaged=False)
-        checkpoint.save(self.writes.last, last, state, keep_previous=True)
-        self.saved = self.position.step
+        self.task.save(
+            self._run.last, self.state, metrics={}, averaged=False, training_state=training_state
+        )
+        self._saved_step, self._saved_at = self.state.step, time.monotonic()
 
-    def due(self, every: int | None) -> bool:
-        """Whether what happens every so many steps happens now."""
-        return due(self.position, every, self.steps_per_epoch)
+    def resume(self) -> None:
+        """Restore everything but the weights from the run's last checkpoint.
 
-    def finished(self) -> bool:
-        """Whether the budget is spent, or patience is."""
-        patience = self.train.patience
-        tired = patience is not None and self.position.evals_without_improvement >= patience
-        return tired or self.budget.fraction(self.position) >= 1.0
+        Raises:
+            UserError: if that belongs to other data or another configuration, or is damaged.
+        """
+        assert self._run is not None
+        state = _converted(self.task.load_training_state(self._run.last))
+        if "train_state" not in state:
+            raise UserError(
+                f"{self._run.folder}: holds a model without a training to resume; "
+                "start a new training"
+            )
+        try:
+            self.state = TrainState(**state["train_state"])
+            self.accumulator.load_state_dict(state["accumulator"])
+            self.task.load_state_dict(state["task"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            restore_random_states(state["random"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise UserError(
+                f"{self._run.last}: its state does not fit this run ({error}); start a new training"
+            ) from error
+        self._saved_step = self.state.step
 
-    # -- parts of a turn --------------------------------------------------------------------------
+    def _is_due(self, every: int | None) -> bool:
+        return is_due(self.state, every, self.task.steps_per_epoch)
 
-    def _validating(self, done: int, total: int) -> None:
-        self.metrics.reporter.validating(done, total)
-        self._check_signal()
+    def _checkpoint_is_old(self) -> bool:
+        seconds = self.task.seconds_between_checkpoints
+        return seconds is not None and time.monotonic() - self._saved_at > seconds
 
-    def _check_signal(self) -> None:
-        if self.heard is not None:
-            raise ValidationInterrupted
+    # -- several processes ------------------------------------------------------------------------
 
-    def _check_skipped(self, batch: Batch) -> None:
-        """The one place where a training waits for the device: once an interval of the log."""
-        in_a_row = self.tally.skipped()[1]
+    @property
+    def stop_signal(self) -> signal.Signals | None:
+        """The signal to stop at; with several processes, the one that all know of."""
+        alone = self.process_group.world_size == 1
+        return self.interruption.signal if alone else self._agreed_signal
+
+    def _sync_ranks(self) -> None:
+        """Agree on one time and one signal, so that all processes take the same branches."""
+        own_signal = self.interruption.signal or 0
+        seconds = time.monotonic() - self._started
+        self.state.seconds, number = self.process_group.all_reduce_max(seconds, own_signal)
+        self._agreed_signal = signal.Signals(int(number)) if number else None
+
+    # -- records ----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Generator[None, None, None]:
+        """A context in which callbacks are active and metrics.jsonl is open."""
+        with contextlib.ExitStack() as stack:
+            for callback in self.callbacks:
+                stack.callback(callback.on_fit_end)
+                callback.on_fit_start(self.task, self.state)
+            if self._writes:
+                assert self._run is not None
+                log = MetricsLog(self._run, self.state.step)
+                self._log = stack.enter_context(contextlib.closing(log))
+            yield
+
+    @contextlib.contextmanager
+    def _checked(self, batch: Any) -> Generator[None, None, None]:
+        """The task's context around a step, and anomaly detection."""
+        names = self.task.batch_names(batch)
+        anomalies = self._anomalies
+        with (
+            nullcontext() if anomalies is None else anomalies.watching(self.state.step + 1, names),
+            self.task.step_context(batch),
+        ):
+            yield
+
+    def _check_skipped(self, batch: Any) -> None:
+        """The one place where training waits for the device: once for each record."""
+        in_a_row = self.accumulator.skipped()[1]
         if in_a_row < self.train.skip_limit:
             return
-        first = self.tally.first_nonfinite(in_a_row=True)
+        first = self.accumulator.first_nonfinite(in_a_row=True)
         assert first is not None
         raise UserError(
             f"{in_a_row} steps in a row had a loss or gradient that is not finite, "
             f"the first of them step {first[0]} in its {first[1]}, "
-            f"the last one on {shown_names(batch.names)}; "
+            f"the last one on {shown_names(self.task.batch_names(batch))}; "
             "look at these, lower train.learning_rate or search with --detect-anomaly"
         )
 
-    def _tell_of_steps(self) -> None:
-        """Means over the steps since the last time."""
-        self.elbo.step = self.position.step - 1
-        first_nonfinite = self.tally.first_nonfinite()
-        record = {
-            **means(self.tally.read(), self.position.interval_seconds),
-            **self.elbo.weights(),
-            "learning_rate": self.rate,
-            "skipped": self.tally.skipped()[0],
-            **(
-                {}
-                if first_nonfinite is None
-                else {"bad_step": first_nonfinite[0], "bad_term": first_nonfinite[1]}
-            ),
+    def _record_steps(self) -> None:
+        """Write the means over the steps since the last record."""
+        first_nonfinite = self.accumulator.first_nonfinite()
+        numbers: dict[str, Any] = {
+            **self.task.summarize(self.accumulator.read(), self.state.interval_seconds),
+            **self._weights,
+            "learning_rate": self._rate,
+            "skipped": self.accumulator.skipped()[0],
         }
-        self.tally.clear()
-        self.position.interval_seconds = 0.0
-        self.metrics.train(self.position, record)
+        if first_nonfinite is not None:
+            numbers["bad_step"], numbers["bad_term"] = first_nonfinite
+        self.accumulator.clear()
+        self.state.interval_seconds = 0.0
+        record = self._write_record("train", numbers)
+        for callback in self.callbacks:
+            callback.on_train_record(record)
 
-    def _follow_plateau(self) -> None:
-        plateau = self.train.learning_rate_schedule == "plateau"
-        if plateau and self.position.evals_without_improvement % self.train.plateau_patience == 0:
-            self.optimizer.reduce()
+    def _write_record(self, kind: str, numbers: Numbers) -> dict[str, Any]:
+        state = self.state
+        record = {
+            "kind": kind,
+            "step": state.step,
+            "epoch": state.epoch + state.batch / self.task.steps_per_epoch,
+            "seconds": round(state.seconds, 3),
+            **numbers,
+        }
+        if self._log is not None:
+            self._log.append(record)
+        return record
 
-    def _checkpoint(self, metrics: dict[str, float | int | None], *, averaged: bool) -> Checkpoint:
-        return Checkpoint(
-            module=self.module,
-            model=self.config.model,
-            data=data_spec(self.dataset),
-            start=some_start_frames(self.dataset.train, self.train.seed),
-            step=self.position.step,
-            epoch=self.position.epoch,
-            metrics=metrics,
-            averaged=averaged,
-            vocabulary=self.dataset.vocabulary,
-        )
+
+class Budget:
+    """How long to train: epochs, steps or minutes, whichever ends first.
+
+    Args:
+        train: holds the limits.
+        steps_per_epoch: batches in a pass over the data.
+    """
+
+    def __init__(self, train: TrainConfig, steps_per_epoch: int) -> None:
+        of_epochs = None if train.epochs is None else train.epochs * steps_per_epoch
+        limits = [limit for limit in (of_epochs, train.max_steps) if limit is not None]
+        self.steps = min(limits, default=None)
+        self.seconds = None if train.max_minutes is None else 60.0 * train.max_minutes
+
+    def fraction(self, state: TrainState) -> float:
+        """How much of the training is done, 0 to 1; always 0 where nothing limits it."""
+        steps = 0.0 if self.steps is None else state.step / self.steps
+        seconds = 0.0 if self.seconds is None else state.seconds / self.seconds
+        return min(1.0, max(steps, seconds))
+
+    def seconds_left(self, state: TrainState) -> float | None:
+        """An estimate from the speed so far; None without a limit or before the first step."""
+        fraction = self.fraction(state)
+        return None if fraction == 0 else state.seconds * (1 - fraction) / fraction
+
+
+def is_due(state: TrainState, every: int | None, steps_per_epoch: int) -> bool:
+    """Whether an action that happens every so many steps happens now.
+
+    Args:
+        state: where the training is.
+        every: steps between the actions; None for the end of epochs, at least 50 steps apart.
+        steps_per_epoch: batches in a pass over the data.
+    """
+    if every is None:
+        every = steps_per_epoch * -(-MIN_STEPS_BETWEEN_VALIDATIONS // steps_per_epoch)
+    return state.step % every == 0
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Values on a device, copied to an accelerator without waiting for it."""
+    if device.type != "cuda" or values.is_cuda:
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+def _converted(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a training written before its keys were renamed, with the present keys."""
+    if "position" not in state:
+        return state
+    names = {"position": "train_state", "tally": "accumulator", "carried": "task"}
+    state = {names.get(name, name): part for name, part in state.items()}
+    optimizer, train_state = state.get("optimizer"), state["train_state"]
+    if isinstance(optimizer, dict) and "adam" in optimizer:
+        state["optimizer"] = {**optimizer, "optimizer": optimizer["adam"]}
+    if isinstance(train_state, dict) and "without_better" in train_state:
+        evals = train_state.pop("without_better")
+        state["train_state"] = {**train_state, "evals_without_improvement": evals}
+    return state

@@ -22,11 +22,12 @@ from zpyro.datasets.sequences import Dataset
 from zpyro.distributed.seeding import seed_everything
 from zpyro.errors import UserError
 from zpyro.io import files
-from zpyro.training import loop, plugins, runs
+from zpyro.training import plugins, runs
 from zpyro.training.building import build_likelihood, build_model, choose_device
-from zpyro.training.loggers import Lines
-from zpyro.training.loop import Outcome
+from zpyro.training.callbacks import LineLogger
 from zpyro.training.runs import Run
+from zpyro.training.sequence_task import fit
+from zpyro.training.trainer import Outcome
 
 
 def train(run: Run, dataset: Dataset) -> Outcome:
@@ -44,8 +45,8 @@ def train(run: Run, dataset: Dataset) -> Outcome:
             likelihood = build_likelihood(config.model, dataset.likelihood, dataset.frame_size)
             seed_everything(config.train.seed)
             model = build_model(config.model, likelihood).to(device)
-        reporter = Lines(Console(file=sys.stdout, width=160))
-        return loop.fit(model, dataset, config, run=run, resume=resume, reporter=reporter)
+        logger = LineLogger(Console(file=sys.stdout, width=160))
+        return fit(model, dataset, config, run=run, resume=resume, callbacks=[logger])
 
 
 def score(run: Run, dataset: Dataset, split: str, particles: int) -> dict[str, Any]:

@@ -1,0 +1,206 @@
+"""Callbacks of a training, and the loggers: a progress bar in a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from zpyro.training.task import TrainingTask, TrainState
+
+Record = Mapping[str, Any]
+
+SECONDS_BETWEEN_LINES = 10.0
+SECONDS_WITHOUT_TERMS = 20.0
+
+
+class Callback:
+    """Called during a training; every method does nothing unless a subclass defines it.
+
+    Example::
+
+        class PrintBound(Callback):
+            def on_validation(self, record):
+                print(record["step"], record["elbo"])
+
+        fit(model, dataset, config, callbacks=[PrintBound()])
+    """
+
+    def on_fit_start(self, task: TrainingTask[Any], state: TrainState) -> None:
+        """Before the first step."""
+
+    def on_step(self, state: TrainState, fraction: float, seconds_left: float | None) -> None:
+        """After a step.
+
+        Args:
+            state: where the training is.
+            fraction: of it that is done, 0 to 1.
+            seconds_left: an estimate, or None.
+        """
+
+    def on_train_record(self, record: Record) -> None:
+        """After a record of means over the newest steps, as in metrics.jsonl."""
+
+    def on_validation_progress(self, done: int, total: int) -> None:
+        """During a validation, with the number of sequences scored and of all."""
+
+    def on_validation(self, record: Record) -> None:
+        """After a validation, with its record in metrics.jsonl."""
+
+    def on_fit_end(self) -> None:
+        """After the last step, also after an error."""
+
+
+class NullLogger(Callback):
+    """Shows nothing."""
+
+
+class Pace:
+    """When it is time for another line of progress.
+
+    Args:
+        seconds: between lines.
+    """
+
+    def __init__(self, seconds: float = SECONDS_BETWEEN_LINES) -> None:
+        self.seconds = seconds
+        self._written = time.monotonic()
+
+    def due(self, seconds: float | None = None) -> bool:
+        """Whether so many seconds have passed since the last line."""
+        return time.monotonic() - self._written >= (self.seconds if seconds is None else seconds)
+
+    def written(self) -> None:
+        """A line was written."""
+        self._written = time.monotonic()
+
+
+class _TaskLogger(Callback):
+    """Keeps the task, which knows how to describe its records."""
+
+    _task: TrainingTask[Any]
+
+    def on_fit_start(self, task: TrainingTask[Any], state: TrainState) -> None:
+        del state
+        self._task = task
+
+
+class LineLogger(_TaskLogger):
+    """A line for each validation, and one now and then between them.
+
+    Where steps are slow and records rare, lines without terms show the progress.
+
+    Args:
+        console: where to write.
+        seconds: between lines.
+    """
+
+    def __init__(self, console: Console, seconds: float = SECONDS_BETWEEN_LINES) -> None:
+        self._console = console
+        self._pace = Pace(seconds)
+        self._progress = ""
+
+    def on_step(self, state: TrainState, fraction: float, seconds_left: float | None) -> None:
+        left = "" if seconds_left is None else f"  {duration(seconds_left)} left"
+        self._progress = f"{fraction:.0%}{left}"
+        if self._pace.due(SECONDS_WITHOUT_TERMS):
+            self._print(f"step {state.step}  {self._progress}")
+
+    def on_train_record(self, record: Record) -> None:
+        if self._pace.due():
+            shown = self._task.describe_record(record)
+            terms = "  ".join(f"{name} {value}" for name, value in shown.items())
+            self._print(f"step {record['step']}  {self._progress}  {terms}")
+
+    def on_validation_progress(self, done: int, total: int) -> None:
+        if self._pace.due():
+            self._print(f"validating {done}/{total}")
+
+    def on_validation(self, record: Record) -> None:
+        self._print(_validation_line(self._task, record))
+
+    def _print(self, line: str) -> None:
+        self._pace.written()
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+class ProgressLogger(_TaskLogger):
+    """A bar with the time left and the newest terms below it; validations scroll above.
+
+    Args:
+        console: the terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            expand=True,
+        )
+        self._id = self._bar.add_task("training", total=1.0, left="")
+        self._live = Live(self._bar, console=console, refresh_per_second=4)
+
+    def on_fit_start(self, task: TrainingTask[Any], state: TrainState) -> None:
+        super().on_fit_start(task, state)
+        self._live.start(refresh=True)
+
+    def on_fit_end(self) -> None:
+        self._live.stop()
+
+    def on_step(self, state: TrainState, fraction: float, seconds_left: float | None) -> None:
+        left = "" if seconds_left is None else f"{duration(seconds_left)} left"
+        name = f"epoch {state.epoch + 1}, step {state.step}"
+        self._bar.update(self._id, completed=fraction, description=name, left=left)
+
+    def on_train_record(self, record: Record) -> None:
+        table = Table.grid(padding=(0, 3))
+        shown = list(self._task.describe_record(record).items())
+        # Three in a row, so that it fits a narrow terminal.
+        for first in range(0, len(shown), 3):
+            row = shown[first : first + 3]
+            table.add_row(*(f"[dim]{name}[/dim] {value}" for name, value in row))
+        self._live.update(Group(self._bar, table))
+
+    def on_validation_progress(self, done: int, total: int) -> None:
+        self._bar.update(self._id, description=f"validating {done}/{total}")
+
+    def on_validation(self, record: Record) -> None:
+        style = "green" if record["best"] else ""
+        self._console.print(Text(_validation_line(self._task, record), style=style))
+
+
+def logger_for(console: Console) -> Callback:
+    """The logger that suits a console: a progress bar in a terminal, lines elsewhere."""
+    return ProgressLogger(console) if console.is_terminal else LineLogger(console)
+
+
+def _validation_line(task: TrainingTask[Any], record: Record) -> str:
+    return task.describe_validation(record) + ("  best so far" if record["best"] else "")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 41 s, 3 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def shown_number(value: float | None) -> str:
+    """A number with one decimal, or none where it is large; "-" for None."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.1f}"

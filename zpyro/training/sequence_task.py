@@ -1,0 +1,327 @@
+"""Training of a sequence model on a data set: :func:`fit`."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+from zpyro.datasets.batching import groups
+from zpyro.datasets.sequences import Dataset
+from zpyro.distributed.processes import SINGLE_PROCESS, BatchShard, ProcessGroup, full_batch
+from zpyro.errors import UserError
+from zpyro.evaluation import evaluate, in_type_of
+from zpyro.models import SequenceModel
+from zpyro.nn.layers import State
+from zpyro.nn.noise import NoiseSource, ShardNoise
+from zpyro.training import checkpoint
+from zpyro.training.accumulator import means
+from zpyro.training.building import build_objective
+from zpyro.training.callbacks import Callback, duration, shown_number
+from zpyro.training.checkpoint import Checkpoint, data_spec, some_start_frames
+from zpyro.training.config import Config
+from zpyro.training.runs import Run
+from zpyro.training.task import Numbers, StepTerms, Tensors, TrainingTask, TrainState
+from zpyro.training.trainer import Outcome, Trainer, to_device
+
+VALIDATION_SEED = 1
+"""Of the noise in every validation, whatever the training's seed, so that curves compare."""
+MAX_LENGTHS = 16
+"""Lengths that batches are padded to where steps are captured, each with a graph of its own."""
+
+Key = tuple[tuple[bool, ...], bool]
+"""Which terms have a weight that is not 0 (the others cost nothing), and whether x_0 is given."""
+
+
+def fit(
+    module: SequenceModel,
+    dataset: Dataset,
+    config: Config,
+    *,
+    run: Run | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    detect_anomaly: bool = False,
+    process_group: ProcessGroup = SINGLE_PROCESS,
+) -> Outcome:
+    """Train a model on a data set.
+
+    The result does not depend on the number of processes (see :mod:`zpyro.distributed.processes`):
+    they share each batch, noise is that of the whole batch, gradients have one normalizer. The main
+    process alone writes and calls the callbacks; time and signals are agreed on after every step.
+
+    Args:
+        module: the model, on the device to train on; it keeps the last weights.
+        dataset: for batches and validation.
+        config: objective, optimizer and budget.
+        run: the run directory for metrics and checkpoints; nothing is written without one.
+        resume: continue from the run's last checkpoint, whose weights the model has.
+        callbacks: called during the training, see :class:`~zpyro.training.callbacks.Callback`.
+        detect_anomaly: stop at the first number that is not finite and name it; slow.
+        process_group: this process among those that train together, all with the same arguments.
+
+    Raises:
+        UserError: if many steps in a row are not finite, there is nothing to train or validate
+            on, another training writes into the run directory, or it cannot be written.
+
+    Example::
+
+        outcome = fit(model, datasets.load("vowels"), config, callbacks=[LineLogger(Console())])
+    """
+    with nullcontext() if run is None else run.locked():
+        trainer = Trainer(
+            SequenceTask(module, dataset, config, process_group),
+            config.train,
+            run=run,
+            callbacks=callbacks,
+            process_group=process_group,
+            detect_anomaly=detect_anomaly,
+        )
+        if resume:
+            trainer.resume()
+        return trainer.fit()
+
+
+class SequenceTask(TrainingTask[SequenceModel]):
+    """A sequence model with the objective of a configuration on the batches of a data set.
+
+    Args:
+        model: the model, on the device to train on.
+        dataset: for batches and validation.
+        config: the objective, batch size, seed and precision.
+        process_group: this process among those that train together.
+
+    Raises:
+        UserError: if a split is empty, or ``train.carry_state`` cannot be followed.
+    """
+
+    score = "elbo"
+    max_graphs = 2 * MAX_LENGTHS
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        dataset: Dataset,
+        config: Config,
+        process_group: ProcessGroup = SINGLE_PROCESS,
+    ) -> None:
+        if len(dataset.valid) == 0 or len(dataset.train) == 0:
+            raise UserError(
+                f"data set {dataset.name}: training and validation both need sequences; "
+                "give more data or set other fractions"
+            )
+        if config.train.carry_state and not model.carries_state:
+            raise UserError(
+                f"train.carry_state has no effect on the model {config.model.name}; leave it out"
+            )
+        if config.train.carry_state and process_group.world_size > 1:
+            raise UserError(
+                "train.carry_state: needs a single process; start zpyro train without torchrun"
+            )
+        self.model, self.dataset, self.config = model, dataset, config
+        model.skip_gradient = config.objective.skip_gradient
+        self.steps_per_epoch = dataset.train.num_batches(config.train.batch_size)
+        self.elbo = build_objective(config.objective, self.steps_per_epoch)
+        self.term_names = tuple(term.name for term in self.elbo.components)
+        self.process_group = process_group
+        self._objective = self.elbo(model.model, model.active_guide)
+        self._loss = process_group.parallel(self._objective)
+        self._like = next(self._objective.parameters())
+        captures = config.train.cuda_graph and self._like.is_cuda and process_group.world_size == 1
+        self._padded_lengths = length_edges(dataset.train.lengths) if captures else None
+        # The state after the newest batch, where the rows of streams continue from it.
+        self._carried: State = ()
+        self._weights = self.elbo.weights()
+        self._is_first_step = True
+
+    # -- the batches and the loss -----------------------------------------------------------------
+
+    def batches(self, epoch: int, first: int) -> Iterator[BatchShard]:
+        train, sequences = self.config.train, self.dataset.train
+        size, seed = train.batch_size, train.seed
+        if train.carry_state:
+            rows = sequences.stream_batches(size, seed=seed, epoch=epoch)
+            return map(full_batch, itertools.islice(rows, first, None))
+        lengths = sequences.lengths
+        order = groups(lengths, size, shuffle=True, seed=seed, epoch=epoch, bucketed=train.bucketed)
+        return map(partial(self.process_group.shard, sequences, lengths), order[first:])
+
+    def before_step(self, state: TrainState, fraction: float) -> None:
+        del fraction
+        self.elbo.step = state.step
+        self._weights = self.elbo.weights()
+
+    def weights(self) -> dict[str, float]:
+        return self._weights
+
+    def inputs(self, batch: BatchShard) -> tuple[Key, Tensors]:
+        """The key; then share sizes (2,), x, lengths, and x_0 and the state if there are any."""
+        whole, like = batch.batch, self._like
+        sizes = torch.tensor([batch.own, batch.total], dtype=torch.float64)
+        tensors = [sizes, in_type_of(self._padded(whole.x), like), whole.lengths]
+        if whole.start is not None:
+            tensors.append(in_type_of(whole.start, like))
+        on_device = [to_device(part, like.device) for part in tensors]
+        key = tuple(map(bool, self._weights.values())), whole.start is not None
+        if whole.continues is None:
+            return key, tuple(on_device)
+        state = self.model.initial_state(len(whole))
+        if self._carried:
+            continues = to_device(whole.continues, like.device).unsqueeze(-1)
+            # Only the last batches are smaller: what is left of the state are its first rows.
+            state = tuple(
+                before[: len(whole)].where(continues, start)
+                for before, start in zip(self._carried, state, strict=True)
+            )
+        return key, (*on_device, *state)
+
+    def loss(self, key: Key, weights: Tensor, *tensors: Tensor) -> StepTerms:
+        _, with_start = key
+        sizes, x, lengths, *rest = tensors
+        start = rest[0] if with_start else None
+        state = tuple(rest[with_start:])
+        continued = self.model.with_initial_state(state) if state else nullcontext(None)
+        with self.elbo.weighted(weights.to(self._like.dtype)), continued as carried:
+            loss = self._loss(x, lengths, start)
+            counts = (sizes[0] > 0).to(loss.dtype)
+            # One normalizer for all processes, whose gradients are averaged afterwards.
+            loss = loss * counts * (self.process_group.world_size / sizes[1]).to(loss.dtype)
+        terms, frames = self._objective.terms, lengths.sum()
+        assert terms is not None
+        values = {"loss": terms.loss, **terms.values}
+        if self.process_group.world_size > 1:
+            parts = torch.stack([value.double() for value in (*values.values(), frames)])
+            *summed, frames = self.process_group.sum(parts * counts)
+            values = dict(zip(values, summed, strict=True))
+        final = () if carried is None or carried.final is None else carried.final
+        return StepTerms(loss, values, sizes[1], frames, final)
+
+    @contextlib.contextmanager
+    def step_context(self, batch: BatchShard) -> Generator[None, None, None]:
+        """Noise of this process' rows, and Pyro's own (slow) checks in the first step."""
+        if batch.rows is not None:
+            self.model.set_noise_source(ShardNoise(batch.rows, batch.total))
+        try:
+            with pyro.validation_enabled(self._is_first_step):
+                yield
+        finally:
+            self.model.set_noise_source(NoiseSource())
+        self._is_first_step = False
+
+    def after_step(self, is_finite: Tensor, outputs: Tensors) -> None:
+        del is_finite
+        self._carried = outputs
+
+    def batch_names(self, batch: BatchShard) -> Sequence[str]:
+        return batch.batch.names
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """x with zeros up to the next captured length; padding changes no term."""
+        if self._padded_lengths is None:
+            return x
+        steps = x.shape[1]
+        length = int(self._padded_lengths[np.searchsorted(self._padded_lengths, steps)])
+        return torch.cat([x, x.new_zeros(x.shape[0], length - steps, *x.shape[2:])], dim=1)
+
+    # -- records and validation -------------------------------------------------------------------
+
+    def summarize(self, sums: dict[str, float], seconds: float) -> dict[str, float | None]:
+        return summarize(sums, seconds)
+
+    def validate(self, on_batch: Callable[[int, int], None] | None) -> dict[str, Any]:
+        result = evaluate(
+            self.model,
+            self.dataset.valid,
+            batch_size=self.config.train.batch_size,
+            seed=VALIDATION_SEED,
+            on_batch=on_batch,
+            process_group=self.process_group,
+        )
+        numbers = {n: value for n, value in vars(result).items() if isinstance(value, int | float)}
+        return {name: value if np.isfinite(value) else None for name, value in numbers.items()}
+
+    def describe_record(self, record: Mapping[str, Any]) -> dict[str, str]:
+        terms = {term.label: shown_number(record[term.name]) for term in self.elbo.components}
+        bad = (
+            f" ({record['bad_term']} at step {record['bad_step']})" if "bad_step" in record else ""
+        )
+        return {
+            "bound": shown_number(record["bound"]),
+            **terms,
+            "KL weight": f"{record['kl_weight']:.2f}",
+            "gradient norm": shown_number(record["gradient_norm"]),
+            "frames/s": shown_number(record["frames_per_second"]),
+            "skipped": f"{record['skipped']}{bad}",
+        }
+
+    def describe_validation(self, record: Mapping[str, Any]) -> str:
+        elbo, error = shown_number(record["elbo"]), shown_number(record["elbo_stderr"])
+        return (
+            f"step {record['step']}  epoch {record['epoch']:.1f}  {duration(record['seconds'])}  "
+            f"held-out bound {elbo} +- {error} nats/sequence  KL {shown_number(record['kl'])}"
+        )
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def save(
+        self,
+        folder: Path,
+        state: TrainState,
+        *,
+        metrics: Numbers,
+        averaged: bool,
+        training_state: dict[str, Any] | None,
+    ) -> None:
+        held = Checkpoint(
+            module=self.model,
+            model=self.config.model,
+            data=data_spec(self.dataset),
+            start=some_start_frames(self.dataset.train, self.config.train.seed),
+            step=state.step,
+            epoch=state.epoch,
+            metrics=metrics,  # pyright: ignore[reportArgumentType]
+            averaged=averaged,
+            vocabulary=self.dataset.vocabulary,
+        )
+        checkpoint.save(folder, held, training_state, keep_previous=training_state is not None)
+
+    def load_training_state(self, folder: Path) -> dict[str, Any]:
+        state = checkpoint.load_state(folder)
+        last = checkpoint.load(folder)
+        if (last.data, last.vocabulary) != (data_spec(self.dataset), self.dataset.vocabulary):
+            raise UserError(
+                f"{folder.parent}: the data are not those it was trained on; "
+                "point --data at those, unchanged"
+            )
+        return state
+
+    def state_dict(self) -> list[Tensor]:
+        """The state of the recurrence after the newest batch."""
+        return list(self._carried)
+
+    def load_state_dict(self, state: list[Tensor]) -> None:
+        self._carried = tuple(part.to(self._like.device) for part in state)
+
+
+def summarize(sums: Mapping[str, float], seconds: float) -> dict[str, float | None]:
+    """The means over steps of an interval, with the bound, log-likelihood minus KL."""
+    return means({**sums, "bound": sums["log_likelihood"] - sums["kl"]}, seconds)
+
+
+def length_edges(lengths: np.ndarray) -> np.ndarray:
+    """At most :data:`MAX_LENGTHS` lengths to pad to, equally often used; the last is the longest.
+
+    Args:
+        lengths: of all sequences, (N,).
+    """
+    shares = np.linspace(0.0, 1.0, MAX_LENGTHS + 1)[1:]
+    return np.unique(np.quantile(lengths, shares, method="higher"))
