@@ -17,7 +17,7 @@ from tests import processes
 from tests.processes import Command
 from zpyro import UserError, datasets
 from zpyro.datasets.blizzard import Blizzard, BlizzardSettings
-from zpyro.datasets.prepared import BadFiles, Item, Piece, Store, prepare, shards
+from zpyro.datasets.prepared import BadFiles, ParsedFile, SourceFile, Store, prepare, shards
 from zpyro.datasets.prepared.numbers import Numbers
 from zpyro.datasets.recordings import RecordingReader
 from zpyro.datasets.sequences import Normalization
@@ -162,7 +162,7 @@ def test_an_interrupted_preparation_goes_on_to_the_same_files(
     prepare(Blizzard(), books, tmp_path / "whole", SETTINGS)
     read, done = RecordingReader.read, []
 
-    def stops(self: RecordingReader, item: Item) -> Piece:
+    def stops(self: RecordingReader, item: SourceFile) -> ParsedFile:
         done.append(item.key)
         if len(done) == reads:
             raise Stops

@@ -88,13 +88,13 @@ def groups(
     return found
 
 
-def lanes(
+def stream_batches(
     streams: Indices, batch_size: int, *, seed: int = 0, epoch: int = 0
 ) -> Iterator[tuple[Indices, NDArray[np.bool_]]]:
     """A pass in batches whose rows go on where those of the batch before ended.
 
     The streams, in an order that (seed, epoch) fixes, are laid end to end and cut into
-    ``batch_size`` lanes; each batch takes the next row of every lane.
+    ``batch_size`` parts; each batch takes the next row of every part.
 
     Args:
         streams: a number for the stream of each row, rows of a stream together and in order, (N,).

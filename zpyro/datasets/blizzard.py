@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from zpyro.datasets.corpora import loaders
+from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.prepared.corpus import (
     Corpus,
-    Item,
+    FileSpan,
     Layout,
-    Placed,
+    SourceFile,
     Split,
     cut_rows,
     streams_of,
@@ -56,7 +58,7 @@ class Blizzard(Corpus):
     name = "blizzard"
     dtype = "int16"
 
-    def items(self, source: Path, settings: Any) -> list[Item]:
+    def items(self, source: Path, settings: Any) -> list[SourceFile]:
         del settings
         if not source.is_dir():
             what = "is not a folder" if source.exists() else "does not exist"
@@ -66,8 +68,8 @@ class Blizzard(Corpus):
     def reader(self, settings: BlizzardSettings) -> RecordingReader:
         return RecordingReader(settings.sample_rate, 2 * settings.frame_size)
 
-    def arrange(
-        self, placed: Sequence[Placed], shard_facts: Sequence[Any], settings: BlizzardSettings
+    def make_splits(
+        self, placed: Sequence[FileSpan], shard_facts: Sequence[Any], settings: BlizzardSettings
     ) -> tuple[dict[str, Split], Layout]:
         del shard_facts
         rows, labels = cut_rows(
@@ -92,3 +94,13 @@ class Blizzard(Corpus):
             notes=(WHOLE_ROWS,),
         )
         return splits, layout
+
+
+ENTRY = DatasetEntry(
+    "blizzard",
+    "Blizzard Challenge 2013 audiobooks (licensed): rows of 40 frames at 16 kHz",
+    BlizzardSettings,
+    *loaders(Blizzard()),
+    MISSING,
+    corpus=Blizzard(),
+)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zpyro.datasets import sentences, text_loading
+from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.formats import archives, text_files
-from zpyro.datasets.prepared import Item
+from zpyro.datasets.prepared import SourceFile
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import hold_out, split_by_name
 from zpyro.datasets.tokenized import SPLITS, TextCorpus, TokenSettings
@@ -67,7 +68,7 @@ class Imdb(TextCorpus):
         self._path = archive
         self._archive = None if archive is None else archives.members(archive, ".txt")
 
-    def items(self, source: Path, settings: ImdbSettings) -> list[Item]:
+    def items(self, source: Path, settings: ImdbSettings) -> list[SourceFile]:
         if self._archive is not None:
             return _with_splits(_archived(source, self._archive, settings), settings)
         if archives.is_archive(source):
@@ -81,7 +82,7 @@ class Imdb(TextCorpus):
                 return _with_splits(_listed(root, places), settings)
         raise UserError(f"{source} holds no reviews; it must be laid out as {TREE}")
 
-    def lines(self, item: Item, splitter: Vocabulary) -> Iterator[list[str]]:
+    def lines(self, item: SourceFile, splitter: Vocabulary) -> Iterator[list[str]]:
         if self._archive is None:
             text = text_files.read_text(item.path)
         else:
@@ -139,7 +140,7 @@ def _places(there: Callable[[str], bool], settings: ImdbSettings) -> list[tuple[
     return [("", "pos"), ("", "neg")] if there("pos") and there("neg") else []
 
 
-def _archived(path: Path, found: Mapping[str, bytes], settings: ImdbSettings) -> list[Item]:
+def _archived(path: Path, found: Mapping[str, bytes], settings: ImdbSettings) -> list[SourceFile]:
     for root in _ROOTS:
         prefix = "" if root == "." else f"{root}/"
         inside = [name.removeprefix(prefix) for name in sorted(found) if name.startswith(prefix)]
@@ -150,7 +151,7 @@ def _archived(path: Path, found: Mapping[str, bytes], settings: ImdbSettings) ->
             raise UserError(f"{path}: {prefix}{absent[0]} is missing in it; download it again")
         if places:
             return [
-                Item(name, Path(prefix + name), group)
+                SourceFile(name, Path(prefix + name), group)
                 for group, place in places
                 for name in inside
                 if name.rpartition("/")[0] == place
@@ -158,8 +159,8 @@ def _archived(path: Path, found: Mapping[str, bytes], settings: ImdbSettings) ->
     raise UserError(f"{path} holds no reviews; it must be laid out as {TREE}")
 
 
-def _listed(root: Path, places: Sequence[tuple[str, str]]) -> list[Item]:
-    found: list[Item] = []
+def _listed(root: Path, places: Sequence[tuple[str, str]]) -> list[SourceFile]:
+    found: list[SourceFile] = []
     for group, place in places:
         folder = root / place
         if not folder.is_dir():
@@ -167,11 +168,11 @@ def _listed(root: Path, places: Sequence[tuple[str, str]]) -> list[Item]:
         paths = text_files.find(folder, lambda name: name.endswith(".txt"))
         if not paths:
             raise UserError(f"{folder} holds no reviews (*.txt); unpack the archive again")
-        found += [Item(path.relative_to(root).as_posix(), path, group) for path in paths]
+        found += [SourceFile(path.relative_to(root).as_posix(), path, group) for path in paths]
     return found
 
 
-def _with_splits(found: Sequence[Item], settings: ImdbSettings) -> list[Item]:
+def _with_splits(found: Sequence[SourceFile], settings: ImdbSettings) -> list[SourceFile]:
     """The same reviews, the split of each as its group."""
     keys = [item.key for item in found]
     if not any(item.group for item in found):
@@ -184,7 +185,7 @@ def _with_splits(found: Sequence[Item], settings: ImdbSettings) -> list[Item]:
             seed=settings.seed,
         )
         names = {i: name for name, part in zip(SPLITS, parts, strict=True) for i in part}
-        return [Item(item.key, item.path, names[i]) for i, item in enumerate(found)]
+        return [SourceFile(item.key, item.path, names[i]) for i, item in enumerate(found)]
     if settings.valid_files or settings.test_files:
         raise UserError(
             "data.valid_files and data.test_files are for reviews without splits; aclImdb brings"
@@ -193,4 +194,16 @@ def _with_splits(found: Sequence[Item], settings: ImdbSettings) -> list[Item]:
     train = [key for key, item in zip(keys, found, strict=True) if item.group == "train"]
     chosen = hold_out(train, settings.valid_fraction, seed=settings.seed)
     valid = {train[i] for i in chosen}
-    return [Item(i.key, i.path, "valid" if i.key in valid else i.group) for i in found]
+    return [SourceFile(i.key, i.path, "valid" if i.key in valid else i.group) for i in found]
+
+
+ENTRY = DatasetEntry(
+    "imdb",
+    "sentences of movie reviews: aclImdb, or Polarity v2.0; words or characters",
+    ImdbSettings,
+    load,
+    load_all,
+    MISSING,
+    has_words=True,
+    corpus=Imdb(),
+)

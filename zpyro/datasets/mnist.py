@@ -10,9 +10,19 @@ from typing import Any
 import numpy as np
 
 from zpyro.datasets import mnist_files
+from zpyro.datasets.corpora import loaders
+from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.formats.image_files import SIDE
 from zpyro.datasets.mnist_files import MISSING
-from zpyro.datasets.prepared.corpus import Corpus, Item, Layout, Piece, Placed, Reader, Split
+from zpyro.datasets.prepared.corpus import (
+    Corpus,
+    FileSpan,
+    Layout,
+    ParsedFile,
+    Reader,
+    SourceFile,
+    Split,
+)
 from zpyro.errors import UserError
 from zpyro.settings import setting
 
@@ -89,15 +99,16 @@ class Mnist(Corpus):
     name = "mnist"
     dtype = "uint8"
 
-    def items(self, source: Path, settings: Any) -> list[Item]:
+    def items(self, source: Path, settings: Any) -> list[SourceFile]:
         del settings
-        return [Item(path.name, path, split) for split, path in mnist_files.find(source).items()]
+        found = mnist_files.find(source)
+        return [SourceFile(path.name, path, split) for split, path in found.items()]
 
     def reader(self, settings: MnistSettings) -> Reader:
         return MnistReader(settings)
 
-    def arrange(
-        self, placed: Sequence[Placed], shard_facts: Sequence[Any], settings: MnistSettings
+    def make_splits(
+        self, placed: Sequence[FileSpan], shard_facts: Sequence[Any], settings: MnistSettings
     ) -> tuple[dict[str, Split], Layout]:
         del shard_facts
         rows, columns = settings.image_shape
@@ -127,10 +138,10 @@ class MnistReader(Reader):
 
     settings: MnistSettings
 
-    def read(self, item: Item) -> Piece:
+    def read(self, item: SourceFile) -> ParsedFile:
         seed, factor = self.settings.binarization_seed, self.settings.downsample
         bits = mnist_files.read(item.path, item.group, seed=seed, downsample=factor)
-        return Piece(bits.reshape(-1), (bits.size,))
+        return ParsedFile(bits.reshape(-1), (bits.size,))
 
 
 def _split(name: str, start: int, count: int, settings: MnistSettings) -> Split:
@@ -141,3 +152,13 @@ def _split(name: str, start: int, count: int, settings: MnistSettings) -> Split:
         [start + numbers * pixels, np.full(count, pixels), np.zeros(count, np.int64), numbers], 1
     )
     return Split(rows, (name,))
+
+
+ENTRY = DatasetEntry(
+    "mnist",
+    "binarized handwritten digits: 784 steps of a pixel, or 28 of a row",
+    MnistSettings,
+    *loaders(Mnist()),
+    MISSING,
+    corpus=Mnist(),
+)

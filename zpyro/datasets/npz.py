@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.formats.declared import DAMAGED, check_declared
 from zpyro.datasets.sequences import Array, Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import split_by_name
@@ -249,3 +250,13 @@ def _size(parts: list[list[tuple[str, Array]]], kind: str) -> int:
     if kind == "categorical":
         return 1 + max(int(value.max()) for value in values)
     return values[0].shape[1]
+
+
+ENTRY = DatasetEntry(
+    "npz",
+    "your own arrays: frames (N, T, D), tokens (N, T), or unequal lengths",
+    NpzSettings,
+    load,
+    load_all,
+    "give a .npz file or a folder of .npy files with --data PATH",
+)

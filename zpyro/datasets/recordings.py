@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from zpyro.datasets.formats import audio
-from zpyro.datasets.prepared.corpus import Item, Piece, Reader
+from zpyro.datasets.prepared.corpus import ParsedFile, Reader, SourceFile
 from zpyro.errors import UserError
 
 FULL_SCALE = 32768.0
 """Stored numbers are samples of [-1, 1] times this."""
 
 
-def items_in(folder: Path) -> list[Item]:
+def items_in(folder: Path) -> list[SourceFile]:
     """Every recording below a folder, in the order of their paths.
 
     Raises:
         UserError: if there is none.
     """
-    return [Item(path.relative_to(folder).as_posix(), path) for path in audio.find(folder)]
+    return [SourceFile(path.relative_to(folder).as_posix(), path) for path in audio.find(folder)]
 
 
 class RecordingReader(Reader):
@@ -37,7 +37,7 @@ class RecordingReader(Reader):
         self._shortest = shortest
         self._same_rate = same_rate
 
-    def read(self, item: Item) -> Piece:
+    def read(self, item: SourceFile) -> ParsedFile:
         waveform, rate = audio.read(item.path)
         if self._same_rate and rate != self._rate:
             raise UserError(
@@ -49,4 +49,4 @@ class RecordingReader(Reader):
                 f"{item.path}: has {len(waveform)} samples; {self._shortest} are needed; remove it"
             )
         samples = np.clip(np.rint(waveform * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1.0)
-        return Piece(samples.astype(np.int16), [len(samples)], facts={"rate": rate})
+        return ParsedFile(samples.astype(np.int16), [len(samples)], facts={"rate": rate})

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zpyro.datasets.batching import Batch, groups, lanes
+from zpyro.datasets.batching import Batch, groups, stream_batches
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
 
@@ -216,7 +216,7 @@ class Sequences:
     def stream_batches(self, batch_size: int, *, seed: int = 0, epoch: int = 0) -> Iterator[Batch]:
         """One pass in batches whose rows go on where those of the batch before ended.
 
-        Each batch takes the next row of every lane, see :func:`zpyro.datasets.batching.lanes`.
+        See :func:`zpyro.datasets.batching.stream_batches`.
 
         Raises:
             UserError: if the sequences are no rows of streams.
@@ -224,7 +224,7 @@ class Sequences:
         streams = self.values.streams if isinstance(self.values, Stored) else None
         if streams is None:
             raise UserError("these sequences are no rows of longer streams; no state to carry")
-        for rows, continues in lanes(streams, batch_size, seed=seed, epoch=epoch):
+        for rows, continues in stream_batches(streams, batch_size, seed=seed, epoch=epoch):
             yield replace(self[rows.tolist()].batch(), continues=torch.from_numpy(continues))
 
     def batch(self, steps: int = 0) -> Batch:

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.formats import text_files
-from zpyro.datasets.prepared import Item
+from zpyro.datasets.prepared import SourceFile
+from zpyro.datasets.text_loading import loaders
 from zpyro.datasets.tokenized import SEVERAL, SPLITS, TextCorpus, TokenSettings
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
@@ -40,22 +42,22 @@ class Text(TextCorpus):
 
     name = "text"
 
-    def items(self, source: Path, settings: TextSettings) -> list[Item]:
+    def items(self, source: Path, settings: TextSettings) -> list[SourceFile]:
         del settings
         files = _files(source)
         if source.is_file():
-            return [Item(source.name, source, SEVERAL.join(SPLITS))]
+            return [SourceFile(source.name, source, SEVERAL.join(SPLITS))]
         said = {file: _said(file) for file in files}
         named = "train" in said.values()
         lacking = [name for name in SPLITS if name == "train" or name not in said.values()]
         groups = {"": "" if named else SEVERAL.join(lacking), "train": SEVERAL.join(lacking)}
         found = [
-            Item(file.relative_to(source).as_posix(), file, groups.get(split, split))
+            SourceFile(file.relative_to(source).as_posix(), file, groups.get(split, split))
             for file, split in said.items()
         ]
         return [item for item in found if item.group]
 
-    def lines(self, item: Item, splitter: Vocabulary) -> Iterator[list[str]]:
+    def lines(self, item: SourceFile, splitter: Vocabulary) -> Iterator[list[str]]:
         text = text_files.read_text(item.path)
         return (splitter.split(line.strip()) for line in text.removesuffix("\n").split("\n"))
 
@@ -75,3 +77,14 @@ def _said(file: Path) -> str:
     """The split that a file's name says, or nothing."""
     parts = re.split(r"[\W_\d]+", file.stem.lower())
     return next((WORDS[part] for part in parts if part in WORDS), "")
+
+
+ENTRY = DatasetEntry(
+    "text",
+    "your own text, a line a sequence; words or characters",
+    TextSettings,
+    *loaders(Text()),
+    "give a text file or a folder of *.txt with --data PATH",
+    has_words=True,
+    corpus=Text(),
+)

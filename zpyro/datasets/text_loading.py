@@ -10,7 +10,7 @@ import numpy as np
 
 from zpyro.datasets import corpora
 from zpyro.datasets.formats import text_files
-from zpyro.datasets.prepared import Placed, is_prepared, prepared_folder
+from zpyro.datasets.prepared import FileSpan, is_prepared, prepared_folder
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.tokenized import (
     SPLITS,
@@ -91,7 +91,7 @@ def read(
     reader, placed, values = _read(corpus, folder, settings)
     facts = [reader.facts()]
     if vocabulary is None:
-        _, layout = corpus.arrange(placed, facts, settings)
+        _, layout = corpus.make_splits(placed, facts, settings)
         vocabulary = corpus.vocabulary(layout)
     parts = _parts(placed, settings, translation(reader.numbers, vocabulary)[values])
     train, valid, test = parts
@@ -116,10 +116,10 @@ def _stored(corpus: TextCorpus, folder: Path, settings: TokenSettings) -> bool:
 
 def _read(
     corpus: TextCorpus, folder: Path, settings: TokenSettings
-) -> tuple[TextReader, list[Placed], Tokens]:
+) -> tuple[TextReader, list[FileSpan], Tokens]:
     """Every file in memory, under provisional tokens."""
     reader = corpus.reader(settings)
-    placed: list[Placed] = []
+    placed: list[FileSpan] = []
     values: list[Tokens] = [np.zeros(0, dtype=np.int32)]
     problems: list[UserError] = []
     start = 0
@@ -130,7 +130,7 @@ def _read(
             problems.append(problem)
             continue
         lengths = tuple(piece.lengths)
-        placed.append(Placed(item.key, item.group, start, lengths, (), piece.facts))
+        placed.append(FileSpan(item.key, item.group, start, lengths, (), piece.facts))
         values.append(piece.values)
         start += len(piece.values)
     if problems:
@@ -138,7 +138,7 @@ def _read(
     return reader, placed, np.concatenate(values)
 
 
-def _parts(placed: list[Placed], settings: TokenSettings, tokens: Tokens) -> list[Sequences]:
+def _parts(placed: list[FileSpan], settings: TokenSettings, tokens: Tokens) -> list[Sequences]:
     """The three splits of tokens in memory."""
     parts: list[Sequences] = []
     splits = splits_of(placed, settings)

@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 
 from zpyro.datasets import corpora
-from zpyro.datasets.prepared.corpus import Corpus, Indices, Item, Layout, Placed, Split, cut_rows
+from zpyro.datasets.corpora import loaders
+from zpyro.datasets.entry import DatasetEntry
+from zpyro.datasets.prepared.corpus import (
+    Corpus,
+    FileSpan,
+    Indices,
+    Layout,
+    SourceFile,
+    Split,
+    cut_rows,
+)
 from zpyro.datasets.recordings import FULL_SCALE, RecordingReader
 from zpyro.datasets.sequences import Normalization, Sequences
 from zpyro.datasets.timit_files import MISSING, RATE, Utterance, find
@@ -54,16 +64,16 @@ class Timit(Corpus):
     name = "timit"
     dtype = "int16"
 
-    def items(self, source: Path, settings: TimitSettings) -> list[Item]:
+    def items(self, source: Path, settings: TimitSettings) -> list[SourceFile]:
         # Split by split, so that the utterances to be joined are stored one after another.
         parts = split(find(source), settings)
-        return [Item(u.name, u.path, name) for name, part in parts.items() for u in part]
+        return [SourceFile(u.name, u.path, name) for name, part in parts.items() for u in part]
 
     def reader(self, settings: TimitSettings) -> RecordingReader:
         return RecordingReader(RATE, 2 * settings.frame_size, same_rate=True)
 
-    def arrange(
-        self, placed: Sequence[Placed], shard_facts: Sequence[Any], settings: TimitSettings
+    def make_splits(
+        self, placed: Sequence[FileSpan], shard_facts: Sequence[Any], settings: TimitSettings
     ) -> tuple[dict[str, Split], Layout]:
         del shard_facts
         parts = {
@@ -129,7 +139,7 @@ def _some(names: set[str], fraction: float) -> set[str]:
     return set(ranked[: max(1, round(fraction * len(ranked)))])
 
 
-def _rows(name: str, placed: Sequence[Placed], settings: TimitSettings) -> Split:
+def _rows(name: str, placed: Sequence[FileSpan], settings: TimitSettings) -> Split:
     """Rows of train or validation."""
     size, length = settings.frame_size, settings.segment_length
     if settings.concatenate:
@@ -163,3 +173,14 @@ def _note(names: dict[str, list[str]]) -> str:
     if (train + valid, test) != (TRAIN_UTTERANCES, TEST_UTTERANCES):
         return f"{counts}; the whole corpus has {TRAIN_UTTERANCES} and {TEST_UTTERANCES}"
     return counts
+
+
+ENTRY = DatasetEntry(
+    "timit",
+    "TIMIT (licensed): rows of 40 frames at 16 kHz, test utterances whole",
+    TimitSettings,
+    loaders(Timit())[0],
+    load_all,
+    MISSING,
+    corpus=Timit(),
+)

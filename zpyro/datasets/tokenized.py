@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zpyro.datasets.prepared import Corpus, Item, Layout, Piece, Placed, Reader, Split, Store
+from zpyro.datasets.prepared import (
+    Corpus,
+    FileSpan,
+    Layout,
+    ParsedFile,
+    Reader,
+    SourceFile,
+    Split,
+    Store,
+)
 from zpyro.datasets.sequences import Dataset
 from zpyro.datasets.splitting import stable_fraction
 from zpyro.datasets.vocabulary import (
@@ -90,7 +99,7 @@ class TextCorpus(Corpus):
     dtype = "int32"
 
     @abc.abstractmethod
-    def lines(self, item: Item, splitter: Vocabulary) -> Iterator[list[str]]:
+    def lines(self, item: SourceFile, splitter: Vocabulary) -> Iterator[list[str]]:
         """The words of every line of a file, of blank ones too.
 
         Raises:
@@ -100,8 +109,8 @@ class TextCorpus(Corpus):
     def reader(self, settings: TokenSettings) -> TextReader:
         return TextReader(self, settings)
 
-    def arrange(
-        self, placed: Sequence[Placed], shard_facts: Sequence[Any], settings: TokenSettings
+    def make_splits(
+        self, placed: Sequence[FileSpan], shard_facts: Sequence[Any], settings: TokenSettings
     ) -> tuple[dict[str, Split], Layout]:
         vocabulary = most_frequent(
             _counts(shard_facts, "train"),
@@ -147,7 +156,7 @@ class TextReader(Reader):
         self._counts: list[Numbers] = [np.zeros(0, dtype=np.int64) for _ in SPLITS]
         self._dropped = self._cut = 0
 
-    def read(self, item: Item) -> Piece:
+    def read(self, item: SourceFile) -> ParsedFile:
         values: list[int] = []
         lengths: list[int] = []
         left_out: list[int] = []
@@ -167,7 +176,7 @@ class TextReader(Reader):
             lengths.append(len(kept) + (not long))
         tokens = np.array(values, dtype=np.int32)
         self._count(item, tokens, lengths, left_out)
-        return Piece(tokens, lengths, facts={"left_out": left_out})
+        return ParsedFile(tokens, lengths, facts={"left_out": left_out})
 
     def facts(self) -> dict[str, Any]:
         """Words by provisional token, how often each is in train and in test, lines too long."""
@@ -181,7 +190,7 @@ class TextReader(Reader):
         }
 
     def _count(
-        self, item: Item, tokens: Tokens, lengths: Sequence[int], left_out: Sequence[int]
+        self, item: SourceFile, tokens: Tokens, lengths: Sequence[int], left_out: Sequence[int]
     ) -> None:
         positions = _positions(len(lengths), left_out)
         split = np.repeat(_dealt(item.key, item.group, positions, self.settings), lengths)
@@ -191,7 +200,7 @@ class TextReader(Reader):
             self._counts[number] = found
 
 
-def splits_of(placed: Sequence[Placed], settings: TokenSettings) -> dict[str, Split]:
+def splits_of(placed: Sequence[FileSpan], settings: TokenSettings) -> dict[str, Split]:
     """The sequences of each split, named ``file#line``; lines that were left out are counted."""
     rows: dict[str, list[Numbers]] = {name: [] for name in SPLITS}
     labels: dict[str, list[str]] = {name: [] for name in SPLITS}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from zpyro.datasets import voice
+from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.formats.audio import Waveform
 from zpyro.datasets.formats.declared import DAMAGED
 from zpyro.datasets.sequences import Dataset
@@ -117,3 +118,11 @@ def _keep(path: Path, waveforms: list[Waveform]) -> None:
     except OSError:
         # Without a place to keep it, it is made anew next time; nothing is lost but seconds.
         writing.unlink(missing_ok=True)
+
+
+ENTRY = DatasetEntry(
+    "vowels",
+    "built in: a synthetic voice, 16 kHz, frames of 200 samples",
+    VowelsSettings,
+    lambda _folder, settings: load(settings),
+)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.formats import audio
 from zpyro.datasets.formats.audio import Waveform
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
@@ -188,3 +189,13 @@ def _check_length(path: Path, waveform: Waveform, frame_size: int) -> None:
             f"{path}: has {len(waveform)} samples; two frames of {frame_size} are needed"
             " (remove it, or set data.frame_size lower)"
         )
+
+
+ENTRY = DatasetEntry(
+    "wav",
+    "a folder of your own recordings (wav, flac, mp3, SPHERE), split by file",
+    WavSettings,
+    load,
+    load_all,
+    "give a folder of recordings with --data DIR",
+)

@@ -5,7 +5,15 @@ shard, ``engine.py`` does so for all, several at once, resumed where it stopped,
 reads the result.
 """
 
-from zpyro.datasets.prepared.corpus import Corpus, Item, Layout, Piece, Placed, Reader, Split
+from zpyro.datasets.prepared.corpus import (
+    Corpus,
+    FileSpan,
+    Layout,
+    ParsedFile,
+    Reader,
+    SourceFile,
+    Split,
+)
 from zpyro.datasets.prepared.engine import BadFiles, Progress, prepare, prepared_folder
 from zpyro.datasets.prepared.store import INDEX, Store, is_prepared
 
@@ -13,12 +21,12 @@ __all__ = [
     "INDEX",
     "BadFiles",
     "Corpus",
-    "Item",
+    "FileSpan",
     "Layout",
-    "Piece",
-    "Placed",
+    "ParsedFile",
     "Progress",
     "Reader",
+    "SourceFile",
     "Split",
     "Store",
     "is_prepared",

@@ -6,21 +6,20 @@ import abc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from zpyro.datasets.prepared.store import Store
-    from zpyro.datasets.sequences import Dataset
+from zpyro.datasets.batching import Indices
+from zpyro.datasets.prepared.store import Store
+from zpyro.datasets.sequences import Dataset
 
 Array = NDArray[Any]
-Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Item:
+class SourceFile:
     """One file to read.
 
     Attributes:
@@ -35,7 +34,7 @@ class Item:
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class ParsedFile:
     """What one file gives: numbers one after another, perhaps of several sequences.
 
     Attributes:
@@ -52,7 +51,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Placed:
+class FileSpan:
     """Where a file's numbers stand among those of all files.
 
     Attributes:
@@ -123,7 +122,7 @@ class Reader(abc.ABC):
     """Reads the files of one shard, in order, in a process of its own."""
 
     @abc.abstractmethod
-    def read(self, item: Item) -> Piece:
+    def read(self, item: SourceFile) -> ParsedFile:
         """The numbers of a file.
 
         Raises:
@@ -147,7 +146,7 @@ class Corpus(abc.ABC):
     dtype: str
 
     @abc.abstractmethod
-    def items(self, source: Path, settings: Any) -> list[Item]:
+    def items(self, source: Path, settings: Any) -> list[SourceFile]:
         """The files, in the order in which they are stored.
 
         Raises:
@@ -159,8 +158,8 @@ class Corpus(abc.ABC):
         """What reads the files of one shard."""
 
     @abc.abstractmethod
-    def arrange(
-        self, placed: Sequence[Placed], shard_facts: Sequence[Any], settings: Any
+    def make_splits(
+        self, placed: Sequence[FileSpan], shard_facts: Sequence[Any], settings: Any
     ) -> tuple[dict[str, Split], Layout]:
         """The splits and how to read them, once all files are stored.
 
@@ -219,7 +218,7 @@ def _rows_of(
     return rows
 
 
-def streams_of(placed: Sequence[Placed]) -> Iterator[tuple[str, int, int]]:
+def streams_of(placed: Sequence[FileSpan]) -> Iterator[tuple[str, int, int]]:
     """Each file as one stream: label, first number, how many."""
     for item in placed:
         yield item.key, item.start, item.count

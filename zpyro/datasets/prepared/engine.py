@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from zpyro.datasets.prepared import shards
-from zpyro.datasets.prepared.corpus import Corpus, Indices, Item, Layout, Placed, Split
+from zpyro.datasets.prepared.corpus import Corpus, FileSpan, Indices, Layout, SourceFile, Split
 from zpyro.datasets.prepared.numbers import Numbers
 from zpyro.datasets.prepared.shards import Task
 from zpyro.datasets.prepared.store import FORMAT, INDEX, SPLITS, VERSION, Store, is_prepared
@@ -123,7 +123,7 @@ def _check_out(out: Path) -> None:
         raise UserError(f"{out}: is no folder; take another --out")
 
 
-def _tasks(corpus: Corpus, settings: Any, items: Sequence[Item], out: Path) -> list[Task]:
+def _tasks(corpus: Corpus, settings: Any, items: Sequence[SourceFile], out: Path) -> list[Task]:
     seen: set[str] = set()
     for item in items:
         if item.key in seen:
@@ -179,7 +179,7 @@ def _finish(
     mapped: Any,
 ) -> dict[str, Any]:
     """Arrange the splits and write their tables; gives the index."""
-    placed: list[Placed] = []
+    placed: list[FileSpan] = []
     start = 0
     counts: list[int] = []
     for record in records:
@@ -187,7 +187,7 @@ def _finish(
         placed += found
         counts.append(sum(item.count for item in found))
         start += counts[-1]
-    splits, layout = corpus.arrange(placed, [record["facts"] for record in records], settings)
+    splits, layout = corpus.make_splits(placed, [record["facts"] for record in records], settings)
     sums = [record["sha256"] for record in records]
     for number, (task, record) in enumerate(zip(tasks, records, strict=True)):
         final = corpus.translate(record["facts"], layout)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from zpyro.datasets.batching import Indices
 from zpyro.datasets.formats.declared import DAMAGED
-from zpyro.datasets.prepared.corpus import Indices
 from zpyro.errors import UserError
 
 INDEX = "index.json"

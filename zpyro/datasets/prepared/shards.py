@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from zpyro.datasets.prepared.corpus import Corpus, Item, Placed
+from zpyro.datasets.prepared.corpus import Corpus, FileSpan, SourceFile
 from zpyro.errors import UserError
 from zpyro.io import files
 
@@ -34,7 +34,7 @@ class Task:
 
     corpus: Corpus
     settings: Any
-    items: tuple[Item, ...]
+    items: tuple[SourceFile, ...]
     data: Path
     record: Path
 
@@ -45,10 +45,10 @@ class Task:
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def group(items: Sequence[Item]) -> list[tuple[Item, ...]]:
+def group(items: Sequence[SourceFile]) -> list[tuple[SourceFile, ...]]:
     """Files in order, in groups that depend on their sizes alone."""
-    groups: list[tuple[Item, ...]] = []
-    current: list[Item] = []
+    groups: list[tuple[SourceFile, ...]] = []
+    current: list[SourceFile] = []
     size = 0
     for item in items:
         current.append(item)
@@ -107,13 +107,13 @@ def read_record(task: Task) -> dict[str, Any] | None:
     return record if whole else None
 
 
-def placed(record: dict[str, Any], start: int) -> list[Placed]:
+def placed(record: dict[str, Any], start: int) -> list[FileSpan]:
     """The files of a shard whose first number has that position."""
-    found: list[Placed] = []
+    found: list[FileSpan] = []
     for entry in record["items"]:
         lengths = tuple(entry["lengths"])
         names = tuple(entry["names"])
-        found.append(Placed(entry["key"], entry["group"], start, lengths, names, entry["facts"]))
+        found.append(FileSpan(entry["key"], entry["group"], start, lengths, names, entry["facts"]))
         start += sum(lengths)
     return found
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zpyro.datasets.prepared.corpus import Indices
+from zpyro.datasets.batching import Indices
 from zpyro.datasets.prepared.index import (
     FORMAT,
     INDEX,

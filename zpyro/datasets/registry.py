@@ -1,0 +1,139 @@
+"""The data sets by name: loading and describing them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from zpyro.datasets import blizzard, imdb, mnist, npz, text, timit, vowels, wav
+from zpyro.datasets.entry import DatasetEntry
+from zpyro.datasets.sequences import Dataset, Normalization, Sequences
+from zpyro.datasets.vocabulary import Vocabulary
+from zpyro.errors import UserError
+from zpyro.io.registry import Registry
+
+DATASETS: Registry[DatasetEntry] = Registry("data set", group="zpyro.datasets")
+"""Data sets by the name that ``--dataset`` takes."""
+
+for _module in (vowels, wav, npz, blizzard, imdb, text, timit, mnist):
+    DATASETS.register(_module.ENTRY.name, _module.ENTRY)
+
+
+def register(entry: DatasetEntry) -> DatasetEntry:
+    """Make a data set available by its name.
+
+    Raises:
+        UserError: if the name belongs to another data set.
+    """
+    return DATASETS.register(entry.name, entry)
+
+
+def names() -> tuple[str, ...]:
+    """The names of all data sets."""
+    return tuple(DATASETS)
+
+
+def entry(name: str) -> DatasetEntry:
+    """The data set of that name.
+
+    Raises:
+        UserError: naming the nearest one if there is none.
+    """
+    return DATASETS.find(name)
+
+
+def load(
+    name: str,
+    data: str | Path | None = None,
+    settings: Any = None,
+    *,
+    vocabulary: Vocabulary | None = None,
+    **changes: Any,
+) -> Dataset:
+    """Read a data set.
+
+    Args:
+        name: one of :func:`names`.
+        data: its folder or file, where it needs one.
+        settings: an instance of its settings, by default the published or usual ones.
+        vocabulary: of text: the words of a trained model, by default those of train.
+        **changes: single settings to change, e.g. ``frame_size=100``.
+
+    Raises:
+        UserError: if the data set is unknown, or its files cannot be used.
+    """
+    found = entry(name)
+    chosen = replace(found.settings() if settings is None else settings, **changes)
+    return found.load(_folder(found, data), chosen, **_words(found, vocabulary))
+
+
+def load_all(
+    name: str,
+    data: str | Path,
+    settings: Any,
+    normalization: Normalization,
+    vocabulary: Vocabulary | None = None,
+) -> Sequences:
+    """Other data of the same kind as one split, normalized and numbered as in training.
+
+    Raises:
+        UserError: if the data set has no other data, or its files cannot be used.
+    """
+    found = entry(name)
+    if found.load_all is None:
+        raise UserError(f"data set {name} is built in and reads no --data; leave it out")
+    return found.load_all(
+        _folder(found, data), settings, normalization, **_words(found, vocabulary)
+    )
+
+
+def describe(dataset: Dataset) -> list[tuple[str, str]]:
+    """What to show of a data set, as (property, value) rows."""
+    first = dataset.train
+    rows = [
+        ("data set", dataset.name),
+        ("likelihood", dataset.likelihood),
+        ("frame size" if first.data_type != "tokens" else "vocabulary", str(dataset.frame_size)),
+    ]
+    if first.sample_rate is not None:
+        rows.append(("sample rate", f"{first.sample_rate} Hz"))
+    if first.normalization != Normalization():
+        scale = first.normalization
+        centered = f"(raw {'-' if scale.mean >= 0 else '+'} {abs(scale.mean):.6g})"
+        rows.append(("normalization", f"{centered} / {scale.scale:.6g}, from train"))
+    start = "the first recorded frame, not scored"
+    if first.start is None:
+        start = "a start token" if first.data_type == "tokens" else "zeros"
+    if first.image_shape is not None:
+        rows.append(("image", "{} x {} pixels, row after row".format(*first.image_shape)))
+    rows.append(("start frame", start))
+    for name in ("train", "valid", "test"):
+        rows.append((name, _describe_split(dataset.split(name))))
+    return rows + [("note", note) for note in dataset.notes]
+
+
+def _describe_split(split: Sequences) -> str:
+    lengths = sorted(split.lengths.tolist())
+    what = "tokens" if split.data_type == "tokens" else "frames"
+    spread = f"{lengths[0]} to {lengths[-1]} {what}, median {lengths[len(lengths) // 2]}"
+    seconds = "" if split.seconds is None else f", {_duration(split.seconds)}"
+    return f"{len(split)} sequences, {split.num_frames} {what}{seconds} ({spread})"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60.0:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60.0:.1f} min" if seconds < 7200.0 else f"{seconds / 3600.0:.1f} h"
+
+
+def _words(found: DatasetEntry, vocabulary: Vocabulary | None) -> dict[str, Vocabulary]:
+    return {"vocabulary": vocabulary} if found.has_words and vocabulary is not None else {}
+
+
+def _folder(found: DatasetEntry, data: str | Path | None) -> Path | None:
+    if data is None and found.missing is not None:
+        raise UserError(f"data set {found.name}: {found.missing}")
+    if data is not None and found.missing is None:
+        raise UserError(f"data set {found.name} is built in and reads no --data; leave it out")
+    return None if data is None else Path(data).expanduser()
