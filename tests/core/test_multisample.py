@@ -13,6 +13,7 @@ from torch import Tensor
 import zpyro
 from tests.core.cases import Case, make
 from zpyro.objectives.multi_sample import MultiSampleELBO
+from zpyro.objectives.sequence_terms import FixedNoise
 
 NAMES = ("gaussian", "categorical", "srnn", "vrnn", "storn", "rnn")
 
@@ -73,7 +74,7 @@ def test_granularities_have_the_same_gradient(name: str, doubly: bool) -> None:
     for granularity in ("sequence", "step"):
         torch.manual_seed(1)
         noise = torch.randn(4, *case.noise.shape, dtype=torch.float64)
-        with zpyro.objectives.sequence_terms.FixedNoise(noise):
+        with FixedNoise(noise):
             objective = MultiSampleELBO(4, doubly_reparameterized=doubly)
             found.append(flat_gradient(case, objective, granularity))
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-10)

@@ -13,6 +13,7 @@ from torch import Tensor
 import zpyro
 from zpyro.models.interop import convert_tensors, from_reference
 from zpyro.nn.recurrence import RECURRENCES
+from zpyro.objectives.sequence_terms import FixedNoise
 
 FOLDER = Path(__file__).parent.parent / "data"
 CASES = ("gaussian", "gaussian_z_force", "gaussian_conditional_layer_norm", "categorical")
@@ -110,7 +111,7 @@ def test_objective_is_the_published_loss(case: str, granularity: str) -> None:
         reverse_weight=float(arrays["beta"]),
     )(module.model, module.guide)
 
-    with zpyro.objectives.sequence_terms.FixedNoise(arrays["eps"].transpose(0, 1)):
+    with FixedNoise(arrays["eps"].transpose(0, 1)):
         loss = objective(x, None, start) / len(x)
 
     close(loss, arrays["loss"])
