@@ -68,5 +68,5 @@ def test_more_paths_are_tighter_and_one_is_the_plain_bound(model: LinearGaussian
 def test_what_needs_the_models_own_guide_is_told(model: LinearGaussian) -> None:
     with pytest.raises(UserError, match="this run has another; take --bound iwae"):
         evaluation.smc(model, copies(frames(1, STEPS)), particles=2)
-    with pytest.raises(UserError, match="has a guide of its own, whose posterior has no known"):
+    with pytest.raises(UserError, match="has a custom guide, whose posterior has no known"):
         zpyro.posterior(model, copies(frames(1, STEPS)).batch())
