@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,38 +15,8 @@ from .options import model_options
 from .sequences import load_split, open_run
 
 if TYPE_CHECKING:
-    from zpyro.analysis.loading import LoadedRun
-    from zpyro.datasets.sequences import Sequences
-    from zpyro.evaluation import Evaluation, FilterEvaluation, ImportanceEvaluation, OnBatch
-
-    Values = dict[str, float | int | None]
-
-LABELS = {
-    "elbo": ("evidence lower bound", "nats/sequence"),
-    "elbo_stderr": ("  its standard error", "nats/sequence"),
-    "elbo_per_frame": ("  per frame", "nats/frame"),
-    "log_likelihood": ("log-likelihood", "nats/sequence"),
-    "kl": ("KL", "nats/sequence"),
-    "perplexity": ("perplexity", "a token, from the bound, ends included"),
-    "iwae": ("importance-weighted bound", "nats/sequence"),
-    "iwae_stderr": ("  its standard error", "nats/sequence"),
-    "smc": ("particle-filter bound", "nats/sequence"),
-    "smc_stderr": ("  its standard error", "nats/sequence"),
-    "stderr": ("  of it from sampling", "nats/sequence"),
-    "bound_perplexity": ("  its perplexity", "a token"),
-    "particles": ("  paths a sequence", ""),
-    "ess": ("  effective paths", ""),
-    "active_units": ("latents in use", ""),
-    "mutual_information": ("information between latents and frames", "nats/frame"),
-    "sequences": ("sequences", ""),
-    "frames": ("frames", ""),
-    "baseline_gaussian": ("baseline: diagonal Gaussian", "nats/sequence"),
-    "baseline_linear": ("baseline: linear predictor", "nats/sequence"),
-    "baseline_trigram": ("baseline: Kneser-Ney trigram", "nats/sequence"),
-    "baseline_trigram_perplexity": ("  its perplexity", "a token, on the same tokens"),
-    "baseline_bernoulli": ("baseline: independent pixels", "nats/sequence"),
-    "baseline_neighbors": ("baseline: given the pixels left and above", "nats/sequence"),
-}
+    from zpyro.analysis.scores import Scores
+    from zpyro.evaluation import OnBatch
 
 
 @click.command("evaluate")
@@ -104,6 +73,7 @@ def command(
       zpyro evaluate runs/digits --bound iwae --particles 100
     """
     from zpyro import evaluation
+    from zpyro.analysis import scores
     from zpyro.distributed.processes import init_distributed
     from zpyro.training.allocation import keep_freed_memory
 
@@ -126,16 +96,17 @@ def command(
     if not process_group.is_main_process:
         return
     evaluation.check_finite(result)
-    values = _values(result, sequences.data_type)
+    values = scores.elbo_scores(result, sequences)
     if bound != "elbo":
-        label = f"{LABELS[bound][0]}, {pluralize(particles, 'path')} a sequence"
+        label = f"{scores.LABELS[bound][0]}, {pluralize(particles, 'path')} a sequence"
         with _progress(label) as on_batch:
             tighter = evaluation.iwae if bound == "iwae" else evaluation.smc
             scored = tighter(
                 loaded.model, sequences, particles=particles, **scoring, on_batch=on_batch
             )
-        values |= _tighter_values(bound, scored, sequences)
-    values |= _baselines(loaded, sequences)
+        values |= scores.bound_scores(bound, scored, sequences)
+    baselines = scores.score_baselines(loaded.run, loaded.model.likelihood.size, sequences)
+    values |= scores.baseline_scores(baselines, sequences)
     if as_json:
         click.echo(json.dumps(values))
     else:
@@ -168,65 +139,11 @@ def _progress(what: str) -> Generator[OnBatch, None, None]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _values(result: Evaluation, data_type: str) -> Values:
-    """The evaluation by the keys of the JSON object; None for what is not finite there."""
-    keys = (
-        "elbo",
-        "elbo_stderr",
-        "elbo_per_frame",
-        "kl",
-        "log_likelihood",
-        "active_units",
-        "mutual_information",
-        "sequences",
-        "frames",
-    )
-    values: Values = {key: getattr(result, key) for key in keys}
-    if not math.isfinite(result.mutual_information):
-        values["mutual_information"] = None
-    known = data_type == "tokens" and math.isfinite(result.perplexity)
-    return {**values, "perplexity": result.perplexity if known else None}
-
-
-def _tighter_values(
-    bound: str, result: ImportanceEvaluation | FilterEvaluation, sequences: Sequences
-) -> Values:
-    """A bound of several paths by the keys of the JSON object."""
-    from zpyro.evaluation import perplexity
-
-    nats = float(getattr(result, bound))
-    tokens = sequences.num_frames if sequences.data_type == "tokens" else 0
-    return {
-        bound: nats,
-        f"{bound}_stderr": result.stderr,
-        "particles": result.particles,
-        "stderr": result.monte_carlo_stderr,
-        "ess": result.effective_paths,
-        "bound_perplexity": perplexity(nats * len(sequences), tokens) if tokens else None,
-    }
-
-
-def _baselines(loaded: LoadedRun, sequences: Sequences) -> Values:
-    """The scores of simple models that were fitted to the training data."""
-    from zpyro.evaluation import perplexity
-    from zpyro.evaluation.baselines.files import NAMES
-
-    fitted = loaded.run.baselines(sequences, loaded.model.likelihood.size)
-    scores = {name: baseline.score(sequences) for name, baseline in fitted.items()}
-    values: Values = {
-        f"baseline_{name}": float(scores[name].mean()) if name in scores else None for name in NAMES
-    }
-    values["baseline_trigram_perplexity"] = (
-        perplexity(float(scores["trigram"].sum()), sequences.num_frames)
-        if "trigram" in scores
-        else None
-    )
-    return values
-
-
-def _print(values: Values, step: str, title: str) -> None:
+def _print(values: Scores, step: str, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from zpyro.analysis.scores import LABELS
 
     table = Table(title=title, title_justify="left", show_header=False)
     for key, (label, unit) in LABELS.items():

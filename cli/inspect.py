@@ -8,30 +8,18 @@ from typing import Any
 import click
 
 from .common import log
-from .options import model_options
+from .sequences import sequence_options
 from .user_code import load_user_code
 
 
 @click.command("inspect")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
-    "--split",
-    default="test",
-    show_default=True,
-    type=click.Choice(["train", "valid", "test", "all"]),
-    help="The split that holds the sequences.",
-)
-@click.option(
     "--sequence",
     "sequences",
     multiple=True,
     metavar="NAME|INDEX",
     help="A sequence to show, by name or by number from 0; repeat for more.  [default: 0, 1, 2]",
-)
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Where the data are now.  [default: where they were at training]",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: RUN/inspect]")
 @click.option(
@@ -62,7 +50,7 @@ from .user_code import load_user_code
     type=click.IntRange(0),
     help="Number of sequences that the table of bounds is computed on; 0 omits it.",
 )
-@model_options
+@sequence_options
 def command(
     run: Path,
     split: str,

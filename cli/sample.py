@@ -131,7 +131,10 @@ def _write_sound(
     for number, sound in enumerate(sounds, start=1):
         write_sound(out / f"sample_{number}.wav", sound, rate)
     click.echo(f"{pluralize(len(sounds), 'wav file')} in {out}")
-    write_plot(lambda path: plots.plot_audio(sounds[:PLOTTED], rate, path), out / "samples.png")
+    titled = [(f"sample {number}", sound) for number, sound in enumerate(sounds[:PLOTTED], 1)]
+    write_plot(
+        lambda path: plots.save_figure(plots.plot_sounds(titled, rate), path), out / "samples.png"
+    )
 
 
 def _write_text(

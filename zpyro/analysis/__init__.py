@@ -10,10 +10,10 @@ from zpyro.analysis.curves import plot_curves
 from zpyro.analysis.decoding import Decoded, Interpolation, decode, interpolate, reconstruct
 from zpyro.analysis.loading import LoadedRun, load_run, load_split
 from zpyro.analysis.plots import (
-    plot_audio,
     plot_frames,
     plot_images,
     plot_side_by_side,
+    plot_sounds,
     plot_spectrogram,
     save_figure,
 )
@@ -33,11 +33,11 @@ __all__ = [
     "interpolate",
     "load_run",
     "load_split",
-    "plot_audio",
     "plot_curves",
     "plot_frames",
     "plot_images",
     "plot_side_by_side",
+    "plot_sounds",
     "plot_spectrogram",
     "posterior",
     "reconstruct",

@@ -86,26 +86,35 @@ def integer_ticks(axis: Axis) -> None:
     axis.set_major_locator(MaxNLocator(integer=True))
 
 
-def plot_audio(waveforms: Sequence[Array], sample_rate: int, path: Path) -> None:
-    """Plot the waveform of each sound above its spectrogram.
+def plot_sounds(
+    sounds: Sequence[tuple[str, Array]], sample_rate: int, width: float = 8, height: float = 2.8
+) -> Figure:
+    """Plot the waveform of each sound above its spectrogram, amplitudes on one scale.
 
     Args:
-        waveforms: samples, (N_i,) each, full scale 1.
+        sounds: title and samples (N_i,) of each, full scale 1.
         sample_rate: Hz.
-        path: the picture file.
+        width: inches.
+        height: inches of each sound.
 
     Raises:
-        UserError: if matplotlib is missing or the file cannot be written.
+        UserError: if matplotlib is missing.
     """
-    figure = new_figure(8, 2.8 * len(waveforms))
-    panels = figure.subfigures(len(waveforms), 1, squeeze=False).flat
-    for number, (panel, waveform) in enumerate(zip(panels, waveforms, strict=True), start=1):
-        upper, lower = panel.subplots(2, 1, sharex=True)
-        upper.plot(np.arange(len(waveform)) / sample_rate, waveform, linewidth=0.4)
-        upper.set(ylabel="amplitude", title=f"sample {number}")
-        plot_spectrogram(lower, waveform, sample_rate)
-        lower.set(xlabel="time, s", xlim=(0, len(waveform) / sample_rate))
-    save_figure(figure, path)
+    figure = new_figure(width, height * len(sounds))
+    panels = figure.subplots(
+        2 * len(sounds), 1, sharex=True, squeeze=False, height_ratios=[0.8, 1.0] * len(sounds)
+    ).flat
+    loudest = 1.05 * max(float(np.abs(sound).max()) for _, sound in sounds) or 1.0
+    for number, (title, sound) in enumerate(sounds):
+        upper, lower = panels[2 * number], panels[2 * number + 1]
+        upper.plot(np.arange(len(sound)) / sample_rate, sound, linewidth=0.4, color="0.2")
+        upper.set(ylabel="amplitude", title=title, ylim=(-loudest, loudest))
+        plot_spectrogram(lower, sound, sample_rate)
+        lower.set(xlabel="time, s")
+    longest = max(len(sound) for _, sound in sounds)
+    panels[2 * len(sounds) - 1].set_xlim(0, longest / sample_rate)
+    figure.align_ylabels()
+    return figure
 
 
 def plot_frames(frames: Sequence[Array], path: Path, data_type: str = "frames") -> None:

@@ -18,6 +18,7 @@ from rich.console import Console
 from zpyro import evaluation
 from zpyro.analysis.comparison.jobs import RESULT
 from zpyro.analysis.loading import load_dataset
+from zpyro.analysis.scores import ELBO_KEYS
 from zpyro.datasets.sequences import Dataset
 from zpyro.distributed.seeding import seed_everything
 from zpyro.errors import UserError
@@ -56,16 +57,9 @@ def score(run: Run, dataset: Dataset, split: str, particles: int) -> dict[str, A
     sequences = dataset.split(split)
     elbo = evaluation.evaluate(checkpoint.module, sequences)
     iwae = evaluation.iwae(checkpoint.module, sequences, particles=particles)
-    values = {
-        "elbo": elbo.elbo,
-        "elbo_per_frame": elbo.elbo_per_frame,
+    values = {key: getattr(elbo, key) for key in ELBO_KEYS} | {
         "iwae": iwae.iwae,
         "iwae_monte_carlo_stderr": iwae.monte_carlo_stderr,
-        "kl": elbo.kl,
-        "log_likelihood": elbo.log_likelihood,
-        "active_units": elbo.active_units,
-        "sequences": elbo.sequences,
-        "frames": elbo.frames,
         "particles": particles,
         "parameters": sum(p.numel() for p in checkpoint.module.parameters()),
         "hidden_size": config.model.hidden_size,

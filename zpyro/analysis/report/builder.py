@@ -114,9 +114,7 @@ def write_report(
     if scored:
         report_stage("computing bounds")
         part = found[: min(scored, len(found))]
-        scores = sections.compute_scores(
-            loaded.run, checkpoint, part, particles=particles, seed=seed
-        )
+        scores = sections.compute_scores(loaded, part, particles=particles, seed=seed)
         parts.insert(0, sections.bounds_section(scores, split, len(part), len(found)))
     parts.append(sections.settings_section(loaded.run))
     text = page.page(
@@ -135,7 +133,7 @@ def _check_guide(loaded: LoadedRun) -> None:
     if record is not None and loaded.model.custom_guide is None:
         raise UserError(
             f"{loaded.run.folder}: was trained with the custom guide {record.name} of "
-            f"{record.file}; pass guide=custom_guides.load(\"FILE.py:NAME\")"
+            f'{record.file}; pass guide=custom_guides.load("FILE.py:NAME")'
         )
 
 

@@ -165,7 +165,8 @@ def plot_reconstruction(view: SequenceView) -> Figure:
     if view.data_type == "tokens":
         raise ValueError("tokens have no picture of a reconstruction")
     if view.sample_rate is not None:
-        return plot_sounds([(title, each.reshape(-1)) for title, each in shown], view.sample_rate)
+        sounds = [(title, each.reshape(-1)) for title, each in shown]
+        return plots.plot_sounds(sounds, view.sample_rate, WIDTH, 2.5)
     if view.image_shape is not None:
         rows, columns = view.image_shape
         height = (WIDTH - 0.6) / len(shown) * rows / columns + 0.7
@@ -184,32 +185,6 @@ def plot_reconstruction(view: SequenceView) -> Figure:
         _plot_signal(axes, view, frames)
         axes.set_title(title, fontsize=10)
     panels[-1].set(xlabel=view.time_label)
-    return figure
-
-
-def plot_sounds(sounds: list[tuple[str, Array]], rate: int) -> Figure:
-    """Plot the waveform of each sound above its spectrogram, amplitudes on one scale.
-
-    Args:
-        sounds: title and samples (N,) of each.
-        rate: samples per second.
-
-    Raises:
-        UserError: if matplotlib is missing.
-    """
-    figure = plots.new_figure(WIDTH, 2.5 * len(sounds) + (0.3 if len(sounds) == 1 else 0.0))
-    panels = figure.subplots(
-        2 * len(sounds), 1, sharex=True, squeeze=False, height_ratios=[0.8, 1.0] * len(sounds)
-    ).flat
-    loudest = 1.05 * max(float(np.abs(sound).max()) for _, sound in sounds) or 1.0
-    for number, (title, sound) in enumerate(sounds):
-        upper, lower = panels[2 * number], panels[2 * number + 1]
-        upper.plot(np.arange(len(sound)) / rate, sound, linewidth=0.4, color="0.2")
-        upper.set(ylabel="amplitude", title=title, ylim=(-loudest, loudest))
-        plots.plot_spectrogram(lower, sound, rate)
-    longest = max(len(sound) for _, sound in sounds)
-    panels[2 * len(sounds) - 1].set(xlabel="time, s", xlim=(0, longest / rate))
-    figure.align_ylabels()
     return figure
 
 

@@ -13,10 +13,12 @@ import numpy as np
 
 from zpyro import evaluation
 from zpyro.analysis import curves, plots
+from zpyro.analysis.loading import LoadedRun
 from zpyro.analysis.report import figures, page
 from zpyro.analysis.report.page import Section
 from zpyro.analysis.report.views import Array, SequenceView
 from zpyro.analysis.sampling import sample, write_sound
+from zpyro.analysis.scores import LABELS, score_baselines
 from zpyro.datasets.sequences import Sequences
 from zpyro.io import files
 from zpyro.training.checkpoint import Checkpoint
@@ -30,15 +32,6 @@ DPI = 160
 SAMPLE_SECONDS = 3.0
 SAMPLE_IMAGES = 16
 SAMPLE_TOKENS = 60
-
-LATENTS_IN_USE = "latents in use"
-BASELINES = {
-    "gaussian": "baseline: diagonal Gaussian",
-    "linear": "baseline: linear predictor",
-    "trigram": "baseline: Kneser-Ney trigram",
-    "bernoulli": "baseline: independent pixels",
-    "neighbors": "baseline: given the pixels left and above",
-}
 
 
 def _write(figure: Figure, path: Path) -> Path:
@@ -94,30 +87,23 @@ class Score:
     Attributes:
         label: the quantity.
         value: its number.
-        unit: of the number; empty for a count.
+        unit: of the number.
         error: standard error over sequences, or None.
     """
 
     label: str
     value: float
-    unit: str
+    unit: str = "nats/sequence"
     error: float | None = None
 
 
 def compute_scores(
-    run: Run,
-    checkpoint: Checkpoint,
-    sequences: Sequences,
-    *,
-    particles: int,
-    batch_size: int = 64,
-    seed: int = 0,
+    loaded: LoadedRun, sequences: Sequences, *, particles: int, batch_size: int = 64, seed: int = 0
 ) -> list[Score]:
     """Compute bounds of the model on some sequences, and the scores of simple models.
 
     Args:
-        run: its baselines are compared with.
-        checkpoint: the model.
+        loaded: the run.
         sequences: what to score, on the scale of the model.
         particles: K of the importance-weighted and the particle-filter bound; 1 omits both. The
             particle filter is omitted for a custom guide.
@@ -127,37 +113,36 @@ def compute_scores(
     Raises:
         UserError: if a bound is not finite.
     """
-    model, nats = checkpoint.module, "nats/sequence"
+    model = loaded.model
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed}
     result = evaluation.evaluate(model, sequences, **options)
     evaluation.check_finite(result)
-    exact = model.latent_size == 0
-    first = "log-likelihood, exact" if exact else "evidence lower bound (ELBO)"
-    table = [Score(first, result.elbo, nats, result.elbo_stderr)]
+    exact, tokens = model.latent_size == 0, sequences.data_type == "tokens"
+    first = "log-likelihood, exact" if exact else LABELS["elbo"][0]
+    table = [Score(first, result.elbo, error=result.elbo_stderr)]
+    if not exact and particles > 1:
+        options["particles"] = particles
+        iwae = evaluation.iwae(model, sequences, **options)
+        label = f"{LABELS['iwae'][0]}, {particles} particles"
+        table.append(Score(label, iwae.iwae, error=iwae.stderr))
+        if model.custom_guide is None:
+            smc = evaluation.smc(model, sequences, runs=1, **options)
+            label = f"{LABELS['smc'][0]}, {particles} particles"
+            table.append(Score(label, smc.smc, error=smc.stderr))
     if not exact:
-        if particles > 1:
-            iwae = evaluation.iwae(model, sequences, particles=particles, **options)
-            label = f"importance-weighted bound, {particles} particles"
-            table.append(Score(label, iwae.iwae, nats, iwae.stderr))
-        if particles > 1 and model.custom_guide is None:
-            smc = evaluation.smc(model, sequences, particles=particles, runs=1, **options)
-            label = f"particle-filter bound, {particles} particles"
-            table.append(Score(label, smc.smc, nats, smc.stderr))
         table += [
-            Score("log-likelihood given latents", result.log_likelihood, nats),
-            Score("KL of posterior from prior", result.kl, nats),
-            Score(LATENTS_IN_USE, result.active_units, f"of {model.latent_size}"),
+            Score("log-likelihood given latents", result.log_likelihood),
+            Score(LABELS["kl"][0], result.kl),
+            Score(LABELS["active_units"][0], result.active_units, f"of {model.latent_size}"),
         ]
-    tokens = sequences.data_type == "tokens"
     label, unit = "log-likelihood" if exact else "ELBO", "nats/token" if tokens else "nats/frame"
     table.append(Score(f"{label} per step", result.elbo_per_frame, unit))
     if tokens:
         table.append(Score("perplexity, ends included", result.perplexity, "a token"))
-    for name, baseline in run.baselines(sequences, model.likelihood.size).items():
-        values = np.asarray(baseline.score(sequences))
+    for name, values in score_baselines(loaded.run, model.likelihood.size, sequences).items():
         error = float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
-        label = BASELINES.get(name, f"baseline: {name}")
-        table.append(Score(label, float(values.mean()), nats, error))
+        label = LABELS[f"baseline_{name}"][0]
+        table.append(Score(label, float(values.mean()), error=error))
     return table
 
 
@@ -181,7 +166,7 @@ def bounds_section(table: Sequence[Score], split: str, count: int, total: int) -
     ]
     caption = f"On {which} sequences of the {split} split; ± is the standard error over sequences."
     parts = [page.table(caption, ("quantity, unit", "value#", "error#"), rows)]
-    if any(score.label == LATENTS_IN_USE and score.value == 0 for score in table):
+    if any(score.label == LABELS["active_units"][0] and score.value == 0 for score in table):
         parts.append(
             page.paragraph(
                 "No latent is in use: the decoder ignores them. Longer training may change that; "
@@ -377,7 +362,7 @@ def _sample_sounds(sampled: Array, rate: int, folder: Path) -> list[str]:
     parts: list[str] = []
     for number, frames in enumerate(sampled, start=1):
         sound, seconds = frames.reshape(-1), frames.size / rate
-        figure = figures.plot_sounds([(f"sample {number}", sound)], rate)
+        figure = plots.plot_sounds([(f"sample {number}", sound)], rate, figures.WIDTH)
         path = _write(figure, folder / f"sample-{number}.png")
         played = write_sound(folder / f"sample-{number}.wav", sound, rate)
         alternative = f"Waveform and spectrogram of sample {number}, {seconds:.2f} s."

@@ -1,0 +1,102 @@
+"""Scores of a model on held-out sequences by name, as commands and reports show them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from zpyro.datasets.sequences import Sequences
+from zpyro.evaluation import Evaluation, FilterEvaluation, ImportanceEvaluation, perplexity
+from zpyro.evaluation.baselines.files import NAMES
+from zpyro.training.runs import Run
+
+Scores = dict[str, float | int | None]
+"""Numbers by name; None for what does not apply to the data or is not finite."""
+
+LABELS = {
+    "elbo": ("evidence lower bound (ELBO)", "nats/sequence"),
+    "elbo_stderr": ("  its standard error", "nats/sequence"),
+    "elbo_per_frame": ("  per frame", "nats/frame"),
+    "log_likelihood": ("log-likelihood", "nats/sequence"),
+    "kl": ("KL of posterior from prior", "nats/sequence"),
+    "perplexity": ("perplexity", "a token, from the bound, ends included"),
+    "iwae": ("importance-weighted bound", "nats/sequence"),
+    "iwae_stderr": ("  its standard error", "nats/sequence"),
+    "smc": ("particle-filter bound", "nats/sequence"),
+    "smc_stderr": ("  its standard error", "nats/sequence"),
+    "stderr": ("  of it from sampling", "nats/sequence"),
+    "bound_perplexity": ("  its perplexity", "a token"),
+    "particles": ("  paths a sequence", ""),
+    "ess": ("  effective paths", ""),
+    "active_units": ("latents in use", ""),
+    "mutual_information": ("information between latents and frames", "nats/frame"),
+    "sequences": ("sequences", ""),
+    "frames": ("frames", ""),
+    "baseline_gaussian": ("baseline: diagonal Gaussian", "nats/sequence"),
+    "baseline_linear": ("baseline: linear predictor", "nats/sequence"),
+    "baseline_trigram": ("baseline: Kneser-Ney trigram", "nats/sequence"),
+    "baseline_trigram_perplexity": ("  its perplexity", "a token, on the same tokens"),
+    "baseline_bernoulli": ("baseline: independent pixels", "nats/sequence"),
+    "baseline_neighbors": ("baseline: given the pixels left and above", "nats/sequence"),
+}
+"""Label and unit of each score; an indented label belongs to the score above it."""
+
+ELBO_KEYS = (
+    "elbo",
+    "elbo_stderr",
+    "elbo_per_frame",
+    "kl",
+    "log_likelihood",
+    "active_units",
+    "mutual_information",
+    "sequences",
+    "frames",
+)
+
+
+def elbo_scores(result: Evaluation, sequences: Sequences) -> Scores:
+    """The evidence lower bound and its parts."""
+    values: Scores = {key: getattr(result, key) for key in ELBO_KEYS}
+    values["perplexity"] = result.perplexity if sequences.data_type == "tokens" else None
+    return {k: v if v is None or math.isfinite(v) else None for k, v in values.items()}
+
+
+def bound_scores(
+    bound: str, result: ImportanceEvaluation | FilterEvaluation, sequences: Sequences
+) -> Scores:
+    """A bound of several paths, "iwae" or "smc"."""
+    nats = float(getattr(result, bound))
+    tokens = sequences.num_frames if sequences.data_type == "tokens" else 0
+    return {
+        bound: nats,
+        f"{bound}_stderr": result.stderr,
+        "particles": result.particles,
+        "stderr": result.monte_carlo_stderr,
+        "ess": result.effective_paths,
+        "bound_perplexity": perplexity(nats * len(sequences), tokens) if tokens else None,
+    }
+
+
+def baseline_scores(values: dict[str, np.ndarray], sequences: Sequences) -> Scores:
+    """The mean score of each baseline; see :func:`score_baselines` for the values."""
+    scores: Scores = {
+        f"baseline_{name}": float(values[name].mean()) if name in values else None for name in NAMES
+    }
+    trigram = values.get("trigram")
+    scores["baseline_trigram_perplexity"] = (
+        None if trigram is None else perplexity(float(trigram.sum()), sequences.num_frames)
+    )
+    return scores
+
+
+def score_baselines(run: Run, size: int, sequences: Sequences) -> dict[str, np.ndarray]:
+    """The score of each sequence, (N,) nats, by simple models fitted to the training data.
+
+    Args:
+        run: the run, which holds the fitted baselines.
+        size: D, or the number of tokens.
+        sequences: what to score, on the scale of the run's model.
+    """
+    baselines = run.baselines(sequences, size)
+    return {name: np.asarray(baseline.score(sequences)) for name, baseline in baselines.items()}
