@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     "--dataset",
     default="npz",
     show_default=True,
-    help="The data set it will be used on; npz takes arrays as they are.",
+    help="The data set to use it on; npz takes arrays as they are.",
 )
 @click.option("--mean", default=0.0, show_default=True, help="Frames are (raw - mean) / scale.")
 @click.option("--scale", default=1.0, show_default=True, help="See --mean.")
-@click.option("--sample-rate", type=click.IntRange(min=1), help="For sound: samples a second.")
+@click.option("--sample-rate", type=click.IntRange(min=1), help="For sound: samples per second.")
 def command(
     old: Path, run: Path, dataset: str, mean: float, scale: float, sample_rate: int | None
 ) -> None:
     """Make a run directory RUN from OLD, a file saved by the published PyTorch code.
 
-    The file does not say what its frames were divided by; --mean and --scale do.
+    The file does not hold the normalization of its frames; give it with --mean and --scale.
 
     \b
     Example:
@@ -46,14 +46,14 @@ def command(
         raise UserError(f"--scale is {scale}; give a number above 0")
     entry = datasets.entry(dataset)
     runs.check_free(run)
-    state, module = _converted(old)
+    state, module = _convert(old)
     model = _model_config(state, module.likelihood.name)
     tokens = module.likelihood.discrete_tokens
-    kind = "tokens" if tokens else "audio" if sample_rate else "frames"
-    kept = Checkpoint(module, model, DataSpec(dataset, kind, sample_rate, mean, scale))
-    facts = {"data.sample_rate": sample_rate, "data.frame_size": module.likelihood.size}
+    data_type = "tokens" if tokens else "audio" if sample_rate else "frames"
+    kept = Checkpoint(module, model, DataSpec(dataset, data_type, sample_rate, mean, scale))
     known = config.known_fields(entry.settings)
-    options = {key: value for key, value in facts.items() if key in known and value is not None}
+    found = {"data.sample_rate": sample_rate, "data.frame_size": module.likelihood.size}
+    options = {key: value for key, value in found.items() if key in known and value is not None}
     settled = replace(config.resolve(dataset, entry.settings, options=options), model=model)
     made = runs.create(run, settled)
     checkpoint.save(made.best, kept)
@@ -61,15 +61,18 @@ def command(
     log(f"{run}: {sum(p.numel() for p in module.parameters()):,} weights imported")
 
 
-def _converted(path: Path) -> tuple[dict[str, Any], ZForcing]:
-    """The dictionary of a file of the published code, and the model that it makes."""
+def _convert(path: Path) -> tuple[dict[str, Any], ZForcing]:
+    """The dictionary in a file of the published code, and the model made from it."""
     from zpyro.errors import UserError
     from zpyro.io import torch_files
     from zpyro.models import interop
 
     state = torch_files.read(path)
     if not isinstance(state, dict):
-        raise UserError(f"{path}: holds no dictionary, as the published code saves it")
+        raise UserError(
+            f"{path}: does not hold a dictionary, as the published code saves it; choose another "
+            "file"
+        )
     try:
         return state, interop.from_reference(state).eval()
     except UserError as error:

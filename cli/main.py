@@ -1,6 +1,6 @@
 """The command ``zpyro``: finds the commands, and turns a user's mistake into one line.
 
-Command modules import torch only when they run, so that help is there at once.
+Command modules import torch only when they run, so that help is shown at once.
 """
 
 from __future__ import annotations
@@ -29,19 +29,17 @@ COMMANDS = (
     "example",
     "cite",
 )
-
-
-TOGETHER = ("train", "evaluate", "compare")
-"""Commands that several processes of torchrun may run together."""
+DISTRIBUTED = ("train", "evaluate", "compare")
+"""Commands that torchrun may start in several processes."""
 
 
 class CliError(click.ClickException):
-    """One plain line on standard error, and exit code 2.
+    """An error of one line on standard error, with exit code 2.
 
     Args:
         message: the line.
-        everywhere: whether every process that torchrun started would say it; then the first one of
-            each machine does.
+        everywhere: whether every process that torchrun started has this error; then only the first
+            one of each machine prints it.
     """
 
     exit_code = 2
@@ -51,7 +49,7 @@ class CliError(click.ClickException):
         self.everywhere = everywhere
 
     def show(self, file: Any = None) -> None:
-        if self.everywhere and _among_several() and os.environ["LOCAL_RANK"] != "0":
+        if self.everywhere and _is_distributed() and os.environ["LOCAL_RANK"] != "0":
             return
         line = " ".join(self.format_message().split())
         click.echo(f"error: {line}", file=file or sys.stderr)
@@ -74,8 +72,8 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        if _among_several() and name not in TOGETHER:
-            raise CliError(f"zpyro {name} is for one process; start it without torchrun")
+        if _is_distributed() and name not in DISTRIBUTED:
+            raise CliError(f"zpyro {name} runs in one process; start it without torchrun")
         return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -88,21 +86,21 @@ class Commands(click.Group):
             raise CliError(f"{error.format_message()} See {path} --help.") from error
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception as error:  # whatever the code of a user's guide may raise
-            line = _mistake(error, ctx.meta.get(FILES, []))
+        except Exception as error:  # a user's guide or plugin may raise anything
+            line = _describe(error, ctx.meta.get(FILES, []))
             if line is None:
                 raise
-            alone = getattr(error, "of_one_process", False)
-            raise CliError(line, everywhere=not alone) from error
+            everywhere = not getattr(error, "of_one_process", False)
+            raise CliError(line, everywhere=everywhere) from error
 
 
-def _among_several() -> bool:
-    """Whether torchrun started this process as one of several."""
+def _is_distributed() -> bool:
+    """Whether this is one of several processes that torchrun started."""
     return "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
-def _mistake(error: Exception, user_files: list[Path]) -> str | None:
-    """What a user did wrong, or None where the fault is not theirs."""
+def _describe(error: Exception, user_files: list[Path]) -> str | None:
+    """The message for a mistake of the user, or None for any other error."""
     from zpyro.errors import UserError
 
     if isinstance(error, UserError):

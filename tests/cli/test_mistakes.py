@@ -356,7 +356,7 @@ def test_published_checkpoints(mistake: Mistake, tmp_path: Path) -> None:
     old.write_text("hello")
     assert "is no file of plain tensors" in mistake("import-reference", old, tmp_path / "run")
     torch.save([1, 2], old)
-    assert "holds no dictionary" in mistake("import-reference", old, tmp_path / "run")
+    assert "does not hold a dictionary" in mistake("import-reference", old, tmp_path / "run")
     torch.save({"inp_dim": 3}, old)
     assert "entry 'emb_dim' is missing" in mistake("import-reference", old, tmp_path / "run")
     assert not (tmp_path / "run").exists()

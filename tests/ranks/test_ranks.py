@@ -94,7 +94,7 @@ def test_the_others_end_with_a_process_that_dies(tmp_path: Path) -> None:
         (("train", "--dataset=wav", "--data=.", "--out=DIR/new"), "holds no recordings"),
         (("train", "--dataset=vowels", "--device=cpu", "--out=DIR"), "is not empty"),
         (("train", "--hasty"), "No such option"),
-        (("cite",), "zpyro cite is for one process; start it without torchrun"),
+        (("cite",), "zpyro cite runs in one process; start it without torchrun"),
     ],
 )
 def test_a_mistake_is_told_once(tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
