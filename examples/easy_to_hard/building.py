@@ -5,9 +5,9 @@ from __future__ import annotations
 from zpyro.errors import UserError
 
 from . import networks
-from .depth import DepthSolver, DepthThinker
-from .programs import Thinker
-from .solvers import Solver, ThinkingSolver
+from .depth import LatentDepthSolver, LatentDepthTrainer
+from .programs import RecurrentSolver
+from .solvers import FixedDepthSolver, Solver
 from .tasks import Preset, Task
 from .zforcing_solver import ZForcingSolver
 
@@ -41,12 +41,12 @@ def build(task: Task, preset: Preset, solver: str = "recall", depth: str = "fixe
     # The networks of 2021 learn from their last answer alone, as published.
     progressive = solver == "recall"
     weight = preset.progressive_weight if progressive else 0.0
-    linger = preset.linger if progressive else 0
-    thinker = Thinker(network, preset.iterations, weight, task.scored, linger)
-    return ThinkingSolver(thinker, preset.precision)
+    extra_iterations = preset.extra_iterations if progressive else 0
+    recurrent = RecurrentSolver(network, preset.iterations, weight, task.scored, extra_iterations)
+    return FixedDepthSolver(recurrent, preset.precision)
 
 
-def _network(task: Task, preset: Preset, solver: str) -> networks.ThinkingNetwork:
+def _network(task: Task, preset: Preset, solver: str) -> networks.IteratedNetwork:
     network = networks.build(
         solver, task.dimensions, task.channels, preset.width, task.classes, preset.iterations
     )
@@ -55,23 +55,23 @@ def _network(task: Task, preset: Preset, solver: str) -> networks.ThinkingNetwor
     return network
 
 
-def _linger(preset: Preset, network: networks.ThinkingNetwork) -> int:
+def _extra_iterations(preset: Preset, network: networks.IteratedNetwork) -> int:
     """A network that has an end cannot go on beyond it."""
-    return preset.linger if network.longest is None else 0
+    return preset.extra_iterations if network.longest is None else 0
 
 
 def _latent_depth(task: Task, preset: Preset, solver: str) -> Solver:
     network, weight = _network(task, preset, solver), preset.progressive_weight
-    linger = _linger(preset, network)
-    thinker = DepthThinker(
+    extra_iterations = _extra_iterations(preset, network)
+    recurrent = LatentDepthSolver(
         network,
         preset.iterations,
         weight,
         task.scored,
-        linger,
+        extra_iterations,
         evidence_weight=max(1 - weight, 0.5),
     )
-    return DepthSolver(thinker, preset.precision)
+    return LatentDepthTrainer(recurrent, preset.precision)
 
 
 def _zforcing(task: Task, preset: Preset, depth: str) -> Solver:

@@ -12,7 +12,7 @@ from zpyro.errors import UserError
 
 from . import pictures
 from .chess_board import PIECES, square_name
-from .tasks import Forming
+from .tasks import SolutionTrace
 
 _SQUARE = 40
 _LIGHT, _DARK = np.array([238, 232, 216]), np.array([176, 160, 136])
@@ -21,7 +21,7 @@ _TRUTH = (220, 50, 30)
 _GLYPHS = dict(zip("KQRBNPkqrbnp", "♚♛♜♝♞♟♚♛♜♝♞♟", strict=True))
 
 
-def show(forming: Forming) -> list[str]:
+def show(forming: SolutionTrace) -> list[str]:
     """The two most probable squares after every iteration; with ``out`` a picture of each.
 
     Boards are seen from the mover's side, whose pieces are the capital (white) ones.

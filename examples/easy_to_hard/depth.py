@@ -1,6 +1,6 @@
 """Thinking depth as a latent variable, marginalized exactly.
 
-With thoughts h_1..h_m of a thinking network on inputs x, the generative process is::
+With states h_1..h_m of a thinking network on inputs x, the generative process is::
 
     before iteration t   time is up with probability 1 - patience
     after iteration t    stop with probability s_t = sigmoid(min over cells of f(h_t))
@@ -8,7 +8,7 @@ With thoughts h_1..h_m of a thinking network on inputs x, the generative process
     answers              p(y | x, t) = prod over cells of Categorical(y | head(h_t))
                          where time ran out before a stop, every answer is equally likely
 
-The prior over depth is geometric where s is constant; what s_t reads from the thought is learned.
+The prior over depth is geometric where s is constant; what s_t reads from the state is learned.
 A finite patience makes the shorter of two equally good depths the likelier one. The depth has m + 1
 values, so the evidence and the posterior are sums of m + 1 terms::
 
@@ -33,21 +33,21 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .networks import ThinkingNetwork
+from .networks import IteratedNetwork
 from .programs import (
+    RecurrentSolver,
     Scored,
-    Thinker,
     answer_distribution,
     at_least_float32,
-    draw_progress,
     flattened,
+    sample_progress,
     scaled,
 )
-from .solvers import Answer, ThinkingSolver, autocast
+from .solvers import Answer, FixedDepthSolver, autocast
 
 PATIENCE = 0.98
 THINKING_ALONE = 0.5
-"""The first share of a training learns to think; when to stop can be told only of thoughts that
+"""The first share of a training learns to think; when to stop can be told only of states that
 lead somewhere. With the evidence from the first step on, a network learns to stop before it has
 begun, and neither."""
 
@@ -67,8 +67,8 @@ class Depths:
     last: Tensor
 
 
-class DepthThinker(Thinker):
-    """A thinker whose number of iterations is the latent site ``depth``.
+class LatentDepthSolver(RecurrentSolver):
+    """A recurrent solver whose number of iterations is the latent site ``depth``.
 
     ``model(inputs, targets)`` has the sites ``depth`` (enumerated in parallel) and ``answers``;
     ``training_model`` sets the evidence beside the progressive term, see there. Both go with the
@@ -77,24 +77,24 @@ class DepthThinker(Thinker):
     Args:
         network: what thinks.
         iterations: m, the greatest depth.
-        progressive_weight: a, see :class:`Thinker`, while it learns to think.
+        progressive_weight: a, see :class:`RecurrentSolver`, while it learns to think.
         scored: which cells count; all by default.
-        linger: see :class:`Thinker`.
+        extra_iterations: see :class:`RecurrentSolver`.
         patience: the probability of having time for another iteration.
         evidence_weight: w, of the evidence once it is there; the progressive term has 1 - w.
     """
 
     def __init__(
         self,
-        network: ThinkingNetwork,
+        network: IteratedNetwork,
         iterations: int,
         progressive_weight: float,
         scored: Scored | None = None,
-        linger: int = 0,
+        extra_iterations: int = 0,
         patience: float = PATIENCE,
         evidence_weight: float = 0.5,
     ) -> None:
-        super().__init__(network, iterations, progressive_weight, scored, linger)
+        super().__init__(network, iterations, progressive_weight, scored, extra_iterations)
         self.patience = patience
         self.evidence_weight = evidence_weight
         self.done = nn.Linear(network.width, 1)
@@ -102,9 +102,9 @@ class DepthThinker(Thinker):
         nn.init.zeros_(self.done.weight)
         nn.init.constant_(self.done.bias, -torch.tensor(iterations / 2 - 1.0).clamp(1).log().item())
 
-    def stop_logits(self, thought: Tensor, inputs: Tensor) -> Tensor:
+    def stop_logits(self, state: Tensor, inputs: Tensor) -> Tensor:
         """The log-odds of stopping, (B,): those of the cell that is least ready."""
-        ready = self.done(at_least_float32(thought).flatten(2).transpose(1, 2)).squeeze(-1)
+        ready = self.done(at_least_float32(state).flatten(2).transpose(1, 2)).squeeze(-1)
         if self.scored is not None:
             ready = ready.where(self.scored(inputs).flatten(1), ready.new_tensor(torch.inf))
         return ready.amin(1)
@@ -117,15 +117,15 @@ class DepthThinker(Thinker):
             iterations: the greatest depth, counted from here.
             before: how many iterations were done, without gradient, and did not end in a stop.
         """
-        thought = self.network.begin(inputs)
+        state = self.network.initial_state(inputs)
         if before:
             with torch.no_grad():
-                thought = self.network.think(thought, inputs, before)
+                state = self.network.iterate_from(state, inputs, before)
         stops, logits = [], []
         for iteration in range(before, before + iterations):
-            thought = self.network.think(thought, inputs, 1, iteration)
-            stops.append(self.stop_logits(thought, inputs))
-            logits.append(at_least_float32(self.network.answer(thought)))
+            state = self.network.iterate_from(state, inputs, 1, iteration)
+            stops.append(self.stop_logits(state, inputs))
+            logits.append(at_least_float32(self.network.answer(state)))
         prior = depth_prior(torch.stack(stops, 1), self.patience)
         flat = [each.flatten(2) for each in logits]
         return Depths(prior, torch.stack([*flat, torch.zeros_like(flat[0])], 1), logits[-1])
@@ -145,7 +145,7 @@ class DepthThinker(Thinker):
         return self.observe(depths, inputs, targets)
 
     @pyro_method
-    def thinking_model(self, inputs: Tensor, targets: Tensor) -> None:
+    def depth_model(self, inputs: Tensor, targets: Tensor) -> None:
         """The progressive loss alone, in which there is no depth."""
         super().training_model(inputs, targets)
 
@@ -155,9 +155,9 @@ class DepthThinker(Thinker):
 
         As in the progressive loss, n iterations are done without gradient and k with. The evidence
         is that of depths n + 1..n + k given that there was no stop before; the prior has no memory
-        but the thought, so it is the same prior from there on.
+        but the state, so it is the same prior from there on.
         """
-        before, count = draw_progress(self.iterations, self.linger)
+        before, count = sample_progress(self.iterations, self.extra_iterations)
         depths = self.depths(inputs, count, before)
         with scaled(self.evidence_weight):
             self.observe(depths, inputs, targets)
@@ -228,19 +228,19 @@ def depth_prior(stop_logits: Tensor, patience: float) -> Tensor:
     return torch.cat([stopped, torch.cat([out_of_time, never], 1).logsumexp(1, keepdim=True)], 1)
 
 
-class DepthSolver(ThinkingSolver):
-    """Trains a :class:`DepthThinker` through stock ``TraceEnum_ELBO``.
+class LatentDepthTrainer(FixedDepthSolver):
+    """Trains a :class:`LatentDepthSolver` through stock ``TraceEnum_ELBO``.
 
     The first half of the training (:data:`THINKING_ALONE`) is without the evidence.
 
     Args:
-        thinker: the Pyro programs.
+        recurrent: the Pyro programs.
         precision: "bfloat16" computes the convolutions of the training in that type.
     """
 
-    def __init__(self, thinker: DepthThinker, precision: str = "float32") -> None:
-        super().__init__(thinker, precision)
-        self.depth_thinker = thinker
+    def __init__(self, recurrent: LatentDepthSolver, precision: str = "float32") -> None:
+        super().__init__(recurrent, precision)
+        self.latent_depth = recurrent
         self.enumeration = TraceEnum_ELBO(max_plate_nesting=2)
         self.with_evidence = True
 
@@ -249,16 +249,16 @@ class DepthSolver(ThinkingSolver):
         self.with_evidence = fraction >= THINKING_ALONE
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        thinker = self.depth_thinker
-        elbo, model = self.elbo, thinker.thinking_model
+        recurrent = self.latent_depth
+        elbo, model = self.elbo, recurrent.depth_model
         if self.with_evidence:
-            elbo, model = self.enumeration, thinker.training_model
+            elbo, model = self.enumeration, recurrent.training_model
         with autocast(inputs.device, self.precision):
-            loss = elbo.differentiable_loss(model, thinker.guide, inputs, targets)
-        return torch.as_tensor(loss) / thinker.num_scored(inputs)
+            loss = elbo.differentiable_loss(model, recurrent.guide, inputs, targets)
+        return torch.as_tensor(loss) / recurrent.num_scored(inputs)
 
     def answers(self, inputs: Tensor, iterations: int) -> Iterator[Answer]:
-        network = self.depth_thinker.network
-        for thought in network.thoughts(inputs, iterations):
-            stop = self.depth_thinker.stop_logits(thought, inputs).sigmoid()
-            yield Answer(network.answer(thought), stop)
+        network = self.latent_depth.network
+        for state in network.states(inputs, iterations):
+            stop = self.latent_depth.stop_logits(state, inputs).sigmoid()
+            yield Answer(network.answer(state), stop)

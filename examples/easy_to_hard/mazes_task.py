@@ -9,7 +9,7 @@ from torch import Tensor
 from . import pictures
 from .mazes import Mazes
 from .mazes_archive import archived, compacted
-from .tasks import Examples, Forming, Preset, Request, Task
+from .tasks import Examples, Preset, Request, SolutionTrace, Task
 
 _ORDER = {"test": 0, "valid": 1, "train": 2}
 
@@ -93,7 +93,7 @@ def cells(size: int) -> float:
     return ((size + 1) // 2) ** 2
 
 
-def show(forming: Forming) -> list[str]:
+def show(forming: SolutionTrace) -> list[str]:
     """A line for every iteration until the answer stays as it is, and that answer.
 
     With ``out`` a picture of each and one of the path.

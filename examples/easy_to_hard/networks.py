@@ -18,15 +18,15 @@ NETWORKS = ("recall", "recurrent", "feed-forward")
 """The names that :func:`build` knows."""
 
 
-class ThinkingNetwork(nn.Module):
-    """A network that refines a thought (B, width, *cells) and can answer after every iteration.
+class IteratedNetwork(nn.Module):
+    """A network that refines a state (B, width, *cells) and can answer after every iteration.
 
     Inputs are (B, channels, *cells) with one or two dimensions of cells.
 
     Args:
         dimensions: 1 for sequences, 2 for images.
         channels: of the inputs.
-        width: channels of a thought.
+        width: channels of a state.
         classes: number of answers to choose from in each cell.
     """
 
@@ -54,38 +54,38 @@ class ThinkingNetwork(nn.Module):
         layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
         return layer
 
-    def begin(self, inputs: Tensor) -> Tensor:
-        """The thought before the first iteration, (B, width, *cells)."""
+    def initial_state(self, inputs: Tensor) -> Tensor:
+        """The state before the first iteration, (B, width, *cells)."""
         return self._cells(functional.relu(self.projection(self._image(inputs))))
 
-    def answer(self, thought: Tensor) -> Tensor:
+    def answer(self, state: Tensor) -> Tensor:
         """Logits of the answers, (B, classes, *cells)."""
-        return self._cells(self.head(self._image(thought)))
+        return self._cells(self.head(self._image(state)))
 
-    def think(self, thought: Tensor, inputs: Tensor, count: int, first: int = 0) -> Tensor:
-        """The thought after ``count`` more iterations.
+    def iterate_from(self, state: Tensor, inputs: Tensor, count: int, first: int = 0) -> Tensor:
+        """The state after ``count`` more iterations.
 
         Args:
-            thought: the thought now, (B, width, *cells).
+            state: the state now, (B, width, *cells).
             inputs: the problem, (B, channels, *cells).
             count: how many iterations to do.
             first: how many were done before.
         """
-        state, image = self._image(thought), self._image(inputs)
+        state, image = self._image(state), self._image(inputs)
         for iteration in range(first, first + count):
             state = self.iterate(state, image, iteration)
         return self._cells(state)
 
-    def thoughts(self, inputs: Tensor, iterations: int) -> Iterator[Tensor]:
-        """The thought after each of the iterations, (B, width, *cells), one after another."""
-        thought = self.begin(inputs)
+    def states(self, inputs: Tensor, iterations: int) -> Iterator[Tensor]:
+        """The state after each of the iterations, (B, width, *cells), one after another."""
+        state = self.initial_state(inputs)
         for iteration in range(iterations):
-            thought = self.think(thought, inputs, 1, iteration)
-            yield thought
+            state = self.iterate_from(state, inputs, 1, iteration)
+            yield state
 
     def forward(self, inputs: Tensor, iterations: int) -> Tensor:
         """Logits (B, classes, *cells) after so many iterations."""
-        return self.answer(self.think(self.begin(inputs), inputs, iterations))
+        return self.answer(self.iterate_from(self.initial_state(inputs), inputs, iterations))
 
     @property
     def longest(self) -> int | None:
@@ -118,16 +118,16 @@ class ResidualBlock(nn.Module):
         return functional.relu(x + self.second(functional.relu(self.first(x))))
 
 
-class RecurrentNetwork(ThinkingNetwork):
+class RecurrentNetwork(IteratedNetwork):
     """One block of two residual blocks iterated, with recall or without.
 
-    With recall every iteration begins with a convolution over the thought and the inputs, so that
+    With recall every iteration begins with a convolution over the state and the inputs, so that
     the problem cannot be forgotten however long it thinks.
 
     Args:
         dimensions: 1 for sequences, 2 for images.
         channels: of the inputs.
-        width: channels of a thought.
+        width: channels of a state.
         classes: number of answers to choose from in each cell.
         recall: whether the inputs are given again in every iteration.
 
@@ -165,13 +165,13 @@ class RecurrentNetwork(ThinkingNetwork):
         return self.block(state)
 
 
-class FeedForwardNetwork(ThinkingNetwork):
+class FeedForwardNetwork(IteratedNetwork):
     """The recurrent network without recall, unrolled into layers with weights of their own.
 
     Args:
         dimensions: 1 for sequences, 2 for images.
         channels: of the inputs.
-        width: channels of a thought.
+        width: channels of a state.
         classes: number of answers to choose from in each cell.
         iterations: how many blocks; it cannot think longer.
     """
@@ -191,10 +191,10 @@ class FeedForwardNetwork(ThinkingNetwork):
         return self.blocks[iteration](state)
 
 
-def keep_sizes(network: ThinkingNetwork, branch: float = 0.1) -> None:
-    """Draw a network's weights so that thoughts keep their size over many iterations, in place.
+def keep_sizes(network: IteratedNetwork, branch: float = 0.1) -> None:
+    """Draw a network's weights so that states keep their size over many iterations, in place.
 
-    torch's own draw, which the published networks use, shrinks a thought in every convolution
+    torch's own draw, which the published networks use, shrinks a state in every convolution
     outside a residual branch, so that at first little survives an iteration and whether the
     recurrence is found becomes a matter of luck. Here convolutions before a ReLU keep the size of
     what they read (He et al., arXiv:1502.01852) and residual branches begin small.
@@ -208,7 +208,7 @@ def keep_sizes(network: ThinkingNetwork, branch: float = 0.1) -> None:
         nn.init.normal_(weight, 0, scale * (2 / weight[0].numel()) ** 0.5)
 
 
-def _residual_blocks(network: ThinkingNetwork) -> nn.Sequential:
+def _residual_blocks(network: IteratedNetwork) -> nn.Sequential:
     width = network.width
     layers = [network.convolution(width, width) for _ in range(4)]
     return nn.Sequential(ResidualBlock(*layers[:2]), ResidualBlock(*layers[2:]))
@@ -216,7 +216,7 @@ def _residual_blocks(network: ThinkingNetwork) -> nn.Sequential:
 
 def build(
     name: str, dimensions: int, channels: int, width: int, classes: int, iterations: int
-) -> ThinkingNetwork:
+) -> IteratedNetwork:
     """A network by name, see :data:`NETWORKS`.
 
     Raises:

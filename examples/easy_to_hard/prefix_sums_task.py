@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .prefix_sums import PrefixSums
-from .tasks import Examples, Forming, Preset, Request, Task
+from .tasks import Examples, Preset, Request, SolutionTrace, Task
 
 HELD_OUT = 10_000
 """How many strings of a seed and length are kept for each of "valid" and "test"; of few bits, an
@@ -25,7 +25,7 @@ PRESETS = {
         learning_rate=2e-3,
         growing=0.5,
         shortest=8,
-        linger=90,
+        extra_iterations=90,
         average=0.99,
         valid_sizes=(32, 64),
         test_sizes=(32, 64, 128, 256, 512),
@@ -65,7 +65,7 @@ def correct(inputs: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
     return (logits.argmax(1) == targets).all(1)
 
 
-def show(forming: Forming) -> list[str]:
+def show(forming: SolutionTrace) -> list[str]:
     """A line for every iteration, wrong bits in red; the problem above, the answer below."""
     bits, sums = forming.inputs[0, 0].int().tolist(), forming.targets[0].int().tolist()
     lines = [f"{'bits':>6}  {''.join(map(str, bits))}"]

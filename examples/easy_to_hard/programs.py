@@ -20,7 +20,7 @@ from pyro.nn import PyroModule, PyroSample, pyro_method
 from pyro.nn.module import to_pyro_module_
 from torch import Tensor
 
-from .networks import ThinkingNetwork
+from .networks import IteratedNetwork
 
 Scored = Callable[[Tensor], Tensor]
 """From inputs (B, channels, *cells) to the cells that count, (B, *cells), True or False."""
@@ -28,7 +28,7 @@ Scored = Callable[[Tensor], Tensor]
 _serial_numbers = itertools.count(1)
 
 
-class Thinker(PyroModule):
+class RecurrentSolver(PyroModule):
     """Answers p(y | x) after a given number of iterations, and the progressive loss.
 
     - ``model(inputs, targets)`` is the likelihood after ``iterations`` iterations,
@@ -40,31 +40,31 @@ class Thinker(PyroModule):
     one dimension within the plates ``examples`` (dim -2) and ``cells`` (dim -1).
 
     Args:
-        network: what thinks.
+        network: the iterated network.
         iterations: m, the number of iterations in training.
         progressive_weight: a, the weight of the progressive term.
         scored: which cells count; all by default.
-        linger: every other time, n is larger by up to so many iterations, so that an answer once
-            found is kept however long the thinking; 0 as published.
+        extra_iterations: in half of the batches n grows by up to so many iterations, so that an
+            answer, once found, is kept at any number of iterations; 0 as published.
 
     Source: equation 1 and algorithm 1 of arXiv:2202.05826.
     """
 
     def __init__(
         self,
-        network: ThinkingNetwork,
+        network: IteratedNetwork,
         iterations: int,
         progressive_weight: float,
         scored: Scored | None = None,
-        linger: int = 0,
+        extra_iterations: int = 0,
     ) -> None:
         # A name of its own: two of them in one process must not meet in Pyro's parameter store.
-        super().__init__(f"thinker_{next(_serial_numbers)}")
+        super().__init__(f"recurrent_solver_{next(_serial_numbers)}")
         self.network = network
         self.iterations = iterations
         self.progressive_weight = progressive_weight
         self.scored = scored
-        self.linger = linger
+        self.extra_iterations = extra_iterations
         self.data_size: int | None = None
 
     @pyro_method
@@ -89,9 +89,9 @@ class Thinker(PyroModule):
 
         L_max is the loss after all m iterations. L_prog is the loss after n iterations without
         gradient and k with, n ~ U{0..m-1} and k ~ U{1..m-n}, which teaches the block to improve
-        whatever thought it is given, and so to go on beyond m. A term of weight 0 costs nothing.
+        whatever state it is given, and so to go on beyond m. A term of weight 0 costs nothing.
         """
-        before, count = draw_progress(self.iterations, self.linger)
+        before, count = sample_progress(self.iterations, self.extra_iterations)
         # Computed before the plates open: weights may be latents, and those stand outside.
         terms = list(self.progressive_answers(inputs, before, count))
         with self.every_cell(inputs, targets):
@@ -110,18 +110,18 @@ class Thinker(PyroModule):
             count: k, how many it does with.
         """
         weight, network = self.progressive_weight, self.network
-        first = network.begin(inputs)
+        first = network.initial_state(inputs)
         with torch.set_grad_enabled(weight < 1 and torch.is_grad_enabled()):
-            early = network.think(first, inputs, before)
+            early = network.iterate_from(first, inputs, before)
         if weight < 1:
-            # After lingering there are more than m iterations behind, and m are done anew.
+            # After extra there are more than m iterations behind, and m are done anew.
             start, done = (early, before) if before < self.iterations else (first, 0)
-            late = network.think(start, inputs, self.iterations - done, done)
+            late = network.iterate_from(start, inputs, self.iterations - done, done)
             yield "answers", 1 - weight, network.answer(late)
         if weight > 0:
             # At n = 0 the projection is part of the progressive term, as published.
-            thought = early.detach() if before else first
-            logits = network.answer(network.think(thought, inputs, count, before))
+            state = early.detach() if before else first
+            logits = network.answer(network.iterate_from(state, inputs, count, before))
             yield "progressive_answers", weight, logits
 
     def guide(self, *arguments: Any, **settings: Any) -> None:
@@ -163,39 +163,41 @@ class Thinker(PyroModule):
         return int(self.scored(inputs).sum())
 
 
-def draw_progress(iterations: int, linger: int = 0) -> tuple[int, int]:
+def sample_progress(iterations: int, extra_iterations: int = 0) -> tuple[int, int]:
     """n ~ U{0..m-1} iterations to do without gradient, then k ~ U{1..m-n} with.
 
-    With ``linger`` l, U{0..l} further iterations without gradient come in between every other time.
+    In half of the calls, U{0..extra_iterations} iterations without gradient are added.
     """
     before = int(torch.randint(0, iterations, ()))
     count = int(torch.randint(1, iterations - before + 1, ()))
-    if linger and bool(torch.rand(()) < 0.5):
-        before += int(torch.randint(0, linger + 1, ()))
+    if extra_iterations and bool(torch.rand(()) < 0.5):
+        before += int(torch.randint(0, extra_iterations + 1, ()))
     return before, count
 
 
-def random_weights(thinker: Thinker, data_size: int, scale: float = 1.0) -> Thinker:
-    """Turn every weight of a thinker's network into a latent, in place.
+def random_weights(
+    recurrent: RecurrentSolver, data_size: int, scale: float = 1.0
+) -> RecurrentSolver:
+    """Turn every weight of a recurrent solver's network into a latent, in place.
 
     Weights get independent normal priors of mean zero and the standard deviation ``scale`` /
-    sqrt(fan in), at which activations keep their size. Train with ``thinker.training_model`` and
-    an ``AutoGuide`` of ``thinker.model``; ``AutoDelta`` is weight decay.
+    sqrt(fan in), at which activations keep their size. Train with ``recurrent.training_model`` and
+    an ``AutoGuide`` of ``recurrent.model``; ``AutoDelta`` is weight decay.
 
     Args:
-        thinker: its network's weights become Pyro samples.
+        recurrent: its network's weights become Pyro samples.
         data_size: how many examples there are, which sets how much a batch weighs.
         scale: of the prior, relative to 1 / sqrt(fan in).
     """
-    thinker.data_size = data_size
-    to_pyro_module_(thinker.network)
-    for module in thinker.network.modules():
+    recurrent.data_size = data_size
+    to_pyro_module_(recurrent.network)
+    for module in recurrent.network.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             deviation = scale / weight[0].numel() ** 0.5
             prior = dist.Normal(torch.zeros_like(weight), deviation).to_event(weight.dim())
             delattr(module, name)
             setattr(module, name, PyroSample(prior))
-    return thinker
+    return recurrent
 
 
 def answer_distribution(logits: Tensor) -> dist.Categorical:

@@ -22,6 +22,8 @@ from .sweep import Rule
 from .tasks import Preset
 
 SETTINGS, METRICS, RULE, LAST = "settings.json", "metrics.jsonl", "rule.json", "last"
+RENAMED = {"linger": "extra_iterations"}
+"""Settings of a preset under the names that runs once recorded."""
 WEIGHTS, AVERAGE, STATE = "model.safetensors", "average.safetensors", "state.pt"
 
 
@@ -93,6 +95,9 @@ class RunFolder:
         values = self._read_json(SETTINGS)
         try:
             preset = dict(values.pop("preset"))
+            for old, new in RENAMED.items():
+                if old in preset:
+                    preset[new] = preset.pop(old)
             for name in ("milestones", "valid_sizes", "test_sizes"):
                 preset[name] = tuple(preset[name])
             return Settings(preset=Preset(**preset), **values)

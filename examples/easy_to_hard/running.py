@@ -23,7 +23,7 @@ from . import building, tasks
 from .run_folder import RunFolder, Settings
 from .solvers import Solver
 from .sweep import Rule, Sweep, sweep
-from .tasks import Forming, Preset, Task
+from .tasks import Preset, SolutionTrace, Task
 from .train import Trainer, request_of
 
 BEYOND = 1.5
@@ -166,7 +166,7 @@ def show(
     with torch.no_grad():
         answers = [answer.logits for answer in solver.answers(inputs.float(), thinking)]
     console = Console(soft_wrap=True, highlight=False)
-    for line in task.show(Forming(inputs, targets, answers, out)):
+    for line in task.show(SolutionTrace(inputs, targets, answers, out)):
         console.print(line)
 
 

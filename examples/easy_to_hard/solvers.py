@@ -14,7 +14,7 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
-from .programs import Thinker
+from .programs import RecurrentSolver
 
 
 class Answer(NamedTuple):
@@ -56,42 +56,42 @@ class Solver(nn.Module):
         raise NotImplementedError
 
 
-class ThinkingSolver(Solver):
+class FixedDepthSolver(Solver):
     """A thinking network trained with the progressive loss through stock ``Trace_ELBO``.
 
     Args:
-        thinker: the Pyro programs.
+        recurrent: the Pyro programs.
         precision: "bfloat16" computes the convolutions of the training in that type.
     """
 
-    def __init__(self, thinker: Thinker, precision: str = "float32") -> None:
+    def __init__(self, recurrent: RecurrentSolver, precision: str = "float32") -> None:
         super().__init__()
-        self.thinker = thinker
+        self.recurrent = recurrent
         self.precision = precision
         self.elbo = Trace_ELBO(max_plate_nesting=2)
-        self.linger = thinker.linger
+        self.extra_iterations = recurrent.extra_iterations
 
     def at(self, fraction: float, *, grown: bool) -> None:
         super().at(fraction, grown=grown)
-        # A thought that leads nowhere yet grows beyond bounds when it lingers.
-        self.thinker.linger = self.linger if grown else 0
+        # A state that leads nowhere yet grows beyond bounds when it lingers.
+        self.recurrent.extra_iterations = self.extra_iterations if grown else 0
 
     @property
     def longest(self) -> int | None:
-        return self.thinker.network.longest
+        return self.recurrent.network.longest
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        thinker = self.thinker
+        recurrent = self.recurrent
         with autocast(inputs.device, self.precision):
             loss = self.elbo.differentiable_loss(
-                thinker.training_model, thinker.guide, inputs, targets
+                recurrent.training_model, recurrent.guide, inputs, targets
             )
-        return torch.as_tensor(loss) / thinker.num_scored(inputs)
+        return torch.as_tensor(loss) / recurrent.num_scored(inputs)
 
     def answers(self, inputs: Tensor, iterations: int) -> Iterator[Answer]:
-        network = self.thinker.network
-        for thought in network.thoughts(inputs, iterations):
-            yield Answer(network.answer(thought))
+        network = self.recurrent.network
+        for state in network.states(inputs, iterations):
+            yield Answer(network.answer(state))
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:

@@ -31,10 +31,10 @@ class Preset:
     """Everything that decides a training besides task, solver and seed.
 
     Attributes:
-        width: channels of a thought.
+        width: channels of a state.
         iterations: m, how long the network thinks in training.
         progressive_weight: a, the weight of the progressive term.
-        linger: see :class:`zpyro_examples.easy_to_hard.programs.Thinker`.
+        extra_iterations: see :class:`zpyro_examples.easy_to_hard.programs.RecurrentSolver`.
         train_size: the size of the problems to train on.
         train_count: how many of them.
         epochs: passes over them.
@@ -82,7 +82,7 @@ class Preset:
     initialization: str = "torch"
     growing: float = 0.0
     shortest: int = 8
-    linger: int = 0
+    extra_iterations: int = 0
     precision: str = "float32"
     valid_sizes: tuple[int, ...] = ()
     valid_count: int = 500
@@ -125,7 +125,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Forming:
+class SolutionTrace:
     """One problem and the answers after every iteration, to be shown.
 
     Attributes:
@@ -170,7 +170,7 @@ class Task:
     presets: Mapping[str, Preset]
     build: Callable[[Request], Examples]
     correct: Callable[[Tensor, Tensor, Tensor], Tensor]
-    show: Callable[[Forming], list[str]]
+    show: Callable[[SolutionTrace], list[str]]
     difficulty: Callable[[int], float] = float
     scored: Callable[[Tensor], Tensor] | None = None
     players: Callable[[Request], Mapping[str, float]] | None = None

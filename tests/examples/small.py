@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from zpyro_examples.easy_to_hard import networks
-from zpyro_examples.easy_to_hard.networks import ThinkingNetwork
+from zpyro_examples.easy_to_hard.networks import IteratedNetwork
 from zpyro_examples.easy_to_hard.prefix_sums import PrefixSums
 
 ITERATIONS = 5
@@ -14,7 +14,7 @@ ITERATIONS = 5
 
 def network(
     name: str = "recall", dimensions: int = 1, seed: int = 0, width: int = 6
-) -> ThinkingNetwork:
+) -> IteratedNetwork:
     """A narrow network with weights large enough that answers differ from a coin's."""
     torch.manual_seed(seed)
     built = networks.build(name, dimensions, 1 if dimensions == 1 else 3, width, 2, ITERATIONS)

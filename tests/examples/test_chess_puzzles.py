@@ -17,7 +17,7 @@ from zpyro_examples.easy_to_hard.chess_archive import archived_puzzles
 from zpyro_examples.easy_to_hard.chess_board import PIECES, Board, square_name
 from zpyro_examples.easy_to_hard.chess_moves import legal_moves
 from zpyro_examples.easy_to_hard.chess_players import chance, gain, greedy
-from zpyro_examples.easy_to_hard.tasks import Forming, Request
+from zpyro_examples.easy_to_hard.tasks import Request, SolutionTrace
 
 HEADER = "PuzzleId,FEN,Moves,Rating,RatingDeviation,Popularity,NbPlays,Themes,GameUrl,OpeningTags"
 # White has just to take the queen; Black has just to take the rook with a pawn that becomes one.
@@ -367,7 +367,7 @@ def test_a_move_forming_is_printed_and_drawn(
     inputs, targets = three[1:2].planes(), three[1:2].squares()
     right = torch.nn.functional.one_hot(targets.long(), 2).movedim(-1, 1).float() * 9
     path = tmp_path / f"board{suffix}"
-    lines = chess_task.show(Forming(inputs, targets, [torch.zeros_like(right), right], path))
+    lines = chess_task.show(SolutionTrace(inputs, targets, [torch.zeros_like(right), right], path))
     assert lines[0] == ". . . . . . . ."
     assert lines[1] == ". . . . k . . ."
     assert lines[9].split()[1:3] == ["c3", "d5"]

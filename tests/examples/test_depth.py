@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from tests.examples.small import ITERATIONS, network, strings
 from zpyro_examples.easy_to_hard import depth, tasks
-from zpyro_examples.easy_to_hard.depth import DepthSolver, DepthThinker, depth_prior
-from zpyro_examples.easy_to_hard.programs import Thinker
-from zpyro_examples.easy_to_hard.solvers import ThinkingSolver
+from zpyro_examples.easy_to_hard.depth import LatentDepthSolver, LatentDepthTrainer, depth_prior
+from zpyro_examples.easy_to_hard.programs import RecurrentSolver
+from zpyro_examples.easy_to_hard.solvers import FixedDepthSolver
 from zpyro_examples.easy_to_hard.sweep import sweep
 from zpyro_examples.easy_to_hard.tasks import Examples
 
@@ -27,8 +27,8 @@ def _own_store() -> None:
     pyro.clear_param_store()
 
 
-def thinker(scored: object = None, weight: float = 0.5) -> DepthThinker:
-    built = DepthThinker(
+def recurrent(scored: object = None, weight: float = 0.5) -> LatentDepthSolver:
+    built = LatentDepthSolver(
         network(),
         ITERATIONS,
         weight,
@@ -44,16 +44,16 @@ def odd_cells(inputs: Tensor) -> Tensor:
     return (torch.arange(inputs.shape[-1]) % 2 == 1).expand(len(inputs), -1)
 
 
-def by_hand(built: DepthThinker, x: Tensor, y: Tensor) -> list[list[float]]:
+def by_hand(built: LatentDepthSolver, x: Tensor, y: Tensor) -> list[list[float]]:
     """log p(t, y | x) for every example and depth, number by number."""
     joint = []
     for row in range(len(x)):
         one, target = x[row : row + 1], y[row]
         remaining, terms = 1.0, []
-        for thought in built.network.thoughts(one, ITERATIONS):
+        for state in built.network.states(one, ITERATIONS):
             remaining *= built.patience
-            ready = built.done(thought[0].T).squeeze(-1)
-            probabilities = built.network.answer(thought)[0].softmax(0)
+            ready = built.done(state[0].T).squeeze(-1)
+            probabilities = built.network.answer(state)[0].softmax(0)
             if built.scored is not None:
                 ready = ready[built.scored(one)[0]]
             stop = torch.sigmoid(ready.min()).item()
@@ -69,12 +69,12 @@ def by_hand(built: DepthThinker, x: Tensor, y: Tensor) -> list[list[float]]:
     return joint
 
 
-def stops_only(built: DepthThinker, one: Tensor) -> list[float]:
+def stops_only(built: LatentDepthSolver, one: Tensor) -> list[float]:
     """p(t | x) for t = 1..m of one example."""
     remaining, result = 1.0, []
-    for thought in built.network.thoughts(one, ITERATIONS):
+    for state in built.network.states(one, ITERATIONS):
         remaining *= built.patience
-        stop = built.stop_logits(thought, one).sigmoid().item()
+        stop = built.stop_logits(state, one).sigmoid().item()
         result.append(remaining * stop)
         remaining *= 1 - stop
     return result
@@ -83,7 +83,7 @@ def stops_only(built: DepthThinker, one: Tensor) -> list[float]:
 @pytest.mark.fast
 @pytest.mark.parametrize("scored", [None, odd_cells])
 def test_the_evidence_and_the_posterior_are_those_of_brute_force(scored: object) -> None:
-    built, (x, y) = thinker(scored), strings()
+    built, (x, y) = recurrent(scored), strings()
     evidence, posterior = built.posterior(x, y)
     for row, joint in enumerate(by_hand(built, x, y)):
         total = math.log(sum(math.exp(value) for value in joint))
@@ -95,7 +95,7 @@ def test_the_evidence_and_the_posterior_are_those_of_brute_force(scored: object)
 @pytest.mark.fast
 @pytest.mark.parametrize("scored", [None, odd_cells])
 def test_the_evidence_is_trace_enum_elbo_on_the_enumerated_program(scored: object) -> None:
-    built, (x, y) = thinker(scored), strings()
+    built, (x, y) = recurrent(scored), strings()
     elbo = TraceEnum_ELBO(max_plate_nesting=2)
     evidence, _ = built.posterior(x, y)
     loss = elbo.differentiable_loss(built.model, built.guide, x, y)
@@ -109,7 +109,7 @@ def test_the_evidence_is_trace_enum_elbo_on_the_enumerated_program(scored: objec
 
 @pytest.mark.fast
 def test_pyro_computes_the_same_posterior() -> None:
-    built, (x, y) = thinker(), strings()
+    built, (x, y) = recurrent(), strings()
     elbo = TraceEnum_ELBO(max_plate_nesting=2)
     marginals = elbo.compute_marginals(built.model, built.guide, x, y)
     _, posterior = built.posterior(x, y)
@@ -122,14 +122,14 @@ def test_pyro_computes_the_same_posterior() -> None:
 def test_training_adds_the_progressive_term(
     monkeypatch: pytest.MonkeyPatch, before: int, count: int
 ) -> None:
-    monkeypatch.setattr(depth, "draw_progress", lambda *_: (before, count))
-    built, (x, y) = thinker(weight=0.3), strings()
-    loss = DepthSolver(built).loss(x, y)
+    monkeypatch.setattr(depth, "sample_progress", lambda *_: (before, count))
+    built, (x, y) = recurrent(weight=0.3), strings()
+    loss = LatentDepthTrainer(built).loss(x, y)
     evidence, _ = built.posterior(x, y, count, before)
-    thought = built.network.begin(x)
+    state = built.network.initial_state(x)
     if before:
-        thought = built.network.think(thought, x, before).detach()
-    logits = built.network.answer(built.network.think(thought, x, count))
+        state = built.network.iterate_from(state, x, before).detach()
+    logits = built.network.answer(built.network.iterate_from(state, x, count))
     late = functional.cross_entropy(logits, y, reduction="sum")
     expected = (0.7 * -evidence.sum() + 0.3 * late) / y.numel()
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
@@ -144,8 +144,8 @@ def test_training_adds_the_progressive_term(
 
 @pytest.mark.fast
 def test_the_first_half_of_a_training_has_the_progressive_loss() -> None:
-    solver, (x, y) = DepthSolver(thinker(weight=0.3)), strings()
-    plain = Thinker(solver.depth_thinker.network, ITERATIONS, 0.3)
+    solver, (x, y) = LatentDepthTrainer(recurrent(weight=0.3)), strings()
+    plain = RecurrentSolver(solver.latent_depth.network, ITERATIONS, 0.3)
     for fraction, alone in ((0.0, True), (0.49, True), (0.5, False), (1.0, False)):
         solver.at(fraction, grown=True)
         random.seed(0)
@@ -153,7 +153,7 @@ def test_the_first_half_of_a_training_has_the_progressive_loss() -> None:
         found = solver.loss(x, y)
         random.seed(0)
         torch.manual_seed(0)
-        expected = ThinkingSolver(plain).loss(x, y)
+        expected = FixedDepthSolver(plain).loss(x, y)
         assert torch.equal(found, expected) == alone
 
 
@@ -177,12 +177,12 @@ def test_the_prior_is_a_distribution_however_extreme() -> None:
 
 
 def test_drawing_without_targets() -> None:
-    built, (x, _) = thinker(), strings(count=2)
+    built, (x, _) = recurrent(), strings(count=2)
     torch.manual_seed(0)
     draws = Predictive(built.model, guide=built.guide, num_samples=1_000)(x)
     assert draws["answers"].shape == (1_000, 2, 9)
     probability = depth_prior(
-        torch.stack([built.stop_logits(t, x) for t in built.network.thoughts(x, 5)], 1), 0.98
+        torch.stack([built.stop_logits(t, x) for t in built.network.states(x, 5)], 1), 0.98
     ).exp()
     counts = torch.stack([(draws["depth"].squeeze(-1) == t).double().mean(0) for t in range(6)], 1)
     error = (probability * (1 - probability) / 1_000).sqrt()
@@ -194,9 +194,9 @@ def test_drawing_without_targets() -> None:
 @pytest.mark.fast
 def test_its_own_stopping_rule_in_a_sweep() -> None:
     """Stops at the first iteration with a probability of 1/2 or more, at the latest the last."""
-    built, (x, y) = thinker(), strings(count=20)
+    built, (x, y) = recurrent(), strings(count=20)
     task = tasks.load("prefix-sums")
-    solver = DepthSolver(built)
+    solver = LatentDepthTrainer(built)
     found = sweep(solver, task, Examples(x, y), 9, ITERATIONS)
     solved, after = 0, 0
     for row in range(20):

@@ -229,7 +229,7 @@ def test_a_maze_forming_is_printed_and_drawn(tmp_path: Path, suffix: str) -> Non
     right = torch.nn.functional.one_hot(examples.targets.long(), 2).movedim(-1, 1).float() * 9
     path = tmp_path / f"maze{suffix}"
     lines = task.show(
-        tasks.Forming(
+        tasks.SolutionTrace(
             examples.inputs, examples.targets, [torch.zeros_like(right), *[right] * 5], path
         )
     )

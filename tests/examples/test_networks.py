@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from tests.examples.small import ITERATIONS, network, strings
 from zpyro_examples.easy_to_hard import networks
-from zpyro_examples.easy_to_hard.networks import ThinkingNetwork
+from zpyro_examples.easy_to_hard.networks import IteratedNetwork
 
 pytestmark = pytest.mark.fast
 
@@ -20,22 +20,22 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
     return functional.conv2d(x, weight, padding=1)
 
 
-def plain(built: ThinkingNetwork, name: str, x: Tensor, iterations: int) -> Tensor:
+def plain(built: IteratedNetwork, name: str, x: Tensor, iterations: int) -> Tensor:
     """The published forward pass, layer by layer."""
     weights = dict(built.named_parameters())
-    thought = convolve(x, weights["projection.weight"]).relu()
+    state = convolve(x, weights["projection.weight"]).relu()
     for iteration in range(iterations):
         block = f"blocks.{iteration}" if name == "feed-forward" else "block"
         if name == "recall":
-            thought = convolve(torch.cat([thought, x], 1), weights["recall.weight"])
-            thought = thought.relu() if x.dim() == 3 else thought
+            state = convolve(torch.cat([state, x], 1), weights["recall.weight"])
+            state = state.relu() if x.dim() == 3 else state
         for number in (0, 1):
-            inner = convolve(thought, weights[f"{block}.{number}.first.weight"]).relu()
+            inner = convolve(state, weights[f"{block}.{number}.first.weight"]).relu()
             inner = convolve(inner, weights[f"{block}.{number}.second.weight"])
-            thought = (inner + thought).relu()
+            state = (inner + state).relu()
     for layer in (0, 2):
-        thought = convolve(thought, weights[f"head.{layer}.weight"]).relu()
-    return convolve(thought, weights["head.4.weight"])
+        state = convolve(state, weights[f"head.{layer}.weight"]).relu()
+    return convolve(state, weights["head.4.weight"])
 
 
 @pytest.mark.parametrize("dimensions", [1, 2])
@@ -52,11 +52,11 @@ def test_it_is_the_plain_loop(name: str, dimensions: int) -> None:
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_thinking_in_parts_is_thinking_at_once(name: str) -> None:
     built, (x, _) = network(name), strings()
-    thoughts = list(built.thoughts(x, ITERATIONS))
-    part = built.think(built.begin(x), x, 2)
-    torch.testing.assert_close(part, thoughts[1], rtol=1e-12, atol=0)
-    whole = built.think(part, x, ITERATIONS - 2, first=2)
-    torch.testing.assert_close(whole, thoughts[-1], rtol=1e-12, atol=0)
+    states = list(built.states(x, ITERATIONS))
+    part = built.iterate_from(built.initial_state(x), x, 2)
+    torch.testing.assert_close(part, states[1], rtol=1e-12, atol=0)
+    whole = built.iterate_from(part, x, ITERATIONS - 2, first=2)
+    torch.testing.assert_close(whole, states[-1], rtol=1e-12, atol=0)
     torch.testing.assert_close(built.answer(whole), built(x, ITERATIONS), rtol=1e-12, atol=0)
 
 
@@ -65,8 +65,8 @@ def test_only_recall_reads_the_problem_again() -> None:
     other = 1 - x
     for name, reads in (("recall", True), ("recurrent", False), ("feed-forward", False)):
         built = network(name)
-        thought = built.begin(x)
-        same = torch.equal(built.think(thought, x, 2), built.think(thought, other, 2))
+        state = built.initial_state(x)
+        same = torch.equal(built.iterate_from(state, x, 2), built.iterate_from(state, other, 2))
         assert same != reads
 
 
@@ -92,7 +92,7 @@ def test_published_sizes() -> None:
     assert count(deep) == 3 * 128 * 9 + 30 * 4 * 128 * 128 * 9 + head
 
 
-def count(built: ThinkingNetwork) -> int:
+def count(built: IteratedNetwork) -> int:
     return sum(weight.numel() for weight in built.parameters())
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from tests.examples.small import ITERATIONS, network, strings
 from zpyro_examples.easy_to_hard import programs
-from zpyro_examples.easy_to_hard.programs import Thinker, draw_progress, random_weights
+from zpyro_examples.easy_to_hard.programs import RecurrentSolver, random_weights, sample_progress
 
 
 @pytest.fixture(autouse=True)
@@ -32,34 +32,34 @@ def first_half(inputs: Tensor) -> Tensor:
 
 @pytest.mark.fast
 def test_the_likelihood_is_cross_entropy() -> None:
-    thinker, (x, y) = Thinker(network(), ITERATIONS, 1.0), strings()
-    loss = Trace_ELBO().loss(thinker.model, thinker.guide, x, y)
-    logits = thinker.network(x, ITERATIONS)
+    recurrent, (x, y) = RecurrentSolver(network(), ITERATIONS, 1.0), strings()
+    loss = Trace_ELBO().loss(recurrent.model, recurrent.guide, x, y)
+    logits = recurrent.network(x, ITERATIONS)
     expected = functional.cross_entropy(logits, y, reduction="sum").item()
     assert loss == pytest.approx(expected, rel=1e-6)
-    longer = Trace_ELBO().loss(thinker.model, thinker.guide, x, y, 2 * ITERATIONS)
-    logits = thinker.network(x, 2 * ITERATIONS)
+    longer = Trace_ELBO().loss(recurrent.model, recurrent.guide, x, y, 2 * ITERATIONS)
+    logits = recurrent.network(x, 2 * ITERATIONS)
     expected = functional.cross_entropy(logits, y, reduction="sum").item()
     assert longer == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.fast
 def test_cells_that_do_not_count() -> None:
-    thinker, (x, y) = Thinker(network(), ITERATIONS, 1.0, first_half), strings()
-    loss = Trace_ELBO().loss(thinker.model, thinker.guide, x, y)
-    logits = thinker.network(x, ITERATIONS)[:, :, :4]
+    recurrent, (x, y) = RecurrentSolver(network(), ITERATIONS, 1.0, first_half), strings()
+    loss = Trace_ELBO().loss(recurrent.model, recurrent.guide, x, y)
+    logits = recurrent.network(x, ITERATIONS)[:, :, :4]
     expected = functional.cross_entropy(logits, y[:, :4], reduction="sum").item()
     assert loss == pytest.approx(expected, rel=1e-6)
-    assert thinker.num_scored(x) == 4 * 4
+    assert recurrent.num_scored(x) == 4 * 4
 
 
 @pytest.mark.fast
 def test_images_have_a_site_for_every_pixel() -> None:
-    thinker = Thinker(network("recall", 2), ITERATIONS, 0.5)
+    recurrent = RecurrentSolver(network("recall", 2), ITERATIONS, 0.5)
     x = torch.rand(2, 3, 4, 5, dtype=torch.float64)
-    trace = poutine.trace(thinker.model).get_trace(x)
+    trace = poutine.trace(recurrent.model).get_trace(x)
     assert trace.nodes["answers"]["value"].shape == (2, 20)
-    assert thinker.num_scored(x) == 40
+    assert recurrent.num_scored(x) == 40
 
 
 @pytest.mark.fast
@@ -68,24 +68,24 @@ def test_images_have_a_site_for_every_pixel() -> None:
 def test_the_progressive_loss_and_its_gradient_are_a_hand_made_one(
     monkeypatch: pytest.MonkeyPatch, weight: float, before: int, count: int
 ) -> None:
-    monkeypatch.setattr(programs, "draw_progress", lambda *_: (before, count))
-    thinker, (x, y) = Thinker(network(), ITERATIONS, weight), strings()
-    loss = Trace_ELBO().differentiable_loss(thinker.training_model, thinker.guide, x, y)
+    monkeypatch.setattr(programs, "sample_progress", lambda *_: (before, count))
+    recurrent, (x, y) = RecurrentSolver(network(), ITERATIONS, weight), strings()
+    loss = Trace_ELBO().differentiable_loss(recurrent.training_model, recurrent.guide, x, y)
     torch.as_tensor(loss).backward()
     other = network()
     late = functional.cross_entropy(other(x, ITERATIONS), y, reduction="sum")
-    thought = other.begin(x)
+    state = other.initial_state(x)
     if before:
         for _ in range(before):
-            thought = other.think(thought, x, 1)
-        thought = thought.detach()
+            state = other.iterate_from(state, x, 1)
+        state = state.detach()
     for _ in range(count):
-        thought = other.think(thought, x, 1)
-    early = functional.cross_entropy(other.answer(thought), y, reduction="sum")
+        state = other.iterate_from(state, x, 1)
+    early = functional.cross_entropy(other.answer(state), y, reduction="sum")
     expected = (1 - weight) * late + weight * early
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
-    for (name, a), b in zip(thinker.network.named_parameters(), other.parameters(), strict=True):
+    for (name, a), b in zip(recurrent.network.named_parameters(), other.parameters(), strict=True):
         zeros = torch.zeros_like(b)
         mine = zeros if a.grad is None else a.grad
         hand = zeros if b.grad is None else b.grad
@@ -95,7 +95,7 @@ def test_the_progressive_loss_and_its_gradient_are_a_hand_made_one(
 @pytest.mark.fast
 def test_iterations_with_and_without_gradient_are_drawn_as_published() -> None:
     torch.manual_seed(0)
-    draws = [draw_progress(4) for _ in range(8_000)]
+    draws = [sample_progress(4) for _ in range(8_000)]
     assert {n for n, _ in draws} == {0, 1, 2, 3}
     # n uniform, and given n, k uniform on 1..m - n.
     expected = {(n, k): 1 / 4 / (4 - n) for n in range(4) for k in range(1, 5 - n)}
@@ -106,9 +106,9 @@ def test_iterations_with_and_without_gradient_are_drawn_as_published() -> None:
 
 
 @pytest.mark.fast
-def test_lingering_adds_iterations_every_other_time() -> None:
+def test_extra_adds_iterations_every_other_time() -> None:
     torch.manual_seed(0)
-    draws = [draw_progress(1, 3) for _ in range(8_000)]
+    draws = [sample_progress(1, 3) for _ in range(8_000)]
     assert {k for _, k in draws} == {1}
     # n = 0 half of the time and, in the other half, uniform on 0..3.
     counts = [[n for n, _ in draws].count(n) for n in range(4)]
@@ -117,13 +117,13 @@ def test_lingering_adds_iterations_every_other_time() -> None:
 
 
 @pytest.mark.fast
-def test_the_late_term_is_the_same_after_lingering(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_late_term_is_the_same_after_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = strings()
     losses = []
     for before in (2, 3 * ITERATIONS):
-        monkeypatch.setattr(programs, "draw_progress", lambda *_, n=before: (n, 1))
-        thinker = Thinker(network(), ITERATIONS, 0.5, linger=20)
-        trace = poutine.trace(thinker.training_model).get_trace(x, y)
+        monkeypatch.setattr(programs, "sample_progress", lambda *_, n=before: (n, 1))
+        recurrent = RecurrentSolver(network(), ITERATIONS, 0.5, extra_iterations=20)
+        trace = poutine.trace(recurrent.training_model).get_trace(x, y)
         trace.compute_log_prob()
         losses.append(trace.nodes["answers"]["log_prob_sum"].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
@@ -132,42 +132,48 @@ def test_the_late_term_is_the_same_after_lingering(monkeypatch: pytest.MonkeyPat
 @pytest.mark.fast
 def test_two_thinkers_in_one_process_keep_their_weights() -> None:
     x, y = strings()
-    one = Thinker(network(seed=1), ITERATIONS, 1.0)
-    two = Thinker(network(seed=2), ITERATIONS, 1.0)
+    one = RecurrentSolver(network(seed=1), ITERATIONS, 1.0)
+    two = RecurrentSolver(network(seed=2), ITERATIONS, 1.0)
     before = two.network.projection.weight.detach().clone()
-    for thinker in (one, two):
-        Trace_ELBO().loss(thinker.model, thinker.guide, x, y)
+    for recurrent in (one, two):
+        Trace_ELBO().loss(recurrent.model, recurrent.guide, x, y)
     assert torch.equal(two.network.projection.weight, before)
 
 
 def test_stock_svi_trains_it() -> None:
     """On a problem that a narrow network learns in a second: to say the bits again."""
-    thinker, (x, _) = Thinker(network(width=24).float(), 2, 0.5), strings(count=8)
+    recurrent, (x, _) = RecurrentSolver(network(width=24).float(), 2, 0.5), strings(count=8)
     x, y = x.float(), x[:, 0].long()
     svi = SVI(
-        thinker.training_model, thinker.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO()
+        recurrent.training_model,
+        recurrent.guide,
+        pyro.optim.Adam({"lr": 1e-2}),
+        loss=Trace_ELBO(),
     )
     torch.manual_seed(0)
-    before = Trace_ELBO().loss(thinker.model, thinker.guide, x, y)
+    before = Trace_ELBO().loss(recurrent.model, recurrent.guide, x, y)
     for _ in range(100):
         svi.step(x, y)
-    assert Trace_ELBO().loss(thinker.model, thinker.guide, x, y) < 0.85 * before
+    assert Trace_ELBO().loss(recurrent.model, recurrent.guide, x, y) < 0.85 * before
 
 
 def test_predictive_draws_answers_from_the_logits() -> None:
     torch.manual_seed(0)
-    thinker, (x, _) = Thinker(network(), ITERATIONS, 1.0), strings(count=2)
-    draws = Predictive(thinker.model, guide=thinker.guide, num_samples=2_000)(x)["answers"]
+    recurrent, (x, _) = RecurrentSolver(network(), ITERATIONS, 1.0), strings(count=2)
+    draws = Predictive(recurrent.model, guide=recurrent.guide, num_samples=2_000)(x)["answers"]
     assert draws.shape == (2_000, 2, 9)
-    probability = thinker.network(x, ITERATIONS).softmax(1)[:, 1].detach()
+    probability = recurrent.network(x, ITERATIONS).softmax(1)[:, 1].detach()
     error = (probability * (1 - probability) / 2_000).sqrt()
     assert ((draws.double().mean(0) - probability).abs() < 6 * error + 1e-12).all()
 
 
 @pytest.mark.fast
 def test_weights_as_latents_have_the_prior_that_was_asked_for() -> None:
-    thinker, (x, y) = random_weights(Thinker(network(), ITERATIONS, 0.5), 40, 2.0), strings()
-    trace = poutine.trace(thinker.model).get_trace(x, y)
+    recurrent, (x, y) = (
+        random_weights(RecurrentSolver(network(), ITERATIONS, 0.5), 40, 2.0),
+        strings(),
+    )
+    trace = poutine.trace(recurrent.model).get_trace(x, y)
     trace.compute_log_prob()
     weights = {name: s for name, s in trace.nodes.items() if name.endswith(".weight")}
     assert len(weights) == 9
@@ -186,14 +192,14 @@ def test_weights_as_latents_have_the_prior_that_was_asked_for() -> None:
 @pytest.mark.parametrize("kind", [AutoDelta, AutoNormal])
 def test_weights_as_latents_train_and_predict(kind: type) -> None:
     torch.manual_seed(0)
-    thinker = random_weights(Thinker(network().float(), ITERATIONS, 0.5), 8)
+    recurrent = random_weights(RecurrentSolver(network().float(), ITERATIONS, 0.5), 8)
     x, y = strings(count=8)
     x = x.float()
-    guide = kind(thinker.model)
-    svi = SVI(thinker.training_model, guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
+    guide = kind(recurrent.model)
+    svi = SVI(recurrent.training_model, guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
     losses = [svi.step(x, y) for _ in range(30)]
     assert sum(losses[-5:]) < sum(losses[:5])
-    draws = Predictive(thinker.model, guide=guide, num_samples=3)(x)
+    draws = Predictive(recurrent.model, guide=guide, num_samples=3)(x)
     assert draws["answers"].shape == (3, 8, 9)
     weights = next(value for name, value in draws.items() if name.endswith("recall.weight"))
     different = [not torch.equal(a, b) for a, b in pairwise(weights)]

@@ -180,17 +180,17 @@ def test_learning_rates() -> None:
 
 
 def test_each_network_has_the_loss_it_was_published_with() -> None:
-    lingering = dataclasses.replace(PRESET, linger=20)
-    for name, depth, weight, linger in (
+    extra = dataclasses.replace(PRESET, extra_iterations=20)
+    for name, depth, weight, extra_iterations in (
         ("recall", "fixed", 0.5, 20),
         ("recall", "latent", 0.5, 20),
         ("recurrent", "fixed", 0.0, 0),
         ("feed-forward", "fixed", 0.0, 0),
     ):
-        solver = building.build(TASK, lingering, name, depth)
-        assert isinstance(solver, solvers.ThinkingSolver)
-        assert solver.thinker.linger == linger
-        assert solver.thinker.progressive_weight == weight
+        solver = building.build(TASK, extra, name, depth)
+        assert isinstance(solver, solvers.FixedDepthSolver)
+        assert solver.recurrent.extra_iterations == extra_iterations
+        assert solver.recurrent.progressive_weight == weight
 
 
 @pytest.mark.parametrize(
@@ -207,15 +207,15 @@ def test_sequences_grow(
     assert [train.grown_length(growing, f, 5, 16) for f in fractions] == [9, 9, 9, 15, 16, 16]
     assert train.grown_length(growing, 0.0, 50, 16) == 16
     assert train.grown_length(PRESET, 0.0, 0, 16) == 16
-    trained = trainer(tmp_path / "run", growing=0.5, shortest=4, linger=20)
+    trained = trainer(tmp_path / "run", growing=0.5, shortest=4, extra_iterations=20)
     seen: list[tuple[int, int]] = []
     honest = trained.solver.loss
 
     def noted(x: Tensor, y: Tensor) -> Tensor:
         seen.append((x.shape[-1], y.shape[-1]))
-        # There is no lingering over problems that are not whole yet.
-        assert isinstance(trained.solver, solvers.ThinkingSolver)
-        assert trained.solver.thinker.linger == (20 if x.shape[-1] == 16 else 0)
+        # There is no extra over problems that are not whole yet.
+        assert isinstance(trained.solver, solvers.FixedDepthSolver)
+        assert trained.solver.recurrent.extra_iterations == (20 if x.shape[-1] == 16 else 0)
         # What is left is a problem of its own.
         assert torch.equal(x[:, 0].cumsum(1) % 2, y.float())
         return honest(x, y)
