@@ -1,15 +1,28 @@
 """What to do with a trained model: posteriors, samples, figures, reports and comparisons.
 
 In reading order: ``loading`` (open a run), ``selection`` (sequences that a user names),
-``decoding`` and ``posteriors`` (latents), ``sampling``, ``plots`` and ``curves`` (figures),
-``report``, ``comparison``, ``citations``.
+``decoding`` and ``posteriors`` (latents), ``sampling``, ``scores``, ``plots`` and ``curves``
+(figures), ``report``, ``comparison``, ``citations``.
 """
 
 from zpyro.analysis.citations import cite
+from zpyro.analysis.comparison import (
+    VARIANTS,
+    ComparisonResult,
+    ComparisonSpec,
+    Resources,
+    Summary,
+    Variant,
+    compare,
+    find_variants,
+    markdown_table,
+    plot_comparison,
+)
 from zpyro.analysis.curves import plot_curves
 from zpyro.analysis.decoding import Decoded, Interpolation, decode, interpolate, reconstruct
 from zpyro.analysis.loading import LoadedRun, load_run, load_split
 from zpyro.analysis.plots import (
+    new_figure,
     plot_frames,
     plot_images,
     plot_side_by_side,
@@ -22,17 +35,28 @@ from zpyro.analysis.report import Report, SequenceView, view_sequence, write_rep
 from zpyro.analysis.sampling import sample
 
 __all__ = [
+    "VARIANTS",
+    "ComparisonResult",
+    "ComparisonSpec",
     "Decoded",
     "Interpolation",
     "LoadedRun",
     "Posterior",
     "Report",
+    "Resources",
     "SequenceView",
+    "Summary",
+    "Variant",
     "cite",
+    "compare",
     "decode",
+    "find_variants",
     "interpolate",
     "load_run",
     "load_split",
+    "markdown_table",
+    "new_figure",
+    "plot_comparison",
     "plot_curves",
     "plot_frames",
     "plot_images",

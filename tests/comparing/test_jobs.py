@@ -1,4 +1,4 @@
-"""How many runs go at once, on what, and what is said of them."""
+"""How many runs are executed at once, with which resources, and how their ends are reported."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def test_a_run_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     resources = Resources.detect(4, "auto", SINGLE_PROCESS)
     assert resources == Resources(4, 2, ("5", "7"))
-    dealt = [resources.environment(place)["CUDA_VISIBLE_DEVICES"] for place in range(4)]
-    assert dealt == ["5", "7", "5", "7"]
+    used = [resources.environment(place)["CUDA_VISIBLE_DEVICES"] for place in range(4)]
+    assert used == ["5", "7", "5", "7"]
 
 
-def test_a_run_trains_alone_with_the_threads_of_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_trains_in_one_process_with_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ENVIRONMENT:
         monkeypatch.setenv(name, "1")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -71,7 +71,7 @@ def test_a_result_that_is_damaged_is_named(tmp_path: Path) -> None:
         job.result()
 
 
-def test_how_a_run_ended_is_told(tmp_path: Path) -> None:
+def test_how_a_run_ended(tmp_path: Path) -> None:
     job = Job("vrnn", 0, tmp_path)
     values = {"elbo": -12.34, "kl": 1.26, "steps": 8}
     (tmp_path / RESULT).write_text(json.dumps(values))

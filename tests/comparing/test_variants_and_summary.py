@@ -1,4 +1,4 @@
-"""Rows, equal parameters, and the statistics of a comparison."""
+"""Variants, equal parameters, and the statistics of a comparison."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_differences_are_paired_by_seed() -> None:
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
-def test_rows_have_the_parameters_asked_for(name: str) -> None:
+def test_variants_have_the_parameters_asked_for(name: str) -> None:
     data = small.dataset()
     base = small.settings()
     model = variant_config(base, VARIANTS[name]).model
@@ -72,7 +72,7 @@ def test_rows_have_the_parameters_asked_for(name: str) -> None:
 
 
 @pytest.mark.fast
-def test_rows_differ_in_what_they_say() -> None:
+def test_variants_differ_in_their_objectives() -> None:
     base = small.settings()
     plain, annealed, both = (
         variant_config(base, VARIANTS[name]).objective
@@ -87,7 +87,7 @@ def test_rows_differ_in_what_they_say() -> None:
 
 
 @pytest.mark.fast
-def test_rows_by_name_and_of_ones_own() -> None:
+def test_variants_by_name_and_custom_ones() -> None:
     rows = find_variants(["rnn"], ["free=zforcing objective.free_bits=0.5 model.latent_size=3"])
     assert [row.name for row in rows] == ["rnn", "free"]
     assert rows[1].assignments == ("objective.free_bits=0.5", "model.latent_size=3")
@@ -104,7 +104,7 @@ def test_rows_by_name_and_of_ones_own() -> None:
 
 
 @pytest.mark.fast
-def test_processes_are_dealt_threads_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_get_threads_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     resources = Resources(at_once=3, threads=2, devices=("4", "6"))
     found = [resources.environment(place) for place in range(3)]
@@ -117,7 +117,7 @@ def test_processes_are_dealt_threads_and_devices(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.fast
-def test_auxiliary_rows_need_a_weight() -> None:
+def test_auxiliary_variants_need_a_weight() -> None:
     from dataclasses import replace
 
     config = replace(small.settings(), objective=ObjectiveConfig())
