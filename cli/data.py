@@ -118,9 +118,9 @@ def prepare(
 ) -> None:
     """Read the data set NAME in its original files below SOURCE once, for training at any size.
 
-    What is written is read through memory maps. After an interruption the same command goes on
-    where it stopped. Files that cannot be used are listed at the end; then nothing is trained on
-    before they are mended, removed, or left out with --skip-bad.
+    What is written is read through memory maps. After an interruption the same command
+    continues where it stopped. Files that cannot be used are listed at the end; then nothing is trained on
+    before they are repaired, removed, or left out with --skip-bad.
 
     \b
     Example:

@@ -61,7 +61,7 @@ def command(
 ) -> None:
     """Train a model and leave a run directory.
 
-    Ctrl-C finishes the step and saves; --resume goes on from there.
+    Ctrl-C finishes the step and saves; --resume continues from there.
 
     \b
     Example:
@@ -265,6 +265,6 @@ def _log_outcome(outcome: Outcome, run: Run) -> None:
     skipped = f", {outcome.skipped} of them skipped as not finite" if outcome.skipped else ""
     log(f"{pluralize(outcome.step, 'step')} in {duration(outcome.seconds)}{best}{skipped}")
     if outcome.interrupted is not None:
-        log(f"stopped and saved; go on with: zpyro train --resume {run.folder}")
+        log(f"stopped and saved; continue with: zpyro train --resume {run.folder}")
         raise SystemExit(128 + outcome.interrupted)
     log(f"next: zpyro evaluate {run.folder}; zpyro sample {run.folder} --out samples")

@@ -147,7 +147,7 @@ def build(cls: type[T], values: Mapping[str, object], source: str) -> T:
     }
     missing = sorted(needed & fields.keys() - values.keys())
     if missing:
-        raise UserError(f"{source}: setting {missing[0]} is missing; take another file")
+        raise UserError(f"{source}: setting {missing[0]} is missing; choose another file")
     converted = {name: fields[name].convert(value, source) for name, value in values.items()}
     try:
         return cls(**converted)
@@ -180,18 +180,20 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file.
 
     Raises:
-        UserError: if the file cannot be read or is no TOML.
+        UserError: if the file cannot be read or is not TOML.
     """
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise UserError(f"{path}: is larger than settings can be; take another file")
+            raise UserError(f"{path}: is larger than settings can be; choose another file")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not TOML ({error}); mend it or take another file") from error
+        raise UserError(
+            f"{path}: is not TOML ({error}); correct it or choose another file"
+        ) from error
 
 
 def flatten(table: Mapping[str, Any]) -> dict[str, object]:

@@ -175,7 +175,7 @@ def _record(row: Row) -> bytes:
     if len(listed) < 2:
         raise UserError(f"lists {len(listed)} moves; a puzzle needs 2 or more")
     if not rating.isdecimal() or not 0 < int(rating) < 2**15:
-        raise UserError(f"has the rating {rating!r}, which is no rating")
+        raise UserError(f"has the rating {rating!r}, which is not a rating")
     board = played(Board.read(fen), listed[0])
     move = checked(board, listed[1])
     rights = sum(bit for bit, right in _RIGHTS if right in board.castling)

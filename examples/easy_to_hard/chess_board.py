@@ -59,7 +59,7 @@ class Move(NamedTuple):
         """
         promotion = text[4:]
         if len(text) < 4 or (promotion and promotion not in _PROMOTIONS):
-            raise UserError(f"{text!r} is no move; moves look like e2e4 or a7a8q")
+            raise UserError(f"{text!r} is not a move; moves look like e2e4 or a7a8q")
         return cls(square(text[:2]), square(text[2:4]), _PROMOTIONS.get(promotion, 0))
 
     def __str__(self) -> str:

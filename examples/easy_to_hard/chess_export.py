@@ -60,7 +60,7 @@ def _parsed(text: IO[str], path: Path) -> Iterator[Row]:
         try:
             line = next(lines, None)
         except csv.Error as error:
-            raise UserError(f"{path}: row {lines.line_num} is no csv ({error})") from error
+            raise UserError(f"{path}: row {lines.line_num} is not CSV ({error})") from error
         if line is None:
             break
         if not columns:

@@ -38,7 +38,7 @@ def played(board: Board, text: str) -> Board:
     """The position after a move in long algebraic notation.
 
     Raises:
-        UserError: if it is no move or an illegal one.
+        UserError: if it is not a move or an illegal one.
     """
     move = checked(board, text)
     return board.after(move)
@@ -48,7 +48,7 @@ def checked(board: Board, text: str) -> Move:
     """The move that a text such as "e2e4" names.
 
     Raises:
-        UserError: if it is no move or an illegal one.
+        UserError: if it is not a move or an illegal one.
     """
     move = Move.read(text)
     side = 0 if board.white else BLACK

@@ -49,7 +49,7 @@ def _train(name: str) -> click.Command:
         "train",
         help=f"""Train on the easy problems of {name} and leave a run directory.
 
-        Ctrl-C saves; --resume RUN goes on from there.
+        Ctrl-C saves; --resume RUN continues from there.
 
         \b
         Example:

@@ -68,7 +68,7 @@ class RunFolder:
             UserError: if the place is taken or cannot be written.
         """
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-            raise UserError(f"{folder}: is not empty; take another --out, or --resume it")
+            raise UserError(f"{folder}: is not empty; choose another --out, or --resume it")
         with files.translate_os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(dataclasses.asdict(settings), indent=2)
@@ -83,7 +83,9 @@ class RunFolder:
             UserError: if it is none.
         """
         if not (folder / SETTINGS).is_file():
-            raise UserError(f"{folder}: is no run directory ({SETTINGS} is missing); name another")
+            raise UserError(
+                f"{folder}: is not a run directory ({SETTINGS} is missing); choose another"
+            )
         return cls(folder)
 
     def settings(self) -> Settings:
@@ -121,7 +123,7 @@ class RunFolder:
             UserError: if the training has not come so far.
         """
         if not (self.folder / RULE).is_file():
-            raise UserError(f"{self.folder}: training did not finish; go on with train --resume")
+            raise UserError(f"{self.folder}: training did not finish; continue with train --resume")
         values = self._read_json(RULE)
         try:
             return Rule(**values)
@@ -152,7 +154,7 @@ class RunFolder:
         """Put the checkpoint's weights into a module, the averaged ones where asked for and there.
 
         Raises:
-            UserError: if there is no checkpoint, or it was damaged.
+            UserError: if there is not a checkpoint, or it was damaged.
         """
         if not self.started:
             raise UserError(f"{self.folder}: has no checkpoint yet; train it first")

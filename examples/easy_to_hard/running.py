@@ -96,7 +96,7 @@ def train(name: str, **options: Any) -> None:
             weights = sum(parameter.numel() for parameter in solver.parameters())
             reporter.line(f"{name}: {settings.solver} with {weights:,} weights; run {run.folder}")
             if not trainer.fit():
-                reporter.line(f"stopped and saved; go on with train --resume {run.folder}")
+                reporter.line(f"stopped and saved; continue with train --resume {run.folder}")
                 raise SystemExit(130)
             skipped = trainer.progress.skipped
             reporter.line(
@@ -272,7 +272,7 @@ def _opened(task: Task, path: Path) -> tuple[RunFolder, Settings]:
     folder = RunFolder.open(path)
     settings = folder.settings()
     if settings.task != task.name:
-        raise UserError(f"{path}: is a run of {settings.task}, not of {task.name}; name another")
+        raise UserError(f"{path}: is a run of {settings.task}, not of {task.name}; choose another")
     return folder, settings
 
 

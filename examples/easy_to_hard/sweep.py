@@ -101,7 +101,7 @@ def sweep(
         examples: the problems.
         size: of the problems, for the record.
         iterations: how long to think, at most; cut to what the solver can do.
-        on_batch: told (problems done, problems) after each batch.
+        on_batch: receives (problems done, problems) after each batch.
     """
     count = len(examples.inputs)
     if solver.longest is not None:

@@ -58,7 +58,7 @@ class Preset:
         precision: "float32", or "bfloat16" for the convolutions of the training.
         valid_sizes: sizes on whose held-out problems the number of iterations is chosen.
         valid_count: how many problems of each.
-        test_sizes: what ``test`` tests unless told otherwise.
+        test_sizes: what ``test`` tests by default.
         max_minutes: the training stops there; the cosine ends there too if that is sooner.
         options: what only this task knows, passed to its data builder.
     """

@@ -63,7 +63,7 @@ class Trainer:
         settings: of the run.
         solver: what learns.
         run: where checkpoints and metrics go.
-        reporter: told how it goes.
+        reporter: receives progress.
         max_minutes: in place of the preset's, if not None.
     """
 

@@ -159,7 +159,7 @@ def test_mistakes_are_told_in_a_line(
     empty.mkdir()
     shutil.copy(array_run / "config.toml", empty)
     assert "has no best checkpoint yet" in asked(empty, 0, 1)
-    assert "is no run directory" in asked(tmp_path / "nowhere", 0, 1)
+    assert "is not a run directory" in asked(tmp_path / "nowhere", 0, 1)
 
 
 def test_a_model_without_latents_is_told(zpyro: Zpyro, arrays: Path, tmp_path: Path) -> None:

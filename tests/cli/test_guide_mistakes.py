@@ -59,12 +59,12 @@ MISTAKES = {
     "frames of its own": (
         GUIDE + "      pyro.sample('z', dist.Normal(x.new_zeros(len(x), 6, 3), 1).to_event(2))\n"
         "      pyro.sample('x', dist.Normal(x, 1).to_event(2))\n  return guide\n",
-        r"has a site x, which is no latent of the model",
+        r"has a site x, which is not a latent of the model",
     ),
     "a variable that the model lacks": (
         GUIDE + "      pyro.sample('z', dist.Normal(x.new_zeros(len(x), 6, 3), 1).to_event(2))\n"
         "      pyro.sample('w', dist.Normal(0, 1))\n  return guide\n",
-        r"has a site w, which is no latent of the model",
+        r"has a site w, which is not a latent of the model",
     ),
     "a message with a tensor in it": (
         GUIDE + "      pyro.sample('z', dist.Normal(torch.zeros(len(x), 6, 3), "

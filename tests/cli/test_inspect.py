@@ -190,7 +190,7 @@ def test_mistakes(zpyro: Zpyro, array_run: Path, tmp_path: Path) -> None:
     assert "is not in the test split; name one, such as " in near
     assert near.partition("such as ")[2].split(", ")[0] == names[2]
     assert "name one, such as" in error(array_run, "--sequence", "~")
-    assert "is no run directory" in error(tmp_path)
+    assert "is not a run directory" in error(tmp_path)
     assert not (tmp_path / "out").exists()
 
 

@@ -216,11 +216,11 @@ def test_cuda_where_there_is_none(mistake: Mistake, arrays: Path, array_run: Pat
 
 
 def test_out(mistake: Mistake, arrays: Path, array_run: Path, tmp_path: Path) -> None:
-    assert "is not empty; take another --out" in mistake(*NPZ, arrays, "--out", array_run)
+    assert "is not empty; choose another --out" in mistake(*NPZ, arrays, "--out", array_run)
     file = tmp_path / "file"
     file.write_text("here")
-    assert f"{file}: is no folder" in mistake(*NPZ, arrays, "--out", file)
-    assert f"{file} is no folder" in mistake(*NPZ, arrays, "--out", file / "below")
+    assert f"{file}: is not a directory" in mistake(*NPZ, arrays, "--out", file)
+    assert f"{file} is not a directory" in mistake(*NPZ, arrays, "--out", file / "below")
     assert "cannot be written" in mistake("sample", array_run, "--out", file / "below")
 
 
@@ -236,8 +236,8 @@ def test_a_folder_that_may_not_be_written(mistake: Mistake, arrays: Path, tmp_pa
 
 def test_what_is_no_run(mistake: Mistake, tmp_path: Path, array_run: Path) -> None:
     for command in ("evaluate", "sample"):
-        assert f"{tmp_path}: is no run directory" in mistake(command, tmp_path)
-    assert "is no run directory" in mistake("train", "--resume", tmp_path / "nowhere")
+        assert f"{tmp_path}: is not a run directory" in mistake(command, tmp_path)
+    assert "is not a run directory" in mistake("train", "--resume", tmp_path / "nowhere")
     shutil.copytree(array_run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "best")
     assert "has no best checkpoint yet; train on with" in mistake("evaluate", tmp_path / "run")
@@ -354,7 +354,7 @@ def test_published_checkpoints(mistake: Mistake, tmp_path: Path) -> None:
     old = tmp_path / "old.pt"
     assert "old.pt: cannot be read" in mistake("import-reference", old, tmp_path / "run")
     old.write_text("hello")
-    assert "is no file of plain tensors" in mistake("import-reference", old, tmp_path / "run")
+    assert "is not a file of plain tensors" in mistake("import-reference", old, tmp_path / "run")
     torch.save([1, 2], old)
     assert "does not hold a dictionary" in mistake("import-reference", old, tmp_path / "run")
     torch.save({"inp_dim": 3}, old)

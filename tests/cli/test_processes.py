@@ -52,7 +52,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
     process.send(number)
     ended = process.wait()
     assert (ended.returncode, ended.stdout) == (128 + number, "")
-    assert ended.stderr.endswith(f"stopped and saved; go on with: zpyro train --resume {out}\n")
+    assert ended.stderr.endswith(f"stopped and saved; continue with: zpyro train --resume {out}\n")
     run = runs.open_run(out)
     step = run.load("last").step
     result = zpyro("train", "--resume", out, "--max-steps", step + 3)

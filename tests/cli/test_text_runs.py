@@ -175,7 +175,7 @@ def test_training_goes_on_only_with_the_same_words(
     [
         ("", "vocabulary.json: is corrupt"),
         ("[1, 2]", "vocabulary.json: holds no list of words"),
-        ('{"unit": "word", "lower_case": true, "words": ["a"]}', "is no vocabulary"),
+        ('{"unit": "word", "lower_case": true, "words": ["a"]}', "is not a vocabulary"),
         ('{"unit": "page", "lower_case": true, "words": []}', "unit or lower_case is wrong"),
         (
             json.dumps({"unit": "word", "lower_case": True, "words": [*SPECIAL, "film"]}),

@@ -130,10 +130,10 @@ def spoiled(kind: str) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("text", "is no MATLAB v5 file"),
+        ("text", "is not a MATLAB v5 file"),
         ("version", "has MATLAB version 0x0200"),
-        ("order", "is no MATLAB v5 file"),
-        ("header", "is no MATLAB v5 file"),
+        ("order", "is not a MATLAB v5 file"),
+        ("header", "is not a MATLAB v5 file"),
         ("cut", "is cut short, an element announces"),
         ("cut_tag", "is cut short within a tag"),
         ("cut_packed", "is cut short"),

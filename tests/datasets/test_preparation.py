@@ -290,7 +290,7 @@ def test_where_not_to_write(books: Path, tmp_path: Path) -> None:
         prepare(Blizzard(), books, tmp_path / "out", SETTINGS)
     with pytest.raises(UserError, match="is not empty"):
         prepare(Blizzard(), books, books, SETTINGS)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a directory"):
         prepare(Blizzard(), books, books / "book0" / "0.wav", SETTINGS)
 
 
@@ -341,7 +341,7 @@ def test_a_prepared_folder_is_data(books: Path, tmp_path: Path) -> None:
     prepare(Blizzard(), books, tmp_path / "out", SETTINGS)
     data = datasets.load("blizzard", tmp_path / "out", SETTINGS)
     assert len(data.split("all")) == sum((n - 1) // 5 for n in (40, 102, 6, 33, 71, 12, 58))
-    with pytest.raises(UserError, match=r"prepared with data\.frame_size=20, not 200; say --set"):
+    with pytest.raises(UserError, match=r"prepared with data\.frame_size=20, not 200; pass --set"):
         datasets.load("blizzard", tmp_path / "out")
     with pytest.raises(UserError, match="is the data set blizzard, prepared"):
         Store(tmp_path / "out").check("timit", {})

@@ -148,7 +148,7 @@ def test_malformed_positions_are_refused(fen: str, message: str) -> None:
 @pytest.mark.fast
 @pytest.mark.parametrize("text", ["", "e2", "e2e", "e2e9", "i2i4", "e7e8k", "e2e4qq", "O-O"])
 def test_words_that_are_no_moves_are_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"is no move|no square"):
+    with pytest.raises(UserError, match=r"is not a move|no square"):
         checked(Board.read(START), text)
 
 

@@ -186,7 +186,7 @@ def test_bad_rows_are_named_or_skipped(tmp_path: Path, kind: str) -> None:
         (b"a,b,c\n", "lacks the columns PuzzleId, FEN, Moves, Rating"),
         (HEADER.encode() + b"\n", "holds no puzzle"),
         (b"\xff\xfe\x00\x01", "UTF-8"),
-        (HEADER.encode() + b'\nx,"4k3', "is no csv"),
+        (HEADER.encode() + b'\nx,"4k3', "is not CSV"),
     ],
 )
 def test_files_that_are_no_export(tmp_path: Path, content: bytes, message: str) -> None:

@@ -161,12 +161,12 @@ def test_mistakes_in_training(tmp_path: Path, sums: Path) -> None:
     assert "Invalid value for '--seed'" in mistake("train", "--seed", -1, *out)
     assert "Invalid value for '--max-minutes'" in mistake("train", "--max-minutes", 0, *out)
     assert not (tmp_path / "run").exists()
-    assert "is not empty; take another --out" in mistake("train", "--out", sums)
-    assert "is no run directory" in mistake("train", "--resume", tmp_path)
+    assert "is not empty; choose another --out" in mistake("train", "--out", sums)
+    assert "is not a run directory" in mistake("train", "--resume", tmp_path)
 
 
 def test_mistakes_in_testing(tmp_path: Path, sums: Path) -> None:
-    assert "is no run directory" in mistake("test", tmp_path)
+    assert "is not a run directory" in mistake("test", tmp_path)
     assert "write whole numbers as in 64,128,512" in mistake("test", sums, "--sizes", "64;128")
     assert "bits and size must be positive" in mistake("test", sums, "--sizes", "0")
     assert "Invalid value for '--count'" in mistake("test", sums, "--count", 0)

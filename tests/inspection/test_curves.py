@@ -107,7 +107,7 @@ def test_mistakes(tmp_path: Path) -> None:
         plot_curves([run], tmp_path / "a.png", ("skipped",))
     with pytest.raises(UserError, match=r"a\.doc: pictures end in one of .*png.*; rename it"):
         plot_curves([run], tmp_path / "a.doc", ("kl",))
-    with pytest.raises(UserError, match="is no run directory"):
+    with pytest.raises(UserError, match="is not a run directory"):
         plot_curves([tmp_path], tmp_path / "a.png")
     empty = write_run(tmp_path / "empty", [])
     with pytest.raises(UserError, match=f"has no metrics yet; train on with .* --resume {empty}"):

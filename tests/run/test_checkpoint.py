@@ -184,7 +184,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         "meta.json: does not match its checksum",
     ),
     "type a list": (_change_meta(dtype=["float32"]), r"dtype is \['float32'\]"),
-    "meta gone": (lambda folder: (folder / "meta.json").unlink(), "is no checkpoint"),
+    "meta gone": (lambda folder: (folder / "meta.json").unlink(), "is not a checkpoint"),
     "meta cut": (_truncate("meta.json"), "meta.json: is corrupt"),
     "meta a list": (_overwrite("meta.json", b"[1]"), "has format version None"),
     "meta endless": (_overwrite("meta.json", b" " * (2 << 20)), "is larger than"),
@@ -221,7 +221,7 @@ def test_nothing_is_unpickled(folder: Path) -> None:
 
 
 def test_no_checkpoint() -> None:
-    with pytest.raises(UserError, match="is no checkpoint"):
+    with pytest.raises(UserError, match="is not a checkpoint"):
         checkpoint.load(Path("nowhere") / "best")
 
 
@@ -250,10 +250,10 @@ def test_a_kill_between_the_renames_loses_nothing(folder: Path) -> None:
     ("facts", "message"),
     [
         ({"data_type": "pictures"}, "data.data_type is 'pictures'; it must be one of"),
-        ({"scale": 0.0}, "which is no scale"),
-        ({"mean": float("nan")}, "which is no scale"),
-        ({"sample_rate": -1}, "is no size"),
-        ({"image_shape": (28, 1 << 30)}, "is no size"),
+        ({"scale": 0.0}, "which is not a valid scale"),
+        ({"mean": float("nan")}, "which is not a valid scale"),
+        ({"sample_rate": -1}, "is not a valid size"),
+        ({"image_shape": (28, 1 << 30)}, "is not a valid size"),
     ],
 )
 def test_facts_that_cannot_be_are_told(facts: dict[str, Any], message: str) -> None:

@@ -77,7 +77,7 @@ def test_broken_baselines_are_named(run: Run) -> None:
 
 def test_links_to_nowhere_are_no_place_for_a_run(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a directory"):
         runs.create(tmp_path / "link", settings())
     (tmp_path / "empty").mkdir()
     assert runs.create(tmp_path / "empty", settings()).folder == tmp_path / "empty"

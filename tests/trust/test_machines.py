@@ -79,7 +79,7 @@ def test_a_full_disk_is_a_line_and_leaves_the_last_good_checkpoint(
     step = run.load("last").step
     assert step > 0
     assert step % 20 == 0
-    # With room again, the training goes on from there.
+    # With room again, the training continues from there.
     (tmp_path / "walks.npz").write_bytes(arrays.read_bytes())
     more = zpyro(
         *("train", "--resume", saved, "--data", tmp_path / "walks.npz", "--max-steps", step + 3)

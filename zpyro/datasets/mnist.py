@@ -116,7 +116,7 @@ class Mnist(Corpus):
         gray = not any(".amat" in item.key for item in placed)
         missing = ({"train", "test"} if gray else {"train", "valid", "test"}) - files.keys()
         if missing:
-            raise UserError(f"mnist cannot do without its {min(missing)} images; mend their file")
+            raise UserError(f"mnist cannot do without its {min(missing)} images; repair that file")
         counts = {split: item.count // (rows * columns) for split, item in files.items()}
         splits = {
             split: _split(split, files[file].start + first * rows * columns, last - first, settings)

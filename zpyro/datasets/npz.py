@@ -48,7 +48,7 @@ class NpzSettings:
             )
         for name in ("valid_fraction", "test_fraction"):
             if not 0.0 <= getattr(self, name) < 1.0:
-                raise UserError(f"data.{name} is {getattr(self, name)}; it lies in [0, 1)")
+                raise UserError(f"data.{name} is {getattr(self, name)}; it must be in [0, 1)")
 
 
 def load(path: Path, settings: NpzSettings) -> Dataset:
@@ -129,7 +129,7 @@ def load_plain(path: Path) -> Any:
         UserError: if the file declares more than it holds.
         Exception: one of :data:`DAMAGED`, if it is damaged.
     """
-    # LoadedRun here, so that a file which is no archive is closed all the same.
+    # Opened here, so that a file which is not an archive is closed all the same.
     with path.open("rb") as stream:
         check_declared(path, stream)
         found = np.load(stream, allow_pickle=False)
@@ -185,7 +185,7 @@ def _checked(label: str, value: Array) -> Array:
     if value.ndim != (1 if tokens else 2) or 0 in value.shape:
         raise UserError(f"{label} has shape {value.shape}; it must be (T, D), or (T,) of tokens")
     if value.dtype.kind == "f" and not np.isfinite(value).all():
-        raise UserError(f"{label} holds NaN or infinity; mend or remove it")
+        raise UserError(f"{label} holds NaN or infinity; repair or remove it")
     if value.dtype.kind == "f" and np.abs(value).max() > LARGEST_NUMBER:
         raise UserError(f"{label} holds numbers beyond {LARGEST_NUMBER:.0e}; scale them down")
     return value

@@ -127,7 +127,7 @@ class Sequences:
                     f" others of {self.values[0].shape[1:]}; all must agree"
                 )
             if value.dtype.kind == "f" and not np.isfinite(value).all():
-                raise UserError(f"sequence {name} holds NaN or infinity; mend or remove it")
+                raise UserError(f"sequence {name} holds NaN or infinity; repair or remove it")
 
     def __len__(self) -> int:
         return len(self.values)

@@ -83,7 +83,7 @@ class TokenSettings:
                 raise UserError(f"data.{name} is {value}; give a positive number")
         for name in ("valid_fraction", "test_fraction"):
             if not 0.0 <= getattr(self, name) < 1.0:
-                raise UserError(f"data.{name} is {getattr(self, name)}; it lies in [0, 1)")
+                raise UserError(f"data.{name} is {getattr(self, name)}; it must be in [0, 1)")
 
     def splitter(self) -> Vocabulary:
         """Splits lines as the vocabulary of such data will."""
@@ -103,7 +103,7 @@ class TextCorpus(Corpus):
         """The words of every line of a file, of blank ones too.
 
         Raises:
-            UserError: if the file cannot be read or is no UTF-8.
+            UserError: if the file cannot be read or is not UTF-8.
         """
 
     def reader(self, settings: TokenSettings) -> TextReader:

@@ -109,12 +109,12 @@ def read(path: Path) -> Vocabulary:
     """
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise UserError(f"{path}: is larger than a vocabulary can be; take another file")
+            raise UserError(f"{path}: is larger than a vocabulary can be; choose another file")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{path}: is missing; take another checkpoint") from error
+        raise UserError(f"{path}: is missing; choose another checkpoint") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: is corrupt ({error}); take another checkpoint") from error
+        raise UserError(f"{path}: is corrupt ({error}); choose another checkpoint") from error
     return from_json(content, str(path))
 
 
@@ -126,13 +126,13 @@ def from_json(content: Any, source: str) -> Vocabulary:
         source: what to call it in an error.
 
     Raises:
-        UserError: if it is no vocabulary.
+        UserError: if it is not a vocabulary.
     """
     words = content.get("words") if isinstance(content, dict) else None
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise UserError(f"{source}: holds no list of words; take another file")
+        raise UserError(f"{source}: holds no list of words; choose another file")
     if content.get("unit") not in UNITS or not isinstance(content.get("lower_case"), bool):
-        raise UserError(f"{source}: unit or lower_case is wrong; take another file")
+        raise UserError(f"{source}: unit or lower_case is wrong; choose another file")
     return checked(words, content["unit"], content["lower_case"], source)
 
 
@@ -144,7 +144,7 @@ def checked(words: Sequence[str], unit: str, lower_case: bool, source: str) -> V
     """
     if tuple(words[:3]) != SPECIAL or len(set(words)) != len(words) or len(words) < 4:
         raise UserError(
-            f"{source}: is no vocabulary: it must begin with {', '.join(SPECIAL)} and name every"
-            " word once; take another file"
+            f"{source}: is not a vocabulary: it must begin with {', '.join(SPECIAL)} and name every"
+            " word once; choose another file"
         )
     return Vocabulary(tuple(words), unit, lower_case)

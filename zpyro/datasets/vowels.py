@@ -98,7 +98,7 @@ def _cached(settings: VowelsSettings) -> list[Waveform]:
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     path = cache_folder() / f"vowels-{key}.npz"
     try:
-        # LoadedRun here, so that a damaged file is closed all the same.
+        # Opened here, so that a damaged file is closed all the same.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
             return list(np.split(kept["samples"], np.cumsum(kept["lengths"])[:-1]))
     except (*DAMAGED, KeyError):

@@ -49,7 +49,7 @@ class WavSettings:
                 raise UserError(f"data.{name} is {value}; give a positive number")
         for name in ("valid_fraction", "test_fraction"):
             if not 0.0 <= getattr(self, name) < 1.0:
-                raise UserError(f"data.{name} is {getattr(self, name)}; it lies in [0, 1)")
+                raise UserError(f"data.{name} is {getattr(self, name)}; it must be in [0, 1)")
 
 
 def load(folder: Path, settings: WavSettings) -> Dataset:

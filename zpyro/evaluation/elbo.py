@@ -101,7 +101,7 @@ def evaluate(
         batch_size: sequences scored together.
         particles: paths drawn for each sequence; the bound is their mean.
         seed: of the noise.
-        on_batch: told about progress.
+        on_batch: receives (done, total) after each batch.
         process_group: the processes that score batches in turn; all get the whole result.
 
     Raises:

@@ -61,7 +61,7 @@ def iwae(
         particles: K; a model without latents has the same number for every K.
         batch_size: sequences scored together.
         seed: of the noise.
-        on_batch: told about progress.
+        on_batch: receives (done, total) after each batch.
 
     Raises:
         UserError: if there are no sequences.

@@ -79,7 +79,7 @@ def smc(
         threshold: 0 never resamples (then the bound is IWAE's), 1 almost always does.
         batch_size: sequences scored together; fewer where K is large.
         seed: of the noise.
-        on_batch: told about progress.
+        on_batch: receives (done, total) after each batch.
 
     Raises:
         UserError: if there are no sequences, or the model has a guide of the user's own, which

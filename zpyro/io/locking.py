@@ -67,7 +67,7 @@ def _opened(folder: Path) -> int:
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror}); training needs to write there, "
-            "mend its rights or take another directory"
+            "change its permissions or choose another directory"
         ) from error
 
 
@@ -82,7 +82,7 @@ def _take(folder: Path, descriptor: int) -> None:
     except BlockingIOError as error:
         raise UserError(
             f"{folder}: another training{_owner(descriptor)} is writing there; "
-            "wait for it, stop it, or take another --out"
+            "wait for it, stop it, or choose another --out"
         ) from error
     except OSError as error:
         if error.errno not in _UNSUPPORTED:

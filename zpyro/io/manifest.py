@@ -45,7 +45,7 @@ def read(folder: Path) -> dict[str, Any]:
             f"reads {FORMAT}; use the zpyro that wrote it ({meta.get('zpyro')})"
         )
     if not _unaltered(meta):
-        raise UserError(f"{path}: does not match its checksum, it is corrupt; take another one")
+        raise UserError(f"{path}: does not match its checksum, it is corrupt; choose another one")
     return meta
 
 
@@ -57,7 +57,7 @@ def check(path: Path, meta: Mapping[str, Any]) -> None:
     """
     wrong = _difference(path, meta)
     if wrong is not None:
-        raise UserError(f"{path}: {wrong}; take another checkpoint")
+        raise UserError(f"{path}: {wrong}; choose another checkpoint")
 
 
 def damage(folder: Path) -> str | None:
@@ -91,7 +91,9 @@ def table(meta: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
     """
     found = meta.get(name)
     if not isinstance(found, dict):
-        raise UserError(f"{source}: entry {name!r} is missing or no table; take another checkpoint")
+        raise UserError(
+            f"{source}: entry {name!r} is missing or no table; choose another checkpoint"
+        )
     return found
 
 
@@ -103,22 +105,24 @@ def count(meta: Mapping[str, Any], name: str, source: str) -> int:
     """
     value = meta.get(name)
     if type(value) is not int or value < 0:
-        raise UserError(f"{source}: {name} is {value!r}, not a count; take another checkpoint")
+        raise UserError(f"{source}: {name} is {value!r}, not a count; choose another checkpoint")
     return value
 
 
 def _parsed(path: Path) -> dict[str, Any]:
     """What the file holds, of whatever format; an empty table where it is none."""
     if not path.is_file():
-        raise UserError(f"{path.parent}: is no checkpoint ({META} is missing); name another")
+        raise UserError(f"{path.parent}: is not a checkpoint ({META} is missing); choose another")
     if path.stat().st_size > _LARGEST:
-        raise UserError(f"{path}: is larger than a checkpoint's can be; take another checkpoint")
+        raise UserError(f"{path}: is larger than a checkpoint's can be; choose another checkpoint")
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend its rights") from error
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); change its permissions"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is corrupt ({error}); take another checkpoint") from error
+        raise UserError(f"{path}: is corrupt ({error}); choose another checkpoint") from error
     return meta if isinstance(meta, dict) else {}
 
 

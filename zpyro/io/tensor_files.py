@@ -29,7 +29,7 @@ def read(
     expected: Mapping[str, Tensor],
     *,
     optional: str | None = None,
-    advice: str = "take another checkpoint",
+    advice: str = "choose another checkpoint",
 ) -> dict[str, Tensor]:
     """Read the tensors of a file, after their names, shapes and types proved to be right.
 
@@ -56,9 +56,9 @@ def read(
                 _check(path, name, file.get_slice(name), expected[name], advice)
             return {name: file.get_tensor(name) for name in expected}
     except FileNotFoundError as error:
-        raise UserError(f"{path}: is missing; take another checkpoint") from error
+        raise UserError(f"{path}: is missing; choose another checkpoint") from error
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path}: is corrupt ({error}); take another checkpoint") from error
+        raise UserError(f"{path}: is corrupt ({error}); choose another checkpoint") from error
 
 
 def rows(path: Path, name: str) -> int:
@@ -71,7 +71,7 @@ def rows(path: Path, name: str) -> int:
         with safetensors.safe_open(path, framework="pt") as file:
             return file.get_slice(name).get_shape()[0]
     except (safetensors.SafetensorError, OSError, IndexError) as error:
-        raise UserError(f"{path}: is corrupt ({error}); take another checkpoint") from error
+        raise UserError(f"{path}: is corrupt ({error}); choose another checkpoint") from error
 
 
 def _check(path: Path, name: str, header: Any, expected: Tensor, advice: str) -> None:

@@ -54,7 +54,7 @@ def read(path: Path) -> Any:
             raise
         raise UserError(
             f"{path}: is corrupt, or no file of plain tensors with weights_only=True; "
-            "take another one"
+            "choose another one"
         ) from error
 
 
@@ -86,7 +86,7 @@ def _check_container(path: Path, stream: BinaryIO) -> None:
     head = stream.read(max(len(_ZIP), len(_LEGACY)))
     if not head.startswith((_ZIP, _LEGACY)):
         raise UserError(
-            f"{path}: is no file of plain tensors as torch.save writes it; take another one"
+            f"{path}: is not a file of plain tensors as torch.save writes it; choose another one"
         )
     if head.startswith(_ZIP):
         size = stream.seek(0, 2)
@@ -95,5 +95,5 @@ def _check_container(path: Path, stream: BinaryIO) -> None:
         # torch stores members as they are: compressed ones could expand without measure.
         stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
         if not stored or sum(member.file_size for member in members) > size:
-            raise UserError(f"{path}: declares more than it holds; take another one")
+            raise UserError(f"{path}: declares more than it holds; choose another one")
     stream.seek(0)

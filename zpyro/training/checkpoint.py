@@ -78,10 +78,14 @@ class DataSpec:
                 f"data.data_type is {self.data_type!r}; it must be one of {', '.join(DATA_TYPES)}"
             )
         if not (math.isfinite(self.mean) and math.isfinite(self.scale) and self.scale > 0):
-            raise UserError(f"data are (raw - {self.mean}) / {self.scale}, which is no scale")
+            raise UserError(
+                f"data are (raw - {self.mean}) / {self.scale}, which is not a valid scale"
+            )
         positive = [self.sample_rate or 1, *(self.image_shape or ())]
         if min(positive) < 1 or max(positive) > _LARGEST_COUNT:
-            raise UserError("data.sample_rate or data.image_shape is no size; take another file")
+            raise UserError(
+                "data.sample_rate or data.image_shape is not a valid size; choose another file"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +236,7 @@ def load_state(folder: Path) -> dict[str, Any]:
     manifest.check(path, manifest.read(folder))
     state = torch_files.read(path)
     if not isinstance(state, dict):
-        raise UserError(f"{path}: holds no state of a training; take another checkpoint")
+        raise UserError(f"{path}: holds no state of a training; choose another checkpoint")
     return state
 
 
@@ -281,7 +285,7 @@ def _model_config(table: dict[str, Any], source: str) -> ModelConfig:
 def _likelihood(table: dict[str, Any], source: str) -> Likelihood:
     name = table.pop("name", None)
     if name not in LIKELIHOODS:
-        raise UserError(f"{source}: likelihood {name!r} is unknown; take another checkpoint")
+        raise UserError(f"{source}: likelihood {name!r} is unknown; choose another checkpoint")
     return settings.build(LIKELIHOODS[name], table, source)
 
 
@@ -301,6 +305,6 @@ def _read_vocabulary(path: Path, likelihood: Likelihood) -> Vocabulary | None:
     if not likelihood.discrete_tokens or len(vocabulary) != likelihood.size:
         raise UserError(
             f"{path}: has {len(vocabulary)} words, the model {likelihood.size} tokens;"
-            " take another checkpoint"
+            " choose another checkpoint"
         )
     return vocabulary

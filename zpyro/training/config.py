@@ -362,7 +362,7 @@ def preset_of(table: Mapping[str, Any], source: str) -> Preset:
     """A preset from the tables of a TOML file; its ``data_folder`` is left out.
 
     Raises:
-        UserError: if ``dataset`` is no text.
+        UserError: if ``dataset`` is not text.
     """
     values = settings.flatten(table)
     values.pop("data_folder", None)

@@ -99,7 +99,7 @@ def _check_names(sites: dict[str, Site], steps: int, module: SequenceModel) -> N
         if name not in observed and infer.get("is_auxiliary") and not site["is_observed"]:
             continue
         raise UserError(
-            f"the guide has a site {name}, which is no latent of the model, so that the bound "
+            f"the guide has a site {name}, which is not a latent of the model, so that the bound "
             "would be none; leave it out, or compute it without pyro.sample"
         )
 

@@ -50,7 +50,7 @@ class Run:
 
     @property
     def last(self) -> Path:
-        """The newest checkpoint, the one that training goes on from."""
+        """The newest checkpoint, the one that training continues from."""
         return self.folder / "last"
 
     def config(self) -> Config:
@@ -64,7 +64,7 @@ class Run:
         folder = table.get("data_folder", settings.NONE)
         preset = config.preset_of(table, str(path))
         if preset.dataset is None or not isinstance(folder, str):
-            raise UserError(f"{path}: dataset and data_folder must be text; take another run")
+            raise UserError(f"{path}: dataset and data_folder must be text; choose another run")
         return config.resolve(
             preset.dataset,
             datasets.entry(preset.dataset).settings,
@@ -92,7 +92,7 @@ class Run:
         return locked(self.folder)
 
     def recover(self) -> str | None:
-        """Make the newest sound checkpoint the one that training goes on from.
+        """Make the newest sound checkpoint the one that training continues from.
 
         A damaged ``last`` is set aside as ``last.damaged``, and the one before it takes its place.
 
@@ -111,7 +111,7 @@ class Run:
                 f"{damage}, and no sound checkpoint is left from before it; start a new training"
             )
         aside = files.set_aside(self.last)
-        return f"{damage}; kept as {aside}, training goes on from {previous}"
+        return f"{damage}; kept as {aside}, training continues from {previous}"
 
     def has(self, which: str) -> bool:
         """Whether there is a checkpoint of that name, "best" or "last"."""
@@ -163,22 +163,22 @@ def check_free(folder: Path) -> None:
         if folder.is_dir():
             if any(path.name != LOCK for path in folder.iterdir()):
                 raise UserError(
-                    f"{folder}: is not empty; take another --out, or go on with "
+                    f"{folder}: is not empty; choose another --out, or go on with "
                     f"zpyro train --resume {folder}"
                 )
         elif folder.exists() or folder.is_symlink():
-            raise UserError(f"{folder}: is no folder; take another --out")
+            raise UserError(f"{folder}: is not a directory; choose another --out")
         parent = folder.absolute()
         while not parent.exists():
             parent = parent.parent
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be read ({error.strerror}); take another --out"
+            f"{folder}: cannot be read ({error.strerror}); choose another --out"
         ) from error
     if not parent.is_dir():
-        raise UserError(f"{folder}: {parent} is no folder; take another --out")
+        raise UserError(f"{folder}: {parent} is not a directory; choose another --out")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: {parent} cannot be written to; take another --out")
+        raise UserError(f"{folder}: {parent} cannot be written to; choose another --out")
 
 
 def create(folder: Path, settled: Config) -> Run:
@@ -205,7 +205,7 @@ def open_run(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder}: is no run directory ({CONFIG} is missing); name another")
+        raise UserError(f"{folder}: is not a run directory ({CONFIG} is missing); choose another")
     return Run(folder)
 
 
@@ -214,7 +214,7 @@ class MetricsLog:
 
     Args:
         run: whose metrics.
-        step: where training goes on from; later records, of a session that was killed, are
+        step: where training continues from; later records, of a session that was killed, are
             dropped.
     """
 

@@ -66,11 +66,11 @@ def read(path: Path) -> tuple[Waveform, int]:
         with soundfile.SoundFile(path) as stream:
             declared, rate = stream.frames, stream.samplerate
             if rate not in RATES:
-                raise UserError(f"{path}: declares {rate} samples a second; mend or remove it")
+                raise UserError(f"{path}: declares {rate} samples a second; repair or remove it")
             waveform = _mono(stream)
     except (soundfile.SoundFileError, OSError) as error:
         raise UserError(
-            f"{path}: cannot be read as audio ({_reason(error)}); mend or remove it"
+            f"{path}: cannot be read as audio ({_reason(error)}); repair or remove it"
         ) from error
     if len(waveform) < CUT_SHORT * declared:
         raise UserError(
@@ -80,7 +80,7 @@ def read(path: Path) -> tuple[Waveform, int]:
     if len(waveform) == 0:
         raise UserError(f"{path}: holds no samples; remove it")
     if not np.isfinite(waveform).all():
-        raise UserError(f"{path}: holds NaN or infinity; mend or remove it")
+        raise UserError(f"{path}: holds NaN or infinity; repair or remove it")
     return waveform, int(rate)
 
 

@@ -29,4 +29,4 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 def _unreadable(error: OSError) -> NoReturn:
-    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); mend its rights")
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); change its permissions")

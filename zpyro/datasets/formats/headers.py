@@ -33,7 +33,7 @@ def check_size(path: Path) -> None:
             declared = _declared(path, stream)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be opened ({error.strerror}); mend or remove it"
+            f"{path}: cannot be opened ({error.strerror}); repair or remove it"
         ) from error
     if size == 0:
         raise UserError(f"{path}: is an empty file; remove it")

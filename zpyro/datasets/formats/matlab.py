@@ -68,7 +68,7 @@ def read_matlab(path: Path) -> dict[str, Array]:
     Text, cells, structures, sparse and complex arrays are passed over.
 
     Raises:
-        UserError: if the file cannot be read, is no MATLAB v5 file, or is damaged or cut short.
+        UserError: if the file cannot be read, is not a MATLAB v5 file, or is damaged or cut short.
     """
     return parse_matlab(path, read_bytes(path))
 
@@ -77,7 +77,7 @@ def parse_matlab(path: Path, content: bytes) -> dict[str, Array]:
     """The same of a file's content; the path is for messages.
 
     Raises:
-        UserError: if it is no MATLAB v5 file, or is damaged or cut short.
+        UserError: if it is not a MATLAB v5 file, or is damaged or cut short.
     """
     order = _byte_order(path, content)
     found: dict[str, Array] = {}
@@ -97,7 +97,7 @@ def parse_matlab(path: Path, content: bytes) -> dict[str, Array]:
 def _byte_order(path: Path, content: bytes) -> str:
     order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
     if not is_matlab(content) or order is None:
-        raise UserError(f"{path}: is no MATLAB v5 file; save it with -v7 or -v6")
+        raise UserError(f"{path}: is not a MATLAB v5 file; save it with -v7 or -v6")
     (version,) = struct.unpack_from(f"{order}H", content, 124)
     if version != 0x0100:
         raise UserError(f"{path}: has MATLAB version {version:#06x}; save it with -v7 or -v6")

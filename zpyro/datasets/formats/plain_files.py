@@ -32,7 +32,7 @@ def read_bytes(path: Path, limit: int | None = None) -> bytes:
             content = _expand(path, stream, limit) if magic == GZIP_MAGIC else _read(stream, limit)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be opened ({error.strerror or error}); mend or remove it"
+            f"{path}: cannot be opened ({error.strerror or error}); repair or remove it"
         ) from error
     if not content:
         raise UserError(f"{path}: is an empty file; unpack or copy it again")
@@ -49,7 +49,7 @@ def largest_content(path: Path) -> int:
         return path.stat().st_size * LARGEST_RATIO
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be opened ({error.strerror or error}); mend or remove it"
+            f"{path}: cannot be opened ({error.strerror or error}); repair or remove it"
         ) from error
 
 

@@ -13,13 +13,13 @@ def read_text(path: Path) -> str:
     """The content of a UTF-8 file, its line ends as ``\\n``; a byte order mark is dropped.
 
     Raises:
-        UserError: if it cannot be read, is empty, or is no UTF-8.
+        UserError: if it cannot be read, is empty, or is not UTF-8.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror or error}); mend or remove it"
+            f"{path}: cannot be read ({error.strerror or error}); repair or remove it"
         ) from error
     return decoded(content, str(path))
 
@@ -42,7 +42,7 @@ def decoded(content: bytes, source: str) -> str:
             " save the file as UTF-8 or remove it"
         ) from error
     if "\0" in text:
-        raise UserError(f"{source}: holds NUL bytes, so it is no text; remove it")
+        raise UserError(f"{source}: holds NUL bytes, so it is not text; remove it")
     if not text.strip():
         raise UserError(f"{source}: is empty; remove it")
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -79,7 +79,7 @@ def prepare(
         settings: of the data set.
         workers: processes that read.
         skip_bad: leave out files that cannot be used; they are listed in the index.
-        progress: told how far it is.
+        progress: receives progress.
 
     Raises:
         BadFiles: if files cannot be used and are not to be left out; what was read well is kept
@@ -116,11 +116,11 @@ def prepared_folder(corpus: Corpus, source: Path, settings: Any) -> Path:
 
 def _check_out(out: Path) -> None:
     if is_prepared(out):
-        raise UserError(f"{out}: holds a prepared data set already; take another --out")
+        raise UserError(f"{out}: holds a prepared data set already; choose another --out")
     if out.is_dir() and any(out.iterdir()) and not (out / JOURNAL).is_dir():
-        raise UserError(f"{out}: is not empty; take another --out")
+        raise UserError(f"{out}: is not empty; choose another --out")
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is no folder; take another --out")
+        raise UserError(f"{out}: is not a directory; choose another --out")
 
 
 def _tasks(corpus: Corpus, settings: Any, items: Sequence[SourceFile], out: Path) -> list[Task]:

@@ -131,4 +131,6 @@ def _checksum(path: Path) -> str:
     try:
         return files.checksum(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend its rights") from error
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); change its permissions"
+        ) from error

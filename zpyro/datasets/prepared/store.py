@@ -104,14 +104,14 @@ class Store:
         if self.index["name"] != name:
             raise UserError(
                 f"{self.folder}: is the data set {self.index['name']}, prepared;"
-                f" say --dataset {self.index['name']}"
+                f" pass --dataset {self.index['name']}"
             )
         prepared = self.index["settings"]
         for name, value in json.loads(json.dumps(settings)).items():
             if name in prepared and prepared[name] != value:
                 raise UserError(
                     f"{self.folder}: was prepared with data.{name}={prepared[name]}, not {value};"
-                    f" say --set data.{name}={prepared[name]}, or prepare it again"
+                    f" pass --set data.{name}={prepared[name]}, or prepare it again"
                 )
 
     def verify(self) -> None:

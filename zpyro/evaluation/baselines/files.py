@@ -121,7 +121,7 @@ def _read_trigram(path: Path, size: int) -> Trigram:
     keys, counts = (part.numpy() for part in tensor_files.read(path, wanted).values())
     sound = len(keys) and keys[0] >= 0 and keys[-1] < (size + 1) ** 3 and (counts > 0).all()
     if not sound or (np.diff(keys) <= 0).any():
-        raise UserError(f"{path}: is corrupt (its trigrams are none); take another run")
+        raise UserError(f"{path}: is corrupt (its trigrams are none); choose another run")
     return Trigram(size, keys, counts)
 
 
