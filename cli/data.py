@@ -118,8 +118,8 @@ def prepare(
 ) -> None:
     """Read the data set NAME in its original files below SOURCE once, for training at any size.
 
-    What is written is read through memory maps. After an interruption the same command
-    continues where it stopped. Files that cannot be used are listed at the end; then nothing is trained on
+    The result is read through memory maps. After an interruption the same command continues.
+    Files that cannot be used are listed at the end; nothing is trained on
     before they are repaired, removed, or left out with --skip-bad.
 
     \b
