@@ -53,7 +53,7 @@ def test_scores_stand_beside_the_baselines_of_binary_data(
         assert values[f"baseline_{name}"] == pytest.approx(expected)
     assert values["baseline_gaussian"] is None
     table = zpyro("evaluate", digit_run).stdout
-    assert "every pixel on its own" in table
+    assert "independent pixels" in table
     assert "Gaussian" not in table
 
 
@@ -91,7 +91,7 @@ def test_a_begun_picture_is_finished(zpyro: Zpyro, digit_run: Path, tmp_path: Pa
     np.save(tmp_path / "top.npy", np.eye(7))
     result = zpyro("sample", digit_run, "--prefix", tmp_path / "top.npy", "--out", out)
     assert result.exit_code == 2
-    assert "the prefix has 7 frames and a picture 7" in result.stderr
+    assert "the prefix has 7 frames and an image 7" in result.stderr
 
 
 def test_a_part_of_a_picture_is_drawn_as_frames(
