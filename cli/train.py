@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,37 +71,67 @@ def command(
     code = load_user_code(
         resume, guide=guide, run_guide=run_guide, plugins=plugins, run_plugins=run_plugins
     )
-    given = {f"train.{name}": value for name, value in options.items() if value is not None}
     from zpyro.distributed.processes import init_distributed
     from zpyro.errors import UserError
+    from zpyro.training.allocation import keep_freed_memory
+    from zpyro.training.callbacks import logger_for
+    from zpyro.training.sequence_task import fit
 
+    given = {f"train.{name}": value for name, value in options.items() if value is not None}
     if resume and (dataset or preset or assignments or out or "train.seed" in given):
         raise UserError(
             "--resume takes the run's own settings; leave out --dataset, --preset, --set, "
             "--out and --seed"
         )
-    with init_distributed(options["device"] or "auto") as process_group:
-        how = RunOptions(detect_anomaly, process_group, code)
+    keep_freed_memory()
+    with contextlib.ExitStack() as stack:
+        process_group = stack.enter_context(init_distributed(options["device"] or "auto"))
         if resume is None:
-            outcome, run = _start(dataset, data, preset, assignments, out, given, how)
+            session = _start(dataset, data, preset, assignments, out, given, code, process_group)
         else:
-            outcome, run = _resume(resume, data, given, how)
-    _log_outcome(outcome, run)
+            session = _resume(resume, data, given, code, process_group)
+        stack.enter_context(session.run.locked())
+        session.log_start()
+        outcome = fit(
+            session.model,
+            session.data,
+            session.config,
+            run=session.run,
+            resume=session.resume,
+            callbacks=[logger_for(console())],
+            detect_anomaly=detect_anomaly,
+            process_group=process_group,
+        )
+    _log_outcome(outcome, session.run)
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """What is no setting of a run.
+class Session:
+    """What is trained, and where.
 
     Attributes:
-        detect_anomaly: look for the first number that is not finite.
-        process_group: this process among those that train together.
-        code: the user's own code.
+        model: the model.
+        data: the data set.
+        config: all settings.
+        run: the run directory.
+        resume: whether training continues from the last checkpoint of the run.
     """
 
-    detect_anomaly: bool
-    process_group: ProcessGroup
-    code: UserCode
+    model: SequenceModel
+    data: Dataset
+    config: Config
+    run: Run
+    resume: bool
+
+    def log_start(self) -> None:
+        """Log the sizes of data and model, and the run directory."""
+        weights = sum(parameter.numel() for parameter in self.model.parameters())
+        device = next(self.model.parameters()).device.type
+        log(
+            f"{self.data.name}: {len(self.data.train)} sequences to train on, "
+            f"{len(self.data.valid)} held out; {self.config.model.name} with {weights:,} weights "
+            f"on {device}; run directory {self.run.folder}"
+        )
 
 
 def _start(
@@ -110,8 +141,10 @@ def _start(
     assignments: tuple[str, ...],
     out: Path | None,
     given: dict[str, object],
-    how: RunOptions,
-) -> tuple[Outcome, Run]:
+    code: UserCode,
+    process_group: ProcessGroup,
+) -> Session:
+    """A new model in a new run directory."""
     from zpyro import datasets
     from zpyro.errors import UserError
     from zpyro.training import config, runs
@@ -121,7 +154,7 @@ def _start(
     dataset = dataset or (chosen.dataset if chosen else None)
     if dataset is None:
         raise UserError(f"--dataset is missing; choose one of {', '.join(datasets.names())}")
-    settled, left_out = config.resolve_for_model(
+    settled, dropped = config.resolve_for_model(
         dataset,
         datasets.entry(dataset).settings,
         preset=chosen or config.default_preset(dataset),
@@ -129,34 +162,39 @@ def _start(
         options=_with_limits(given),
         data_folder=None if data is None else str(data.absolute()),
     )
-    if left_out:
-        log(f"the model {settled.model.name} has no {', '.join(left_out)}: left out")
+    if dropped:
+        log(f"the model {settled.model.name} has no {', '.join(dropped)}: left out")
     device, small = choose_device(settled.train.device), f"{dataset}-small"
     if chosen is None and device.type == "cpu" and small in config.preset_names():
-        log(f"note: the settings of {dataset} want a GPU; --preset {small} is made for a CPU")
-    if how.process_group.world_size > 1:
-        # The run goes on with the same batches, and to the same weights, in any number of them.
-        whole = settled.train.batch_size * how.process_group.world_size
-        log(f"{how.process_group.world_size} processes, batches of {whole} in all")
-        settled = replace(settled, train=replace(settled.train, batch_size=whole))
+        log(f"note: the settings of {dataset} need a GPU; --preset {small} is for a CPU")
+    if process_group.world_size > 1:
+        # The run keeps the size of the whole batch, so that any number of processes resumes it.
+        total = settled.train.batch_size * process_group.world_size
+        log(f"{process_group.world_size} processes, batches of {total} in all")
+        settled = replace(settled, train=replace(settled.train, batch_size=total))
     out = out or Path("runs") / f"{dataset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    out = how.process_group.gather(out)[0]
-    if how.process_group.is_main_process:
+    out = process_group.gather(out)[0]
+    if process_group.is_main_process:
         runs.check_free(out)
-    loaded = load_data(settled, process_group=how.process_group)
+    loaded = load_data(settled, process_group=process_group)
     likelihood = build_likelihood(settled.model, loaded.likelihood, loaded.frame_size)
     settled = replace(settled, model=replace(settled.model, likelihood=likelihood.name))
-    module = _fresh(settled, loaded, how)
-    # Once nothing else can go wrong.
-    with how.process_group.main_process_first():
-        run = runs.create(out, settled) if how.process_group.is_main_process else runs.open_run(out)
-    with run.locked():
-        return _begin(module, settled, loaded, run, how), run
+    model = _new_model(settled, loaded, code)
+    # Written last: a mistake in the settings or data leaves no directory behind.
+    with process_group.main_process_first():
+        run = runs.create(out, settled) if process_group.is_main_process else runs.open_run(out)
+    _prepare_run(run, loaded, code, process_group, new=True)
+    return Session(model, loaded, settled, run, resume=False)
 
 
 def _resume(
-    folder: Path, data: Path | None, given: dict[str, object], how: RunOptions
-) -> tuple[Outcome, Run]:
+    folder: Path,
+    data: Path | None,
+    given: dict[str, object],
+    code: UserCode,
+    process_group: ProcessGroup,
+) -> Session:
+    """The model of a run, from its last checkpoint."""
     from zpyro.io import files
     from zpyro.training import config, runs
     from zpyro.training.building import choose_device
@@ -166,96 +204,58 @@ def _resume(
         settled = config.with_options(run.config(), _with_limits(given))
         if data is not None:
             settled = replace(settled, data_folder=str(data.absolute()))
-        device = choose_device(settled.train.device)
-        with how.process_group.main_process_first():
-            damage = run.recover() if how.process_group.is_main_process else None
+        with process_group.main_process_first():
+            damage = run.recover() if process_group.is_main_process else None
         if damage is not None:
             log(f"warning: {damage}")
-        # A training killed before its first checkpoint has nothing to lose: it begins again.
-        module = run.load("last", device, how.code.guide).module if run.has("last") else None
-        loaded = load_data(settled, process_group=how.process_group)
-        if how.process_group.is_main_process:
+        # A training killed before its first checkpoint starts again.
+        resume = run.has("last")
+        loaded = load_data(settled, process_group=process_group)
+        if resume:
+            model = run.load("last", choose_device(settled.train.device), code.guide).module
+        else:
+            model = _new_model(settled, loaded, code)
+        if process_group.is_main_process:
             files.replace_file(folder / runs.CONFIG, config.write_config(settled))
-        if module is None:
-            return _begin(_fresh(settled, loaded, how), settled, loaded, run, how), run
-        return _fit(module, loaded, settled, run, how, resume=True), run
+        _prepare_run(run, loaded, code, process_group, new=not resume)
+    return Session(model, loaded, settled, run, resume)
 
 
-def _fresh(settled: Config, data: Dataset, how: RunOptions) -> SequenceModel:
-    """The model to begin with."""
+def _new_model(settled: Config, data: Dataset, code: UserCode) -> SequenceModel:
+    """A model with fresh weights; its custom guide is checked before anything is written."""
     from zpyro.distributed.seeding import seed_everything
+    from zpyro.training import guide_checks
     from zpyro.training.building import build_likelihood, build_model, choose_device
 
     likelihood = build_likelihood(settled.model, data.likelihood, data.frame_size)
     seed_everything(settled.train.seed)
-    module = build_model(settled.model, likelihood, how.code.guide)
-    module = module.to(choose_device(settled.train.device))
-    _check_guide(module, data, settled, how.code)
-    return module
+    model = build_model(settled.model, likelihood, code.guide)
+    model = model.to(choose_device(settled.train.device))
+    if code.guide is not None:
+        weights = settled.objective
+        used = weights.auxiliary_weight, weights.auxiliary_weight_final, weights.reverse_weight
+        batch = data.train[: min(8, len(data.train))].batch()
+        path = code.guide.file.path
+        guide_checks.check(model, batch, needs_backward_states=any(used), path=path)
+    return model
 
 
-def _begin(
-    module: SequenceModel, settled: Config, data: Dataset, run: Run, how: RunOptions
-) -> Outcome:
-    """Train from the start."""
-    if how.process_group.is_main_process:
-        run.write_baselines(data.train, data.frame_size)
-    return _fit(module, data, settled, run, how, resume=False)
-
-
-def _check_guide(module: SequenceModel, data: Dataset, settled: Config, code: UserCode) -> None:
-    """See that a guide of the user's own will do, before anything is written."""
-    from zpyro.training import guide_checks
-
-    if code.guide is None:
-        return
-    objective = settled.objective
-    costs = (objective.auxiliary_weight, objective.auxiliary_weight_final, objective.reverse_weight)
-    some = data.train[: min(8, len(data.train))].batch()
-    guide_checks.check(module, some, needs_backward_states=any(costs), path=code.guide.file.path)
+def _prepare_run(
+    run: Run, data: Dataset, code: UserCode, process_group: ProcessGroup, *, new: bool
+) -> None:
+    """Write the baselines of a new run and copies of the user's code."""
+    if process_group.is_main_process:
+        if new:
+            run.write_baselines(data.train, data.frame_size)
+        code.keep(run.folder)
 
 
 def _with_limits(given: dict[str, object]) -> dict[str, object]:
-    """The options, with the limits that were not given lifted as soon as one was."""
+    """The options; if one limit of the training is given, the others are lifted."""
     limits = ("train.max_steps", "train.epochs", "train.max_minutes")
     if not any(limit in given for limit in limits):
         return given
     return {**dict.fromkeys(limits), **given}
-
-
-def _fit(
-    module: SequenceModel,
-    data: Dataset,
-    settled: Config,
-    run: Run,
-    how: RunOptions,
-    *,
-    resume: bool,
-) -> Outcome:
-    from zpyro.training.allocation import keep_freed_memory
-    from zpyro.training.callbacks import logger_for
-    from zpyro.training.sequence_task import fit
-
-    keep_freed_memory()
-    if how.process_group.is_main_process:
-        how.code.keep(run.folder)
-    weights = sum(parameter.numel() for parameter in module.parameters())
-    device = next(module.parameters()).device.type
-    log(
-        f"{data.name}: {len(data.train)} sequences to train on, {len(data.valid)} held out; "
-        f"{settled.model.name} with {weights:,} weights on {device}; "
-        f"run directory {run.folder}"
-    )
-    return fit(
-        module,
-        data,
-        settled,
-        run=run,
-        resume=resume,
-        callbacks=[logger_for(console())],
-        detect_anomaly=how.detect_anomaly,
-        process_group=how.process_group,
-    )
 
 
 def _log_outcome(outcome: Outcome, run: Run) -> None:

@@ -104,7 +104,9 @@ class Registry(Mapping[str, T]):
 
 
 def _same_source(first: object, second: object) -> bool:
-    """Whether two classes or functions come from the same place, as after a second import."""
+    """Whether two entries come from the same place, as after a second import of a file."""
     names = ("__module__", "__qualname__")
-    found = [[getattr(each, name, None) for name in names] for each in (first, second)]
+    # An entry that is not a class or function itself is identified by how it is loaded.
+    origins = [getattr(each, "load", each) for each in (first, second)]
+    found = [[getattr(each, name, None) for name in names] for each in origins]
     return None not in found[0] and found[0] == found[1]

@@ -1,0 +1,188 @@
+"""--plugin FILE.py: a model, a likelihood, a data set and a term, each from one file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Zpyro
+from zpyro.datasets import DATASETS
+from zpyro.likelihoods import LIKELIHOODS
+from zpyro.models import MODELS
+from zpyro.objectives import TERMS
+
+MODEL = """
+import zpyro
+from torch import nn
+from zpyro.nn.layers import GaussianMLP
+
+
+class Tiny(zpyro.models.SequenceModel):
+    '''h_t = tanh(W [z_t, e(x_{t-1})]).
+
+    Args:
+        likelihood: density of one frame.
+        hidden_size: H.
+        latent_size: Z.
+        gain: factor on the state.
+    '''
+
+    def __init__(self, likelihood, hidden_size=4, latent_size=2, *, gain: float = 1.0):
+        super().__init__(likelihood, hidden_size, latent_size)
+        self.gain = gain
+        self.embedding = likelihood.embedding(3)
+        self.layer = nn.Linear(latent_size + 3, hidden_size)
+        self.prior_network = GaussianMLP(hidden_size, 4, latent_size)
+        self.posterior_network = GaussianMLP(hidden_size + 3, 4, latent_size)
+        self.output = likelihood.output(hidden_size, self.embedding)
+
+    def initial_state(self, rows):
+        return super().initial_state(rows)[:1]
+
+    def transition(self, z, inputs, state):
+        return (self.gain * self.layer(zpyro.models.steps.join(z, inputs)).tanh(),)
+
+
+zpyro.models.register("tiny", Tiny)
+"""
+
+TERM = """
+import zpyro
+
+
+@zpyro.objectives.register
+class Sparsity(zpyro.objectives.Term):
+    name, label, sign = "sparsity", "sparsity", -1.0
+
+    def step_values(self, path):
+        return path.z.abs().sum(-1)
+"""
+
+LIKELIHOOD = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+import zpyro
+from zpyro.likelihoods import Gaussian
+from zpyro.settings import setting
+
+
+@zpyro.likelihoods.register
+@dataclass(frozen=True)
+class Tempered(Gaussian):
+    tempering: float = setting(1.0, "factor on log-densities", above=0)
+    name: ClassVar[str] = "tempered"
+
+    def log_prob(self, parameters, value):
+        return self.tempering * super().log_prob(parameters, value)
+"""
+
+DATA = """
+from dataclasses import dataclass
+
+import numpy as np
+
+import zpyro
+from zpyro.datasets import Dataset, DatasetEntry, Sequences
+from zpyro.settings import setting
+
+
+@dataclass(frozen=True)
+class SinesSettings:
+    count: int = setting(12, "sequences in all", at_least=3)
+
+
+def load(_data, settings):
+    steps = np.arange(10)
+    waves = [np.sin(steps[:, None] * (1 + i / 7)).astype(np.float32) for i in range(settings.count)]
+    parts = waves[:-4], waves[-4:-2], waves[-2:]
+    splits = [Sequences(tuple(p), tuple(f"{n}-{i}" for i in range(len(p)))) for n, p in enumerate(parts)]
+    return Dataset("sines", *splits, likelihood="gaussian", frame_size=1)
+
+
+zpyro.datasets.register(
+    DatasetEntry("sines", "sine waves", SinesSettings, load)
+)
+"""
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> list[Path]:
+    files = {"model": MODEL, "term": TERM, "likelihood": LIKELIHOOD, "data": DATA}
+    for name, text in files.items():
+        (tmp_path / f"my_{name}.py").write_text(text, encoding="utf-8")
+    yield [tmp_path / f"my_{name}.py" for name in files]
+    for registry, name in (
+        (MODELS, "tiny"),
+        (TERMS, "sparsity"),
+        (LIKELIHOODS, "tempered"),
+        (DATASETS, "sines"),
+    ):
+        if name in registry:
+            registry.unregister(name)
+
+
+def test_all_four_train_evaluate_and_plot(
+    zpyro: Zpyro, plugins: list[Path], tmp_path: Path
+) -> None:
+    given = [text for path in plugins for text in ("--plugin", path)]
+    run = tmp_path / "run"
+    settings = (
+        *("--set", "model.name=tiny", "--set", "model.gain=0.5"),
+        *("--set", "model.likelihood=tempered", "--set", "model.tempering=0.9"),
+        *("--set", "objective.sparsity_weight=0.1", "--set", "data.count=10"),
+        *("--set", "train.log_every=1", "--set", "train.batch_size=2"),
+    )
+    result = zpyro("train", "--dataset", "sines", *given, *settings, "--max-steps", 6, "--out", run)
+    assert result.exit_code == 0, result.output
+    config = (run / "config.toml").read_text(encoding="utf-8")
+    assert "gain = 0.5" in config
+    assert "sparsity_weight = 0.1" in config
+    assert "tempering = 0.9" in config
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    trained = [record for record in records if record["kind"] == "train"]
+    assert all(record["sparsity"] > 0 for record in trained)
+    assert {record["sparsity_weight"] for record in trained} == {0.1}
+    # Code in a run directory is not executed unless asked for.
+    refused = zpyro("evaluate", run)
+    assert refused.exit_code == 2
+    assert "--plugin my_model.py" in refused.stderr
+    evaluated = zpyro("evaluate", run, "--run-plugins", "--json")
+    assert evaluated.exit_code == 0, evaluated.output
+    again = zpyro("evaluate", run, *given, "--json")
+    assert json.loads(again.stdout) == json.loads(evaluated.stdout)
+    plotted = zpyro("plot", run, "--out", tmp_path / "curves.png")
+    assert plotted.exit_code == 0, plotted.output
+    resumed = zpyro("train", "--resume", run, "--run-plugins", "--max-steps", 8)
+    assert resumed.exit_code == 0, resumed.output
+    sampled = zpyro("sample", run, "--run-plugins", "-n", 2, "--frames", 5, "--out", tmp_path)
+    assert sampled.exit_code == 0, sampled.output
+    info = zpyro("data", "info", "sines", "--plugin", plugins[3])
+    assert "sines" in info.stdout
+
+
+@pytest.mark.slow
+def test_compare_hands_plugins_to_its_processes(
+    zpyro: Zpyro, plugins: list[Path], tmp_path: Path
+) -> None:
+    given = [text for path in plugins for text in ("--plugin", path)]
+    result = zpyro(
+        *("compare", "--dataset", "sines", *given, "--models", "tiny,rnn", "--seeds", 1),
+        *("--budget-steps", 4, "--set", "train.batch_size=2", "--match", "none"),
+        *("--out", tmp_path / "table"),
+    )
+    assert result.exit_code == 0, result.output
+    table = json.loads((tmp_path / "table" / "comparison.json").read_text(encoding="utf-8"))
+    assert "tiny" in json.dumps(table)
+
+
+def test_a_plugin_that_fails_is_named_with_its_line(zpyro: Zpyro, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("import zpyro\nraise KeyError('no')\n", encoding="utf-8")
+    result = zpyro("train", "--dataset", "vowels", "--plugin", broken, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "broken.py, line 2: KeyError" in result.stderr
+    missing = zpyro("train", "--dataset", "vowels", "--plugin", tmp_path / "absent.py")
+    assert "is missing; give another file for --plugin" in missing.stderr
