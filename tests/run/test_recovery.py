@@ -77,7 +77,7 @@ def test_training_goes_on_from_the_one_before(
     named = run.last if name == "meta empty" else run.last / file
     assert str(named) in warning
     assert "\n" not in warning
-    assert f"goes on from {run.folder / 'last.previous'}" in warning
+    assert f"continues from {run.folder / 'last.previous'}" in warning
     loaded = run.load("last")
     assert loaded.step == 15
     training.fit(loaded.module, dataset(), config, run=run, resume=True)
