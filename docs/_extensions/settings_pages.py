@@ -17,14 +17,14 @@ from zpyro.training import config
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Tell Sphinx of the directives ``zpyro-settings`` and ``zpyro-presets``."""
+    """Register the directives ``zpyro-settings`` and ``zpyro-presets``."""
     app.add_directive("zpyro-settings", SettingsTables)
     app.add_directive("zpyro-presets", PresetsTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
 class SettingsTables(SphinxDirective):
-    """Every setting: those of all runs, then those of each data set."""
+    """Tables of the settings of all runs, then of each data set."""
 
     def run(self) -> list[nodes.Node]:
         sections = {
@@ -41,7 +41,7 @@ class SettingsTables(SphinxDirective):
 
 
 class PresetsTable(SphinxDirective):
-    """Every preset and what its file says it is for."""
+    """A table of the presets with the comment at the top of each file."""
 
     def run(self) -> list[nodes.Node]:
         rows = ["| preset | what it is for |", "|---|---|"]
@@ -72,7 +72,7 @@ def table(kind: type[Any], section: str) -> str:
 
 
 def described(kind: type[Any]) -> dict[str, str]:
-    """What the docstrings of a dataclass and its bases say of each attribute."""
+    """The text of each attribute in the docstrings of a dataclass and its bases."""
     found: dict[str, str] = {}
     for cls in reversed(kind.__mro__):
         _, _, attributes = (inspect.getdoc(cls) or "").partition("Attributes:\n")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from click.testing import CliRunner
 
 import zpyro
 from tests.cli.conftest import SMALL, write_tones
+from zpyro.datasets import DATASETS
+from zpyro.likelihoods import LIKELIHOODS
+from zpyro.models import MODELS
 from zpyro.objectives import TERMS
 from zpyro_cli.main import main
 
@@ -35,15 +40,15 @@ def _furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def reader(_furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def reader(
+    _furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
     """A copy of that folder as the current one; ``vowels`` is short, registrations are undone."""
     folder = tmp_path / "reader"
     shutil.copytree(_furnished, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("ZPYRO_CACHE", str(tmp_path / "cache"))
     pyro.clear_param_store()
-    for registry in (zpyro.models.MODELS, zpyro.likelihoods.LIKELIHOODS, TERMS):
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     load = zpyro.datasets.load
 
     def load_little(name: str, *arguments: Any, **changes: Any) -> zpyro.datasets.Dataset:
@@ -51,4 +56,16 @@ def reader(_furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         return load(name, *arguments, **{**short, **changes})
 
     monkeypatch.setattr(zpyro.datasets, "load", load_little)
-    return folder
+    with registrations_undone():
+        yield folder
+
+
+@contextlib.contextmanager
+def registrations_undone() -> Iterator[None]:
+    """Restores the registries on leaving."""
+    registries = (MODELS, LIKELIHOODS, DATASETS, TERMS)
+    before = [set(registry) for registry in registries]
+    yield
+    for registry, known in zip(registries, before, strict=True):
+        for name in set(registry) - known:
+            registry.unregister(name)

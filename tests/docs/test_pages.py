@@ -1,7 +1,7 @@
-"""What README and docs show runs as printed.
+"""The code blocks and commands of README and docs work as printed.
 
-Python runs, in one namespace a page; commands are parsed by the command line itself, and those of
-the first hour are run one after another.
+Python blocks run in one namespace per page. Commands are parsed by the command line itself; those of
+the first hour and of the plugin pages are run.
 """
 
 from __future__ import annotations
@@ -22,28 +22,20 @@ from click.testing import CliRunner
 from tests.cli.conftest import SMALL
 from zpyro_cli.main import main
 
+from .conftest import registrations_undone
 from .pages import ROOT, SHELLS, Block, all_pages, blocks, commands
 
 PAGES = all_pages()
 IDS = [str(path.relative_to(ROOT)) for path in PAGES]
 
 NOT_OURS = {
-    "cd": "moves the reader, not the program",
-    "cp": "copies the reader's own files",
-    "curl": "fetches data from their owners; tests have no network",
-    "export": "sets a variable of the reader's shell",
-    "eval": "installs completion in the reader's shell; tests/docs/test_help.py runs click's part",
-    "git": "a clone is where the tests run already",
-    "ls": "shows what is there",
-    "mkdir": "makes the reader's own folder",
+    "export": "sets a variable of the shell",
+    "eval": "installs completion in the shell; tests/docs/test_help.py runs click's part",
     "pip": "installing needs the package index; tests/test_distribution.py installs the wheel",
     "pre-commit": "tests/docs/test_hooks.py reads its configuration",
     "pytest": "the tests within the tests",
-    "tar": "unpacks the reader's own archive",
-    "torchrun": "starts several processes; tests/ranks does that",
-    "unzip": "unpacks the reader's own archive",
 }
-"""Commands of others, and why they are not tried here."""
+"""Programs of others that pages use, and why they are not run here."""
 
 
 @pytest.mark.parametrize("page", PAGES[1:], ids=IDS[1:])
@@ -52,9 +44,9 @@ def test_the_python_runs(page: Path, reader: Path, monkeypatch: pytest.MonkeyPat
 
 
 def run_python(page: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """The Python of a page as one module; returns what stands in it at the end."""
+    """Run the Python of a page as one module; returns its namespace."""
     module = types.ModuleType("page")
-    # Dataclasses look their module up.
+    # Dataclasses look up their module.
     monkeypatch.setitem(sys.modules, "page", module)
     for block in blocks(page):
         if block.language == "python" and block.reason is None:
@@ -63,7 +55,7 @@ def run_python(page: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]
 
 
 def test_the_readme_trains(reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its blocks do what the sentences around them say."""
+    """Its blocks train an objective and return latents of eight sequences."""
     namespace = run_python(ROOT / "README.md", monkeypatch)
     assert namespace["objective"].step > 0  # pyright: ignore
     assert len(namespace["z"]) == 8  # pyright: ignore
@@ -79,12 +71,12 @@ def test_every_command_is_understood(page: Path) -> None:
 
 
 def understand(words: list[str], place: str) -> None:
-    """Fail unless a command exists with the options and arguments it is given."""
+    """Fail unless a command with these options and arguments exists."""
     program = words[0].removeprefix(".venv/bin/")
     if program == "zpyro":
         parse(words[1:], place)
     elif program == "torchrun":
-        assert "zpyro_cli" in words, f"{place}: torchrun runs something else"
+        assert "zpyro_cli" in words, f"{place}: torchrun runs another program"
         parse(words[words.index("zpyro_cli") + 1 :], place)
     elif program in ("python", "python3"):
         understand_python(words[1:], place)
@@ -97,7 +89,7 @@ def understand(words: list[str], place: str) -> None:
 
 
 def parse(words: list[str], place: str) -> None:
-    """Let the command line read the words of one command, without doing it."""
+    """Parse the words of one command without running it."""
     command: click.Command = main
     parent: click.Context | None = None
     while isinstance(command, click.Group):
@@ -105,7 +97,7 @@ def parse(words: list[str], place: str) -> None:
             return
         parent = click.Context(command, info_name=command.name, parent=parent)
         found = command.get_command(parent, words[0])
-        assert found is not None, f"{place}: {words[0]} is no command"
+        assert found is not None, f"{place}: {words[0]} is not a command"
         command, words = found, words[1:]
     if "--help" in words:
         return
@@ -116,7 +108,7 @@ def parse(words: list[str], place: str) -> None:
 
 
 def understand_python(words: list[str], place: str) -> None:
-    """``python -m MODULE``, ``python FILE`` or ``python -c CODE``, with options that it knows."""
+    """Check ``python -m MODULE``, ``python FILE`` or ``python -c CODE`` and its options."""
     if words[0] == "-c":
         compile(words[1], place, "exec")
         return
@@ -128,7 +120,7 @@ def understand_python(words: list[str], place: str) -> None:
     if words[0] == "-m":
         spec = importlib.util.find_spec(words[1])
         assert spec is not None, f"{place}: no module {words[1]}"
-        assert spec.origin is not None, f"{place}: {words[1]} is a folder"
+        assert spec.origin is not None, f"{place}: {words[1]} is a directory"
         path, options = Path(spec.origin), words[2:]
     else:
         path, options = ROOT / words[0], words[1:]
@@ -137,7 +129,7 @@ def understand_python(words: list[str], place: str) -> None:
         parse(["example", path.stem.replace("_", "-"), *options], place)
         return
     for option in (word.partition("=")[0] for word in options if word.startswith("--")):
-        assert f'"{option}"' in source, f"{place}: {path.name} knows no {option}"
+        assert f'"{option}"' in source, f"{place}: {path.name} has no {option}"
 
 
 @pytest.mark.fast
@@ -164,17 +156,36 @@ def test_every_reason_is_given() -> None:
 @pytest.mark.fast
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_every_file_they_link_to_exists(name: str) -> None:
-    """Links within the docs are Sphinx's to check."""
+    """Sphinx checks the links within the docs."""
     for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text(encoding="utf-8")):
         assert (ROOT / link).exists(), f"{name} links to {link}"
 
 
 def test_the_first_hour_from_beginning_to_end(reader: Path) -> None:
-    """Every command of that page, as printed but for a training of seconds."""
+    """Every command of that page as printed, with a training of few steps."""
     shutil.rmtree(reader / "runs")
     page = ROOT / "docs/first_hour.md"
     ran = [run(words, block) for block in blocks(page) for words in commands_to_run(block)]
     assert {"train", "evaluate", "sample"} <= {words[0] for words in ran}
+
+
+@pytest.mark.parametrize(
+    ("page", "plugin"),
+    [("own_model", "my_model.py"), ("own_data", "tides.py"), ("own_term", "sparsity.py")],
+)
+def test_plugins_work_on_the_command_line(
+    page: str, plugin: str, reader: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that a page asks to save works with the page's commands."""
+    path = ROOT / f"docs/{page}.md"
+    with registrations_undone():
+        run_python(path, monkeypatch)
+    code = [block for block in blocks(path) if block.language == "python"]
+    source = next(block.text for block in code if ".register(" in block.text)
+    assert f"`{plugin}`" in path.read_text(encoding="utf-8")
+    (reader / plugin).write_text(source, encoding="utf-8")
+    ran = [run(words, block) for block in blocks(path) for words in commands_to_run(block)]
+    assert any(plugin in words for words in ran)
 
 
 def commands_to_run(block: Block) -> list[list[str]]:
