@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+from collections.abc import Collection
 from importlib import resources
 from typing import Any
 
@@ -13,26 +14,34 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from zpyro import datasets, settings
+from zpyro.models import MODELS
+from zpyro.models.config import ModelConfig, config_class
 from zpyro.training import config
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives ``zpyro-settings`` and ``zpyro-presets``."""
+    for name in MODELS:  # before autodoc_preserve_defaults replaces the defaults of constructors
+        config_class(name)
     app.add_directive("zpyro-settings", SettingsTables)
     app.add_directive("zpyro-presets", PresetsTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
 class SettingsTables(SphinxDirective):
-    """Tables of the settings of all runs, then of each data set."""
+    """Tables of the settings of all runs, with those of each model, then of each data set."""
 
     def run(self) -> list[nodes.Node]:
         sections = {
-            "model": config.ModelConfig,
+            "model": ModelConfig,
             "objective": config.ObjectiveConfig,
             "train": config.TrainConfig,
         }
-        text = [f"## {name}\n\n{table(kind, name)}" for name, kind in sections.items()]
+        text = [f"## {name}\n\n{table(cls, name)}" for name, cls in sections.items()]
+        shared = {field.name for field in dataclasses.fields(ModelConfig)}
+        for name in MODELS:
+            own = table(config_class(name), "model", without=shared)
+            text.insert(1, f"## model, for `{name}`\n\n{own}")
         for name in datasets.names():
             entry = datasets.entry(name)
             text.append(f"## data, for `{name}`\n\n{entry.summary}.\n\n")
@@ -55,27 +64,28 @@ class PresetsTable(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(rows))
 
 
-def table(kind: type[Any], section: str) -> str:
-    """One dataclass of settings as a Markdown table."""
-    known = settings.fields_of(kind, section)
-    explained = described(kind)
+def table(cls: type[Any], section: str, without: Collection[str] = ()) -> str:
+    """One dataclass of settings as a Markdown table, without some of its fields."""
+    known = settings.fields_of(cls, section)
+    explained = described(cls)
     rows = ["| setting | default | takes | meaning |", "|---|---|---|---|"]
-    for field in dataclasses.fields(kind):
-        if not field.init:
+    for field in dataclasses.fields(cls):
+        if not field.init or field.name in without:
             continue
         entry = known[f"{section}.{field.name}"]
         takes = ", ".join(filter(None, [settings.describe(entry.hint), entry.limits.in_words()]))
         meaning = field.metadata.get("meaning") or explained[field.name]
+        meaning = re.sub(r":\w+:(?=`)", "", meaning).replace("|", "\\|")
         default = settings.literal(field.default)
         rows.append(f"| `{entry.key}` | `{default}` | {takes} | {meaning} |".replace("\n", " "))
     return "\n".join(rows)
 
 
-def described(kind: type[Any]) -> dict[str, str]:
+def described(cls: type[Any]) -> dict[str, str]:
     """The text of each attribute in the docstrings of a dataclass and its bases."""
     found: dict[str, str] = {}
-    for cls in reversed(kind.__mro__):
-        _, _, attributes = (inspect.getdoc(cls) or "").partition("Attributes:\n")
+    for base in reversed(cls.__mro__):
+        _, _, attributes = (inspect.getdoc(base) or "").partition("Attributes:\n")
         for name, text in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE):
             found[name] = " ".join(text.replace("``", "`").split()).rstrip(".")
     return found

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import zpyro
 from tests.cli.conftest import SMALL, write_tones
-from zpyro.datasets import DATASETS
+from zpyro.datasets import ENTRIES
 from zpyro.likelihoods import LIKELIHOODS
 from zpyro.models import MODELS
 from zpyro.objectives import TERMS
@@ -40,9 +40,7 @@ def _furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def reader(
-    _furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
+def reader(_furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of that folder as the current one; ``vowels`` is short, registrations are undone."""
     folder = tmp_path / "reader"
     shutil.copytree(_furnished, folder)
@@ -63,9 +61,12 @@ def reader(
 @contextlib.contextmanager
 def registrations_undone() -> Iterator[None]:
     """Restores the registries on leaving."""
-    registries = (MODELS, LIKELIHOODS, DATASETS, TERMS)
+    registries = (MODELS, LIKELIHOODS, TERMS)
     before = [set(registry) for registry in registries]
+    entries = dict(ENTRIES)
     yield
+    ENTRIES.clear()
+    ENTRIES.update(entries)
     for registry, known in zip(registries, before, strict=True):
         for name in set(registry) - known:
             registry.unregister(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from types import ModuleType
 
@@ -10,14 +11,16 @@ import pytest
 from docutils import nodes
 
 from zpyro import datasets
+from zpyro.models import MODELS
+from zpyro.models.config import ModelConfig, config_class
 from zpyro.training import config
 
 from .pages import ROOT
 
 pytestmark = pytest.mark.fast
 
-KINDS = {
-    "model": config.ModelConfig,
+SECTIONS = {
+    **{f"model {name}": config_class(name) for name in MODELS},
     "objective": config.ObjectiveConfig,
     "train": config.TrainConfig,
     **{f"data of {name}": datasets.entry(name).settings for name in datasets.names()},
@@ -33,14 +36,15 @@ def extension(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("extension", ["settings_pages"], indirect=True)
-@pytest.mark.parametrize("section", KINDS)
+@pytest.mark.parametrize("section", SECTIONS)
 def test_every_setting_is_explained(extension: ModuleType, section: str) -> None:
-    kind = KINDS[section]
-    rows = extension.table(kind, section.split()[0]).splitlines()[2:]
-    known = config.known_fields(datasets.entry("wav").settings)
-    assert len(rows) == len([field for field in kind.__dataclass_fields__.values() if field.init])
+    cls = SECTIONS[section]
+    rows = extension.table(cls, section.split()[0]).splitlines()[2:]
+    wav = datasets.entry("wav").settings
+    known = {key for name in MODELS for key in config.known_fields(wav, name)}
+    assert len(rows) == len([field for field in cls.__dataclass_fields__.values() if field.init])
     for row in rows:
-        _, key, default, takes, meaning, _ = (cell.strip() for cell in row.split("|"))
+        _, key, default, takes, meaning, _ = (cell.strip() for cell in re.split(r"(?<!\\)\|", row))
         assert key.strip("`") in known or key.startswith("`data.")
         assert default
         assert takes
@@ -49,7 +53,7 @@ def test_every_setting_is_explained(extension: ModuleType, section: str) -> None
 
 @pytest.mark.parametrize("extension", ["settings_pages"], indirect=True)
 def test_bounds_and_defaults_are_shown(extension: ModuleType) -> None:
-    table = extension.table(config.ModelConfig, "model")
+    table = extension.table(ModelConfig, "model")
     assert "| `model.latent_size` | `64` | a whole number, at least 1 and at most 65536 |" in table
     text = extension.table(datasets.entry("text").settings, "data")
     # From the docstring of the base class, over two lines.
