@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import zpyro
 from tests.cli.conftest import SMALL, write_tones
-from zpyro.datasets import ENTRIES
+from zpyro.datasets import DATASETS
 from zpyro.likelihoods import LIKELIHOODS
 from zpyro.models import MODELS
 from zpyro.objectives import TERMS
@@ -61,12 +61,9 @@ def reader(_furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @contextlib.contextmanager
 def registrations_undone() -> Iterator[None]:
     """Restores the registries on leaving."""
-    registries = (MODELS, LIKELIHOODS, TERMS)
+    registries = (MODELS, LIKELIHOODS, DATASETS, TERMS)
     before = [set(registry) for registry in registries]
-    entries = dict(ENTRIES)
     yield
-    ENTRIES.clear()
-    ENTRIES.update(entries)
     for registry, known in zip(registries, before, strict=True):
         for name in set(registry) - known:
             registry.unregister(name)

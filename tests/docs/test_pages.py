@@ -171,7 +171,7 @@ def test_the_first_hour_from_beginning_to_end(reader: Path) -> None:
 
 @pytest.mark.parametrize(
     ("page", "plugin"),
-    [("own_model", "my_model.py"), ("own_data", "tides.py")],
+    [("own_model", "my_model.py"), ("own_data", "tides.py"), ("own_term", "sparsity.py")],
 )
 def test_plugins_work_on_the_command_line(
     page: str, plugin: str, reader: Path, monkeypatch: pytest.MonkeyPatch
@@ -200,7 +200,8 @@ def commands_to_run(block: Block) -> list[list[str]]:
 def run(words: list[str], block: Block) -> list[str]:
     resumed = "--resume" in words
     short = ["--max-steps", "9" if resumed else "6"] if words[0] == "train" else []
-    small = SMALL if words[0] == "train" and not resumed else ()
-    result = CliRunner(catch_exceptions=False).invoke(main, [*words, *short, *small])
+    small = (*SMALL, "--set=train.log_every=2") if words[0] == "train" and not resumed else ()
+    with registrations_undone():  # as commands of their own processes
+        result = CliRunner(catch_exceptions=False).invoke(main, [*words, *short, *small])
     assert result.exit_code == 0, f"{block.place}: {' '.join(words)}\n{result.output}"
     return words
