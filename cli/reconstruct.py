@@ -116,11 +116,11 @@ def _reconstruct(
     from zpyro.analysis.selection import denormalize
 
     batch = sequences.batch()
-    result = reconstruct(checkpoint.module, batch, seed=seed, use_mean=not draw)
+    result = reconstruct(checkpoint.model, batch, seed=seed, use_mean=not draw)
     mean, frames = result.mean[0], result.frames[0]
     if free:
         result = decode(
-            checkpoint.module,
+            checkpoint.model,
             result.z[0],
             lengths=batch.lengths,
             start=batch.start,

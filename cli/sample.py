@@ -94,7 +94,7 @@ def _steps(checkpoint: Checkpoint, seconds: float | None, frames: int | None, be
     from zpyro.errors import UserError
 
     rate, shape = checkpoint.data.sample_rate, checkpoint.data.image_shape
-    size = checkpoint.module.likelihood.size
+    size = checkpoint.model.likelihood.size
     if seconds is not None and frames is not None:
         raise UserError("--seconds and --frames are both given; give one")
     if rate is not None:

@@ -212,7 +212,7 @@ def _resume(
         resume = run.has("last")
         loaded = load_data(settled, process_group=process_group)
         if resume:
-            model = run.load("last", choose_device(settled.train.device), code.guide).module
+            model = run.load("last", choose_device(settled.train.device), code.guide).model
         else:
             model = _new_model(settled, loaded, code)
         if process_group.is_main_process:

@@ -243,13 +243,13 @@ def test_a_published_checkpoint_becomes_a_run(
     result = zpyro("import-reference", reference, run)
     assert result.exit_code == 0, result.output
     data = tmp_path / "frames.npz"
-    size = runs.open_run(run).load("best").module.likelihood.size
+    size = runs.open_run(run).load("best").model.likelihood.size
     np.savez(data, x=np.random.default_rng(0).normal(size=(20, 4, size)))
     values = json.loads(zpyro("evaluate", run, "--data", data, "--json").stdout)
     assert values["sequences"] == 20
     assert values["baseline_gaussian"] is None
     assert (
-        runs.open_run(run).load("best").module.get_parameter("output.weight").dtype == torch.float64
+        runs.open_run(run).load("best").model.get_parameter("output.weight").dtype == torch.float64
     )
     assert zpyro("sample", run, "--frames", 3, "--out", tmp_path / "s").exit_code == 0
     result = zpyro("train", "--resume", run, "--data", data)

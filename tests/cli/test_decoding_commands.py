@@ -108,8 +108,8 @@ def test_free_reconstructions_are_those_of_the_library(
     config = run.config()
     data = library.datasets.load(config.dataset, config.data_folder, config.data).test
     batch = data[[2]].batch()
-    z = library.reconstruct(checkpoint.module, batch, use_mean=True).z[0]
-    made = library.decode(checkpoint.module, z, start=batch.start, use_mean=True).mean[0]
+    z = library.reconstruct(checkpoint.model, batch, use_mean=True).z[0]
+    made = library.decode(checkpoint.model, z, start=batch.start, use_mean=True).mean[0]
     raw = data.normalization.invert(made.numpy())
     arrays = load_plain(tmp_path / "reconstructions.npz")
     np.testing.assert_allclose(arrays["reconstruction_2"], raw, rtol=1e-5)

@@ -21,7 +21,7 @@ def test_train_resume_evaluate_and_sample(
 ) -> None:
     path: Path = request.getfixturevalue(data)
     run = train(zpyro, "npz", path, tmp_path / "run", f"--set=model.name={name}")
-    module = runs.open_run(run).load("best", torch.device("cpu")).module
+    module = runs.open_run(run).load("best", torch.device("cpu")).model
     assert type(module) is MODELS[name]
 
     result = zpyro("train", "--resume", run, "--max-steps", 16)

@@ -81,12 +81,12 @@ def test_the_table_holds_the_bounds(array_run: Path, tmp_path: Path) -> None:
     report = write_report(array_run, out=tmp_path, scored=2, particles=4)
     run = runs.open_run(array_run)
     test = load_split(run, run.load(), "test")[:2]
-    expected = evaluation.evaluate(run.load().module, test)
-    tighter = evaluation.iwae(run.load().module, test, particles=4)
+    expected = evaluation.evaluate(run.load().model, test)
+    tighter = evaluation.iwae(run.load().model, test, particles=4)
     found = {score.label: score.value for score in report.scores}
     assert found["evidence lower bound (ELBO)"] == pytest.approx(expected.elbo)
     assert found["importance-weighted bound, 4 particles"] == pytest.approx(tighter.iwae)
-    filtered = evaluation.smc(run.load().module, test, particles=4, runs=1)
+    filtered = evaluation.smc(run.load().model, test, particles=4, runs=1)
     assert found["particle-filter bound, 4 particles"] == pytest.approx(filtered.smc)
     assert found["KL of posterior from prior"] == pytest.approx(expected.kl)
     shown = text_of(report.page)

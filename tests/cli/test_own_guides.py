@@ -123,7 +123,7 @@ def last_line(result: Result) -> str:
 
 def test_its_parameters_are_trained_and_saved(run: Path, folder: Path) -> None:
     source = custom_guides.load(f"{folder / 'filtering.py'}:Mine")
-    module = runs.open_run(run).load("last", guide=source).module
+    module = runs.open_run(run).load("last", guide=source).model
     names = {name for name, _ in module.named_parameters() if name.startswith("custom_guide.")}
     assert "custom_guide.output.bias" in names
     assert not any("custom_guide.module" in name for name in module.state_dict())
@@ -145,7 +145,7 @@ def test_evaluation_is_by_the_guide(zpyro: Zpyro, run: Path, folder: Path) -> No
     values = json.loads(result.stdout)
     again = zpyro("evaluate", run, "--json", "--run-guide")
     assert json.loads(again.stdout) == values
-    module = runs.open_run(run).load(guide=custom_guides.load(guide)).module
+    module = runs.open_run(run).load(guide=custom_guides.load(guide)).model
     config = runs.open_run(run).config()
     data = library.datasets.load("npz", config.data_folder, config.data).test
     batch = data.batch()
@@ -167,7 +167,7 @@ def test_resuming_goes_on_with_it(zpyro: Zpyro, arrays: Path, folder: Path, tmp_
     assert on.exit_code == 0, on.output
     source = custom_guides.load(guide)
     whole, parts = (
-        runs.open_run(tmp_path / name).load("last", guide=source).module.state_dict()
+        runs.open_run(tmp_path / name).load("last", guide=source).model.state_dict()
         for name in ("whole", "parts")
     )
     assert whole.keys() == parts.keys()
@@ -204,7 +204,7 @@ def test_its_posterior_is_what_is_looked_at(
     )
     source = custom_guides.load(guide)
     report = write_report(run, out=tmp_path / "again", scored=0, num_samples=4, guide=source)
-    module = runs.open_run(run).load(guide=source).module
+    module = runs.open_run(run).load(guide=source).model
     config = runs.open_run(run).config()
     batch = library.datasets.load("npz", config.data_folder, config.data).test[[0]].batch()
     trace = poutine.trace(module.active_guide).get_trace(batch.x, batch.lengths, batch.start)

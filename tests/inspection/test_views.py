@@ -30,7 +30,7 @@ CASES = {
 def test_terms_are_those_of_the_evaluation(name: str) -> None:
     checkpoint, sequences = CASES[name]()
     found = view_sequence(checkpoint, sequences, 1, num_samples=5)
-    expected = evaluate(checkpoint.module, sequences[[1]], particles=5)
+    expected = evaluate(checkpoint.model, sequences[[1]], particles=5)
     assert found.steps == len(sequences.values[1])
     assert found.kl.sum() == pytest.approx(expected.kl, rel=1e-4)
     assert found.log_likelihood.sum() == pytest.approx(expected.log_likelihood, rel=1e-4)
@@ -55,7 +55,7 @@ def test_draws_are_those_of_the_seed_and_the_name() -> None:
     for draw in range(2):
         noise = named_noise(batch.names, found.steps, 3, 7, draw)
         terms = zpyro.sequence_terms(
-            checkpoint.module, batch.x, batch.lengths, batch.start, noise=noise
+            checkpoint.model, batch.x, batch.lengths, batch.start, noise=noise
         )
         assert_allclose(found.z[draw], terms.z[0].detach().numpy(), atol=1e-5)
         assert_allclose(
@@ -78,11 +78,11 @@ def test_reconstruction_and_what_the_latents_alone_give(name: str) -> None:
     found = view_sequence(checkpoint, sequences, 1, seed=3)
     batch = sequences[[1]].batch()
     scale = sequences.normalization
-    given = zpyro.reconstruct(checkpoint.module, batch, seed=3)
+    given = zpyro.reconstruct(checkpoint.model, batch, seed=3)
     assert_allclose(
         found.reconstruction, scale.invert(given.mean[0, 0].numpy()), rtol=1e-4, atol=1e-5
     )
-    free = zpyro.decode(checkpoint.module, given.z[0], start=batch.start, use_mean=True)
+    free = zpyro.decode(checkpoint.model, given.z[0], start=batch.start, use_mean=True)
     assert found.from_latents is not None
     assert_allclose(found.from_latents, scale.invert(free.mean[0].numpy()), rtol=1e-4, atol=1e-5)
     assert [title for title, _ in found.outputs] == ["reconstruction", "latents alone"]
@@ -115,5 +115,5 @@ def test_a_model_without_latents_shows_what_there_is() -> None:
     assert found.z.shape == (1, found.steps, 0)
     assert not found.kl.any()
     assert [title for title, _ in found.outputs] == ["prediction"]
-    expected = evaluate(checkpoint.module, sequences[[0]]).elbo
+    expected = evaluate(checkpoint.model, sequences[[0]]).elbo
     assert found.log_likelihood.sum() == pytest.approx(expected, rel=1e-5)

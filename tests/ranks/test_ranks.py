@@ -162,8 +162,8 @@ def test_the_command_line(zpyro: Zpyro, tmp_path: Path) -> None:
         runs.open_run(tmp_path / name).load("last", torch.device("cpu")) for name in ("two", "one")
     )
     assert first.step == second.step == 20
-    for name, weights in first.module.state_dict().items():
-        torch.testing.assert_close(weights, second.module.state_dict()[name], rtol=1e-3, atol=1e-5)
+    for name, weights in first.model.state_dict().items():
+        torch.testing.assert_close(weights, second.model.state_dict()[name], rtol=1e-3, atol=1e-5)
     records = [
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("two", "one")

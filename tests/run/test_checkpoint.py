@@ -61,22 +61,22 @@ def test_what_is_saved_is_loaded(
     saved = make(likelihood, dtype)
     checkpoint.save(tmp_path / "last", saved)
     loaded = checkpoint.load(tmp_path / "last")
-    assert loaded.module.likelihood == likelihood
-    assert (loaded.model, loaded.data) == (SMALL, DATA)
+    assert loaded.model.likelihood == likelihood
+    assert (loaded.config, loaded.data) == (SMALL, DATA)
     assert (loaded.step, loaded.epoch, loaded.averaged) == (7, 2, True)
     assert loaded.metrics == {"elbo": -1.5, "kl": None}
     assert loaded.start is not None
     assert saved.start is not None
     assert torch.equal(loaded.start, saved.start[:64])
-    expected = saved.module.state_dict()
-    assert loaded.module.state_dict().keys() == expected.keys()
-    for name, tensor in loaded.module.state_dict().items():
+    expected = saved.model.state_dict()
+    assert loaded.model.state_dict().keys() == expected.keys()
+    for name, tensor in loaded.model.state_dict().items():
         assert tensor.dtype == dtype
         assert torch.equal(tensor, expected[name])
 
 
 def test_a_loaded_model_computes_and_trains(folder: Path) -> None:
-    module = checkpoint.load(folder).module
+    module = checkpoint.load(folder).model
     objective = zpyro.ZForcingELBO(auxiliary_weight=0.1)(module.model, module.guide)
     objective(torch.randn(2, 3, 3)).backward()
     assert module.output.weight.grad is not None
@@ -89,16 +89,16 @@ def test_a_tied_weight_is_stored_once_and_stays_tied(tmp_path: Path) -> None:
     assert [name for name, tensor in stored.items() if tensor.shape == (6, 3)] == [
         "embedding.weight"
     ]
-    loaded = checkpoint.load(tmp_path / "last").module
+    loaded = checkpoint.load(tmp_path / "last").model
     copied = copy.deepcopy(loaded)
     pickled = pickle.loads(pickle.dumps(loaded))
     x, noise = torch.randint(6, (2, 4)), torch.randn(2, 4, 2, dtype=torch.float64)
-    for module in (saved.module, loaded, copied, pickled):
+    for module in (saved.model, loaded, copied, pickled):
         with torch.no_grad():
             module.embedding.weight.mul_(2.0)
     found = [
         zpyro.sequence_terms(module, x, noise=noise).log_likelihood
-        for module in (saved.module, loaded, copied, pickled)
+        for module in (saved.model, loaded, copied, pickled)
     ]
     for other in found[1:]:
         torch.testing.assert_close(found[0], other, rtol=1e-12, atol=1e-12)

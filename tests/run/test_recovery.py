@@ -80,10 +80,10 @@ def test_training_goes_on_from_the_one_before(
     assert f"continues from {run.folder / 'last.previous'}" in warning
     loaded = run.load("last")
     assert loaded.step == 15
-    training.fit(loaded.module, dataset(), config, run=run, resume=True)
+    training.fit(loaded.model, dataset(), config, run=run, resume=True)
     # Bit for bit as if nothing had happened, the metrics of the lost steps too.
-    expected = whole.load("last").module.state_dict()
-    for key, tensor in run.load("last").module.state_dict().items():
+    expected = whole.load("last").model.state_dict()
+    for key, tensor in run.load("last").model.state_dict().items():
         assert torch.equal(tensor, expected[key])
     assert untimed(run) == untimed(whole)
     assert run.recover() is None

@@ -59,7 +59,7 @@ def test_training_raises_the_held_out_bound(tmp_path: Path) -> None:
     config = settings(max_steps=120, validate_every=20, learning_rate=3e-3)
     _, run = train(tmp_path / "run", config)
     before = evaluation.evaluate(model(), dataset().valid)
-    after = evaluation.evaluate(run.load("best").module, dataset().valid)
+    after = evaluation.evaluate(run.load("best").model, dataset().valid)
     assert after.elbo > before.elbo + 5 * after.elbo_stderr
 
 
@@ -95,14 +95,14 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     assert (best.step, best.averaged, last.step, last.averaged) == (chosen["step"], True, 30, False)
     assert best.metrics is not None
     assert best.metrics["elbo"] == chosen["elbo"]
-    scored = evaluation.evaluate(best.module, dataset().valid, seed=training.VALIDATION_SEED)
+    scored = evaluation.evaluate(best.model, dataset().valid, seed=training.VALIDATION_SEED)
     assert scored.elbo == pytest.approx(chosen["elbo"], rel=1e-6)
     assert best.data.mean == 0.5
     assert best.start is not None
     starts = {tuple(start) for start in dataset().train.start.tolist()}  # pyright: ignore
     assert {tuple(start) for start in best.start.tolist()} <= starts
     for name, tensor in module.state_dict().items():
-        assert torch.equal(tensor, last.module.state_dict()[name])
+        assert torch.equal(tensor, last.model.state_dict()[name])
 
 
 @pytest.mark.parametrize("killed", [7, 19, 30])
@@ -124,13 +124,13 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, killed: int) -
         train(tmp_path / "killed", config, callbacks=[At(killed, kill)])
     torch.manual_seed(1234)
     resumed = runs.open_run(tmp_path / "killed")
-    module = resumed.load("last").module
+    module = resumed.load("last").model
     training.fit(module, dataset(), config, run=resumed, resume=True)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, module.state_dict()[name])
     assert untimed(resumed) == untimed(run)
-    best = run.load("best").module.state_dict()
-    for name, tensor in resumed.load("best").module.state_dict().items():
+    best = run.load("best").model.state_dict()
+    for name, tensor in resumed.load("best").model.state_dict().items():
         assert torch.equal(tensor, best[name])
 
 
@@ -169,7 +169,7 @@ def test_a_signal_within_a_validation_puts_it_off(tmp_path: Path, step: int) -> 
     assert (outcome.interrupted, outcome.step) == (signal.SIGTERM, step)
     valid = [record["step"] for record in stopped.records() if record["kind"] == "valid"]
     assert valid == list(range(9, step, 9))
-    module = stopped.load("last").module
+    module = stopped.load("last").model
     training.fit(module, dataset(), config, run=stopped, resume=True)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, module.state_dict()[name])
@@ -289,7 +289,7 @@ def test_limits() -> None:
 def test_a_finished_run_stays_finished_and_goes_on_with_more_steps(tmp_path: Path) -> None:
     config = settings(max_steps=10)
     _, run = train(tmp_path / "run", config)
-    module = run.load("last").module
+    module = run.load("last").model
     assert training.fit(module, dataset(), config, run=run, resume=True).step == 10
     longer = settings(max_steps=14)
     assert training.fit(module, dataset(), longer, run=run, resume=True).step == 14

@@ -176,7 +176,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(
     training.fit(model(), dataset(), config, run=run, callbacks=[At(12, _stop)])
     for path in run.folder.rglob("*"):
         os.utime(path, (now + 1e6, now + 1e6))
-    module = run.load("last").module
+    module = run.load("last").model
     training.fit(module, dataset(), config, run=run, resume=True)
     for name, tensor in expected.state_dict().items():
         assert torch.equal(tensor, module.state_dict()[name])

@@ -104,7 +104,7 @@ def _outcome(run: runs.Run, write: int) -> str:
     loaded = run.load("last")
     if loaded.step not in ((write - 1) * EVERY, write * EVERY):
         return f"step {loaded.step} after write {write}"
-    outcome = training.fit(loaded.module, dataset(), CONFIG, run=run, resume=True)
+    outcome = training.fit(loaded.model, dataset(), CONFIG, run=run, resume=True)
     return "loads" if outcome.step == 18 else f"ended at {outcome.step}"
 
 

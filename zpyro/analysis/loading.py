@@ -38,7 +38,7 @@ class LoadedRun:
     @property
     def model(self) -> SequenceModel:
         """The model of the checkpoint."""
-        return self.checkpoint.module
+        return self.checkpoint.model
 
     def split(self, split: str = "test", data_folder: Path | None = None) -> Sequences:
         """A split of the run's data, see :func:`load_split`."""
@@ -125,7 +125,7 @@ def renormalize_like(checkpoint: Checkpoint, sequences: Sequences) -> Sequences:
     Raises:
         UserError: if they have another data type, frame size, sample rate or vocabulary.
     """
-    data, likelihood = checkpoint.data, checkpoint.module.likelihood
+    data, likelihood = checkpoint.data, checkpoint.model.likelihood
     size = 1 if data.data_type == "tokens" else likelihood.size
     if (sequences.data_type, sequences.frame_size) != (data.data_type, size):
         found, wanted = (

@@ -44,7 +44,7 @@ def sample(
     Raises:
         UserError: if the prefix is empty or does not suit the model.
     """
-    module, start, given = checkpoint.module, checkpoint.start, None
+    module, start, given = checkpoint.model, checkpoint.start, None
     like = next(module.parameters())
     seed_everything(seed)
     if prefix is not None:

@@ -175,7 +175,7 @@ def check_frames(checkpoint: Checkpoint, frames: Array, name: str, *, min_frames
     Raises:
         UserError: if there are too few frames, or their shape or values do not suit the model.
     """
-    likelihood = checkpoint.module.likelihood
+    likelihood = checkpoint.model.likelihood
     event = tuple(likelihood.event_shape)
     if frames.ndim != 1 + len(event) or frames.shape[1:] != event or len(frames) < min_frames:
         wanted = "(P,)" if not event else f"(P, {event[0]})"
@@ -223,7 +223,7 @@ def frames_from_file(path: Path, checkpoint: Checkpoint, on_note: OnNote | None 
 
 
 def _read_recording(path: Path, checkpoint: Checkpoint) -> Array:
-    rate, size = checkpoint.data.sample_rate, checkpoint.module.likelihood.size
+    rate, size = checkpoint.data.sample_rate, checkpoint.model.likelihood.size
     assert rate is not None
     samples, found = audio.read(path)
     frames = audio.frame(audio.resample(samples, found, rate), size)
@@ -269,7 +269,7 @@ def _read_array(path: Path) -> Array:
 
 def _in_frames(values: Array, checkpoint: Checkpoint) -> Array:
     """The samples of a recording, or the rows or pixels of an image, as frames of the model."""
-    data, size = checkpoint.data, checkpoint.module.likelihood.size
+    data, size = checkpoint.data, checkpoint.model.likelihood.size
     if data.data_type == "audio" and values.ndim == 1:
         return audio.frame(values, size)
     shape = data.image_shape

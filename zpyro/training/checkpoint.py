@@ -93,8 +93,8 @@ class Checkpoint:
     """A model and what belongs to it.
 
     Attributes:
-        module: the model.
-        model: its settings.
+        model: the model.
+        config: its settings.
         data: of the training data.
         start: up to 64 start frames of the training data, (N, D) or (N,), or None.
         step: training steps behind these weights.
@@ -104,8 +104,8 @@ class Checkpoint:
         vocabulary: the words behind the tokens, or None where there are none.
     """
 
-    module: SequenceModel
-    model: ModelConfig
+    model: SequenceModel
+    config: ModelConfig
     data: DataSpec
     start: Tensor | None = None
     step: int = 0
@@ -159,7 +159,7 @@ def save(
     """
 
     def fill(place: Path) -> None:
-        tensor_files.write(place / MODEL, checkpoint.module.state_dict())
+        tensor_files.write(place / MODEL, checkpoint.model.state_dict())
         if checkpoint.start is not None:
             tensor_files.write(place / START, {"start": checkpoint.start[:START_FRAMES]})
         if checkpoint.vocabulary is not None:
@@ -189,7 +189,7 @@ def load(
     folder = files.complete_folder(folder)
     meta = manifest.read(folder)
     source = str(folder / META)
-    model = _model_config(manifest.table(meta, "model", source), source)
+    config = _model_config(manifest.table(meta, "model", source), source)
     spec = manifest.table(meta, "data", source)
     if "kind" in spec:
         # The name of this entry before data types had theirs.
@@ -200,10 +200,10 @@ def load(
     if not isinstance(kind, str) or kind not in _TYPES:
         raise UserError(f"{source}: dtype is {kind!r}; it must be one of {', '.join(_TYPES)}")
     with torch.device("meta"):
-        module = build_model(model, likelihood, guide).to(_TYPES[kind])
+        model = build_model(config, likelihood, guide).to(_TYPES[kind])
     tensors = tensor_files.read(
         folder / MODEL,
-        module.state_dict(),
+        model.state_dict(),
         optional=custom_guides.PREFIX if guide is None else None,
         advice=f"take {'another checkpoint' if guide is None else 'the guide of its training'}",
     )
@@ -211,10 +211,10 @@ def load(
     for name in (MODEL, START, VOCABULARY):
         manifest.check(folder / name, meta)
     vocabulary = _read_vocabulary(folder / VOCABULARY, likelihood)
-    module.load_state_dict(tensors, assign=True)
+    model.load_state_dict(tensors, assign=True)
     return Checkpoint(
-        module=module.to(device).eval().requires_grad_(True),
-        model=model,
+        model=model.to(device).eval().requires_grad_(True),
+        config=config,
         data=data,
         start=start,
         step=manifest.count(meta, "step", source),
@@ -244,8 +244,8 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 
 def _meta(checkpoint: Checkpoint, sums: Mapping[str, str]) -> dict[str, Any]:
-    likelihood = checkpoint.module.likelihood
-    kind = next(checkpoint.module.parameters()).dtype
+    likelihood = checkpoint.model.likelihood
+    kind = next(checkpoint.model.parameters()).dtype
     return {
         "format": manifest.FORMAT,
         "zpyro": __version__,
@@ -254,7 +254,7 @@ def _meta(checkpoint: Checkpoint, sums: Mapping[str, str]) -> dict[str, Any]:
         "averaged": checkpoint.averaged,
         "metrics": dict(checkpoint.metrics or {}),
         "dtype": str(kind).removeprefix("torch."),
-        "model": _plain(asdict(checkpoint.model)),
+        "model": _plain(asdict(checkpoint.config)),
         "likelihood": _plain({"name": likelihood.name, **asdict(likelihood)}),
         "data": _plain(asdict(checkpoint.data)),
         "sha256": dict(sums),

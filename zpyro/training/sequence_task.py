@@ -282,8 +282,8 @@ class SequenceTask(TrainingTask[SequenceModel]):
         training_state: dict[str, Any] | None,
     ) -> None:
         held = Checkpoint(
-            module=self.model,
-            model=self.config.model,
+            model=self.model,
+            config=self.config.model,
             data=data_spec(self.dataset),
             start=some_start_frames(self.dataset.train, self.config.train.seed),
             step=state.step,

@@ -41,7 +41,7 @@ def train(run: Run, dataset: Dataset) -> Outcome:
             print(f"warning: {damage}", file=sys.stderr)
         resume = run.has("last")
         if resume:
-            model = run.load("last", device).module
+            model = run.load("last", device).model
         else:
             likelihood = build_likelihood(config.model, dataset.likelihood, dataset.frame_size)
             seed_everything(config.train.seed)
@@ -55,13 +55,13 @@ def score(run: Run, dataset: Dataset, split: str, particles: int) -> dict[str, A
     config = run.config()
     checkpoint = run.load("best", choose_device(config.train.device))
     sequences = dataset.split(split)
-    elbo = evaluation.evaluate(checkpoint.module, sequences)
-    iwae = evaluation.iwae(checkpoint.module, sequences, particles=particles)
+    elbo = evaluation.evaluate(checkpoint.model, sequences)
+    iwae = evaluation.iwae(checkpoint.model, sequences, particles=particles)
     values = {key: getattr(elbo, key) for key in ELBO_KEYS} | {
         "iwae": iwae.iwae,
         "iwae_monte_carlo_stderr": iwae.monte_carlo_stderr,
         "particles": particles,
-        "parameters": sum(p.numel() for p in checkpoint.module.parameters()),
+        "parameters": sum(p.numel() for p in checkpoint.model.parameters()),
         "hidden_size": config.model.hidden_size,
         "best_step": checkpoint.step,
     }

@@ -118,7 +118,7 @@ def write_report(
         parts.insert(0, sections.bounds_section(scores, split, len(part), len(found)))
     parts.append(sections.settings_section(loaded.run))
     text = page.page(
-        f"{loaded.run.folder.resolve().name}: {checkpoint.model.name} on {checkpoint.data.name}",
+        f"{loaded.run.folder.resolve().name}: {checkpoint.config.name} on {checkpoint.data.name}",
         _lead(checkpoint, which),
         parts,
         f"Written by zpyro {__version__}. Everything shown is within this file.",
@@ -138,7 +138,7 @@ def _check_guide(loaded: LoadedRun) -> None:
 
 
 def _lead(checkpoint: Checkpoint, which: str) -> list[str]:
-    model = checkpoint.module
+    model = checkpoint.model
     parameters = sum(parameter.numel() for parameter in model.parameters())
     latents = f"{model.latent_size} latents per step" if model.latent_size else "no latents"
     lines = [

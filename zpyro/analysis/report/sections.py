@@ -328,7 +328,7 @@ def samples_section(
     Raises:
         UserError: if matplotlib is missing or the folder cannot be written.
     """
-    data, size = checkpoint.data, checkpoint.module.likelihood.size
+    data, size = checkpoint.data, checkpoint.model.likelihood.size
     if data.image_shape is not None:
         steps, count = data.image_shape[0] * data.image_shape[1] // size, SAMPLE_IMAGES
     elif data.sample_rate is not None:
@@ -354,7 +354,7 @@ def samples_section(
         plots.plot_frames(list(sampled), path, data.data_type)
         alternative = f"{count} sequences of {steps} frames sampled from the model."
         shown = page.grid([page.figure(path, alternative, "Sampled from the model.")])
-    title = f"Samples from the {'prior' if checkpoint.module.latent_size else 'model'}"
+    title = f"Samples from the {'prior' if checkpoint.model.latent_size else 'model'}"
     return Section("samples", title, (shown,))
 
 

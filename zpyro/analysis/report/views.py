@@ -173,7 +173,7 @@ def view_sequence(
         num_samples: S, posterior samples.
         seed: of the samples.
     """
-    model = checkpoint.module
+    model = checkpoint.model
     one = sequences[[number]]
     batch = one.batch()
     whole = batch.x.shape[1]
