@@ -255,7 +255,7 @@ def test_a_published_checkpoint_becomes_a_run(
     result = zpyro("train", "--resume", run, "--data", data)
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (
         2,
-        f"error: {run}: holds a model without a training to go on with; start a new one",
+        f"error: {run}: holds a model without a training to resume; start a new training",
     )
 
 

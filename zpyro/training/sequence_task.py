@@ -294,15 +294,13 @@ class SequenceTask(TrainingTask[SequenceModel]):
         )
         checkpoint.save(folder, held, training_state, keep_previous=training_state is not None)
 
-    def load_training_state(self, folder: Path) -> dict[str, Any]:
-        state = checkpoint.load_state(folder)
+    def check_resumable(self, folder: Path) -> None:
         last = checkpoint.load(folder)
         if (last.data, last.vocabulary) != (data_spec(self.dataset), self.dataset.vocabulary):
             raise UserError(
                 f"{folder.parent}: the data are not those it was trained on; "
                 "point --data at those, unchanged"
             )
-        return state
 
     def state_dict(self) -> list[Tensor]:
         """The state of the recurrence after the newest batch."""

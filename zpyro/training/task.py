@@ -234,9 +234,16 @@ class TrainingTask(abc.ABC, Generic[M]):
         """Read what :meth:`save` wrote for resuming.
 
         Raises:
-            UserError: if it is missing or damaged, or belongs to other data.
+            UserError: if it is missing or damaged.
         """
         return checkpoint.load_state(folder)
+
+    def check_resumable(self, folder: Path) -> None:
+        """Check that a checkpoint belongs to the data of this task.
+
+        Raises:
+            UserError: if it does not.
+        """
 
     def state_dict(self) -> Any:
         """What the task itself must remember to resume; plain values and tensors."""

@@ -304,6 +304,7 @@ class Trainer:
                 f"{self._run.folder}: holds a model without a training to resume; "
                 "start a new training"
             )
+        self.task.check_resumable(self._run.last)
         try:
             self.state = TrainState(**state["train_state"])
             self.accumulator.load_state_dict(state["accumulator"])
