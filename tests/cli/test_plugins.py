@@ -98,7 +98,10 @@ def load(_data, settings):
     steps = np.arange(10)
     waves = [np.sin(steps[:, None] * (1 + i / 7)).astype(np.float32) for i in range(settings.count)]
     parts = waves[:-4], waves[-4:-2], waves[-2:]
-    splits = [Sequences(tuple(p), tuple(f"{n}-{i}" for i in range(len(p)))) for n, p in enumerate(parts)]
+    splits = [
+        Sequences(tuple(part), tuple(f"{number}-{i}" for i in range(len(part))))
+        for number, part in enumerate(parts)
+    ]
     return Dataset("sines", *splits, likelihood="gaussian", frame_size=1)
 
 

@@ -124,5 +124,8 @@ def test_a_lock_that_cannot_be_written_is_told(
     with pytest.raises(UserError, match=expected), locked(tmp_path):
         pass
     (tmp_path / "run").write_text("no folder")
-    with pytest.raises(UserError, match=r"cannot be written .*change its permissions"), locked(tmp_path / "run"):
+    with (
+        pytest.raises(UserError, match=r"cannot be written .*change its permissions"),
+        locked(tmp_path / "run"),
+    ):
         pass
