@@ -161,6 +161,15 @@ def test_every_file_they_link_to_exists(name: str) -> None:
         assert (ROOT / link).exists(), f"{name} links to {link}"
 
 
+@pytest.mark.fast
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_path_exists(page: Path) -> None:
+    """Paths of the repository in code font."""
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:zpyro|cli|examples|tests|benchmarks)/[\w./]*)`", text):
+        assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
 def test_the_first_hour_from_beginning_to_end(reader: Path) -> None:
     """Every command of that page as printed, with a training of few steps."""
     shutil.rmtree(reader / "runs")
