@@ -40,6 +40,12 @@ def test_metrics_go_on_without_gap_or_double(run: Run) -> None:
     assert records[-1] == {"kind": "train", "step": 4, "loss": None, "kl": None}
 
 
+def test_a_setting_with_a_former_name_is_read(run: Run) -> None:
+    lines = ['dataset = "vowels"', 'data_folder = "none"', "[data]", "row_frames = 30"]
+    (run.folder / runs.CONFIG).write_text("\n".join(lines))
+    assert run.config().data.segment_length == 30
+
+
 def test_a_run_without_metrics_has_no_records(run: Run) -> None:
     assert run.records() == []
 

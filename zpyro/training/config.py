@@ -29,6 +29,9 @@ from zpyro.nn.precision import PRECISIONS
 from zpyro.objectives.terms import TERMS, Term
 from zpyro.settings import Field, setting
 
+RENAMED_SETTINGS = {"data.row_frames": "data.segment_length"}
+"""Present names of settings by their former ones, which the files of older runs hold."""
+
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
@@ -361,10 +364,13 @@ def read_preset(name: str) -> Preset:
 def preset_of(table: Mapping[str, Any], source: str) -> Preset:
     """A preset from the tables of a TOML file; its ``data_folder`` is left out.
 
+    Settings with a former name get the present one, so that runs written before can be read.
+
     Raises:
         UserError: if ``dataset`` is not text.
     """
     values = settings.flatten(table)
+    values = {RENAMED_SETTINGS.get(key, key): value for key, value in values.items()}
     values.pop("data_folder", None)
     dataset = values.pop("dataset", None)
     if dataset is not None and not isinstance(dataset, str):
