@@ -1,0 +1,98 @@
+"""The trainer on a task of its own: a linear regression, resumed and with averaged weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from zpyro.io import files, manifest, torch_files
+from zpyro.training import Run, StepTerms, TrainConfig, Trainer, TrainingTask, TrainState
+
+pytestmark = pytest.mark.fast
+
+
+class Regression(TrainingTask[nn.Linear]):
+    score = "score"
+    steps_per_epoch = 4
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Linear(3, 1)
+        self.x = torch.randn(32, 3)
+        self.y = self.x.sum(-1, keepdim=True)
+
+    def batches(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(32, generator=torch.Generator().manual_seed(epoch)).view(4, 8)
+        yield from [(self.x[rows], self.y[rows]) for rows in order[first:]]
+
+    def inputs(self, batch: tuple[Tensor, Tensor]) -> tuple[tuple[()], tuple[Tensor, ...]]:
+        return (), batch
+
+    def loss(self, key: Any, weights: Tensor, *tensors: Tensor) -> StepTerms:
+        del key, weights
+        x, y = tensors
+        loss = (self.model(x) - y).square().mean()
+        size = torch.tensor(len(x))
+        return StepTerms(loss, {"loss": loss.detach() * size}, size, size)
+
+    def validate(self, on_batch: Callable[[int, int], None] | None) -> dict[str, Any]:
+        del on_batch
+        with torch.no_grad():
+            return {"score": -float((self.model(self.x) - self.y).square().mean())}
+
+    def save(
+        self,
+        folder: Path,
+        state: TrainState,
+        *,
+        metrics: Any,
+        averaged: bool,
+        training_state: dict[str, Any] | None,
+    ) -> None:
+        del state, metrics, averaged
+
+        def fill(place: Path) -> None:
+            torch_files.write(place / "state.pt", dict(training_state or {}))
+            sums = {"state.pt": files.checksum(place / "state.pt")}
+            meta = manifest.signed({"format": manifest.FORMAT, "sha256": sums})
+            (place / manifest.META).write_text(json.dumps(meta))
+
+        files.replace_folder(folder, fill, keep_previous=training_state is not None)
+
+
+TRAIN = TrainConfig(
+    epochs=None, max_steps=40, learning_rate=0.05, validate_every=10, average=0.9, log_every=5
+)
+
+
+def test_any_task_trains_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    whole, half = Regression(), Regression()
+    outcome = Trainer(whole, TRAIN, run=Run(made(tmp_path / "whole"))).fit()
+    assert outcome.step == 40
+    assert outcome.best is not None
+    assert outcome.best > -0.5
+    run = Run(made(tmp_path / "half"))
+    Trainer(half, TrainConfig(**{**vars(TRAIN), "max_steps": 17}), run=run).fit()
+    torch.manual_seed(5)
+    trainer = Trainer(half, TRAIN, run=run)
+    trainer.resume()
+    trainer.fit()
+    assert torch.equal(whole.model.weight, half.model.weight)
+    kinds = [record["kind"] for record in run.records()]
+    assert kinds.count("train") == 8
+    last = half.model.weight.detach().clone()
+    with trainer.averaged_weights() as averaged:
+        assert averaged
+        assert not torch.equal(half.model.weight, last)
+    assert torch.equal(half.model.weight, last)
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
