@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_any_task_trains_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert outcome.best is not None
     assert outcome.best > -0.5
     run = Run(made(tmp_path / "half"))
-    Trainer(half, TrainConfig(**{**vars(TRAIN), "max_steps": 17}), run=run).fit()
+    Trainer(half, replace(TRAIN, max_steps=17), run=run).fit()
     torch.manual_seed(5)
     trainer = Trainer(half, TRAIN, run=run)
     trainer.resume()
