@@ -1,18 +1,50 @@
-"""Stochastic recurrent networks with Z-Forcing, as Pyro models and guides."""
+"""Stochastic recurrent networks with Z-Forcing, as Pyro models and guides.
 
-from zpyro import datasets, likelihoods, models
-from zpyro.analysis.decoding import Decoded, decode, reconstruct
-from zpyro.analysis.posteriors import Posterior, posterior
+The names here are the ones that most programs need. The packages hold the rest, lowest layer
+first: ``settings``, ``io``, ``nn``, ``likelihoods``, ``datasets``, ``distributed``, ``models``,
+``objectives``, ``evaluation``, ``training``, ``analysis``.
+"""
+
+from zpyro import (
+    analysis,
+    datasets,
+    distributed,
+    evaluation,
+    io,
+    likelihoods,
+    models,
+    nn,
+    objectives,
+    settings,
+    training,
+)
+from zpyro.analysis import (
+    Decoded,
+    LoadedRun,
+    Posterior,
+    decode,
+    interpolate,
+    load_run,
+    posterior,
+    reconstruct,
+)
 from zpyro.errors import UserError
+from zpyro.evaluation import evaluate, iwae, smc
 from zpyro.models import SequenceModel, ZForcing
-from zpyro.objectives import schedules
-from zpyro.objectives.elbo import ObjectiveTerms, ZForcingELBO
-from zpyro.objectives.multi_sample import MultiSampleELBO
-from zpyro.objectives.sequence_terms import SequenceTerms, sequence_terms
+from zpyro.objectives import (
+    MultiSampleELBO,
+    ObjectiveTerms,
+    SequenceTerms,
+    ZForcingELBO,
+    schedules,
+    sequence_terms,
+)
+from zpyro.training import fit
 from zpyro.version import __version__
 
 __all__ = [
     "Decoded",
+    "LoadedRun",
     "MultiSampleELBO",
     "ObjectiveTerms",
     "Posterior",
@@ -22,12 +54,26 @@ __all__ = [
     "ZForcing",
     "ZForcingELBO",
     "__version__",
+    "analysis",
     "datasets",
     "decode",
+    "distributed",
+    "evaluate",
+    "evaluation",
+    "fit",
+    "interpolate",
+    "io",
+    "iwae",
     "likelihoods",
+    "load_run",
     "models",
+    "nn",
+    "objectives",
     "posterior",
     "reconstruct",
     "schedules",
     "sequence_terms",
+    "settings",
+    "smc",
+    "training",
 ]

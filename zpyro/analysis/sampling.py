@@ -10,8 +10,8 @@ import torch
 from zpyro.analysis.selection import check_frames, denormalize, normalize
 from zpyro.datasets.formats import audio
 from zpyro.distributed.seeding import seed_everything
-from zpyro.evaluation import in_type_of
 from zpyro.io import files
+from zpyro.models.guides import to_model
 from zpyro.training.checkpoint import Checkpoint
 
 
@@ -45,7 +45,6 @@ def sample(
         UserError: if the prefix is empty or does not suit the model.
     """
     module, start, given = checkpoint.model, checkpoint.start, None
-    like = next(module.parameters())
     seed_everything(seed)
     if prefix is not None:
         check_frames(checkpoint, prefix, "the prefix")
@@ -59,8 +58,8 @@ def sample(
     generated = module.generate(
         steps,
         num_sequences=count,
-        start=None if start is None else in_type_of(start.to(like.device), like),
-        prefix=None if given is None else in_type_of(given.to(like.device), like),
+        start=None if start is None else to_model(module, start),
+        prefix=None if given is None else to_model(module, given),
         temperature=temperature,
     )
     return denormalize(checkpoint, generated.cpu().numpy())

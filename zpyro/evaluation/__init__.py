@@ -1,12 +1,14 @@
-"""How good a model is on held-out sequences: bounds, and what the latents hold."""
+"""How good a model is on held-out sequences: bounds, and the information in its latents.
+
+In reading order: ``elbo``, ``importance_sampling``, ``particle_filter``, ``information``,
+``custom_guides`` (terms of models with a custom guide), ``baselines``.
+"""
 
 from zpyro.evaluation.elbo import (
-    ACTIVE_VARIANCE,
     Evaluation,
     OnBatch,
     check_finite,
     evaluate,
-    in_type_of,
     named_terms,
     perplexity,
 )
@@ -14,7 +16,6 @@ from zpyro.evaluation.importance_sampling import ImportanceEvaluation, iwae
 from zpyro.evaluation.particle_filter import FilterEvaluation, check_can_filter, smc
 
 __all__ = [
-    "ACTIVE_VARIANCE",
     "Evaluation",
     "FilterEvaluation",
     "ImportanceEvaluation",
@@ -22,7 +23,6 @@ __all__ = [
     "check_can_filter",
     "check_finite",
     "evaluate",
-    "in_type_of",
     "iwae",
     "named_terms",
     "perplexity",

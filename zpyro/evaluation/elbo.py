@@ -7,23 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from zpyro.datasets.batching import Batch
+from zpyro.datasets.sequences import Sequences
 from zpyro.distributed.processes import SINGLE_PROCESS, ProcessGroup
 from zpyro.distributed.seeding import named_noise
 from zpyro.errors import UserError
 from zpyro.evaluation.custom_guides import path_log_probs
 from zpyro.evaluation.information import FrameSample
-from zpyro.models import SequenceModel
+from zpyro.models.base import SequenceModel
+from zpyro.models.guides import model_inputs
+from zpyro.nn.modes import evaluation_mode
 from zpyro.objectives.sequence_terms import SequenceTerms, sequence_terms
-
-if TYPE_CHECKING:
-    from zpyro.datasets.batching import Batch
-    from zpyro.datasets.sequences import Sequences
 
 ACTIVE_VARIANCE = 0.01
 
@@ -114,20 +112,15 @@ def evaluate(
     ordered = sequences[order.tolist()]
     begins = np.cumsum(ordered.lengths) - ordered.lengths
     found = _Found(len(ordered), ordered.num_frames, module.latent_size)
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            for first in range(
-                process_group.rank * batch_size, len(ordered), process_group.world_size * batch_size
-            ):
-                part = slice(first, min(first + batch_size, len(ordered)))
-                score = _score(module, ordered[part].batch(), particles, seed)
-                found.add(part, int(begins[first]), score)
-                if on_batch is not None:
-                    on_batch(part.stop, len(sequences))
-    finally:
-        module.train(was_training)
+    with evaluation_mode(module):
+        for first in range(
+            process_group.rank * batch_size, len(ordered), process_group.world_size * batch_size
+        ):
+            part = slice(first, min(first + batch_size, len(ordered)))
+            score = _score(module, ordered[part].batch(), particles, seed)
+            found.add(part, int(begins[first]), score)
+            if on_batch is not None:
+                on_batch(part.stop, len(sequences))
     found, *others = process_group.gather(found)
     for other in others:
         found.merge(other)
@@ -156,11 +149,6 @@ def check_finite(evaluation: Evaluation) -> None:
             f"the bound of sequence {bad[0]}{more} is not finite; look for extreme values in the "
             "data, or train with a lower train.learning_rate"
         )
-
-
-def in_type_of(values: Tensor, like: Tensor) -> Tensor:
-    """Frames in the type of the parameters; tokens stay as they are."""
-    return values.to(like.dtype) if values.is_floating_point() else values
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,17 +204,10 @@ def _score_with_own_guide(module: SequenceModel, batch: Batch, particles: int, s
 
 
 def named_terms(module: SequenceModel, batch: Batch, seed: int, draw: int) -> SequenceTerms:
-    """The terms of one path a sequence, whose noise depends on seed, draw and names alone."""
-    like = next(module.parameters())
-    batch = batch.to(like.device)
+    """The terms of one path per sequence, whose noise depends on seed, draw and names only."""
     noise = named_noise(batch.names, batch.x.shape[1], module.latent_size, seed, draw)
-    return sequence_terms(
-        module,
-        in_type_of(batch.x, like),
-        batch.lengths,
-        None if batch.start is None else in_type_of(batch.start, like),
-        noise=noise.to(like),
-    )
+    x, lengths, start = model_inputs(module, batch)
+    return sequence_terms(module, x, lengths, start, noise=noise.to(next(module.parameters())))
 
 
 def _summary(

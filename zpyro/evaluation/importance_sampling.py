@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
+from zpyro.datasets.batching import Batch
+from zpyro.datasets.sequences import Sequences
 from zpyro.errors import UserError
 from zpyro.evaluation.custom_guides import path_log_probs
 from zpyro.evaluation.elbo import OnBatch, named_terms
-from zpyro.models import SequenceModel
-
-if TYPE_CHECKING:
-    from zpyro.datasets.batching import Batch
-    from zpyro.datasets.sequences import Sequences
+from zpyro.models.base import SequenceModel
+from zpyro.nn.modes import evaluation_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,18 +68,13 @@ def iwae(
     order = np.argsort(sequences.lengths, kind="stable")
     draws = particles if module.latent_size else 1
     parts: list[np.ndarray] = []
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            for batch in sequences[order.tolist()].batches(batch_size):
-                parts.append(
-                    np.stack([_log_weights(module, batch, seed, draw) for draw in range(draws)])
-                )
-                if on_batch is not None:
-                    on_batch(sum(part.shape[1] for part in parts), len(sequences))
-    finally:
-        module.train(was_training)
+    with evaluation_mode(module):
+        for batch in sequences[order.tolist()].batches(batch_size):
+            parts.append(
+                np.stack([_log_weights(module, batch, seed, draw) for draw in range(draws)])
+            )
+            if on_batch is not None:
+                on_batch(sum(part.shape[1] for part in parts), len(sequences))
     log_weights = np.concatenate(parts, axis=1)[:, np.argsort(order)]
     return _importance(tuple(sequences.names), log_weights, particles)
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from zpyro.datasets.batching import Batch
+from zpyro.datasets.sequences import Sequences
 from zpyro.errors import UserError
-from zpyro.evaluation.elbo import OnBatch, in_type_of
-from zpyro.models import SequenceModel
+from zpyro.evaluation.elbo import OnBatch
+from zpyro.models.base import SequenceModel
+from zpyro.models.bound_model import BoundModel
+from zpyro.models.guides import model_inputs
 from zpyro.nn.layers import State, gaussian_log_density
-
-if TYPE_CHECKING:
-    from zpyro.datasets.batching import Batch
-    from zpyro.datasets.sequences import Sequences
-    from zpyro.models.bound_model import BoundModel
+from zpyro.nn.modes import evaluation_mode
 
 ROWS = 8192
 """Particles of all sequences together that are moved at once, so that memory stays bounded."""
@@ -93,19 +92,14 @@ def smc(
         particles, runs = 1, 1
     together = max(1, min(batch_size, ROWS // particles))
     parts: list[list[_Filtered]] = []
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            for batch in sequences[order.tolist()].batches(together):
-                scored = [
-                    _filter(module, batch, particles, threshold, seed, run) for run in range(runs)
-                ]
-                parts.append(scored)
-                if on_batch is not None:
-                    on_batch(sum(len(part[0].bounds) for part in parts), len(sequences))
-    finally:
-        module.train(was_training)
+    with evaluation_mode(module):
+        for batch in sequences[order.tolist()].batches(together):
+            scored = [
+                _filter(module, batch, particles, threshold, seed, run) for run in range(runs)
+            ]
+            parts.append(scored)
+            if on_batch is not None:
+                on_batch(sum(len(part[0].bounds) for part in parts), len(sequences))
     back = np.argsort(order)
     by_run = np.stack(
         [np.concatenate([part[run].bounds for part in parts])[back] for run in range(runs)]
@@ -141,18 +135,16 @@ def _filter(
     module: SequenceModel, batch: Batch, particles: int, threshold: float, seed: int, run: int
 ) -> _Filtered:
     like = next(module.parameters())
-    batch = batch.to(like.device)
-    start = None if batch.start is None else in_type_of(batch.start, like)
-    process = module.bind(in_type_of(batch.x, like), batch.lengths, start)
+    bound = module.bind(*model_inputs(module, batch))
     lengths = torch.as_tensor(batch.lengths, device=like.device)
     noise = _noise(batch.names, particles, module.latent_size, seed, run)
     state = module.first_state(particles * len(batch))
     weights = torch.zeros(particles, len(batch), dtype=torch.float64, device=like.device)
     total = torch.zeros(len(batch), dtype=torch.float64, device=like.device)
     effective = resampled = 0.0
-    for t in range(process.steps):
+    for t in range(bound.steps):
         draws, places = next(noise)
-        state, gain = _step(module, _given(process, t, particles), state, draws.to(like))
+        state, gain = _step(module, _given(bound, t, particles), state, draws.to(like))
         running = t < lengths
         weights = weights + gain.double().unflatten(0, (particles, -1)).where(running, 0.0)
         paths = _effective(weights)
@@ -176,16 +168,14 @@ class _Given:
     frames: Tensor
 
 
-def _given(process: BoundModel, t: int, particles: int) -> _Given:
+def _given(bound: BoundModel, t: int, particles: int) -> _Given:
     """Step t of a bound model, repeated for every particle (particles outermost)."""
 
     def rows(values: Tensor) -> Tensor:
         return values[:, t].repeat(particles, *(1,) * (values.dim() - 2))
 
-    backward = process.backward_states if process.model.latent_size else None
-    return _Given(
-        rows(process.inputs), None if backward is None else rows(backward), rows(process.x)
-    )
+    backward = bound.backward_states if bound.model.latent_size else None
+    return _Given(rows(bound.inputs), None if backward is None else rows(backward), rows(bound.x))
 
 
 def _step(

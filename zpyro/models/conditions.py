@@ -73,6 +73,11 @@ def zero_padding(values: Tensor, mask: Tensor | None, event_dims: int) -> Tensor
     return values.where(mask, values.new_zeros(()))
 
 
+def cast_floats(values: Tensor, like: Tensor) -> Tensor:
+    """Values in the dtype of ``like`` if they are floating point; whole numbers as they are."""
+    return values.to(like.dtype) if values.is_floating_point() else values
+
+
 def _count(x: Tensor | None, lengths: Tensor | int | None, start: Tensor | None) -> int:
     if x is not None:
         return x.shape[0]

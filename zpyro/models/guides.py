@@ -18,6 +18,7 @@ from torch import Tensor
 
 from zpyro.datasets.batching import Batch
 from zpyro.errors import UserError
+from zpyro.models.conditions import cast_floats
 from zpyro.models.distributions import TrajectoryNormal
 from zpyro.models.programs import Program
 from zpyro.models.sites import Site, sample_sites
@@ -127,13 +128,14 @@ def model_inputs(model: StepwiseModel, batch: Batch) -> tuple[Tensor, Tensor, Te
     """The arguments x, lengths and start of a model or guide for a batch.
 
     Args:
-        model: frames are moved to its device and dtype; tokens keep their dtype.
+        model: frames are moved to its device and dtype, see :func:`to_model`.
         batch: on any device.
     """
+    start = None if batch.start is None else to_model(model, batch.start)
+    return to_model(model, batch.x), batch.lengths, start
+
+
+def to_model(model: StepwiseModel, values: Tensor) -> Tensor:
+    """Frames on a model's device and in its dtype; tokens keep theirs."""
     like = next(model.parameters())
-
-    def moved(values: Tensor) -> Tensor:
-        return values.to(like.device, like.dtype if values.is_floating_point() else None)
-
-    start = None if batch.start is None else moved(batch.start)
-    return moved(batch.x), batch.lengths, start
+    return cast_floats(values, like).to(like.device)

@@ -124,8 +124,8 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
     # -- one step -----------------------------------------------------------------------------
 
     embedding: nn.Module
-    prior_network: nn.Module
-    posterior_network: nn.Module
+    prior_network: Any
+    posterior_network: Any
     output: nn.Module
 
     def embed(self, frames: Tensor) -> Tensor:
@@ -271,7 +271,7 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         """Take all random numbers of training from a source, those of dropout layers too."""
         for module in self.modules():
             if hasattr(module, "noise_source"):
-                module.noise_source = source
+                setattr(module, "noise_source", source)  # noqa: B010 torch types this narrowly
 
     @contextlib.contextmanager
     def with_initial_state(self, state: State) -> Generator[InitialState, None, None]:

@@ -57,10 +57,11 @@ class SiteValues:
 
     def sum(self) -> Tensor:
         """The sum over everything that counts, scaled, 0-dim."""
-        scale = self.scale
+        scale: Any = self.scale
         if isinstance(scale, Tensor) and scale.dim():
             scale = scale.unsqueeze(-1)
-        return torch.as_tensor(scale_and_mask(self.values, scale, self.mask)).sum()
+        scaled = scale_and_mask(self.values, cast(float, scale), self.mask)
+        return torch.as_tensor(scaled).sum()
 
 
 class TracePair:

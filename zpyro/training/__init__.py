@@ -1,14 +1,16 @@
-"""Training: configuration, the trainer, checkpoints and run directories.
+"""From settings to a trained model: configuration, the training loop, and the run directory.
 
-In reading order: ``config`` (settings and presets), ``building`` (from settings to objects),
-``task`` (what a trainer trains), ``trainer`` (the loop), ``sequence_task`` (sequence models on a
-data set), ``optimizer``, ``accumulator``, ``callbacks``, ``checkpoint``, ``runs``.
+In reading order: ``config`` (settings and presets), ``building`` (settings to objects), ``task``
+and ``trainer`` (the loop), ``sequence_task`` (sequence models as a task, and :func:`fit`),
+``optimizer``, ``accumulator``, ``callbacks``, ``checkpoint``, ``runs`` (the run directory),
+``custom_guides`` and ``plugins`` (a user's own code).
 """
 
-from zpyro.training.building import build_likelihood, build_model, build_objective
-from zpyro.training.callbacks import Callback, LineLogger, NullLogger, ProgressLogger
+from zpyro.training.building import build_likelihood, build_model, build_objective, choose_device
+from zpyro.training.callbacks import Callback, LineLogger, NullLogger, ProgressLogger, logger_for
 from zpyro.training.checkpoint import Checkpoint, DataSpec
-from zpyro.training.config import Config, ObjectiveConfig, TrainConfig
+from zpyro.training.config import Config, ObjectiveConfig, Preset, TrainConfig, read_preset, resolve
+from zpyro.training.custom_guides import GuideSource, attach
 from zpyro.training.runs import Run, open_run
 from zpyro.training.sequence_task import SequenceTask, fit
 from zpyro.training.task import StepTerms, TrainingTask, TrainState
@@ -19,10 +21,12 @@ __all__ = [
     "Checkpoint",
     "Config",
     "DataSpec",
+    "GuideSource",
     "LineLogger",
     "NullLogger",
     "ObjectiveConfig",
     "Outcome",
+    "Preset",
     "ProgressLogger",
     "Run",
     "SequenceTask",
@@ -31,9 +35,14 @@ __all__ = [
     "TrainState",
     "Trainer",
     "TrainingTask",
+    "attach",
     "build_likelihood",
     "build_model",
     "build_objective",
+    "choose_device",
     "fit",
+    "logger_for",
     "open_run",
+    "read_preset",
+    "resolve",
 ]

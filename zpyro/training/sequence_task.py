@@ -19,8 +19,9 @@ from zpyro.datasets.batching import groups
 from zpyro.datasets.sequences import Dataset
 from zpyro.distributed.processes import SINGLE_PROCESS, BatchShard, ProcessGroup, full_batch
 from zpyro.errors import UserError
-from zpyro.evaluation import evaluate, in_type_of
+from zpyro.evaluation import evaluate
 from zpyro.models import SequenceModel
+from zpyro.models.conditions import cast_floats
 from zpyro.nn.layers import State
 from zpyro.nn.noise import NoiseSource, ShardNoise
 from zpyro.training import checkpoint
@@ -167,9 +168,9 @@ class SequenceTask(TrainingTask[SequenceModel]):
         """The key; then share sizes (2,), x, lengths, and x_0 and the state if there are any."""
         whole, like = batch.batch, self._like
         sizes = torch.tensor([batch.own, batch.total], dtype=torch.float64)
-        tensors = [sizes, in_type_of(self._padded(whole.x), like), whole.lengths]
+        tensors = [sizes, cast_floats(self._padded(whole.x), like), whole.lengths]
         if whole.start is not None:
-            tensors.append(in_type_of(whole.start, like))
+            tensors.append(cast_floats(whole.start, like))
         on_device = [to_device(part, like.device) for part in tensors]
         key = tuple(map(bool, self._weights.values())), whole.start is not None
         if whole.continues is None:

@@ -1,1 +1,1 @@
-"""."""
+"""Readers of foreign file formats: audio, idx and MATLAB images, text, archives."""
