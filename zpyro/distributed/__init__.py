@@ -4,6 +4,7 @@ from zpyro.distributed.processes import (
     SINGLE_PROCESS,
     BatchShard,
     ProcessGroup,
+    full_batch,
     init_distributed,
     launched_by_torchrun,
 )
@@ -13,6 +14,7 @@ __all__ = [
     "SINGLE_PROCESS",
     "BatchShard",
     "ProcessGroup",
+    "full_batch",
     "init_distributed",
     "launched_by_torchrun",
     "named_noise",
