@@ -138,3 +138,9 @@ def test_types_are_told_in_words() -> None:
     assert settings.describe(tuple[float, ...] | None) == 'a list of numbers or "none"'
     with pytest.raises(TypeError, match="set cannot be a setting"):
         settings.literal({1})
+
+
+def test_a_former_name_of_a_setting_is_an_error_with_the_present_one() -> None:
+    known = ["data.frame_size", "data.segment_length"]
+    error = settings.unknown_key("data.row_frames", known, "--set")
+    assert str(error) == "--set: data.row_frames was renamed; write data.segment_length"

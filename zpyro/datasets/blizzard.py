@@ -69,11 +69,11 @@ class Blizzard(Corpus):
         return RecordingReader(settings.sample_rate, 2 * settings.frame_size)
 
     def make_splits(
-        self, placed: Sequence[FileSpan], shard_facts: Sequence[Any], settings: BlizzardSettings
+        self, spans: Sequence[FileSpan], shard_metadata: Sequence[Any], settings: BlizzardSettings
     ) -> tuple[dict[str, Split], Layout]:
-        del shard_facts
+        del shard_metadata
         rows, labels = cut_rows(
-            list(streams_of(placed)), settings.frame_size, settings.segment_length
+            list(streams_of(spans)), settings.frame_size, settings.segment_length
         )
         test = round(settings.test_fraction * len(rows))
         valid = round(settings.valid_fraction * len(rows))

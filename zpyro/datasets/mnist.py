@@ -108,12 +108,12 @@ class Mnist(Corpus):
         return MnistReader(settings)
 
     def make_splits(
-        self, placed: Sequence[FileSpan], shard_facts: Sequence[Any], settings: MnistSettings
+        self, spans: Sequence[FileSpan], shard_metadata: Sequence[Any], settings: MnistSettings
     ) -> tuple[dict[str, Split], Layout]:
-        del shard_facts
+        del shard_metadata
         rows, columns = settings.image_shape
-        files = {item.group: item for item in placed}
-        gray = not any(".amat" in item.key for item in placed)
+        files = {item.group: item for item in spans}
+        gray = not any(".amat" in item.key for item in spans)
         missing = ({"train", "test"} if gray else {"train", "valid", "test"}) - files.keys()
         if missing:
             raise UserError(f"mnist cannot do without its {min(missing)} images; repair that file")

@@ -49,4 +49,4 @@ class RecordingReader(Reader):
                 f"{item.path}: has {len(waveform)} samples; {self._shortest} are needed; remove it"
             )
         samples = np.clip(np.rint(waveform * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1.0)
-        return ParsedFile(samples.astype(np.int16), [len(samples)], facts={"rate": rate})
+        return ParsedFile(samples.astype(np.int16), [len(samples)], metadata={"rate": rate})

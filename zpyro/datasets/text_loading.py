@@ -68,11 +68,11 @@ def load_all(
     """
     if is_prepared(folder):
         return load(corpus, folder, settings, vocabulary).split("all")
-    reader, placed, values = _read(corpus, folder, settings)
+    reader, spans, values = _read(corpus, folder, settings)
     if not len(values):
         raise UserError(f"{folder}: holds no sequence to score; give other text")
     final = translation(reader.numbers, vocabulary)[values]
-    parts = _parts(placed, settings, final)
+    parts = _parts(spans, settings, final)
     return Sequences(
         values=tuple(value for part in parts for value in part.values),
         names=tuple(name for part in parts for name in part.names),
@@ -88,17 +88,17 @@ def read(
     Raises:
         UserError: if the layout or a file cannot be used, or a split or the vocabulary is empty.
     """
-    reader, placed, values = _read(corpus, folder, settings)
-    facts = [reader.facts()]
+    reader, spans, values = _read(corpus, folder, settings)
+    metadata = [reader.metadata()]
     if vocabulary is None:
-        _, layout = corpus.make_splits(placed, facts, settings)
+        _, layout = corpus.make_splits(spans, metadata, settings)
         vocabulary = corpus.vocabulary(layout)
-    parts = _parts(placed, settings, translation(reader.numbers, vocabulary)[values])
+    parts = _parts(spans, settings, translation(reader.numbers, vocabulary)[values])
     train, valid, test = parts
     corpora.check_counts(
         {name: len(part) for name, part in zip(SPLITS, parts, strict=True)}, folder
     )
-    told = tuple(notes(facts, settings, vocabulary))
+    told = tuple(notes(metadata, settings, vocabulary))
     return Dataset(
         corpus.name, train, valid, test, "categorical", len(vocabulary), told, vocabulary
     )
@@ -119,7 +119,7 @@ def _read(
 ) -> tuple[TextReader, list[FileSpan], Tokens]:
     """Every file in memory, under provisional tokens."""
     reader = corpus.reader(settings)
-    placed: list[FileSpan] = []
+    spans: list[FileSpan] = []
     values: list[Tokens] = [np.zeros(0, dtype=np.int32)]
     problems: list[UserError] = []
     start = 0
@@ -130,18 +130,18 @@ def _read(
             problems.append(problem)
             continue
         lengths = tuple(piece.lengths)
-        placed.append(FileSpan(item.key, item.group, start, lengths, (), piece.facts))
+        spans.append(FileSpan(item.key, item.group, start, lengths, (), piece.metadata))
         values.append(piece.values)
         start += len(piece.values)
     if problems:
         raise text_files.first_of(problems)
-    return reader, placed, np.concatenate(values)
+    return reader, spans, np.concatenate(values)
 
 
-def _parts(placed: list[FileSpan], settings: TokenSettings, tokens: Tokens) -> list[Sequences]:
+def _parts(spans: list[FileSpan], settings: TokenSettings, tokens: Tokens) -> list[Sequences]:
     """The three splits of tokens in memory."""
     parts: list[Sequences] = []
-    splits = splits_of(placed, settings)
+    splits = splits_of(spans, settings)
     for name in SPLITS:
         split = splits[name]
         rows = split.rows.tolist()

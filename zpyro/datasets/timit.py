@@ -73,12 +73,10 @@ class Timit(Corpus):
         return RecordingReader(RATE, 2 * settings.frame_size, same_rate=True)
 
     def make_splits(
-        self, placed: Sequence[FileSpan], shard_facts: Sequence[Any], settings: TimitSettings
+        self, spans: Sequence[FileSpan], shard_metadata: Sequence[Any], settings: TimitSettings
     ) -> tuple[dict[str, Split], Layout]:
-        del shard_facts
-        parts = {
-            name: [p for p in placed if p.group == name] for name in ("train", "valid", "test")
-        }
+        del shard_metadata
+        parts = {name: [p for p in spans if p.group == name] for name in ("train", "valid", "test")}
         splits = {name: _rows(name, parts[name], settings) for name in ("train", "valid")}
         tested = parts["test"]
         rows = _whole([(p.start, p.count) for p in tested], settings.frame_size)
@@ -139,19 +137,19 @@ def _some(names: set[str], fraction: float) -> set[str]:
     return set(ranked[: max(1, round(fraction * len(ranked)))])
 
 
-def _rows(name: str, placed: Sequence[FileSpan], settings: TimitSettings) -> Split:
+def _rows(name: str, spans: Sequence[FileSpan], settings: TimitSettings) -> Split:
     """Rows of train or validation."""
     size, length = settings.frame_size, settings.segment_length
     if settings.concatenate:
-        stream = [(name, placed[0].start, sum(p.count for p in placed))] if placed else []
+        stream = [(name, spans[0].start, sum(p.count for p in spans))] if spans else []
         return Split(*cut_rows(stream, size, length))
     rows = [
         (item.start + first * size, (min(length, frames - 1 - first) + 1) * size, label, number)
-        for label, item in enumerate(placed)
+        for label, item in enumerate(spans)
         for frames in (item.count // size,)
         for number, first in enumerate(range(0, frames - 1, length))
     ]
-    return Split(np.array(rows, np.int64).reshape(-1, 4), [item.key for item in placed])
+    return Split(np.array(rows, np.int64).reshape(-1, 4), [item.key for item in spans])
 
 
 def _whole(places: Sequence[tuple[int, int]], frame_size: int) -> Indices:

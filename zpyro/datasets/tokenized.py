@@ -110,10 +110,10 @@ class TextCorpus(Corpus):
         return TextReader(self, settings)
 
     def make_splits(
-        self, placed: Sequence[FileSpan], shard_facts: Sequence[Any], settings: TokenSettings
+        self, spans: Sequence[FileSpan], shard_metadata: Sequence[Any], settings: TokenSettings
     ) -> tuple[dict[str, Split], Layout]:
         vocabulary = most_frequent(
-            _counts(shard_facts, "train"),
+            _counts(shard_metadata, "train"),
             settings.vocabulary_size,
             settings.unit,
             settings.lower_case,
@@ -123,16 +123,16 @@ class TextCorpus(Corpus):
             likelihood="categorical",
             frame_size=len(vocabulary),
             vocabulary=to_json(vocabulary),
-            notes=tuple(notes(shard_facts, settings, vocabulary)),
+            notes=tuple(notes(shard_metadata, settings, vocabulary)),
         )
-        return splits_of(placed, settings), layout
+        return splits_of(spans, settings), layout
 
     def vocabulary(self, layout: Layout) -> Vocabulary:
         """The words behind the tokens of an arranged data set."""
         return from_json(layout.vocabulary, self.name)
 
-    def translate(self, shard_facts: Any, layout: Layout) -> Tokens:
-        return translation(shard_facts["words"], self.vocabulary(layout))
+    def translate(self, shard_metadata: Any, layout: Layout) -> Tokens:
+        return translation(shard_metadata["words"], self.vocabulary(layout))
 
     def dataset(self, store: Store) -> Dataset:
         vocabulary = from_json(store.index.get("vocabulary"), str(store.folder))
@@ -176,9 +176,9 @@ class TextReader(Reader):
             lengths.append(len(kept) + (not long))
         tokens = np.array(values, dtype=np.int32)
         self._count(item, tokens, lengths, left_out)
-        return ParsedFile(tokens, lengths, facts={"left_out": left_out})
+        return ParsedFile(tokens, lengths, metadata={"left_out": left_out})
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Words by provisional token, how often each is in train and in test, lines too long."""
         size = len(self.numbers)
         counts = [np.pad(found, (0, size - len(found))).tolist() for found in self._counts]
@@ -200,12 +200,12 @@ class TextReader(Reader):
             self._counts[number] = found
 
 
-def splits_of(placed: Sequence[FileSpan], settings: TokenSettings) -> dict[str, Split]:
+def splits_of(spans: Sequence[FileSpan], settings: TokenSettings) -> dict[str, Split]:
     """The sequences of each split, named ``file#line``; lines that were left out are counted."""
     rows: dict[str, list[Numbers]] = {name: [] for name in SPLITS}
     labels: dict[str, list[str]] = {name: [] for name in SPLITS}
-    for item in placed:
-        positions = _positions(len(item.lengths), item.facts["left_out"])
+    for item in spans:
+        positions = _positions(len(item.lengths), item.metadata["left_out"])
         lengths = np.array(item.lengths, dtype=np.int64)
         starts = item.start + np.cumsum(lengths) - lengths
         dealt = _dealt(item.key, item.group, positions, settings)
@@ -229,29 +229,29 @@ def translation(words: Iterable[str], vocabulary: Vocabulary) -> Tokens:
 
 
 def notes(
-    shard_facts: Sequence[Any], settings: TokenSettings, vocabulary: Vocabulary
+    shard_metadata: Sequence[Any], settings: TokenSettings, vocabulary: Vocabulary
 ) -> Iterator[str]:
     """What a user should know of how text was read."""
     yield f"tokens are {settings.unit}s; every sequence ends in an end token that is scored too"
-    test = _counts(shard_facts, "test")
-    ends = sum(facts["test"][END] for facts in shard_facts)
+    test = _counts(shard_metadata, "test")
+    ends = sum(metadata["test"][END] for metadata in shard_metadata)
     unknown = sum(count for word, count in test.items() if word not in vocabulary.tokens)
     share = 100.0 * unknown / max(sum(test.values()) + ends, 1)
     yield f"{share:.2f} % of the test tokens are not in the vocabulary and count as one word"
-    dropped = sum(facts["dropped"] for facts in shard_facts)
+    dropped = sum(metadata["dropped"] for metadata in shard_metadata)
     if dropped:
         yield f"{dropped} sequences of more than {settings.max_length} are left out"
-    cut = sum(facts["cut"] for facts in shard_facts)
+    cut = sum(metadata["cut"] for metadata in shard_metadata)
     if cut:
         yield f"{cut} sequences are cut after {settings.max_length} and have no end"
 
 
-def _counts(shard_facts: Sequence[Mapping[str, Any]], split: str) -> Counter[str]:
+def _counts(shard_metadata: Sequence[Mapping[str, Any]], split: str) -> Counter[str]:
     """How often each word stands in a split; the special ones are left out."""
     found: Counter[str] = Counter()
     first = len(SPECIAL)
-    for facts in shard_facts:
-        for word, count in zip(facts["words"][first:], facts[split][first:], strict=True):
+    for metadata in shard_metadata:
+        for word, count in zip(metadata["words"][first:], metadata[split][first:], strict=True):
             if count:
                 found[word] += count
     return found

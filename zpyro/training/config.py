@@ -29,9 +29,6 @@ from zpyro.nn.precision import PRECISIONS
 from zpyro.objectives.terms import TERMS, Term
 from zpyro.settings import Field, setting
 
-RENAMED_SETTINGS = {"data.row_frames": "data.segment_length"}
-"""Present names of settings by their former ones, which the files of older runs hold."""
-
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
@@ -370,7 +367,7 @@ def preset_of(table: Mapping[str, Any], source: str) -> Preset:
         UserError: if ``dataset`` is not text.
     """
     values = settings.flatten(table)
-    values = {RENAMED_SETTINGS.get(key, key): value for key, value in values.items()}
+    values = {settings.RENAMED.get(key, key): value for key, value in values.items()}
     values.pop("data_folder", None)
     dataset = values.pop("dataset", None)
     if dataset is not None and not isinstance(dataset, str):

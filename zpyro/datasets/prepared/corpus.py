@@ -41,13 +41,13 @@ class ParsedFile:
         values: raw numbers of the corpus's type, (count,).
         lengths: how many numbers each sequence has; their sum is the count.
         names: of the sequences where there are several, or nothing.
-        facts: what else is to be remembered of the file, in JSON.
+        metadata: what else is to be remembered of the file, in JSON.
     """
 
     values: Array
     lengths: Sequence[int]
     names: Sequence[str] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class FileSpan:
         start: position of its first number.
         lengths: of its sequences, in numbers.
         names: of its sequences, or nothing.
-        facts: as read.
+        metadata: as read.
     """
 
     key: str
@@ -68,7 +68,7 @@ class FileSpan:
     start: int
     lengths: tuple[int, ...]
     names: tuple[str, ...]
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
     @property
     def count(self) -> int:
@@ -129,7 +129,7 @@ class Reader(abc.ABC):
             UserError: naming the file and what is wrong with it.
         """
 
-    def facts(self) -> Any:
+    def metadata(self) -> Any:
         """What the shard's files have in common that is needed later, in JSON."""
         return None
 
@@ -159,7 +159,7 @@ class Corpus(abc.ABC):
 
     @abc.abstractmethod
     def make_splits(
-        self, placed: Sequence[FileSpan], shard_facts: Sequence[Any], settings: Any
+        self, spans: Sequence[FileSpan], shard_metadata: Sequence[Any], settings: Any
     ) -> tuple[dict[str, Split], Layout]:
         """The splits and how to read them, once all files are stored.
 
@@ -167,9 +167,9 @@ class Corpus(abc.ABC):
             UserError: if a split would be empty.
         """
 
-    def translate(self, shard_facts: Any, layout: Layout) -> Array | None:
+    def translate(self, shard_metadata: Any, layout: Layout) -> Array | None:
         """The final number of every stored one of a shard, or None where they are final."""
-        del shard_facts, layout
+        del shard_metadata, layout
 
     def dataset(self, store: Store) -> Dataset:
         """The data set of a prepared folder."""
@@ -218,7 +218,7 @@ def _rows_of(
     return rows
 
 
-def streams_of(placed: Sequence[FileSpan]) -> Iterator[tuple[str, int, int]]:
+def streams_of(spans: Sequence[FileSpan]) -> Iterator[tuple[str, int, int]]:
     """Each file as one stream: label, first number, how many."""
-    for item in placed:
+    for item in spans:
         yield item.key, item.start, item.count

@@ -179,15 +179,15 @@ def _finish(
     mapped: Any,
 ) -> dict[str, Any]:
     """Arrange the splits and write their tables; gives the index."""
-    placed: list[FileSpan] = []
+    spans: list[FileSpan] = []
     start = 0
     counts: list[int] = []
     for record in records:
-        found = shards.placed(record, start)
-        placed += found
+        found = shards.file_spans(record, start)
+        spans += found
         counts.append(sum(item.count for item in found))
         start += counts[-1]
-    splits, layout = corpus.make_splits(placed, [record["facts"] for record in records], settings)
+    splits, layout = corpus.make_splits(spans, [record["facts"] for record in records], settings)
     sums = [record["sha256"] for record in records]
     for number, (task, record) in enumerate(zip(tasks, records, strict=True)):
         final = corpus.translate(record["facts"], layout)

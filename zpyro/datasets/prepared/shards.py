@@ -40,8 +40,8 @@ class Task:
 
     def fingerprint(self) -> str:
         """Changes when a file, the order of files or a setting does."""
-        facts = [[item.key, item.group, *_stamp(item.path)] for item in self.items]
-        text = json.dumps([self.corpus.name, repr(self.settings), facts])
+        metadata = [[item.key, item.group, *_stamp(item.path)] for item in self.items]
+        text = json.dumps([self.corpus.name, repr(self.settings), metadata])
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -82,7 +82,7 @@ def write(task: Task) -> dict[str, Any]:
             out.write(data)
             entry = {"key": item.key, "group": item.group, "sha256": source}
             entry |= {"lengths": list(piece.lengths), "names": list(piece.names)}
-            entries.append({**entry, "facts": dict(piece.facts)})
+            entries.append({**entry, "facts": dict(piece.metadata)})
         out.flush()
         os.fsync(out.fileno())
     record = {
@@ -90,7 +90,7 @@ def write(task: Task) -> dict[str, Any]:
         "sha256": digest.hexdigest(),
         "items": entries,
         "problems": problems,
-        "facts": reader.facts(),
+        "facts": reader.metadata(),
     }
     files.replace_file(task.record, json.dumps(record))
     return record
@@ -107,7 +107,7 @@ def read_record(task: Task) -> dict[str, Any] | None:
     return record if whole else None
 
 
-def placed(record: dict[str, Any], start: int) -> list[FileSpan]:
+def file_spans(record: dict[str, Any], start: int) -> list[FileSpan]:
     """The files of a shard whose first number has that position."""
     found: list[FileSpan] = []
     for entry in record["items"]:
