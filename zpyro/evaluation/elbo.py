@@ -174,7 +174,7 @@ class _Score:
 
 def _score(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _Score:
     if module.custom_guide is not None:
-        return _score_with_own_guide(module, batch, particles, seed)
+        return _score_with_custom_guide(module, batch, particles, seed)
     draws = [named_terms(module, batch, seed, draw) for draw in range(particles)]
     log_likelihood = torch.stack([terms.log_likelihood.double().sum(1) for terms in draws]).mean(0)
     kl = torch.stack([terms.kl.double().sum(1) for terms in draws]).mean(0)
@@ -192,7 +192,9 @@ def _score(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _S
     )
 
 
-def _score_with_own_guide(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _Score:
+def _score_with_custom_guide(
+    module: SequenceModel, batch: Batch, particles: int, seed: int
+) -> _Score:
     """The same from densities at drawn latents; means are over the draws."""
     draws = [path_log_probs(module, batch, seed, draw) for draw in range(particles)]
     average = [torch.stack([draw[n].double() for draw in draws]).mean(0).cpu() for n in range(4)]

@@ -35,21 +35,23 @@ class ObjectiveConfig:
     """The objective's weights and how they move; see :class:`zpyro.ZForcingELBO`."""
 
     kl_weight: float = setting(0.2, "weight of the KL at the first step", at_least=0)
-    kl_weight_final: float = setting(1.0, "where it goes", at_least=0)
-    kl_weight_rate: float = setting(5e-5, "by how much a step", at_least=0)
+    kl_weight_final: float = setting(1.0, "its final weight", at_least=0)
+    kl_weight_rate: float = setting(5e-5, "its change per step", at_least=0)
     kl_schedule: str = setting(
-        "linear", "how it goes there", choices=("linear", "sigmoid", "cyclical")
+        "linear", "shape of its schedule", choices=("linear", "sigmoid", "cyclical")
     )
     kl_cycles: int = setting(4, "cycles of the cyclical schedule", at_least=1)
-    free_bits: float = setting(0.0, "nats of KL that cost nothing", at_least=0)
-    free_bits_per: str = setting("step", "what they are for", choices=("step", "sequence"))
+    free_bits: float = setting(0.0, "nats of KL per group without cost", at_least=0)
+    free_bits_per: str = setting("step", "the group", choices=("step", "sequence"))
     auxiliary_weight: float = setting(0.0, "alpha at the first step", at_least=0)
-    auxiliary_weight_final: float | None = setting(None, "where it goes, none to stay", at_least=0)
-    auxiliary_weight_rate: float = setting(0.0, "by how much a step", at_least=0)
-    auxiliary_weight_epochs: float = setting(0.0, "or over how many epochs", at_least=0)
+    auxiliary_weight_final: float | None = setting(
+        None, "its final weight, none to keep it", at_least=0
+    )
+    auxiliary_weight_rate: float = setting(0.0, "its change per step", at_least=0)
+    auxiliary_weight_epochs: float = setting(0.0, "or the epochs that it takes", at_least=0)
     reverse_weight: float = setting(0.0, "beta", at_least=0)
     analytic_kl: bool = setting(True, "closed-form KL, else log q - log p at the sample")
-    particles: int = setting(1, "paths a sequence in each step", at_least=1, at_most=10_000)
+    particles: int = setting(1, "paths per sequence in each step", at_least=1, at_most=10_000)
     bound: str = setting(
         "elbo",
         "elbo, or the bound of many particles: iwae, or dreg with its better gradient",
@@ -120,7 +122,7 @@ class TrainConfig:
     batch_size: int = setting(32, "sequences a step", at_least=1, at_most=1 << 20)
     bucketed: bool = setting(True, "batch sequences of like length together")
     carry_state: bool = setting(
-        False, "rows go on with the state of the row before (truncated back-propagation)"
+        False, "rows start from the final state of the previous row (truncated back-propagation)"
     )
     optimizer: str = setting("adam", "adam, or sgd with momentum 0.9", choices=("adam", "sgd"))
     weight_decay: float = setting(0.0, "factor of the squared weights in the loss", at_least=0)
@@ -469,6 +471,8 @@ def _drop_auxiliary(values: dict[str, Any], name: str, explicit: set[str]) -> li
 
 
 def _field(fields: Mapping[str, Field], key: str, source: str) -> Field:
+    if key in RENAMED_SETTINGS:
+        raise UserError(f"{source}: {key} was renamed; use {RENAMED_SETTINGS[key]}")
     if key not in fields:
         raise settings.unknown_key(key, fields, source)
     return fields[key]

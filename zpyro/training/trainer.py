@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import Generator, Hashable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -465,7 +465,11 @@ def _converted(state: dict[str, Any]) -> dict[str, Any]:
     optimizer, train_state = state.get("optimizer"), state["train_state"]
     if isinstance(optimizer, dict) and "adam" in optimizer:
         state["optimizer"] = {**optimizer, "optimizer": optimizer["adam"]}
-    if isinstance(train_state, dict) and "without_better" in train_state:
-        evals = train_state.pop("without_better")
-        state["train_state"] = {**train_state, "evals_without_improvement": evals}
+    if isinstance(train_state, dict):
+        known = {field.name for field in fields(TrainState)}
+        # One entry of it was renamed.
+        state["train_state"] = {
+            name if name in known else "evals_without_improvement": value
+            for name, value in train_state.items()
+        }
     return state
