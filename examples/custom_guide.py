@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import zpyro
 from zpyro.evaluation.custom_guides import path_log_probs
-from zpyro.training.custom_guides import attach
+from zpyro.training.custom_guides import attach_guide
 
 HIDDEN = 64
 
@@ -139,7 +139,7 @@ def train(
         mlp_size=HIDDEN,
     )
     if make is not None:
-        attach(module, make(module))
+        attach_guide(module, make(module))
     objective = zpyro.ZForcingELBO(zpyro.schedules.linear(0.2, 1.0, steps=max(1, steps // 2)))
     loss = objective(module.model, module.active_guide)
     optimizer = torch.optim.Adam(module.parameters(), lr=2e-3)
@@ -165,7 +165,7 @@ def bounds(module: zpyro.SequenceModel, data: Any, particles: int) -> tuple[floa
     IWAE is log (1 / K) sum_k p(x, z_k) / q(z_k | x) (arXiv:1509.00519).
     """
     if module.custom_guide is None:
-        attach(module, module.guide)
+        attach_guide(module, module.guide)
     elbo = iwae = 0.0
     for batch in data.batches(64):
         paths = [path_log_probs(module, batch, 0, draw)[:3] for draw in range(particles)]

@@ -41,7 +41,7 @@ def test_each_guide_keeps_the_contract(name: str) -> None:
     make = custom_guide.GUIDES[name]
     assert make is not None
     module = small()
-    custom_guides.attach(module, make(module))
+    custom_guides.attach_guide(module, make(module))
     batch = zpyro.datasets.load("vowels").train[:4].batch()
     assert len(set(batch.lengths.tolist())) > 1
     guide_checks.check(module, batch, needs_backward_states=False)
@@ -54,8 +54,8 @@ def test_the_per_step_guide_is_the_filtering_one() -> None:
     for name, parameter in steps.cell.named_parameters():
         parameter.data.copy_(getattr(whole.recurrent, f"{name}_l0").data)
     steps.output.load_state_dict(whole.output.state_dict())
-    custom_guides.attach(module, whole)
-    custom_guides.attach(other, steps)
+    custom_guides.attach_guide(module, whole)
+    custom_guides.attach_guide(other, steps)
     batch = zpyro.datasets.load("vowels").test[:3].batch()
     zeros = torch.zeros(3, batch.x.shape[1], 3)
     with MeanLatents():

@@ -10,7 +10,7 @@ from zpyro.training.building import build_likelihood, build_model, build_objecti
 from zpyro.training.callbacks import Callback, LineLogger, NullLogger, ProgressLogger, logger_for
 from zpyro.training.checkpoint import Checkpoint, DataSpec
 from zpyro.training.config import Config, ObjectiveConfig, Preset, TrainConfig, read_preset, resolve
-from zpyro.training.custom_guides import GuideSource, attach
+from zpyro.training.custom_guides import GuideSource, attach_guide
 from zpyro.training.runs import Run, open_run
 from zpyro.training.sequence_task import SequenceTask, fit
 from zpyro.training.task import StepTerms, TrainingTask, TrainState
@@ -35,7 +35,7 @@ __all__ = [
     "TrainState",
     "Trainer",
     "TrainingTask",
-    "attach",
+    "attach_guide",
     "build_likelihood",
     "build_model",
     "build_objective",

@@ -50,14 +50,14 @@ class GuideSource:
                 f"{path}: {self.name} returns {type(guide).__name__}, which cannot be called; "
                 "it must return a guide(x, lengths, start)"
             )
-        attach(module, guide)
+        attach_guide(module, guide)
 
     def keep(self, run: Path) -> None:
         """Leave a copy of the file and its checksum in a run directory."""
         user_files.keep(run / FOLDER, RECORD, [(self.file, self.name)])
 
 
-def attach(module: SequenceModel, guide: Callable[..., Any]) -> None:
+def attach_guide(module: SequenceModel, guide: Callable[..., Any]) -> None:
     """Make a guide the one that a model is trained and evaluated with.
 
     The guide may hold the model or parts of it; those stay the model's own, with one name each
