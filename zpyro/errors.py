@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 
+__all__ = [
+    "UserError",
+]
+
 _SHAPES = re.compile(r"\n[ ]*Trace Shapes:.*", re.DOTALL)
 
 

@@ -26,6 +26,17 @@ from zpyro.errors import UserError
 from zpyro.io.registry import Registry
 from zpyro.nn.layers import TiedLinear, gaussian_log_density
 
+__all__ = [
+    "LIKELIHOODS",
+    "Bernoulli",
+    "Categorical",
+    "Gaussian",
+    "GaussianMixture",
+    "Likelihood",
+    "build",
+    "register",
+]
+
 Bounds = tuple[float, float] | None
 """Smooth lower and upper bound of a log variance, or None."""
 

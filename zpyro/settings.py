@@ -22,6 +22,21 @@ from typing import Any, TypeVar
 
 from zpyro.errors import UserError
 
+__all__ = [
+    "Field",
+    "Limits",
+    "build",
+    "describe",
+    "fields_of",
+    "flatten",
+    "literal",
+    "parse_value",
+    "read_toml",
+    "setting",
+    "to_toml",
+    "unknown_key",
+]
+
 NONE = "none"
 LARGEST_FILE = 1 << 20
 
