@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -99,3 +100,77 @@ def test_every_entry_has_a_layer() -> None:
     entries = {path.stem for path in PACKAGE.iterdir() if path.name[0] not in "._"} - {"py"}
     assert entries - {"__init__", "__pycache__"} == LEVEL.keys()
     assert len(LEVEL) <= 14
+
+
+PUBLIC_NAMES = {
+    "zpyro": """
+        Decoded LoadedRun MultiSampleELBO ObjectiveTerms Posterior SequenceModel SequenceTerms
+        UserError ZForcing ZForcingELBO __version__ analysis datasets decode distributed
+        evaluate evaluation fit interpolate io iwae likelihoods load_run models nn objectives
+        posterior reconstruct schedules sequence_terms settings smc training
+    """,
+    "zpyro.errors": """
+        UserError
+    """,
+    "zpyro.settings": """
+        Field Limits build describe fields_of flatten literal parse_value read_toml setting
+        to_toml unknown_key
+    """,
+    "zpyro.io": """
+        Registry cache_folder checksum locked replace_file replace_folder translate_os_errors
+    """,
+    "zpyro.nn": """
+        Cell ConditionalLayerNormLSTM Dropout GaussianMLP HiddenLayer LatentLSTM MLP NoiseSource
+        PRECISIONS Path RECURRENCES Recurrence ShardNoise State TiedLinear evaluation_mode
+        gaussian_kl gaussian_log_density in_blocks lstm_states lstm_step
+        orthogonal_recurrent_weights resolve_precision run_backward run_lstm
+    """,
+    "zpyro.likelihoods": """
+        Bernoulli Categorical Gaussian GaussianMixture LIKELIHOODS Likelihood build register
+    """,
+    "zpyro.datasets": """
+        Batch Corpus DATASETS Dataset DatasetEntry Normalization Sequences Vocabulary describe
+        entry load load_all names register
+    """,
+    "zpyro.distributed": """
+        BatchShard ProcessGroup SINGLE_PROCESS full_batch init_distributed launched_by_torchrun
+        named_noise seed_everything
+    """,
+    "zpyro.models": """
+        AuxiliaryCosts BoundModel DMM MODELS ModelConfig PosteriorPath Program RNN SRNN STORN
+        SequenceModel SmoothingModel StepwiseModel VRNN ZForcing config_class from_reference
+        model_config model_inputs register
+    """,
+    "zpyro.objectives": """
+        Auxiliary KL LogLikelihood MultiSampleELBO ObjectiveModule ObjectiveTerms Reverse
+        Schedule SequenceTerms SiteValues TERMS Term TracePair ZForcingELBO register schedules
+        sequence_terms
+    """,
+    "zpyro.evaluation": """
+        Evaluation FilterEvaluation ImportanceEvaluation OnBatch check_can_filter check_finite
+        evaluate iwae named_terms perplexity smc
+    """,
+    "zpyro.training": """
+        Callback Checkpoint Config DataSpec GuideSource LineLogger NullLogger ObjectiveConfig
+        Outcome Preset ProgressLogger Run SequenceTask StepTerms TrainConfig TrainState Trainer
+        TrainingTask attach_guide build_likelihood build_model build_objective choose_device fit
+        logger_for open_run read_preset resolve
+    """,
+    "zpyro.analysis": """
+        ComparisonResult ComparisonSpec Decoded Interpolation LoadedRun Posterior Report
+        Resources SequenceView Summary VARIANTS Variant cite compare decode find_variants
+        interpolate load_run load_split markdown_table new_figure plot_comparison plot_curves
+        plot_frames plot_images plot_side_by_side plot_sounds plot_spectrogram posterior
+        reconstruct sample save_figure view_sequence write_report
+    """,
+}
+"""The ``__all__`` of zpyro and its entries; list changes in CHANGELOG.md."""
+
+
+def test_public_names() -> None:
+    entries = {f"zpyro.{entry}" for entry in LEVEL.keys() - {"version"}}
+    assert PUBLIC_NAMES.keys() == {"zpyro", *entries}
+    for name, expected in PUBLIC_NAMES.items():
+        module = importlib.import_module(name)
+        assert sorted(module.__all__) == expected.split(), name
+        assert all(hasattr(module, each) for each in module.__all__), name
