@@ -175,9 +175,8 @@ def build(cls: type[T], values: Mapping[str, object], source: str) -> T:
 
 def unknown_key(key: str, known: Iterable[str], source: str) -> UserError:
     """The error for a key that does not exist; it names the nearest one that does."""
-    known = list(known)
-    if RENAMED.get(key) in known:
-        return UserError(f"{source}: {key} was renamed; write {RENAMED[key]}")
+    if key in RENAMED:
+        return UserError(f"{source}: {key} was renamed; use {RENAMED[key]}")
     by_name = {name.rpartition(".")[2]: name for name in known}
     names = difflib.get_close_matches(key.rpartition(".")[2], list(by_name), n=1, cutoff=0.7)
     keys = difflib.get_close_matches(key, list(by_name.values()), n=1, cutoff=0.0)

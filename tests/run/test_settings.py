@@ -143,4 +143,4 @@ def test_types_are_told_in_words() -> None:
 def test_a_former_name_of_a_setting_is_an_error_with_the_present_one() -> None:
     known = ["data.frame_size", "data.segment_length"]
     error = settings.unknown_key("data.row_frames", known, "--set")
-    assert str(error) == "--set: data.row_frames was renamed; write data.segment_length"
+    assert str(error) == "--set: data.row_frames was renamed; use data.segment_length"

@@ -471,8 +471,6 @@ def _drop_auxiliary(values: dict[str, Any], name: str, explicit: set[str]) -> li
 
 
 def _field(fields: Mapping[str, Field], key: str, source: str) -> Field:
-    if key in RENAMED_SETTINGS:
-        raise UserError(f"{source}: {key} was renamed; use {RENAMED_SETTINGS[key]}")
     if key not in fields:
         raise settings.unknown_key(key, fields, source)
     return fields[key]
