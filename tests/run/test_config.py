@@ -167,9 +167,3 @@ def test_a_setting_of_another_model_is_refused() -> None:
     expected = "model.conditional_layer_norm is not a setting of the model storn; leave it out"
     with pytest.raises(UserError, match=expected):
         model_config(name="storn", conditional_layer_norm=True)
-
-
-def test_a_renamed_setting_is_named() -> None:
-    expected = "--set: data.row_frames was renamed; use data.segment_length"
-    with pytest.raises(UserError, match=expected):
-        config.resolve("any", Data, assignments=["data.row_frames=5"])
