@@ -46,7 +46,7 @@ class ScoredSum(Bernoulli):
     def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
         raise NotImplementedError("the next bit is given, not drawn; use ZForcingSolver.answers")
 
-    def draw(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
+    def sample(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
         raise NotImplementedError("the next bit is given, not drawn; use ZForcingSolver.answers")
 
     def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class PrefixSumZForcing(zpyro.ZForcing):
         self.embedding = SumEmbedding(embedding_size)
         self.embedding_size = embedding_size
 
-    def deterministic(self, inputs: Tensor) -> Tensor:
+    def input_features(self, inputs: Tensor) -> Tensor:
         return self.bits_alone(inputs)
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:

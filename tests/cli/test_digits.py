@@ -115,7 +115,7 @@ def cell(path: Path, row: int, column: int) -> np.ndarray:
 
 def test_who_takes_settings_for_a_gpu_on_a_cpu_is_told(zpyro: Zpyro, tmp_path: Path) -> None:
     arguments = ("train", "--dataset", "mnist", "--data", tmp_path / "none", "--device", "cpu")
-    note = "note: the settings of mnist want a GPU; --preset mnist-small is made for a CPU"
+    note = "note: the settings of mnist need a GPU; --preset mnist-small is for a CPU"
     assert note in zpyro(*arguments).stderr
     for preset in ("mnist", "mnist-small"):
         assert "note" not in zpyro(*arguments, "--preset", preset).stderr
