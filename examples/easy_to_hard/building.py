@@ -43,7 +43,7 @@ def build(task: Task, preset: Preset, solver: str = "recall", depth: str = "fixe
     weight = preset.progressive_weight if progressive else 0.0
     extra_iterations = preset.extra_iterations if progressive else 0
     recurrent = RecurrentSolver(network, preset.iterations, weight, task.scored, extra_iterations)
-    return FixedDepthSolver(recurrent, preset.precision)
+    return FixedDepthSolver(recurrent)
 
 
 def _network(task: Task, preset: Preset, solver: str) -> networks.IteratedNetwork:
@@ -71,7 +71,7 @@ def _latent_depth(task: Task, preset: Preset, solver: str) -> Solver:
         extra_iterations,
         evidence_weight=max(1 - weight, 0.5),
     )
-    return LatentDepthTrainer(recurrent, preset.precision)
+    return LatentDepthTrainer(recurrent)
 
 
 def _zforcing(task: Task, preset: Preset, depth: str) -> Solver:

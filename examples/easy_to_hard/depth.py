@@ -43,7 +43,7 @@ from .programs import (
     sample_progress,
     scaled,
 )
-from .solvers import Answer, FixedDepthSolver, autocast
+from .solvers import Answer, FixedDepthSolver
 
 PATIENCE = 0.98
 THINKING_ALONE = 0.5
@@ -235,11 +235,10 @@ class LatentDepthTrainer(FixedDepthSolver):
 
     Args:
         recurrent: the Pyro programs.
-        precision: "bfloat16" computes the convolutions of the training in that type.
     """
 
-    def __init__(self, recurrent: LatentDepthSolver, precision: str = "float32") -> None:
-        super().__init__(recurrent, precision)
+    def __init__(self, recurrent: LatentDepthSolver) -> None:
+        super().__init__(recurrent)
         self.latent_depth = recurrent
         self.enumeration = TraceEnum_ELBO(max_plate_nesting=2)
         self.with_evidence = True
@@ -253,8 +252,7 @@ class LatentDepthTrainer(FixedDepthSolver):
         elbo, model = self.elbo, recurrent.depth_model
         if self.with_evidence:
             elbo, model = self.enumeration, recurrent.training_model
-        with autocast(inputs.device, self.precision):
-            loss = elbo.differentiable_loss(model, recurrent.guide, inputs, targets)
+        loss = elbo.differentiable_loss(model, recurrent.guide, inputs, targets)
         return torch.as_tensor(loss) / recurrent.num_scored(inputs)
 
     def answers(self, inputs: Tensor, iterations: int) -> Iterator[Answer]:

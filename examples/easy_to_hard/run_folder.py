@@ -1,7 +1,10 @@
-"""A run's folder: ``settings.json``, ``metrics.jsonl``, ``rule.json`` and the checkpoint ``last``.
+"""The run directory of an easy-to-hard training::
 
-A checkpoint holds the weights (safetensors), the averaged weights, and what training needs to go
-on as if it had never stopped.
+settings.json    task, preset with every value, solver, depth, seed and data
+metrics.jsonl    one record a line: {"kind": "train", ...}, then {"kind": "valid", ...}
+rule.json        the number of iterations that validation chose
+last/            the checkpoint: model.safetensors, average.safetensors, state.pt, meta.json
+last.previous/   the checkpoint before it
 """
 
 from __future__ import annotations
@@ -13,28 +16,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from zpyro.errors import UserError
-from zpyro.io import files, tensor_files, torch_files
+from zpyro.io import files, manifest, tensor_files
+from zpyro.io.locking import LOCK, locked
+from zpyro.training.runs import Run
 
 from .sweep import Rule
-from .tasks import Preset
+from .tasks import Preset, Request
 
-SETTINGS, METRICS, RULE, LAST = "settings.json", "metrics.jsonl", "rule.json", "last"
-RENAMED = {"linger": "extra_iterations"}
-"""Settings of a preset under the names that runs once recorded."""
+SETTINGS, RULE = "settings.json", "rule.json"
 WEIGHTS, AVERAGE, STATE = "model.safetensors", "average.safetensors", "state.pt"
+RENAMED = {"linger": "extra_iterations"}
+"""Settings of a preset under the names in older runs."""
+OLD_PREFIX, PREFIX = "thinker.", "recurrent."
+"""The first part of a parameter's name in older runs, and now."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run was asked for.
+    """The settings of a run.
 
     Attributes:
         task: its name.
         preset_name: name of the preset, for the record.
-        preset: every value of it.
+        preset: all its values.
         solver: see :data:`zpyro_examples.easy_to_hard.building.SOLVERS`.
         depth: "fixed" or "latent".
         seed: of weights, order and data.
@@ -49,38 +57,53 @@ class Settings:
     seed: int = 0
     source: str | None = None
 
+    def request(self, split: str, size: int, count: int) -> Request:
+        """The request for problems of this run."""
+        source = None if self.source is None else Path(self.source)
+        return Request(split, size, count, self.seed, source, self.preset.options)
+
 
 class RunFolder:
-    """Reads and writes the files of a run.
+    """The files of a run.
 
     Args:
-        folder: where they are.
+        folder: the run directory.
+
+    Example::
+
+        run = RunFolder.open(Path("runs/mazes"))
+        run.load_weights(solver, averaged=True)
+        iterations = run.rule().iterations(task, 59)
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.run = Run(folder)
 
     @classmethod
     def create(cls, folder: Path, settings: Settings) -> RunFolder:
         """Make the folder of a new run.
 
         Raises:
-            UserError: if the place is taken or cannot be written.
+            UserError: if the folder is not empty or cannot be written.
         """
-        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-            raise UserError(f"{folder}: is not empty; choose another --out, or --resume it")
         with files.translate_os_errors(folder):
+            if folder.is_file():
+                raise UserError(f"{folder}: is not a directory; choose another --out")
             folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(dataclasses.asdict(settings), indent=2)
-        files.replace_file(folder / SETTINGS, text + "\n")
+            if any(path.name != LOCK for path in folder.iterdir()):
+                raise UserError(f"{folder}: is not empty; choose another --out, or --resume it")
+        with locked(folder):
+            text = json.dumps(dataclasses.asdict(settings), indent=2)
+            files.replace_file(folder / SETTINGS, text + "\n")
         return cls(folder)
 
     @classmethod
     def open(cls, folder: Path) -> RunFolder:
-        """The folder of a run that is there.
+        """The folder of an existing run.
 
         Raises:
-            UserError: if it is none.
+            UserError: if it is not a run directory.
         """
         if not (folder / SETTINGS).is_file():
             raise UserError(
@@ -89,10 +112,10 @@ class RunFolder:
         return cls(folder)
 
     def settings(self) -> Settings:
-        """What the run was asked for.
+        """The settings of the run.
 
         Raises:
-            UserError: if the file was damaged.
+            UserError: if the file is damaged.
         """
         values = self._read_json(SETTINGS)
         try:
@@ -106,13 +129,8 @@ class RunFolder:
         except (KeyError, TypeError) as error:
             raise UserError(f"{self.folder / SETTINGS}: is damaged ({error})") from error
 
-    def log(self, record: dict[str, Any]) -> None:
-        """Add a line to the metrics."""
-        with files.translate_os_errors(self.folder), (self.folder / METRICS).open("a") as file:
-            file.write(json.dumps(record) + "\n")
-
     def write_rule(self, rule: Rule) -> None:
-        """Keep the rule that validation chose."""
+        """Write the rule that validation chose."""
         text = json.dumps(dataclasses.asdict(rule), indent=2)
         files.replace_file(self.folder / RULE, text + "\n")
 
@@ -120,7 +138,7 @@ class RunFolder:
         """The rule that validation chose.
 
         Raises:
-            UserError: if the training has not come so far.
+            UserError: if the training has not finished.
         """
         if not (self.folder / RULE).is_file():
             raise UserError(f"{self.folder}: training did not finish; continue with train --resume")
@@ -130,52 +148,51 @@ class RunFolder:
         except TypeError as error:
             raise UserError(f"{self.folder / RULE}: is damaged ({error})") from error
 
-    # -- checkpoints ------------------------------------------------------------------------------
+    def recover(self) -> str | None:
+        """Prepare the newest undamaged checkpoint for resuming.
 
-    def save(
-        self, module: nn.Module, average: dict[str, torch.Tensor], state: dict[str, Any]
-    ) -> None:
-        """Replace the checkpoint; at every instant a whole one is there."""
+        Returns:
+            A line that names a damaged file, or None.
 
-        def fill(folder: Path) -> None:
-            tensor_files.write(folder / WEIGHTS, dict(module.named_parameters()))
-            if average:
-                tensor_files.write(folder / AVERAGE, average)
-            torch_files.write(folder / STATE, state)
-
-        files.replace_folder(self.folder / LAST, fill, keep_previous=False)
-
-    @property
-    def started(self) -> bool:
-        """Whether there is a checkpoint."""
-        return files.complete_folder(self.folder / LAST).is_dir()
+        Raises:
+            UserError: if there is no such checkpoint, or an earlier version wrote it.
+        """
+        last = self._checkpoint()
+        previous = self.run.last.with_name(self.run.last.name + files.PREVIOUS)
+        if not (last / manifest.META).is_file() and not previous.exists():
+            raise UserError(
+                f"{last}: has no {manifest.META}, an earlier version wrote it or it is damaged; "
+                "start a new training (test and show can still read it)"
+            )
+        return self.run.recover()
 
     def load_weights(self, module: nn.Module, *, averaged: bool) -> None:
-        """Put the checkpoint's weights into a module, the averaged ones where asked for and there.
+        """Copy the checkpoint's weights into a module.
+
+        Args:
+            module: the solver.
+            averaged: take the averaged weights if the checkpoint has them.
 
         Raises:
-            UserError: if there is not a checkpoint, or it was damaged.
+            UserError: if there is no checkpoint, or it is damaged.
         """
-        if not self.started:
-            raise UserError(f"{self.folder}: has no checkpoint yet; train it first")
-        folder = files.complete_folder(self.folder / LAST)
+        folder = self._checkpoint()
         path = folder / AVERAGE if averaged and (folder / AVERAGE).exists() else folder / WEIGHTS
-        found = tensor_files.read(path, dict(module.named_parameters()))
+        expected = dict(module.named_parameters())
+        names = {name: name for name in expected}
+        if (folder / manifest.META).exists():
+            manifest.check(path, manifest.read(folder))
+        elif _has_old_names(path):
+            names = {name: name.replace(PREFIX, OLD_PREFIX, 1) for name in expected}
+        found = tensor_files.read(path, {names[name]: value for name, value in expected.items()})
         with torch.no_grad():
-            for name, parameter in module.named_parameters():
-                parameter.copy_(found[name])
+            for name, parameter in expected.items():
+                parameter.copy_(found[names[name]])
 
-    def load_state(self, module: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """What :meth:`save` was given besides the weights.
-
-        Raises:
-            UserError: if it is missing or damaged.
-        """
-        folder = files.complete_folder(self.folder / LAST)
-        average = {}
-        if (folder / AVERAGE).exists():
-            average = tensor_files.read(folder / AVERAGE, dict(module.named_parameters()))
-        return average, torch_files.read(folder / STATE)
+    def _checkpoint(self) -> Path:
+        if not self.run.has("last"):
+            raise UserError(f"{self.folder}: has no checkpoint yet; train it first")
+        return files.complete_folder(self.run.last)
 
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
@@ -184,5 +201,13 @@ class RunFolder:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: is damaged ({error})") from error
         if not isinstance(values, dict):
-            raise UserError(f"{path}: is damaged (no table)")
+            raise UserError(f"{path}: is damaged (it holds no table)")
         return values
+
+
+def _has_old_names(path: Path) -> bool:
+    try:
+        with safe_open(path, "pt") as file:
+            return any(name.startswith(OLD_PREFIX) for name in file.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return False  # reading the tensors reports the error

@@ -1,109 +1,131 @@
-"""What the commands do: train, test and show a run."""
+"""The commands: train, test and show a run."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
+from zpyro.analysis import plots
 from zpyro.distributed.seeding import seed_everything
 from zpyro.errors import UserError
-from zpyro.io.locking import locked
-from zpyro.training.building import choose_device
+from zpyro.nn.precision import resolve_precision
+from zpyro.training import Trainer, choose_device, logger_for
 from zpyro.training.callbacks import Pace
+from zpyro.training.runs import MetricsLog
 
 from . import building, tasks
 from .run_folder import RunFolder, Settings
 from .solvers import Solver
-from .sweep import Rule, Sweep, sweep
+from .sweep import LONGEST_SEARCH, Rule, Sweep, choose, sweep
 from .tasks import Preset, SolutionTrace, Task
-from .train import Trainer, request_of
+from .training_task import SolverTask, train_config
 
 BEYOND = 1.5
-"""Where it matters, tests think so many times longer than the rule says."""
-
-
-class ConsoleReporter:
-    """A bar in a terminal, and lines in either case, on standard error."""
-
-    def __init__(self) -> None:
-        self.console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
-        self.task = self.bar.add_task("training", total=1.0)
-        self.pace = Pace()
-
-    def __enter__(self) -> ConsoleReporter:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.stop()
-
-    def step(self, fraction: float, loss: float, epoch: float) -> None:
-        now = f"epoch {epoch:.1f}  loss {loss:.4f}"
-        self.bar.update(self.task, completed=fraction, description=now)
-        self._now_and_then(f"{fraction:.0%}  {now}")
-
-    def _now_and_then(self, text: str) -> None:
-        """Without a terminal a line every ten seconds, where else a bar moves."""
-        if not self.console.is_terminal and self.pace.due():
-            self.line(text)
-
-    def line(self, text: str) -> None:
-        self.pace.written()
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def searching(self, done: int, total: int) -> None:
-        """So many problems of a sweep are done."""
-        self.bar.update(self.task, completed=done / total, description="thinking")
-        self._now_and_then(f"thinking about {done:,} of {total:,} problems")
+"""Factor on the rule's iterations, for pictures and for solvers that stop by themselves."""
 
 
 def train(name: str, **options: Any) -> None:
     """Train a run, new or resumed; arguments are the options of the command."""
     task = tasks.load(name)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    device = choose_device(options["device"])
     resume: Path | None = options["resume"]
-    with ConsoleReporter() as reporter:
-        if resume is None:
-            settings = _settings(task, options)
-            device = choose_device(options["device"])
-            seed_everything(settings.seed)
-            solver = _solver(task, settings).to(device)
-            # Before the folder is made: a mistake about the data leaves nothing behind.
-            task.build(request_of(settings, "train", settings.preset.train_size, 1))
-            run = RunFolder.create(options["out"], settings)
-        else:
-            run, settings = _opened(task, resume)
-            solver = _solver(task, settings).to(choose_device(options["device"]))
-        with locked(run.folder):
-            trainer = Trainer(task, settings, solver, run, reporter, options["max_minutes"])
-            if resume is not None:
-                trainer.restore()
-            weights = sum(parameter.numel() for parameter in solver.parameters())
-            reporter.line(f"{name}: {settings.solver} with {weights:,} weights; run {run.folder}")
-            if not trainer.fit():
-                reporter.line(f"stopped and saved; continue with train --resume {run.folder}")
-                raise SystemExit(130)
-            skipped = trainer.progress.skipped
-            reporter.line(
-                f"{trainer.progress.step} steps in {trainer.progress.seconds / 60:.1f} min"
-                + (f", {skipped} skipped as not finite" if skipped else "")
-                + f"; next: zpyro example {name} test {run.folder}"
+    if resume is None:
+        settings = _settings(task, options, device)
+        seed_everything(settings.seed)
+        solver = _solver(task, settings).to(device)
+        # Errors in the data appear before the folder is made.
+        task.build(settings.request("train", settings.preset.train_size, 1))
+        folder = RunFolder.create(options["out"], settings)
+    else:
+        folder, settings = _opened(task, resume)
+        solver = _solver(task, settings).to(device)
+    with folder.run.locked():
+        if resume is not None:
+            damage = folder.recover()
+            if damage is not None:
+                console.print(damage, markup=False)
+            folder.load_weights(solver, averaged=False)
+        solver_task = SolverTask(task, settings, solver)
+        config = train_config(settings, solver_task.steps_per_epoch, options["max_minutes"])
+        logger = logger_for(console)
+        trainer = Trainer(solver_task, config, run=folder.run, callbacks=[logger])
+        if resume is not None:
+            trainer.resume()
+        weights = sum(parameter.numel() for parameter in solver.parameters())
+        console.print(f"{name}: {settings.solver} with {weights:,} weights; run {folder.folder}")
+        outcome = trainer.fit()
+        if outcome.interrupted and not trainer.is_finished():
+            console.print(f"stopped and saved; continue with train --resume {folder.folder}")
+            raise SystemExit(130)
+        for line in choose_rule(trainer, folder):
+            console.print(line)
+        console.print(
+            f"{outcome.step} steps in {outcome.seconds / 60:.1f} min"
+            + (f", {outcome.skipped} skipped as not finite" if outcome.skipped else "")
+            + f"; next: zpyro example {name} test {folder.folder}"
+        )
+
+
+def choose_rule(trainer: Trainer, folder: RunFolder) -> Iterator[str]:
+    """Choose the number of iterations on held-out problems, with the weights that are tested.
+
+    Args:
+        trainer: of a :class:`SolverTask`, after the training.
+        folder: for the rule and the records.
+
+    Yields:
+        A line for each size.
+    """
+    solver_task = trainer.task
+    assert isinstance(solver_task, SolverTask)
+    task, solver, settings = solver_task.task, solver_task.model, solver_task.settings
+    preset, sweeps = settings.preset, []
+    log = MetricsLog(folder.run, trainer.state.step)
+    with contextlib.closing(log), trainer.averaged_weights():
+        for size in preset.valid_sizes or (preset.train_size,):
+            held_out = task.build(settings.request("valid", size, preset.valid_count))
+            found = sweep(solver, task, held_out, size, LONGEST_SEARCH * preset.iterations)
+            accuracy, iterations = max(found.accuracy), found.first_best
+            record = {"kind": "valid", "step": trainer.state.step, "valid": size}
+            log.append({**record, "accuracy": accuracy, "iterations": iterations})
+            sweeps.append(found)
+            yield (
+                f"held-out {task.unit} {size}: {accuracy:.1%} solved, "
+                f"first after {iterations} iterations"
             )
+    folder.write_rule(choose(task, sweeps, solver.longest))
+
+
+@contextlib.contextmanager
+def sweep_progress() -> Generator[Callable[[int, int], None], None, None]:
+    """A function of (problems done, problems) that shows progress on standard error.
+
+    It shows a bar in a terminal and a line every ten seconds elsewhere.
+    """
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    pace = Pace()
+
+    def print_line(done: int, total: int) -> None:
+        if pace.due():
+            pace.written()
+            console.print(f"solving: {done:,} of {total:,} problems")
+
+    if not console.is_terminal:
+        yield print_line
+        return
+    with Progress(console=console, transient=True) as bar:
+        row = bar.add_task("solving", total=None)
+        yield lambda done, total: bar.update(row, completed=done, total=total)
 
 
 def test(
@@ -126,14 +148,14 @@ def test(
     solver = _loaded(task, folder, settings).to(choose_device(device))
     rule = None if iterations is not None else folder.rule()
     for size in _sizes(sizes, settings):
-        request = request_of(settings, "test", size, count)
+        request = settings.request("test", size, count)
         examples = task.build(request)
         thinking = _iterations(iterations, rule, task, size, solver)
         # A solver that stops by itself must be free to stop later than the rule would.
         further = picture is not None or settings.depth == "latent"
         longest = math.ceil(BEYOND * thinking) if further else thinking
-        with ConsoleReporter() as reporter:
-            found = sweep(solver, task, examples, size, longest, reporter.searching)
+        with sweep_progress() as on_batch:
+            found = sweep(solver, task, examples, size, longest, on_batch)
         if task.players is not None:
             found = dataclasses.replace(found, players=task.players(request))
         yield found, min(thinking, len(found.accuracy))
@@ -158,7 +180,7 @@ def show(
     solver = _loaded(task, folder, settings)
     rule = None if iterations is not None else folder.rule()
     thinking = _iterations(iterations, rule, task, size, solver)
-    examples = task.build(request_of(settings, "test", size, number + 1))
+    examples = task.build(settings.request("test", size, number + 1))
     if len(examples.inputs) <= number:
         raise UserError(f"--number {number}: there are only {len(examples.inputs)} problems")
     inputs, targets = examples.inputs[number : number + 1], examples.targets[number : number + 1]
@@ -218,11 +240,7 @@ def draw(found: Sequence[tuple[Sweep, int]], task: Task, path: Path) -> None:
     Raises:
         UserError: if matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("--picture needs matplotlib; pip install zpyro[plots]") from error
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = plots.new_figure(7, 4)
     axes = figure.add_subplot()
     for each, iterations in found:
         steps = range(1, len(each.accuracy) + 1)
@@ -232,17 +250,16 @@ def draw(found: Sequence[tuple[Sweep, int]], task: Task, path: Path) -> None:
     axes.set_ylabel("solved wholly")
     axes.set_ylim(-0.02, 1.02)
     axes.legend()
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be written ({error}); choose another file") from error
+    plots.save_figure(figure, path)
 
 
 # -- helpers --------------------------------------------------------------------------------------
 
 
-def _settings(task: Task, options: dict[str, Any]) -> Settings:
+def _settings(task: Task, options: dict[str, Any], device: torch.device) -> Settings:
     preset = task.preset(options["preset"])
+    precision = resolve_precision(preset.precision, device)
+    preset = dataclasses.replace(preset, precision=precision)
     if options["epochs"] is not None:
         preset = dataclasses.replace(preset, epochs=options["epochs"])
     preset = _skipping(preset, options["skip_bad"])

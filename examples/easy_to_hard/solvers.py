@@ -1,12 +1,11 @@
-"""Solvers: what is trained on a task, behind one small interface.
+"""Solvers: the interface of everything that is trained on a task.
 
-The networks with a fixed number of iterations; those with a latent one stand in ``depth.py``, and
-Z-Forcing as a learned sequential automaton in ``zforcing_solver.py``.
+Here are networks with a fixed number of iterations. ``depth.py`` has those with a latent number,
+and ``zforcing_solver.py`` has Z-Forcing as a learned sequential automaton.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,12 +17,12 @@ from .programs import RecurrentSolver
 
 
 class Answer(NamedTuple):
-    """What a solver says after an iteration.
+    """The output of a solver after an iteration.
 
     Attributes:
         logits: (B, classes, *cells).
-        stop: the probability that it stops here if it has not before, (B,); None where it has no
-            opinion.
+        stop: the probability of stopping here if it has not stopped before, (B,); None for
+            solvers that do not decide when to stop.
     """
 
     logits: Tensor
@@ -31,7 +30,16 @@ class Answer(NamedTuple):
 
 
 class Solver(nn.Module):
-    """The interface."""
+    """The interface of a solver.
+
+    Subclasses define :meth:`loss` and :meth:`answers`; :attr:`longest` and :meth:`at` are optional.
+
+    Example::
+
+        solver = building.build(task, task.preset("quick"))
+        loss = solver.loss(inputs, targets)
+        logits = [answer.logits for answer in solver.answers(inputs, iterations=30)]
+    """
 
     @property
     def longest(self) -> int | None:
@@ -39,10 +47,10 @@ class Solver(nn.Module):
         return None
 
     def at(self, fraction: float, *, grown: bool) -> None:
-        """Told before each step which share of the training is done.
+        """Called before each training step.
 
         Args:
-            fraction: that share.
+            fraction: the share of the training that is done.
             grown: whether the problems have their full size.
         """
         del fraction, grown
@@ -52,28 +60,26 @@ class Solver(nn.Module):
         raise NotImplementedError
 
     def answers(self, inputs: Tensor, iterations: int) -> Iterator[Answer]:
-        """The answer after each iteration, one after another."""
+        """Yield the answer after each iteration."""
         raise NotImplementedError
 
 
 class FixedDepthSolver(Solver):
-    """A thinking network trained with the progressive loss through stock ``Trace_ELBO``.
+    """A recurrent network trained with the progressive loss through stock ``Trace_ELBO``.
 
     Args:
         recurrent: the Pyro programs.
-        precision: "bfloat16" computes the convolutions of the training in that type.
     """
 
-    def __init__(self, recurrent: RecurrentSolver, precision: str = "float32") -> None:
+    def __init__(self, recurrent: RecurrentSolver) -> None:
         super().__init__()
         self.recurrent = recurrent
-        self.precision = precision
         self.elbo = Trace_ELBO(max_plate_nesting=2)
         self.extra_iterations = recurrent.extra_iterations
 
     def at(self, fraction: float, *, grown: bool) -> None:
         super().at(fraction, grown=grown)
-        # A state that leads nowhere yet grows beyond bounds when it lingers.
+        # Early in training, states grow without bound over extra iterations.
         self.recurrent.extra_iterations = self.extra_iterations if grown else 0
 
     @property
@@ -82,20 +88,12 @@ class FixedDepthSolver(Solver):
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         recurrent = self.recurrent
-        with autocast(inputs.device, self.precision):
-            loss = self.elbo.differentiable_loss(
-                recurrent.training_model, recurrent.guide, inputs, targets
-            )
+        loss = self.elbo.differentiable_loss(
+            recurrent.training_model, recurrent.guide, inputs, targets
+        )
         return torch.as_tensor(loss) / recurrent.num_scored(inputs)
 
     def answers(self, inputs: Tensor, iterations: int) -> Iterator[Answer]:
         network = self.recurrent.network
         for state in network.states(inputs, iterations):
             yield Answer(network.answer(state))
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """Computing in bfloat16 where asked for."""
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)

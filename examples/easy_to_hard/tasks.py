@@ -55,7 +55,8 @@ class Preset:
             ``shortest`` cells, as soon as those are mastered; the answer to the first cells of a
             sequence must not depend on what follows. 0 for full length throughout.
         shortest: see ``growing``.
-        precision: "float32", or "bfloat16" for the convolutions of the training.
+        precision: of the training, see :data:`zpyro.nn.precision.PRECISIONS`; a run records what
+            "auto" was resolved to.
         valid_sizes: sizes on whose held-out problems the number of iterations is chosen.
         valid_count: how many problems of each.
         test_sizes: what ``test`` tests by default.

@@ -63,9 +63,9 @@ def test_train_leaves_a_run(sums: Path) -> None:
 def test_a_log_is_told_how_it_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("zpyro.training.callbacks.Pace.due", lambda *_: True)
     result = run("prefix-sums", "train", "--preset", "tiny", "--out", tmp_path / "run")
-    assert re.search(r"^\d+%  epoch 0.\d  loss \d", result.stderr, re.MULTILINE)
+    assert re.search(r"^step \d+  \d+%.*  loss \d", result.stderr, re.MULTILINE)
     result = run("prefix-sums", "test", tmp_path / "run", "--count", 10, "--json")
-    assert "thinking about 10 of 10 problems" in result.stderr
+    assert "solving: 10 of 10 problems" in result.stderr
     assert all(line.startswith("{") for line in result.stdout.splitlines())
 
 
@@ -171,6 +171,7 @@ def test_mistakes_in_testing(tmp_path: Path, sums: Path) -> None:
     assert "bits and size must be positive" in mistake("test", sums, "--sizes", "0")
     assert "Invalid value for '--count'" in mistake("test", sums, "--count", 0)
     assert "Missing argument 'RUN'" in mistake("test")
+    (tmp_path / "no").write_text("not a directory")
     wrong = ("test", sums, "--count", 5, "--picture", tmp_path / "no" / "where.png")
     assert "cannot be written" in mistake(*wrong)
     assert "No such command" in mistake("tset")
