@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from zpyro.datasets import DATASETS
 from zpyro.likelihoods import LIKELIHOODS
 from zpyro.models import MODELS
 from zpyro.objectives import TERMS
+from zpyro.training import user_files
 
 MODEL = """
 import zpyro
@@ -189,3 +191,33 @@ def test_a_plugin_that_fails_is_named_with_its_line(zpyro: Zpyro, tmp_path: Path
     assert "broken.py, line 2: KeyError" in result.stderr
     missing = zpyro("train", "--dataset", "vowels", "--plugin", tmp_path / "absent.py")
     assert "is missing; give another file for --plugin" in missing.stderr
+
+
+def test_two_plugins_of_one_name_are_refused(
+    zpyro: Zpyro, plugins: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / plugins[1].name
+    other.write_text(TERM, encoding="utf-8")
+    arguments = ("train", "--dataset", "vowels", "--out", tmp_path / "run")
+    result = zpyro(*arguments, "--plugin", plugins[1], "--plugin", other)
+    assert result.exit_code == 2
+    assert "2 files are named my_term.py; rename one" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_final_weight_without_a_rate_is_refused(
+    zpyro: Zpyro, plugins: list[Path], tmp_path: Path
+) -> None:
+    arguments = ("train", "--dataset", "vowels", "--out", tmp_path / "run", "--plugin", plugins[1])
+    result = zpyro(*arguments, "--set", "objective.sparsity_weight_final=0.1")
+    assert result.exit_code == 2
+    assert "set objective.sparsity_weight_rate above 0" in result.stderr
+
+
+def test_the_present_text_of_a_plugin_runs(tmp_path: Path) -> None:
+    file = tmp_path / "value.py"
+    for text in ("value = 1\n", "value = 2\n"):
+        file.write_text(text, encoding="utf-8")
+        os.utime(file, (1, 1))  # bytecode kept by the first import would look valid
+        assert user_files.read(file, "--plugin").run().value == int(text[-2])

@@ -126,6 +126,14 @@ def test_registered_by_name() -> None:
         TERMS.unregister("sparsity")
 
 
+@pytest.mark.parametrize("name", ["", "two words", "loss", "step", "kl", "auxiliary"])
+def test_reserved_names_are_refused(name: str) -> None:
+    reserved = type("Reserved", (Sparsity,), {"name": name})
+    with pytest.raises(zpyro.UserError, match="missing or reserved; choose another"):
+        register(reserved)
+    assert name not in TERMS
+
+
 def test_the_step_is_part_of_the_state() -> None:
     case = make("gaussian")
     module = zpyro.ZForcingELBO(schedules.linear(0.0, 1.0, steps=10))(

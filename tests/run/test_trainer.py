@@ -94,6 +94,17 @@ def test_any_task_trains_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert torch.equal(half.model.weight, last)
 
 
+def test_a_validation_after_the_last_step_is_saved(tmp_path: Path) -> None:
+    run = Run(made(tmp_path / "run"))
+    Trainer(Regression(), replace(TRAIN, validate_every=None), run=run).fit()
+    for expected in (1, 1):
+        trainer = Trainer(Regression(), replace(TRAIN, validate_every=40), run=run)
+        trainer.resume()
+        trainer.run_pending_validation()
+        trainer.save()
+        assert [record["kind"] for record in run.records()].count("valid") == expected
+
+
 def made(folder: Path) -> Path:
     folder.mkdir()
     return folder

@@ -283,18 +283,19 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         Args:
             state: the state before the first step, each part (B, ...).
         """
-        self.initial_state_override = InitialState(state)
+        outer = self.initial_state_override
+        self.initial_state_override = inner = InitialState(state)
         try:
-            yield self.initial_state_override
+            yield inner
         finally:
-            self.initial_state_override = None
+            self.initial_state_override = outer
 
     def first_state(self, rows: int) -> State:
         """The state before the first step: the override of :meth:`with_initial_state` if any."""
         if self.initial_state_override is None:
             return self.initial_state(rows)
         value = self.initial_state_override.value
-        return tuple(part.repeat(rows // len(value[0]), 1) for part in value)
+        return tuple(part.repeat(rows // len(part), *[1] * (part.dim() - 1)) for part in value)
 
     def register_parameters(self) -> None:
         """Register all parameters with Pyro, so that SVI trains the auxiliary networks too."""

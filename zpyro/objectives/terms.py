@@ -425,11 +425,49 @@ TERMS: Registry[type[Term]] = Registry("objective term", group="zpyro.terms")
 """Further terms by name, see :func:`register`; each has settings ``objective.NAME_weight``."""
 
 
+# The other columns of the records that hold the value of each term.
+RESERVED_NAMES = frozenset(
+    {
+        "auxiliary",
+        "bad_step",
+        "bad_term",
+        "best",
+        "bound",
+        "epoch",
+        "frames",
+        "frames_per_second",
+        "gradient_norm",
+        "kind",
+        "kl",
+        "learning_rate",
+        "log_auxiliary",
+        "log_likelihood",
+        "log_reverse",
+        "loss",
+        "reverse",
+        "seconds",
+        "sequences",
+        "skipped",
+        "step",
+        "steps",
+        "values",
+        "weights",
+        "z",
+    }
+)
+
+
 def register(term: type[Term]) -> type[Term]:
     """Make a term available to the command line; usable as a class decorator.
 
     Raises:
-        UserError: if its name is taken.
+        UserError: if its name is missing, taken or that of another column of the records.
     """
-    TERMS.register(term.name, term)
+    name = getattr(term, "name", "")
+    if not name.isidentifier() or name in RESERVED_NAMES:
+        raise UserError(
+            f"objective term {term.__name__}: the name {name!r} is missing or reserved; "
+            "choose another"
+        )
+    TERMS.register(name, term)
     return term

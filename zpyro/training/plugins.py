@@ -12,9 +12,11 @@ A plugin is imported once; what it registers is then available by name, as built
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from zpyro.errors import UserError
 from zpyro.training import user_files
 from zpyro.training.user_files import RecordedFile, UserFile
 
@@ -25,9 +27,14 @@ def load(paths: Iterable[Path]) -> list[UserFile]:
     """Import plugin files.
 
     Raises:
-        UserError: if one is missing or fails; the message names the file and the line.
+        UserError: if two have one name, or one is missing or fails; the message names the file
+            and the line.
     """
-    found = [user_files.read(path, "--plugin") for path in paths]
+    different = list(dict.fromkeys(path.resolve() for path in paths))
+    for name, count in Counter(path.name for path in different).items():
+        if count > 1:
+            raise UserError(f"--plugin: {count} files are named {name}; rename one")
+    found = [user_files.read(path, "--plugin") for path in different]
     for file in found:
         file.run()
     return found

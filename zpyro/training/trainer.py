@@ -113,7 +113,7 @@ class Trainer:
         self._budget = Budget(train, task.steps_per_epoch)
         self._rate = train.learning_rate
         self._weights: dict[str, float] = {}
-        self._saved_step: int | None = None
+        self._saved: tuple[int, int | None] | None = None
         self._started = self._saved_at = time.monotonic()
         self._agreed_signal: signal.Signals | None = None
         anomalies = AnomalyDetection(task.model, self.accumulator) if detect_anomaly else None
@@ -273,7 +273,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the last checkpoint."""
-        if not self._writes or self._saved_step == self.state.step:
+        if not self._writes or self._saved == (self.state.step, self.state.validated):
             return
         assert self._run is not None
         if self._log is not None:
@@ -289,7 +289,8 @@ class Trainer:
         self.task.save(
             self._run.last, self.state, metrics={}, averaged=False, training_state=training_state
         )
-        self._saved_step, self._saved_at = self.state.step, time.monotonic()
+        self._saved = (self.state.step, self.state.validated)
+        self._saved_at = time.monotonic()
 
     def resume(self) -> None:
         """Restore everything but the weights from the run's last checkpoint.
@@ -315,7 +316,7 @@ class Trainer:
             raise UserError(
                 f"{self._run.last}: its state does not fit this run ({error}); start a new training"
             ) from error
-        self._saved_step = self.state.step
+        self._saved = (self.state.step, self.state.validated)
 
     def _is_due(self, every: int | None) -> bool:
         return is_due(self.state, every, self.task.steps_per_epoch)

@@ -57,7 +57,8 @@ class UserFile:
         # Dataclasses and pickle look up the names of a module here.
         sys.modules[name] = module
         with wrap_user_errors(self.path, "importing it"):
-            spec.loader.exec_module(module)
+            # The text whose checksum is recorded, not bytecode kept from another one.
+            exec(compile(self.text, str(self.path.absolute()), "exec"), module.__dict__)
         return module
 
 
