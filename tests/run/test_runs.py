@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from tests.run.small import SIZE, sequences, settings
+from zpyro import datasets
 from zpyro.errors import UserError
 from zpyro.evaluation.baselines import continuous as baselines
 from zpyro.evaluation.baselines import files as baseline_files
-from zpyro.training import runs
+from zpyro.training import config, runs
 from zpyro.training.runs import MetricsLog, Run
 
 pytestmark = pytest.mark.fast
@@ -44,6 +45,15 @@ def test_a_setting_with_a_former_name_is_read(run: Run) -> None:
     lines = ['dataset = "vowels"', 'data_folder = "none"', "[data]", "row_frames = 30"]
     (run.folder / runs.CONFIG).write_text("\n".join(lines))
     assert run.config().data.segment_length == 30
+
+
+def test_a_preset_with_a_former_name_is_refused(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.toml"
+    preset.write_text("[data]\nrow_frames = 30\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"row_frames was renamed; use data\.segment_length"):
+        config.resolve(
+            "vowels", datasets.entry("vowels").settings, preset=config.read_preset(str(preset))
+        )
 
 
 def test_a_run_without_metrics_has_no_records(run: Run) -> None:

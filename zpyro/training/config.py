@@ -360,16 +360,21 @@ def read_preset(name: str) -> Preset:
     return preset_of(table, source)
 
 
-def preset_of(table: Mapping[str, Any], source: str) -> Preset:
+def preset_of(table: Mapping[str, Any], source: str, *, accept_renamed: bool = False) -> Preset:
     """A preset from the tables of a TOML file; its ``data_folder`` is left out.
 
-    Settings with a former name get the present one, so that runs written before can be read.
+    Args:
+        table: the tables.
+        source: where they are from, for error messages.
+        accept_renamed: give settings with a former name the present one, so that runs written
+            before can be read.
 
     Raises:
         UserError: if ``dataset`` is not text.
     """
     values = settings.flatten(table)
-    values = {settings.RENAMED.get(key, key): value for key, value in values.items()}
+    if accept_renamed:
+        values = {settings.RENAMED.get(key, key): value for key, value in values.items()}
     values.pop("data_folder", None)
     dataset = values.pop("dataset", None)
     if dataset is not None and not isinstance(dataset, str):

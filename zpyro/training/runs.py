@@ -62,7 +62,7 @@ class Run:
         path = self.folder / CONFIG
         table = settings.read_toml(path)
         folder = table.get("data_folder", settings.NONE)
-        preset = config.preset_of(table, str(path))
+        preset = config.preset_of(table, str(path), accept_renamed=True)
         if preset.dataset is None or not isinstance(folder, str):
             raise UserError(f"{path}: dataset and data_folder must be text; choose another run")
         return config.resolve(
