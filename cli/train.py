@@ -154,16 +154,15 @@ def _start(
     dataset = dataset or (chosen.dataset if chosen else None)
     if dataset is None:
         raise UserError(f"--dataset is missing; choose one of {', '.join(datasets.names())}")
-    settled, dropped = config.resolve_for_model(
+    settled = config.resolve(
         dataset,
         datasets.entry(dataset).settings,
         preset=chosen or config.default_preset(dataset),
         assignments=assignments,
         options=_with_limits(given),
         data_folder=None if data is None else str(data.absolute()),
+        on_dropped=lambda model, keys: log(f"the model {model} has no {', '.join(keys)}: left out"),
     )
-    if dropped:
-        log(f"the model {settled.model.name} has no {', '.join(dropped)}: left out")
     device, small = choose_device(settled.train.device), f"{dataset}-small"
     if chosen is None and device.type == "cpu" and small in config.preset_names():
         log(f"note: the settings of {dataset} need a GPU; --preset {small} is for a CPU")

@@ -22,13 +22,14 @@ from torch import nn
 from zpyro.errors import UserError
 from zpyro.io import files, manifest, tensor_files
 from zpyro.io.locking import LOCK, locked
+from zpyro.training.checkpoint import MODEL
 from zpyro.training.runs import Run
 
 from .sweep import Rule
 from .tasks import Preset, Request
 
 SETTINGS, RULE = "settings.json", "rule.json"
-WEIGHTS, AVERAGE, STATE = "model.safetensors", "average.safetensors", "state.pt"
+AVERAGE = "average.safetensors"
 RENAMED = {"linger": "extra_iterations"}
 """Settings of a preset under the names in older runs."""
 OLD_PREFIX, PREFIX = "thinker.", "recurrent."
@@ -177,7 +178,7 @@ class RunFolder:
             UserError: if there is no checkpoint, or it is damaged.
         """
         folder = self._checkpoint()
-        path = folder / AVERAGE if averaged and (folder / AVERAGE).exists() else folder / WEIGHTS
+        path = folder / AVERAGE if averaged and (folder / AVERAGE).exists() else folder / MODEL
         expected = dict(module.named_parameters())
         names = {name: name for name in expected}
         if (folder / manifest.META).exists():

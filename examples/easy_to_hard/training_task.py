@@ -6,7 +6,6 @@ shares, and what a checkpoint holds. The loop, optimizer and averaged weights ar
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +17,11 @@ from torch import Tensor, nn
 from zpyro.errors import UserError
 from zpyro.io import files, manifest, tensor_files, torch_files
 from zpyro.training import StepTerms, TrainConfig, TrainingTask, TrainState
+from zpyro.training.checkpoint import MODEL, STATE
 from zpyro.training.task import Numbers, Tensors
 from zpyro.training.trainer import to_device
-from zpyro.version import __version__
 
-from .run_folder import AVERAGE, STATE, WEIGHTS, Settings
+from .run_folder import AVERAGE, Settings
 from .solvers import Solver
 from .tasks import Examples, Preset, Task
 
@@ -129,24 +128,15 @@ class SolverTask(TrainingTask[Solver]):
 
         def fill(place: Path) -> None:
             parameters = dict(self.model.named_parameters())
-            tensor_files.write(place / WEIGHTS, parameters)
+            tensor_files.write(place / MODEL, parameters)
             if average is not None:
                 names = {parameter: name for name, parameter in parameters.items()}
                 ordered = [each for group, _ in self.parameter_groups() for each in group]
                 pairs = zip(ordered, average["averages"], strict=True)
                 tensor_files.write(place / AVERAGE, {names[each]: value for each, value in pairs})
             torch_files.write(place / STATE, training_state)
-            meta = {
-                "format": manifest.FORMAT,
-                "zpyro": __version__,
-                "step": state.step,
-                "epoch": state.epoch,
-                "averaged": averaged,
-                "metrics": dict(metrics),
-                "sha256": {file.name: files.checksum(file) for file in sorted(place.iterdir())},
-            }
-            text = json.dumps(manifest.signed(meta), indent=2, allow_nan=False)
-            (place / manifest.META).write_text(text + "\n", encoding="utf-8")
+            entries = {"step": state.step, "epoch": state.epoch, "averaged": averaged}
+            manifest.write(place, {**entries, "metrics": dict(metrics)})
 
         files.replace_folder(folder, fill, keep_previous=bool(training_state))
 

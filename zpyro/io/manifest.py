@@ -31,6 +31,19 @@ def signed(meta: Mapping[str, Any]) -> dict[str, Any]:
     return {**entries, CHECKSUM: hashlib.sha256(text.encode()).hexdigest()}
 
 
+def write(folder: Path, entries: Mapping[str, Any]) -> None:
+    """Declare what a checkpoint is, with the checksum of every file that its folder holds.
+
+    Args:
+        folder: with all other files in place.
+        entries: plain values; the format, the version and the checksums are added.
+    """
+    sums = {file.name: files.checksum(file) for file in sorted(folder.iterdir())}
+    meta = {"format": FORMAT, "zpyro": __version__, **entries, "sha256": sums}
+    text = json.dumps(signed(meta), indent=2, allow_nan=False)
+    (folder / META).write_text(text + "\n", encoding="utf-8")
+
+
 def read(folder: Path) -> dict[str, Any]:
     """What a checkpoint declares.
 

@@ -178,7 +178,7 @@ def for_model(
     cls = config_class(name)
     known = field_names(cls)
     dropped = [key for key in values if key not in known]
-    changed = tuple(key for key in dropped if values[key] != _default(key))
+    changed = tuple(key for key in dropped if values[key] != default_in_any(key))
     return cls(**{key: value for key, value in values.items() if key in known}), changed
 
 
@@ -198,7 +198,8 @@ def arguments(config: ModelConfig) -> dict[str, Any]:
     return {key: value for key, value in vars(config).items() if key in taken}
 
 
-def _default(key: str) -> Any:
+def default_in_any(key: str) -> Any:
+    """The default of a setting in the first registered model that has it; None if none has."""
     for name in MODELS:
         for field in dataclasses.fields(config_class(name)):
             if field.name == key:

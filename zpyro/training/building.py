@@ -100,11 +100,6 @@ def _registered_terms(objective: ObjectiveConfig) -> list[Term]:
         weight, final, rate = (
             getattr(objective, f"{name}_weight{part}", None) for part in ("", "_final", "_rate")
         )
-        if final is not None and final != weight and not rate:
-            raise UserError(
-                f"objective.{name}_weight_final needs a rate; "
-                f"set objective.{name}_weight_rate above 0"
-            )
         if weight or final:
             found.append(term(_moving(weight or 0.0, weight if final is None else final, rate)))
     return found

@@ -13,7 +13,6 @@ memory is taken for it.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -37,7 +36,6 @@ from zpyro.models.registry import MODELS
 from zpyro.training import custom_guides
 from zpyro.training.building import build_model
 from zpyro.training.custom_guides import GuideSource
-from zpyro.version import __version__
 
 if TYPE_CHECKING:
     from zpyro.datasets.sequences import Dataset, Sequences
@@ -165,9 +163,7 @@ def save(
         if checkpoint.vocabulary is not None:
             vocabularies.write(place / VOCABULARY, checkpoint.vocabulary)
         torch_files.write(place / STATE, dict(state or {}))
-        sums = {file.name: files.checksum(file) for file in sorted(place.iterdir())}
-        text = json.dumps(manifest.signed(_meta(checkpoint, sums)), indent=2, allow_nan=False)
-        (place / META).write_text(text + "\n", encoding="utf-8")
+        manifest.write(place, _meta(checkpoint))
 
     files.replace_folder(folder, fill, keep_previous=keep_previous)
 
@@ -243,12 +239,10 @@ def load_state(folder: Path) -> dict[str, Any]:
 # -- writing --------------------------------------------------------------------------------------
 
 
-def _meta(checkpoint: Checkpoint, sums: Mapping[str, str]) -> dict[str, Any]:
+def _meta(checkpoint: Checkpoint) -> dict[str, Any]:
     likelihood = checkpoint.model.likelihood
     kind = next(checkpoint.model.parameters()).dtype
     return {
-        "format": manifest.FORMAT,
-        "zpyro": __version__,
         "step": checkpoint.step,
         "epoch": checkpoint.epoch,
         "averaged": checkpoint.averaged,
@@ -257,7 +251,6 @@ def _meta(checkpoint: Checkpoint, sums: Mapping[str, str]) -> dict[str, Any]:
         "model": _plain(asdict(checkpoint.config)),
         "likelihood": _plain({"name": likelihood.name, **asdict(likelihood)}),
         "data": _plain(asdict(checkpoint.data)),
-        "sha256": dict(sums),
     }
 
 

@@ -8,7 +8,7 @@ line's own options.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -20,6 +20,7 @@ from zpyro.errors import UserError
 from zpyro.models.config import (
     ModelConfig,
     config_class,
+    default_in_any,
     for_model,
     is_setting_of_any,
     model_config,
@@ -104,8 +105,25 @@ def _objective_class(terms: tuple[tuple[str, type[Term]], ...]) -> type[Objectiv
         ]
     if not fields:
         return ObjectiveConfig
+
+    def check(config: ObjectiveConfig) -> None:
+        ObjectiveConfig.__post_init__(config)
+        for name, _ in terms:
+            weight, final, rate = (
+                getattr(config, f"{name}_weight{part}") for part in ("", "_final", "_rate")
+            )
+            if final not in (None, weight) and not rate:
+                raise UserError(
+                    f"objective.{name}_weight_final needs a rate; "
+                    f"set objective.{name}_weight_rate above 0"
+                )
+
     return dataclasses.make_dataclass(
-        "ObjectiveConfig", fields, bases=(ObjectiveConfig,), frozen=True
+        "ObjectiveConfig",
+        fields,
+        bases=(ObjectiveConfig,),
+        frozen=True,
+        namespace={"__post_init__": check},
     )
 
 
@@ -221,48 +239,26 @@ def resolve(
     options: Mapping[str, object] | None = None,
     data_folder: str | None = None,
     model: str | None = None,
+    on_dropped: Callable[[str, Sequence[str]], None] | None = None,
 ) -> Config:
     """The configuration from all its layers, each value checked.
 
     Args:
         dataset: name of the data set.
         data_settings: the dataclass of its settings.
-        preset: values over the defaults; those of other models than the chosen one are dropped,
-            see :func:`resolve_for_model`.
+        preset: values over the defaults; those of other models than the chosen one are dropped.
         shared: texts ``section.name=value`` for several models, over those; dropped likewise.
         assignments: texts ``section.name=value`` over those, as ``--set`` takes them.
         options: values by dotted key over those.
         data_folder: where the data set is.
         model: name of the model, over all of these.
+        on_dropped: called with the model's name and the dotted keys of the preset that the model
+            does not have, if there are any.
 
     Raises:
         UserError: for an unknown key, a wrong type, a value outside its limits, a setting of
             another model in ``assignments``, or a preset for another data set.
     """
-    return resolve_for_model(
-        dataset,
-        data_settings,
-        preset=preset,
-        shared=shared,
-        assignments=assignments,
-        options=options,
-        data_folder=data_folder,
-        model=model,
-    )[0]
-
-
-def resolve_for_model(
-    dataset: str,
-    data_settings: type[Any],
-    *,
-    preset: Preset | None = None,
-    shared: Iterable[str] = (),
-    assignments: Iterable[str] = (),
-    options: Mapping[str, object] | None = None,
-    data_folder: str | None = None,
-    model: str | None = None,
-) -> tuple[Config, tuple[str, ...]]:
-    """As :func:`resolve`, with the dotted keys of the preset that the model does not have."""
     pairs = [_assignment(text) for text in assignments]
     shared_pairs = [_assignment(text) for text in shared]
     given = dict(options or {})
@@ -279,7 +275,7 @@ def resolve_for_model(
     for key, value in preset_values.items():
         assert preset is not None
         if key not in fields and _belongs_to_another_model(key):
-            if value != _default_elsewhere(key):
+            if value != default_in_any(key.removeprefix("model.")):
                 dropped.append(key)
             continue
         values[key] = _field(fields, key, preset.source).convert(value, preset.source)
@@ -294,7 +290,10 @@ def resolve_for_model(
     values["model.name"] = name
     explicit = {key for key, _ in pairs}
     dropped += _drop_auxiliary(values, name, explicit)
-    return Config(dataset, data_folder, **_sections(data_settings, name, values)), tuple(dropped)
+    config = Config(dataset, data_folder, **_sections(data_settings, name, values))
+    if dropped and on_dropped is not None:
+        on_dropped(name, dropped)
+    return config
 
 
 def for_other_model(config: Config, name: str) -> tuple[Config, tuple[str, ...]]:
@@ -439,16 +438,6 @@ def _model_name(
 def _belongs_to_another_model(key: str) -> bool:
     section, _, name = key.partition(".")
     return section == "model" and is_setting_of_any(name)
-
-
-def _default_elsewhere(key: str) -> Any:
-    """The default of a model setting in the first model that has it."""
-    name = key.removeprefix("model.")
-    for model in MODELS:
-        for field in dataclasses.fields(config_class(model)):
-            if field.name == name:
-                return field.default
-    return None
 
 
 def _drop_auxiliary(values: dict[str, Any], name: str, explicit: set[str]) -> list[str]:

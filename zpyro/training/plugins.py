@@ -30,7 +30,7 @@ def load(paths: Iterable[Path]) -> list[UserFile]:
         UserError: if two have one name, or one is missing or fails; the message names the file
             and the line.
     """
-    different = list(dict.fromkeys(path.resolve() for path in paths))
+    different = {path.resolve(): path for path in paths}.values()
     for name, count in Counter(path.name for path in different).items():
         if count > 1:
             raise UserError(f"--plugin: {count} files are named {name}; rename one")

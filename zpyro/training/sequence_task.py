@@ -135,7 +135,7 @@ class SequenceTask(TrainingTask[SequenceModel]):
         self.term_names = tuple(term.name for term in self.elbo.components)
         self.process_group = process_group
         self._objective = self.elbo(model.model, model.active_guide)
-        self._loss = process_group.parallel(self._objective)
+        self._parallel_objective = process_group.parallel(self._objective)
         self._like = next(self._objective.parameters())
         captures = config.train.cuda_graph and self._like.is_cuda and process_group.world_size == 1
         self._padded_lengths = length_edges(dataset.train.lengths) if captures else None
@@ -192,7 +192,7 @@ class SequenceTask(TrainingTask[SequenceModel]):
         state = tuple(rest[with_start:])
         continued = self.model.with_initial_state(state) if state else nullcontext(None)
         with self.elbo.weighted(weights.to(self._like.dtype)), continued as carried:
-            loss = self._loss(x, lengths, start)
+            loss = self._parallel_objective(x, lengths, start)
             counts = (sizes[0] > 0).to(loss.dtype)
             # One normalizer for all processes, whose gradients are averaged afterwards.
             loss = loss * counts * (self.process_group.world_size / sizes[1]).to(loss.dtype)

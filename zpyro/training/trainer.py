@@ -271,9 +271,14 @@ class Trainer:
 
     # -- checkpoints ------------------------------------------------------------------------------
 
+    @property
+    def _progress(self) -> tuple[int, int | None]:
+        """What a checkpoint must be newer than to be worth writing: steps and validations."""
+        return self.state.step, self.state.validated
+
     def save(self) -> None:
         """Write the last checkpoint."""
-        if not self._writes or self._saved == (self.state.step, self.state.validated):
+        if not self._writes or self._saved == self._progress:
             return
         assert self._run is not None
         if self._log is not None:
@@ -289,8 +294,7 @@ class Trainer:
         self.task.save(
             self._run.last, self.state, metrics={}, averaged=False, training_state=training_state
         )
-        self._saved = (self.state.step, self.state.validated)
-        self._saved_at = time.monotonic()
+        self._saved, self._saved_at = self._progress, time.monotonic()
 
     def resume(self) -> None:
         """Restore everything but the weights from the run's last checkpoint.
@@ -316,7 +320,7 @@ class Trainer:
             raise UserError(
                 f"{self._run.last}: its state does not fit this run ({error}); start a new training"
             ) from error
-        self._saved = (self.state.step, self.state.validated)
+        self._saved = self._progress
 
     def _is_due(self, every: int | None) -> bool:
         return is_due(self.state, every, self.task.steps_per_epoch)
