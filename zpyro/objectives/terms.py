@@ -367,6 +367,9 @@ class _AuxiliaryTerm(Term):
                 'states; set both to 0, or sample z with infer={"backward_states": b}'
             )
 
+    def step_values(self, path: TracePair) -> Tensor:
+        return stacked(self.site_values(path))
+
 
 class Auxiliary(_AuxiliaryTerm):
     """sum_t E_q log p(stop_gradient(b_t) | z_t, h_{t-1}), weight alpha.
@@ -380,9 +383,6 @@ class Auxiliary(_AuxiliaryTerm):
     @property
     def weight_name(self) -> str:
         return "auxiliary_weight"
-
-    def step_values(self, path: TracePair) -> Tensor:
-        return stacked(self.site_values(path))
 
     def site_values(self, path: TracePair) -> list[SiteValues]:
         found: list[SiteValues] = []
@@ -400,9 +400,6 @@ class Reverse(_AuxiliaryTerm):
     @property
     def weight_name(self) -> str:
         return "reverse_weight"
-
-    def step_values(self, path: TracePair) -> Tensor:
-        return stacked(self.site_values(path))
 
     def site_values(self, path: TracePair) -> list[SiteValues]:
         found: list[SiteValues] = []

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,8 +135,8 @@ class Store:
         return hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
-class StoredValues(Stored[Array]):
-    """The scored frames of sequences, normalized as they are read."""
+class StoredFrames(Stored[Array]):
+    """Frames of sequences, normalized as they are read."""
 
     def __init__(self, store: Store, table: Indices, normalization: Normalization) -> None:
         self.store, self.table, self.normalization = store, table, normalization
@@ -144,20 +144,42 @@ class StoredValues(Stored[Array]):
     def __len__(self) -> int:
         return len(self.table)
 
+    def chosen(self, indices: Indices) -> Self:
+        return type(self)(self.store, self.table[indices], self.normalization)
+
+    def joined(self, others: Sequence[Any]) -> Self:
+        tables = [self.table, *(other.table for other in others)]
+        return type(self)(self.store, np.concatenate(tables), self.normalization)
+
+    def renormalized(self, normalization: Normalization) -> Self:
+        return type(self)(self.store, self.table, normalization)
+
+    def _frames(self, first: int, count: int) -> Array:
+        """Stored numbers as frames (T, D) or tokens (T,)."""
+        numbers, index = self.store.numbers.read(first, count), self.store.index
+        largest = {"tokens": index["frame_size"] - 1, "binary": 1}.get(index["kind"])
+        if largest is not None and not 0 <= numbers.min() <= numbers.max() <= largest:
+            raise UserError(
+                f"{self.store.folder}: is damaged, it holds {index['kind']} beyond {largest};"
+                f" zpyro data verify {self.store.folder} says where"
+            )
+        if index["kind"] == "tokens":
+            # A copy: torch wants to be able to write.
+            return np.array(numbers)
+        frames = numbers.reshape(-1, index["frame_size"])
+        if index["kind"] == "binary":
+            # A copy: torch takes no arrays that must not be written to.
+            return np.array(frames)
+        return self.normalization.apply(frames * index["gain"])
+
+
+class StoredValues(StoredFrames):
+    """The scored frames of sequences."""
+
     def at(self, index: int) -> Array:
         start, count = (int(number) for number in self.table[index, :2])
         skipped = self._frame if self.store.index["start"] else 0
-        return _frames(self.store, self.store.numbers.read(start + skipped, count - skipped), self)
-
-    def chosen(self, indices: Indices) -> StoredValues:
-        return StoredValues(self.store, self.table[indices], self.normalization)
-
-    def joined(self, others: Sequence[Any]) -> StoredValues:
-        tables = [self.table, *(other.table for other in others)]
-        return StoredValues(self.store, np.concatenate(tables), self.normalization)
-
-    def renormalized(self, normalization: Normalization) -> StoredValues:
-        return StoredValues(self.store, self.table, normalization)
+        return self._frames(start + skipped, count - skipped)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -176,30 +198,12 @@ class StoredValues(Stored[Array]):
         return 1 if index["kind"] == "tokens" else int(index["frame_size"])
 
 
-class StoredStart(Stored[Array]):
+class StoredStart(StoredFrames):
     """The start frames of sequences."""
-
-    def __init__(self, store: Store, table: Indices, normalization: Normalization) -> None:
-        self.store, self.table, self.normalization = store, table, normalization
-
-    def __len__(self) -> int:
-        return len(self.table)
 
     def at(self, index: int) -> Array:
         frame = self.store.index["frame_size"]
-        return _frames(self.store, self.store.numbers.read(int(self.table[index, 0]), frame), self)[
-            0
-        ]
-
-    def chosen(self, indices: Indices) -> StoredStart:
-        return StoredStart(self.store, self.table[indices], self.normalization)
-
-    def joined(self, others: Sequence[Any]) -> StoredStart:
-        tables = [self.table, *(other.table for other in others)]
-        return StoredStart(self.store, np.concatenate(tables), self.normalization)
-
-    def renormalized(self, normalization: Normalization) -> StoredStart:
-        return StoredStart(self.store, self.table, normalization)
+        return self._frames(int(self.table[index, 0]), frame)[0]
 
 
 class StoredNames(Stored[str]):
@@ -226,22 +230,3 @@ class StoredNames(Stored[str]):
             tables.append(table)
             labels += other.labels
         return StoredNames(np.concatenate(tables), labels)
-
-
-def _frames(store: Store, numbers: Array, like: StoredValues | StoredStart) -> Array:
-    """Stored numbers as frames (T, D) or tokens (T,)."""
-    index = store.index
-    largest = {"tokens": index["frame_size"] - 1, "binary": 1}.get(index["kind"])
-    if largest is not None and not 0 <= numbers.min() <= numbers.max() <= largest:
-        raise UserError(
-            f"{store.folder}: is damaged, it holds {index['kind']} beyond {largest};"
-            f" zpyro data verify {store.folder} says where"
-        )
-    if index["kind"] == "tokens":
-        # A copy: torch wants to be able to write.
-        return np.array(numbers)
-    frames = numbers.reshape(-1, index["frame_size"])
-    if index["kind"] == "binary":
-        # A copy: torch takes no arrays that must not be written to.
-        return np.array(frames)
-    return like.normalization.apply(frames * index["gain"])
