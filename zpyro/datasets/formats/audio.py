@@ -107,7 +107,8 @@ def _mono(stream: soundfile.SoundFile) -> Waveform:
     parts = [np.zeros(0, np.float32)]
     count = max(1, BLOCK // stream.channels)
     while len(block := stream.read(count, dtype="float32", always_2d=True)):
-        parts.append(block.mean(axis=1, dtype=np.float32))
+        with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are refused below
+            parts.append(block.mean(axis=1, dtype=np.float32))
     return np.concatenate(parts)
 
 
