@@ -37,6 +37,9 @@ __all__ = [
     "register",
 ]
 
+LARGEST_SIZE = (1 << 20) - 1
+"""Numbers in a frame, or tokens in a vocabulary; trigrams of so many tokens fit 64-bit numbers."""
+
 Bounds = tuple[float, float] | None
 """Smooth lower and upper bound of a log variance, or None."""
 
@@ -64,6 +67,11 @@ class Likelihood(abc.ABC):
     def __post_init__(self) -> None:
         if self.size < 1:
             raise UserError(f"likelihood size is {self.size}; give a positive number")
+        if self.size > LARGEST_SIZE:
+            what = "a vocabulary" if self.discrete_tokens else "a frame"
+            raise UserError(
+                f"likelihood size is {self.size:,}; {what} has at most {LARGEST_SIZE:,}"
+            )
 
     @property
     def event_shape(self) -> torch.Size:

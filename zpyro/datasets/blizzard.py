@@ -20,7 +20,8 @@ from zpyro.datasets.prepared.corpus import (
     cut_rows,
     streams_of,
 )
-from zpyro.datasets.recordings import FULL_SCALE, RecordingReader, items_in
+from zpyro.datasets.recordings import FULL_SCALE, RecordingReader, file_notes, items_in
+from zpyro.datasets.splitting import SPLITS
 from zpyro.errors import UserError
 from zpyro.settings import setting
 
@@ -51,8 +52,9 @@ class Blizzard(Corpus):
 
     Every frame's target is the next frame of its own recording. A score is a sum over a row, so
     all rows are equally long: what does not fill one at a recording's end is left out. The
-    recordings stand in the order of their paths; the last rows are the test, those before them
-    validation.
+    recordings are in the order of their paths; the last rows are the test, those before them
+    validation. Folders and files named train, valid or test are that split instead, see
+    :mod:`zpyro.datasets.splitting`.
     """
 
     name = "blizzard"
@@ -65,6 +67,10 @@ class Blizzard(Corpus):
             raise UserError(f"{source} {what}; {MISSING}")
         return items_in(source)
 
+    def file_notes(self, source: Path, settings: Any) -> tuple[str, ...]:
+        del settings
+        return file_notes(source)
+
     def reader(self, settings: BlizzardSettings) -> RecordingReader:
         return RecordingReader(settings.sample_rate, 2 * settings.frame_size)
 
@@ -75,13 +81,19 @@ class Blizzard(Corpus):
         rows, labels = cut_rows(
             list(streams_of(spans)), settings.frame_size, settings.segment_length
         )
-        test = round(settings.test_fraction * len(rows))
-        valid = round(settings.valid_fraction * len(rows))
-        train = len(rows) - valid - test
-        parts = np.split(rows, [train, train + valid])
+        groups = np.array([span.group for span in spans])[rows[:, 2]]
+        named = {name: rows[groups == name] for name in ("valid", "test")}
+        free = rows[groups == ""]
+        fractions = {"valid": settings.valid_fraction, "test": settings.test_fraction}
+        counts = {
+            name: 0 if len(named[name]) else round(fraction * len(free))
+            for name, fraction in fractions.items()
+        }
+        train = len(free) - sum(counts.values())
+        parts = dict(zip(SPLITS, np.split(free, [train, train + counts["valid"]]), strict=True))
         splits = {
-            name: Split(part, labels)
-            for name, part in zip(("train", "valid", "test"), parts, strict=True)
+            name: Split(named[name] if len(named.get(name, ())) else part, labels)
+            for name, part in parts.items()
         }
         layout = Layout(
             data_type="audio",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from zpyro.datasets import sentences, text_loading
 from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.formats import archives, text_files
+from zpyro.datasets.formats.folders import relative_name
 from zpyro.datasets.prepared import SourceFile
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
-from zpyro.datasets.splitting import hold_out, split_by_name
-from zpyro.datasets.tokenized import SPLITS, TextCorpus, TokenSettings
+from zpyro.datasets.splitting import SPLIT_NAMES, SPLITS, hold_out, split_by_name
+from zpyro.datasets.tokenized import TextCorpus, TokenSettings
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
 
@@ -29,7 +30,7 @@ MISSING = (
 )
 
 _ROOTS = (".", "aclImdb", "txt_sentoken", "movie_reviews")
-_TOKENIZED = re.compile(r"cv\d+_\d+\.txt$")
+_TOKENIZED = re.compile(r"(.*/)?cv\d+_\d+\.txt", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,10 @@ class ImdbSettings(TokenSettings):
 class Imdb(TextCorpus):
     """Reviews, a sentence a sequence; all sentences of a review are in one split.
 
-    Of aclImdb test is the test, and the reviews of train with the smallest hashes of (seed, path)
-    are validation. Polarity v2.0 has no splits: test and validation are chosen by that hash, or by
-    patterns of file names.
+    Of aclImdb test is the test. A folder valid (or validation, val, dev) beside train and test is
+    validation; without one the reviews of train with the smallest hashes of (seed, path) are. The
+    names of these folders may be in upper or lower case. Polarity v2.0 has no splits: test and
+    validation are chosen by that hash, or by patterns of file names.
 
     Args:
         archive: an archive whose files are read instead of the disk's, all of them now.
@@ -77,10 +79,22 @@ class Imdb(TextCorpus):
             what = "is not a folder" if source.exists() else "does not exist"
             raise UserError(f"{source} {what}; {MISSING}")
         for root in (source / name for name in _ROOTS):
-            places = _places(lambda place, root=root: (root / place).is_dir(), settings)
+            places = _places(_folders(root), settings)
             if places:
                 return _with_splits(_listed(root, places), settings)
         raise UserError(f"{source} holds no reviews; it must be laid out as {TREE}")
+
+    def file_notes(self, source: Path, settings: ImdbSettings) -> tuple[str, ...]:
+        if settings.unlabeled:
+            return ()
+        if self._archive is None:
+            paths = text_files.find(source)
+        else:
+            paths = [Path(name) for name in self._archive]
+        count = sum(path.parent.name == "unsup" for path in paths)
+        if not count:
+            return ()
+        return (f"left out: unsup/ ({count} files); data.unlabeled=true trains on them",)
 
     def lines(self, item: SourceFile, splitter: Vocabulary) -> Iterator[list[str]]:
         if self._archive is None:
@@ -88,7 +102,7 @@ class Imdb(TextCorpus):
         else:
             name = item.path.as_posix()
             text = text_files.decoded(self._archive[name], f"{self._path}: {name}")
-        return _sentences(text, splitter, tokenized=_TOKENIZED.search(item.key) is not None)
+        return _sentences(text, splitter, tokenized=_TOKENIZED.fullmatch(item.key) is not None)
 
 
 def load(folder: Path, settings: ImdbSettings, vocabulary: Vocabulary | None = None) -> Dataset:
@@ -131,13 +145,30 @@ def _sentences(text: str, splitter: Vocabulary, *, tokenized: bool) -> Iterator[
             yield splitter.split(" ".join(words))
 
 
-def _places(there: Callable[[str], bool], settings: ImdbSettings) -> list[tuple[str, str]]:
+def _folders(root: Path) -> set[str]:
+    """Relative paths of the folders below one, two levels deep."""
+    if not root.is_dir():
+        return set()
+    found = [path for pattern in ("*", "*/*") for path in root.glob(pattern) if path.is_dir()]
+    return {path.relative_to(root).as_posix() for path in found}
+
+
+def _places(folders: Collection[str], settings: ImdbSettings) -> list[tuple[str, str]]:
     """(split, folder) of every folder that holds reviews in a layout; none in no known layout."""
-    if there("train/pos"):
-        kinds = ("pos", "neg", "unsup") if settings.unlabeled else ("pos", "neg")
-        places = [("train", f"train/{kind}") for kind in kinds]
-        return [*places, ("test", "test/pos"), ("test", "test/neg")]
-    return [("", "pos"), ("", "neg")] if there("pos") and there("neg") else []
+    roots = sorted({folder.partition("/")[0] for folder in folders})
+    named = [
+        (SPLIT_NAMES[root.lower()], root)
+        for root in roots
+        if root.lower() in SPLIT_NAMES and {f"{root}/pos", f"{root}/neg"} & set(folders)
+    ]
+    if "train" not in dict(named):
+        return [("", "pos"), ("", "neg")] if {"pos", "neg"} <= set(folders) else []
+    if "test" not in dict(named):
+        named.append(("test", "test"))
+    places = [(split, f"{root}/{label}") for split, root in named for label in ("pos", "neg")]
+    if settings.unlabeled:
+        places += [(split, f"{root}/unsup") for split, root in named if split == "train"]
+    return sorted(places, key=lambda place: SPLITS.index(place[0]))
 
 
 def _archived(path: Path, found: Mapping[str, bytes], settings: ImdbSettings) -> list[SourceFile]:
@@ -145,7 +176,7 @@ def _archived(path: Path, found: Mapping[str, bytes], settings: ImdbSettings) ->
         prefix = "" if root == "." else f"{root}/"
         inside = [name.removeprefix(prefix) for name in sorted(found) if name.startswith(prefix)]
         folders = {name.rpartition("/")[0] for name in inside}
-        places = _places(folders.__contains__, settings)
+        places = _places(folders, settings)
         absent = [place for _, place in places if place not in folders]
         if absent:
             raise UserError(f"{path}: {prefix}{absent[0]} is missing in it; download it again")
@@ -165,10 +196,10 @@ def _listed(root: Path, places: Sequence[tuple[str, str]]) -> list[SourceFile]:
         folder = root / place
         if not folder.is_dir():
             raise UserError(f"{folder} is missing; the reviews must be laid out as {TREE}")
-        paths = text_files.find(folder, lambda name: name.endswith(".txt"))
+        paths = text_files.find(folder)
         if not paths:
             raise UserError(f"{folder} holds no reviews (*.txt); unpack the archive again")
-        found += [SourceFile(path.relative_to(root).as_posix(), path, group) for path in paths]
+        found += [SourceFile(relative_name(path, root), path, group) for path in paths]
     return found
 
 
@@ -192,7 +223,8 @@ def _with_splits(found: Sequence[SourceFile], settings: ImdbSettings) -> list[So
             " its own, leave them out"
         )
     train = [key for key, item in zip(keys, found, strict=True) if item.group == "train"]
-    chosen = hold_out(train, settings.valid_fraction, seed=settings.seed)
+    named = any(item.group == "valid" for item in found)
+    chosen = [] if named else hold_out(train, settings.valid_fraction, seed=settings.seed)
     valid = {train[i] for i in chosen}
     return [SourceFile(i.key, i.path, "valid" if i.key in valid else i.group) for i in found]
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.formats.declared import DAMAGED, check_declared
 from zpyro.datasets.sequences import Array, Dataset, Normalization, Sequences
-from zpyro.datasets.splitting import split_by_name
+from zpyro.datasets.splitting import SPLIT_NAMES, SPLITS, describe_split, split_by_name
 from zpyro.errors import UserError
+from zpyro.likelihoods import LARGEST_SIZE
 
-SPLITS = ("train", "valid", "test")
 LARGEST_NUMBER = 1e30
 """Beyond it, squares and differences leave the range of float32."""
 
@@ -58,7 +58,8 @@ def load(path: Path, settings: NpzSettings) -> Dataset:
 
     - ``x``: (N, T, D) or (N, T) of whole numbers, or
     - ``values`` (sum of T_i, D) or (sum of T_i,) and ``lengths`` (N,), or
-    - ``train``, ``valid`` and ``test``: as ``x``, splits given,
+    - ``train``, and ``valid`` (or ``validation``, ``val``, ``dev``) and ``test`` or one of them: as
+      ``x``, splits given; one that is lacking is a share of train,
 
     or it is a folder of ``.npy`` files, one sequence (T_i, D) or (T_i,) each.
 
@@ -67,20 +68,20 @@ def load(path: Path, settings: NpzSettings) -> Dataset:
     """
     groups = read(path)
     kind = _kind(path, [value for group in groups.values() for _, value in group], settings)
-    if "all" in groups:
-        named = groups["all"]
-        splits = split_by_name(
-            [name for name, _ in named],
-            settings.valid_fraction,
-            settings.test_fraction,
-            seed=settings.seed,
-        )
-        parts = [[named[i] for i in split] for split in splits]
-    else:
-        parts = [groups[name] for name in SPLITS]
+    named = [pair for group in groups.values() for pair in group]
+    names = [
+        name if group == "all" else f"{group}/{name}"
+        for group, pairs in groups.items()
+        for name, _ in pairs
+    ]
+    splits = split_by_name(
+        names, settings.valid_fraction, settings.test_fraction, seed=settings.seed
+    )
+    parts = [[named[i] for i in split] for split in splits]
     normalization = _normalization(path, [v for _, v in parts[0]], kind, settings)
     train, valid, test = (_sequences(part, kind, settings, normalization) for part in parts)
-    return Dataset("npz", train, valid, test, kind, _size(parts, kind))
+    size = _size(parts, kind)
+    return Dataset("npz", train, valid, test, kind, size, describe_split(names))
 
 
 def load_all(path: Path, settings: NpzSettings, normalization: Normalization) -> Sequences:
@@ -110,12 +111,22 @@ def read(path: Path) -> dict[str, list[tuple[str, Array]]]:
     arrays = _load(path)
     if isinstance(arrays, np.ndarray):
         return {"all": _rows(f"{path}", arrays)}
+    given = {name: SPLIT_NAMES[name.lower()] for name in arrays if name.lower() in SPLIT_NAMES}
+    twice = sorted(name for name in given if list(given.values()).count(given[name]) > 1)
+    if twice:
+        raise UserError(f"{path} has arrays {' and '.join(twice)} for one split; keep one")
+    if given and {"x", "values"} & arrays.keys():
+        raise UserError(
+            f"{path} has arrays {', '.join(sorted(arrays))}; give x (or values and lengths), or the"
+            " splits, not both"
+        )
     if "x" in arrays:
         return {"all": _rows(f"{path}: x", arrays["x"])}
     if "values" in arrays and "lengths" in arrays:
         return {"all": _ragged(path, arrays["values"], arrays["lengths"])}
-    if all(name in arrays for name in SPLITS):
-        return {name: _rows(f"{path}: {name}", arrays[name]) for name in SPLITS}
+    if "train" in given.values() and len(given) > 1:
+        found = sorted(given.items(), key=lambda pair: SPLITS.index(pair[1]))
+        return {split: _rows(f"{path}: {name}", arrays[name]) for name, split in found}
     raise UserError(
         f"{path} has arrays {', '.join(sorted(arrays)) or 'none'}; it needs x, or values and"
         " lengths, or train, valid and test"
@@ -160,6 +171,7 @@ def _rows(label: str, array: Array) -> list[tuple[str, Array]]:
     if array.ndim != wanted or 0 in array.shape:
         raise UserError(
             f"{label} has shape {array.shape}; it must be (N, T, D), or (N, T) of whole numbers"
+            f" (tokens), and has type {array.dtype}"
         )
     return [(str(i), _checked(f"{label}, sequence {i}", row)) for i, row in enumerate(array)]
 
@@ -169,10 +181,11 @@ def _ragged(path: Path, values: Array, lengths: Array) -> list[tuple[str, Array]
         raise UserError(f"{path}: values has shape (); it must be (sum of lengths, D)")
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 1).any():
         raise UserError(f"{path}: lengths must be whole numbers of at least 1, shape (N,)")
-    if int(lengths.sum()) != len(values):
+    # As Python's whole numbers: a sum of 64-bit ones may wrap round.
+    total = sum(lengths.tolist())
+    if total != len(values):
         raise UserError(
-            f"{path}: lengths add up to {int(lengths.sum())} and values has {len(values)} rows;"
-            " they must agree"
+            f"{path}: lengths add up to {total} and values has {len(values)} rows; they must agree"
         )
     pieces = np.split(values, np.cumsum(lengths)[:-1])
     return [(str(i), _checked(f"{path}: sequence {i}", v)) for i, v in enumerate(pieces)]
@@ -202,7 +215,13 @@ def _kind(path: Path, values: list[Array], settings: NpzSettings) -> str:
     if kind == "bernoulli" and not all(np.isin(value, (0, 1)).all() for value in values):
         raise UserError(f"{path}: data.likelihood bernoulli needs zeros and ones only")
     if tokens and min(int(value.min()) for value in values) < 0:
-        raise UserError(f"{path}: tokens must not be negative")
+        raise UserError(f"{path}: tokens must not be negative; number them from 0")
+    if tokens and (largest := max(int(value.max()) for value in values)) >= LARGEST_SIZE:
+        raise UserError(
+            f"{path}: token {largest} would make a vocabulary of {largest + 1:,}, more than"
+            f" {LARGEST_SIZE:,}; number the tokens from 0, for instance with"
+            " numpy.unique(x, return_inverse=True)"
+        )
     return kind
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from zpyro.datasets.formats import audio
+from zpyro.datasets.formats.folders import relative_name
 from zpyro.datasets.prepared.corpus import ParsedFile, Reader, SourceFile
+from zpyro.datasets.splitting import describe_split, named_splits
 from zpyro.errors import UserError
 
 FULL_SCALE = 32768.0
@@ -15,12 +17,25 @@ FULL_SCALE = 32768.0
 
 
 def items_in(folder: Path) -> list[SourceFile]:
-    """Every recording below a folder, in the order of their paths.
+    """Every recording below a folder, in the order of their paths, its split by name as its group.
 
     Raises:
         UserError: if there is none.
     """
-    return [SourceFile(path.relative_to(folder).as_posix(), path) for path in audio.find(folder)]
+    paths = audio.find(folder)
+    names = [relative_name(path, folder) for path in paths]
+    return [
+        SourceFile(name, path, split)
+        for name, path, split in zip(names, paths, named_splits(names), strict=True)
+        if split is not None
+    ]
+
+
+def file_notes(folder: Path) -> tuple[str, ...]:
+    """Which splits names of files and folders decide, and which recordings are left out."""
+    return describe_split(
+        [relative_name(path, folder) for path in audio.find(folder)], "the last rows of train"
+    )
 
 
 class RecordingReader(Reader):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 from zpyro.datasets import blizzard, imdb, mnist, npz, text, timit, vowels, wav
 from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
+from zpyro.datasets.splitting import SPLITS, list_files
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
 from zpyro.io.registry import Registry
 
 DATASETS: Registry[DatasetEntry] = Registry("data set", group="zpyro.datasets")
 """Data sets by the name that ``--dataset`` takes."""
+
+_ROW = re.compile(r"#\d+$")
 
 for _module in (vowels, wav, npz, blizzard, imdb, text, timit, mnist):
     DATASETS.register(_module.ENTRY.name, _module.ENTRY)
@@ -108,9 +112,18 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
     if first.image_shape is not None:
         rows.append(("image", "{} x {} pixels, row after row".format(*first.image_shape)))
     rows.append(("start frame", start))
-    for name in ("train", "valid", "test"):
+    for name in SPLITS:
         rows.append((name, _describe_split(dataset.split(name))))
+    known = DATASETS.get(dataset.name)
+    if known is None or known.needs_data:
+        rows += [(f"{name} files", _files(dataset.split(name))) for name in SPLITS]
     return rows + [("note", note) for note in dataset.notes]
+
+
+def _files(split: Sequences) -> str:
+    """What the sequences are cut from; those of one array have numbers for names."""
+    names = dict.fromkeys(_ROW.sub("", name) for name in split.names)
+    return "rows of one array" if all(name.isdecimal() for name in names) else list_files(names)
 
 
 def _describe_split(split: Sequences) -> str:

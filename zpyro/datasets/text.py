@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.formats import text_files
+from zpyro.datasets.formats.folders import relative_name
 from zpyro.datasets.prepared import SourceFile
+from zpyro.datasets.splitting import SPLITS, describe_split, list_files, named_splits
 from zpyro.datasets.text_loading import loaders
-from zpyro.datasets.tokenized import SEVERAL, SPLITS, TextCorpus, TokenSettings
+from zpyro.datasets.tokenized import SEVERAL, TextCorpus, TokenSettings
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
-
-WORDS = {
-    "train": "train",
-    "valid": "valid",
-    "validation": "valid",
-    "val": "valid",
-    "dev": "valid",
-    "test": "test",
-}
-"""Splits by the words that say them in names of files."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +26,9 @@ class TextSettings(TokenSettings):
 class Text(TextCorpus):
     """A text file or a folder of them (``*.txt``), a line a sequence; blank lines are skipped.
 
-    Files of a folder that have a split in their names (train.txt, ptb.valid.txt, dev-2.txt,
-    test.txt) are that split; other files are train, or are left out if there is one with that name.
-    Where no file is the test, or none is validation, the lines of train are dealt out to it by a
-    hash of (seed, file name, line number), its share of them on average.
+    Files and folders named after a split (train.txt, ptb.valid.txt, dev-2.txt, test/) are that
+    split, see :mod:`zpyro.datasets.splitting`. Where no file is the test, or none is validation,
+    it gets its share of the lines of train, chosen by a hash of (seed, file name, line number).
     """
 
     name = "text"
@@ -47,15 +38,26 @@ class Text(TextCorpus):
         files = _files(source)
         if source.is_file():
             return [SourceFile(source.name, source, SEVERAL.join(SPLITS))]
-        said = {file: _said(file) for file in files}
-        named = "train" in said.values()
-        lacking = [name for name in SPLITS if name == "train" or name not in said.values()]
-        groups = {"": "" if named else SEVERAL.join(lacking), "train": SEVERAL.join(lacking)}
-        found = [
-            SourceFile(file.relative_to(source).as_posix(), file, groups.get(split, split))
-            for file, split in said.items()
+        names = [relative_name(file, source) for file in files]
+        named = named_splits(names)
+        several = SEVERAL.join(name for name in SPLITS if name not in named)
+        return [
+            SourceFile(name, file, split or several)
+            for name, file, split in zip(names, files, named, strict=True)
+            if split is not None
         ]
-        return [item for item in found if item.group]
+
+    def file_notes(self, source: Path, settings: Any) -> tuple[str, ...]:
+        del settings
+        if source.is_file():
+            return ()
+        names = [relative_name(file, source) for file in _files(source)]
+        others = text_files.find(source, lambda name: not text_files.is_text(name))
+        told = describe_split(names, "a share of the lines of train")
+        if others:
+            listed = list_files(relative_name(file, source) for file in others)
+            told += (f"left out, because they are no *.txt: {listed}",)
+        return told
 
     def lines(self, item: SourceFile, splitter: Vocabulary) -> Iterator[list[str]]:
         text = text_files.read_text(item.path)
@@ -64,19 +66,13 @@ class Text(TextCorpus):
 
 def _files(source: Path) -> list[Path]:
     if source.is_dir():
-        files = text_files.find(source, lambda name: name.endswith(".txt"))
+        files = text_files.find(source)
         if not files:
             raise UserError(f"{source} holds no text (*.txt); point --data at a file or a folder")
         return files
     if not source.exists():
         raise UserError(f"{source} does not exist; point --data at a text file or a folder of them")
     return [source]
-
-
-def _said(file: Path) -> str:
-    """The split that a file's name says, or nothing."""
-    parts = re.split(r"[\W_\d]+", file.stem.lower())
-    return next((WORDS[part] for part in parts if part in WORDS), "")
 
 
 ENTRY = DatasetEntry(

@@ -98,7 +98,7 @@ def read(
     corpora.check_counts(
         {name: len(part) for name, part in zip(SPLITS, parts, strict=True)}, folder
     )
-    told = tuple(notes(metadata, settings, vocabulary))
+    told = (*notes(metadata, settings, vocabulary), *corpus.file_notes(folder, settings))
     return Dataset(
         corpus.name, train, valid, test, "categorical", len(vocabulary), told, vocabulary
     )

@@ -24,12 +24,12 @@ from zpyro.datasets.prepared.corpus import (
 )
 from zpyro.datasets.recordings import FULL_SCALE, RecordingReader
 from zpyro.datasets.sequences import Normalization, Sequences
-from zpyro.datasets.timit_files import MISSING, RATE, Utterance, find
+from zpyro.datasets.splitting import SPLITS, list_files
+from zpyro.datasets.timit_files import MISSING, RATE, Utterance, find, other_recordings
 from zpyro.settings import setting
 
 __all__ = ["MISSING", "Timit", "TimitSettings", "load_all", "split"]
 
-SPLITS = ("train", "valid", "test")
 TRAIN_UTTERANCES, TEST_UTTERANCES = 4620, 1680
 """Of the whole corpus."""
 
@@ -68,6 +68,13 @@ class Timit(Corpus):
         # Split by split, so that the utterances to be joined are stored one after another.
         parts = split(find(source), settings)
         return [SourceFile(u.name, u.path, name) for name, part in parts.items() for u in part]
+
+    def file_notes(self, source: Path, settings: Any) -> tuple[str, ...]:
+        del settings
+        others = other_recordings(source)
+        if not others:
+            return ()
+        return (f"left out, because they are no utterances of TIMIT: {list_files(others)}",)
 
     def reader(self, settings: TimitSettings) -> RecordingReader:
         return RecordingReader(RATE, 2 * settings.frame_size, same_rate=True)
@@ -112,8 +119,9 @@ def split(utterances: Iterable[Utterance], settings: TimitSettings) -> dict[str,
     """Train, validation and test utterances.
 
     The disc's TEST half is the test. NLTK's sample has no halves: there all sentences of some
-    speakers are the test, so that as in TIMIT nobody is heard in both. Of the other utterances
-    some validate. Which ones depends on a hash of speaker and sentence alone.
+    speakers are the test, so that as in TIMIT nobody is heard in both. A folder DEV or VALID beside
+    the halves validates; without one some of the other utterances do. Which ones depends on a hash
+    of speaker and sentence alone.
     """
     everything = list(utterances)
     if any(utterance.half for utterance in everything):
@@ -123,7 +131,8 @@ def split(utterances: Iterable[Utterance], settings: TimitSettings) -> dict[str,
         test = [utterance for utterance in everything if utterance.speaker in speakers]
     tested = {utterance.key for utterance in test}
     rest = [utterance for utterance in everything if utterance.key not in tested]
-    held_out = _some({utterance.key for utterance in rest}, settings.valid_fraction)
+    held_out = {utterance.key for utterance in rest if utterance.half == "valid"}
+    held_out = held_out or _some({utterance.key for utterance in rest}, settings.valid_fraction)
     return {
         "train": [utterance for utterance in rest if utterance.key not in held_out],
         "valid": [utterance for utterance in rest if utterance.key in held_out],

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from zpyro.datasets.formats.folders import walk
+from zpyro.datasets.formats.audio import EXTENSIONS
+from zpyro.datasets.formats.folders import relative_name, walk
+from zpyro.datasets.splitting import split_of_folder
 from zpyro.errors import UserError
 
 RATE = 16_000
@@ -32,7 +34,7 @@ class Utterance:
 
     Attributes:
         path: the recording.
-        half: "train", "test", or "" where the layout has no halves.
+        half: "train", "valid", "test", or "" where the layout has no halves.
         dialect: region, "dr1" to "dr8".
         speaker: such as "fcjf0".
         sentence: such as "sa1".
@@ -85,19 +87,28 @@ def find(folder: Path) -> list[Utterance]:
     return sorted(found.values(), key=lambda utterance: utterance.name)
 
 
+def other_recordings(folder: Path) -> list[str]:
+    """Relative paths of the recordings below a folder that are no utterances of TIMIT."""
+    names = [
+        relative_name(path, folder) for path in walk(folder) if path.suffix.lower() in EXTENSIONS
+    ]
+    return sorted(name for name in names if _PATH.fullmatch(name.lower()) is None)
+
+
 def _utterance(path: Path, name: str) -> Utterance | None:
     match = _PATH.fullmatch(name)
     if match is None:
         return None
     parts = match.group("dialect"), match.group("speaker"), match.group("sentence")
-    above = (match.group("above") or "").rpartition("/")[2]
-    return Utterance(path, above if above in ("train", "test") else "", *parts)
+    half = split_of_folder(PurePosixPath(match.group("above") or ""))
+    return Utterance(path, half, *parts)
 
 
 def _check_halves(folder: Path, utterances: Iterable[Utterance]) -> None:
     halves = {utterance.half: utterance.path for utterance in utterances}
     if len(halves) > 1 and "" in halves:
         raise UserError(f"{halves['']} lies in neither TRAIN nor TEST; point --data at {TREE}")
-    if set(halves) in ({"train"}, {"test"}):
-        missing = "TEST" if "train" in halves else "TRAIN"
-        raise UserError(f"{folder} has no utterances in {missing}; point --data at {TREE}")
+    missing = {"train", "test"} - halves.keys()
+    if missing and "" not in halves:
+        found = max(missing).upper()
+        raise UserError(f"{folder} has no utterances in {found}; point --data at {TREE}")

@@ -26,7 +26,7 @@ from zpyro.datasets.prepared import (
     Store,
 )
 from zpyro.datasets.sequences import Dataset
-from zpyro.datasets.splitting import stable_fraction
+from zpyro.datasets.splitting import SPLITS, stable_fraction
 from zpyro.datasets.vocabulary import (
     END,
     SPECIAL,
@@ -40,7 +40,6 @@ from zpyro.datasets.vocabulary import (
 )
 from zpyro.errors import UserError
 
-SPLITS = ("train", "valid", "test")
 SEVERAL = "/"
 """Between the splits of an item whose lines are dealt out to several."""
 

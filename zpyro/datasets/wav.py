@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.formats import audio
 from zpyro.datasets.formats.audio import Waveform
+from zpyro.datasets.formats.folders import relative_name
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
-from zpyro.datasets.splitting import Splits, split_by_name
+from zpyro.datasets.splitting import Splits, describe_split, split_by_name
 from zpyro.errors import UserError
 
 
@@ -28,8 +29,9 @@ class WavSettings:
             whole.
         valid_fraction: share of the files held out for validation.
         test_fraction: share of the files held out for the test.
-        valid_files: pattern of the validation files' names, in place of the fraction.
-        test_files: pattern of the test files' names, in place of the fraction.
+        valid_files: pattern of the validation files' names, in place of folders' names and the
+            fraction.
+        test_files: pattern of the test files' names, likewise.
         seed: fixes which files are held out.
     """
 
@@ -58,6 +60,9 @@ def load(folder: Path, settings: WavSettings) -> Dataset:
     The samples are normalized by the mean and standard deviation of the training waveform. The
     first frame of each recording or row is its start frame: conditioned on, not scored.
 
+    Folders and files named train, valid or test are that split, see
+    :mod:`zpyro.datasets.splitting`.
+
     Raises:
         UserError: if the folder or a file cannot be used, or a split would be empty.
     """
@@ -70,7 +75,8 @@ def load(folder: Path, settings: WavSettings) -> Dataset:
         test_files=settings.test_files,
         seed=settings.seed,
     )
-    return assemble("wav", names, waveforms, splits, rate, settings)
+    data = assemble("wav", names, waveforms, splits, rate, settings)
+    return replace(data, notes=(*data.notes, *describe_split(names)))
 
 
 def load_all(folder: Path, settings: WavSettings, normalization: Normalization) -> Sequences:
@@ -109,7 +115,7 @@ def read_folder(folder: Path, settings: WavSettings) -> tuple[list[str], list[Wa
         UserError: naming the first file that cannot be used, and how many more there are.
     """
     paths = audio.find(folder)
-    names = [path.relative_to(folder).as_posix() for path in paths]
+    names = [relative_name(path, folder) for path in paths]
     waveforms: list[Waveform] = []
     rates: dict[int, str] = {}
     problems: list[UserError] = []

@@ -1,4 +1,4 @@
-"""Every file below a folder, hidden ones left out."""
+"""Every file below a folder, hidden ones left out, and what to call it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from zpyro.errors import UserError
+from zpyro.io.paths import printable
 
 
 def walk(folder: Path) -> Iterator[Path]:
@@ -28,5 +29,12 @@ def walk(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
+def relative_name(path: Path, folder: Path) -> str:
+    """What a file below a folder is called: its relative path in printable characters."""
+    return printable(path.relative_to(folder).as_posix())
+
+
 def _unreadable(error: OSError) -> NoReturn:
-    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); change its permissions")
+    raise UserError(
+        f"{printable(error.filename)}: cannot be read ({error.strerror}); change its permissions"
+    )

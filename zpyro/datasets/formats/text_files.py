@@ -48,7 +48,12 @@ def decoded(content: bytes, source: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def find(folder: Path, wanted: Callable[[str], bool]) -> list[Path]:
+def is_text(name: str) -> bool:
+    """Whether a file has a text's name, ``*.txt`` in upper or lower case."""
+    return name.lower().endswith(".txt")
+
+
+def find(folder: Path, wanted: Callable[[str], bool] = is_text) -> list[Path]:
     """Every file below a folder whose name is wanted, sorted by path.
 
     Links are followed, but not to a folder that was walked before; hidden files and folders (names

@@ -153,6 +153,11 @@ class Corpus(abc.ABC):
             UserError: if the layout is not that of the corpus.
         """
 
+    def file_notes(self, source: Path, settings: Any) -> tuple[str, ...]:
+        """What a user should know of which files are read as what, and which are left out."""
+        del source, settings
+        return ()
+
     @abc.abstractmethod
     def reader(self, settings: Any) -> Reader:
         """What reads the files of one shard."""

@@ -99,6 +99,7 @@ def prepare(
         if not any(record["items"] for record in records):
             raise UserError(f"{source}: none of its {len(items)} files can be used")
         index = _finish(corpus, settings, tasks, records, out, mapped)
+    index["notes"] = [*index["notes"], *corpus.file_notes(source, settings)]
     index["skipped"] = [{"key": key, "problem": problem} for key, problem in problems]
     _remove_leftovers(out, len(tasks))
     files.replace_file(out / INDEX, json.dumps(index, indent=1))
@@ -110,7 +111,9 @@ def prepared_folder(corpus: Corpus, source: Path, settings: Any) -> Path:
     """Where a corpus is prepared on first use: in the cache, by its files and settings."""
     items = corpus.items(source, settings)
     task = Task(corpus, settings, tuple(items), Path(), Path())
-    digest = hashlib.sha256(f"{source.resolve()} {task.fingerprint()}".encode(errors="replace"))
+    # The index keeps the notes too, so that other notes need another folder.
+    known = [str(source.resolve()), task.fingerprint(), *corpus.file_notes(source, settings)]
+    digest = hashlib.sha256(os.fsencode(" ".join(known)))
     return cache_folder() / "prepared" / f"{corpus.name}-{digest.hexdigest()[:16]}"
 
 

@@ -16,11 +16,11 @@ import numpy as np
 
 from zpyro.datasets.batching import Indices
 from zpyro.datasets.formats.declared import DAMAGED
+from zpyro.datasets.splitting import SPLITS
 from zpyro.errors import UserError
 
 INDEX = "index.json"
 FORMAT, VERSION = "zpyro-prepared", 1
-SPLITS = ("train", "valid", "test")
 
 KINDS = ("audio", "frames", "binary", "tokens")
 DTYPES = ("int16", "uint8", "int32")

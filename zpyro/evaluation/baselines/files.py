@@ -25,8 +25,6 @@ BASELINE_FRAMES = 2_000_000
 """Continuous frames are fitted on as many sequences as hold so many."""
 BASELINE_TOKENS = 50_000_000
 """Trigrams are counted in as many sequences as hold so many."""
-LARGEST_VOCABULARY = (1 << 20) - 1
-"""Beyond it a trigram does not fit one number, and there is no baseline."""
 
 DENSITIES = {"gaussian": diagonal_gaussian, "linear": linear_predictor}
 TRIGRAM = "trigram"
@@ -56,8 +54,7 @@ def fit(train: Sequences, size: int) -> Mapping[str, Baseline]:
     if train.data_type == "binary":
         return binary_baselines.fit(train)
     if train.data_type == "tokens":
-        known = size <= LARGEST_VOCABULARY
-        return {TRIGRAM: trigram(_first(train, BASELINE_TOKENS), size)} if known else {}
+        return {TRIGRAM: trigram(_first(train, BASELINE_TOKENS), size)}
     few = _first(train, BASELINE_FRAMES)
     return {name: density(few) for name, density in DENSITIES.items()}
 
