@@ -253,7 +253,7 @@ def test_formants_stand_where_they_should() -> None:
         hiss_center=np.full(count, 4000.0),
         formants=np.tile((first, second, third, *voice.HIGHER_FORMANTS), (count, 1)),
     )
-    (waveform,) = voice.synthesize([steady], np.random.default_rng(0))
+    (waveform,) = voice.synthesize([steady], [np.random.SeedSequence(0)])
     window = waveform[4000:12000] * np.hanning(8000)
     levels = np.log(np.abs(np.fft.rfft(window)) ** 2 + 1e-12)
     smooth = np.convolve(levels, np.hanning(121) / np.hanning(121).sum(), "same")

@@ -8,6 +8,7 @@ Hz; all utterances are synthesized side by side, sample by sample.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,13 @@ Track = NDArray[np.float64]
 RATE = 16_000
 OVERSAMPLING = 2
 CONTROL_RATE = 500
-"""Control tracks (pitch, formants, amplitudes) are drawn at this rate and interpolated."""
+"""Control tracks (pitch, formants, amplitudes) have so many values, ticks, a second."""
+
+HIGHEST_PITCH = 1000.0
+CYCLES_PER_TICK = 3
+"""More glottal cycles than a tick can hold at the highest pitch: draws for each are set aside."""
+
+JITTER_SAMPLES = 128
 
 VOWELS: dict[str, tuple[float, float, float]] = {
     "i": (270.0, 2290.0, 3010.0),
@@ -49,6 +56,23 @@ class Speaker:
     breath: float
 
 
+SYLLABLE = {
+    "consonant": (0, 20),
+    "closure": (15, 31),
+    "burst": (4, 10),
+    "onset": (2, 16),
+    "fricative": (30, 66),
+    "first": (0, len(VOWELS)),
+    "last": (0, len(VOWELS)),
+    "vowel": (45, 131),
+    "glide": (0, 20),
+    "pauses": (0, 20),
+    "pause": (30, 81),
+    "gap": (0, 16),
+}
+"""Whole numbers of a syllable, lowest and first not taken: durations in ticks, vowels, and chances
+of 20 (consonant: below 5 a fricative, below 12 a stop; glide below 7; pauses below 5)."""
+
 KINDS = {
     "man": Speaker(115.0, 1.0, 0.03),
     "woman": Speaker(205.0, 1.17, 0.06),
@@ -77,35 +101,41 @@ class Score:
     formants: Track
 
 
-def compose(random: np.random.Generator, seconds: float) -> Score:
-    """Draw an utterance: a speaker, syllables with consonants and vowels, a pitch contour."""
-    speaker = _speaker(random)
-    count = round(seconds * CONTROL_RATE)
+def compose(seed: np.random.SeedSequence, count: int) -> Score:
+    """Draw an utterance of ``count`` ticks: a speaker, syllables, a pitch contour.
+
+    Only whole numbers decide how many numbers are drawn and where a sound begins; they come from
+    a stream of their own. Floating-point numbers that another machine rounds otherwise therefore
+    change a sound by as little, and never shift the draws that follow.
+    """
+    structure, levels, drift = (np.random.default_rng(s) for s in seed.spawn(3))
+    speaker = _speaker(structure, levels)
     voice, hiss, breath = np.zeros(count), np.zeros(count), np.zeros(count)
     center = np.full(count, 4000.0)
-    formants = np.tile(_target(random, speaker), (count, 1))
+    formants = np.tile(_target(int(structure.integers(len(VOWELS))), levels, speaker), (count, 1))
     accent = np.zeros(count)
-    position = round(random.uniform(0.02, 0.06) * CONTROL_RATE)
+    position = int(structure.integers(10, 31))
     while position < count:
-        position = _consonant(random, position, hiss, center)
-        end = position + round(random.uniform(0.09, 0.26) * CONTROL_RATE)
+        syllable = _syllable(structure)
+        position = _consonant(syllable, levels, position, hiss, center)
+        end = position + syllable["vowel"]
         span = slice(position, min(end, count))
         here = max(0, span.stop - span.start)
-        first, last = _target(random, speaker), _target(random, speaker)
+        first = _target(syllable["first"], levels, speaker)
+        last = _target(syllable["last"], levels, speaker)
+        loudness, breathing, rise = levels.uniform((0.6, 0.5, 0.0), (1.0, 1.5, 0.12))
         # A third of the vowels glide to another one, the rest stay.
-        glide = np.linspace(0.0, 1.0, here)[:, None] if random.random() < 0.35 else 0.0
-        formants[position:] = last if np.ndim(glide) else first
+        glides = syllable["glide"] < 7
+        glide = np.linspace(0.0, 1.0, here)[:, None] if glides else 0.0
+        formants[position:] = last if glides else first
         formants[span] = first + glide * (last - first)
-        voice[span] = random.uniform(0.6, 1.0)
-        breath[span] = speaker.breath * random.uniform(0.5, 1.5)
-        accent[span] = random.normal(0.0, 0.10) + random.uniform(0.0, 0.12) * np.sin(
-            np.linspace(0.0, np.pi, here)
-        )
-        pause = random.uniform(0.06, 0.16) if random.random() < 0.25 else random.uniform(0.0, 0.03)
-        position = span.stop + round(pause * CONTROL_RATE)
+        voice[span] = loudness
+        breath[span] = speaker.breath * breathing
+        accent[span] = levels.normal(0.0, 0.10) + rise * np.sin(np.linspace(0.0, np.pi, here))
+        position = span.stop + syllable["pause" if syllable["pauses"] < 5 else "gap"]
     fade = _edges(count)
     return Score(
-        pitch=_pitch(random, speaker, _smooth(accent, 0.08)),
+        pitch=_pitch(drift, speaker, _smooth(accent, 0.08)),
         voice=_smooth(voice, 0.03) * fade,
         breath=_smooth(breath, 0.03) * fade,
         hiss=_smooth(hiss, 0.012) * fade,
@@ -115,79 +145,129 @@ def compose(random: np.random.Generator, seconds: float) -> Score:
     )
 
 
-def synthesize(scores: list[Score], random: np.random.Generator) -> list[NDArray[np.float32]]:
-    """Sing several scores side by side; waveforms at :data:`RATE`, peaks below 1."""
+def synthesize(
+    scores: Sequence[Score], seeds: Sequence[np.random.SeedSequence]
+) -> list[NDArray[np.float32]]:
+    """Sing several scores side by side; waveforms at :data:`RATE`, peaks below 1.
+
+    A waveform depends on its own score and seed, not on the others (but for rounding).
+    """
     rate = RATE * OVERSAMPLING
     factor = rate // CONTROL_RATE
     count = max(len(score.pitch) for score in scores)
+    sources = [_draw(seed, len(s.pitch), factor) for s, seed in zip(scores, seeds, strict=True)]
 
     def track(name: str) -> Track:
         padded = [_pad(getattr(score, name), count) for score in scores]
         return np.repeat(np.stack(padded), factor, axis=1)
 
-    pitch = track("pitch")
-    noise = random.standard_normal(pitch.shape)
-    pulses, opened = _glottis(pitch, random)
+    noise = np.stack([_pad(source.noise, count * factor) for source in sources])
+    pulses, opened = _glottis(track("pitch"), sources)
     # Breath is drawn in while the glottis is open: noise follows the pulse.
     source = track("voice") * pulses + track("breath") * noise * (0.3 + 0.7 * opened)
     voiced = _cascade(source, np.stack([_pad(s.formants, count) for s in scores]), rate, factor)
     hissed = _hiss(noise, np.stack([_pad(s.hiss_center, count) for s in scores]), rate, factor)
     sound = voiced + 0.3 * track("hiss") * hissed
     return [
-        _finish(sound[i, : len(score.pitch) * factor], random) for i, score in enumerate(scores)
+        _finish(sound[i, : len(score.pitch) * factor], sources[i]) for i, score in enumerate(scores)
     ]
 
 
-def _speaker(random: np.random.Generator) -> Speaker:
-    kind = KINDS[("man", "woman", "child")[random.choice(3, p=(0.45, 0.4, 0.15))]]
-    return Speaker(
-        kind.pitch * random.uniform(0.85, 1.2),
-        kind.tract * random.uniform(0.95, 1.05),
-        kind.breath * random.uniform(0.5, 1.5),
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """Random numbers of one utterance of n samples at the higher rate.
+
+    Attributes:
+        noise: (n,), of breath and hiss.
+        jitter: factors on the pitch, one for :data:`JITTER_SAMPLES` samples.
+        shimmer: factors on the amplitude of each glottal cycle, more than there can be.
+        phase: of the first cycle, in [0, 1).
+        level: standard deviation of the waveform.
+        room: noise of the room at :data:`RATE`, (n / 2 + 2,).
+    """
+
+    noise: Track
+    jitter: Track
+    shimmer: Track
+    phase: float
+    level: float
+    room: Track
+
+
+def _draw(seed: np.random.SeedSequence, count: int, factor: int) -> _Source:
+    streams = (np.random.default_rng(child) for child in seed.spawn(5))
+    noise, jitter, shimmer, single, room = streams
+    samples = count * factor
+    return _Source(
+        noise=noise.standard_normal(samples),
+        jitter=jitter.normal(1.0, 0.012, samples // JITTER_SAMPLES + 1),
+        shimmer=shimmer.normal(1.0, 0.05, count * CYCLES_PER_TICK),
+        phase=single.uniform(0.0, 1.0),
+        level=single.uniform(0.06, 0.10),
+        room=room.standard_normal(samples // OVERSAMPLING + 2),
     )
 
 
-def _target(random: np.random.Generator, speaker: Speaker) -> Track:
-    vowel = list(VOWELS.values())[random.integers(len(VOWELS))]
-    formants = np.array([*vowel, *HIGHER_FORMANTS]) * speaker.tract
-    return np.minimum(formants * random.normal(1.0, 0.02, FORMANTS), 0.45 * RATE)
+def _syllable(structure: np.random.Generator) -> dict[str, int]:
+    """The whole numbers of a syllable, each in its range of :data:`SYLLABLE`."""
+    low, high = zip(*SYLLABLE.values(), strict=True)
+    return dict(zip(SYLLABLE, structure.integers(low, high).tolist(), strict=True))
 
 
-def _consonant(random: np.random.Generator, position: int, hiss: Track, center: Track) -> int:
+def _speaker(structure: np.random.Generator, levels: np.random.Generator) -> Speaker:
+    lot = int(structure.integers(20))
+    kind = KINDS["man" if lot < 9 else "woman" if lot < 17 else "child"]
+    pitch, tract, breath = levels.uniform((0.85, 0.95, 0.5), (1.2, 1.05, 1.5))
+    return Speaker(kind.pitch * pitch, kind.tract * tract, kind.breath * breath)
+
+
+def _target(vowel: int, levels: np.random.Generator, speaker: Speaker) -> Track:
+    formants = np.array([*list(VOWELS.values())[vowel], *HIGHER_FORMANTS]) * speaker.tract
+    return np.minimum(formants * levels.normal(1.0, 0.02, FORMANTS), 0.45 * RATE)
+
+
+def _consonant(
+    syllable: dict[str, int],
+    levels: np.random.Generator,
+    position: int,
+    hiss: Track,
+    center: Track,
+) -> int:
     """Write a fricative, a stop, or nothing; return where the vowel starts."""
-    kind = random.choice(3, p=(0.25, 0.35, 0.4))
-    if kind == 2:
+    fricative, burst, hertz = levels.uniform((0.15, 0.3, 2500.0), (0.45, 0.8, 6500.0))
+    if syllable["consonant"] >= 12:
         return position
-    closure = round(random.uniform(0.03, 0.06) * CONTROL_RATE) if kind == 1 else 0
-    length = random.uniform(0.06, 0.13) if kind == 0 else random.uniform(0.008, 0.018)
-    begin = position + closure
-    end = begin + max(3, round(length * CONTROL_RATE))
-    hiss[begin:end] = random.uniform(0.15, 0.45) if kind == 0 else random.uniform(0.3, 0.8)
-    center[begin:end] = random.uniform(2500.0, 6500.0)
+    stop = syllable["consonant"] >= 5
+    begin = position + (syllable["closure"] if stop else 0)
+    end = begin + syllable["burst" if stop else "fricative"]
+    hiss[begin:end] = burst if stop else fricative
+    center[begin:end] = hertz
     # After a stop the voice waits a moment (voice onset time).
-    return end + (round(random.uniform(0.005, 0.03) * CONTROL_RATE) if kind == 1 else 0)
+    return end + (syllable["onset"] if stop else 0)
 
 
 def _pitch(random: np.random.Generator, speaker: Speaker, accent: Track) -> Track:
+    """Hz, at most :data:`HIGHEST_PITCH`."""
     count = len(accent)
     declination = np.linspace(0.08, -0.14, count)
     drift = _smooth(random.standard_normal(count), 0.15)
     drift *= 0.03 / max(float(drift.std()), 1e-9)
-    return speaker.pitch * np.exp(declination + accent + drift)
+    return np.minimum(speaker.pitch * np.exp(declination + accent + drift), HIGHEST_PITCH)
 
 
-def _glottis(pitch: Track, random: np.random.Generator) -> tuple[Track, Track]:
+def _glottis(pitch: Track, sources: Sequence[_Source]) -> tuple[Track, Track]:
     """Flow derivative of the glottis and how far it is open, each (U, N)."""
     rate = RATE * OVERSAMPLING
-    jitter = np.repeat(random.normal(1.0, 0.012, (len(pitch), pitch.shape[1] // 128 + 1)), 128, 1)
-    phase = np.cumsum(pitch * jitter[:, : pitch.shape[1]] / rate, axis=1)
-    phase += random.uniform(0.0, 1.0, (len(pitch), 1))
+    samples = pitch.shape[1]
+    jitter = np.stack([_pad(s.jitter, samples // JITTER_SAMPLES + 1) for s in sources])
+    jitter = np.repeat(jitter, JITTER_SAMPLES, axis=1)[:, :samples]
+    phase = np.cumsum(pitch * jitter / rate, axis=1) + np.array([[s.phase] for s in sources])
     cycle = phase.astype(np.int64)
     quotient = 0.6
     within = np.minimum((phase - cycle) / quotient, 1.0)
     # KLGLOTT88: flow u^2 - u^3 while open, so its derivative is 2 u - 3 u^2 and then nothing.
     pulses = (2.0 * within - 3.0 * within**2) * (within < 1.0)
-    shimmer = random.normal(1.0, 0.05, (len(pitch), int(cycle.max()) + 1))
+    shimmer = np.stack([_pad(s.shimmer, max(len(s.shimmer) for s in sources)) for s in sources])
     pulses = pulses * np.take_along_axis(shimmer, cycle, axis=1)
     return _tilt(pulses), within**2 * (1.0 - within) * 6.75
 
@@ -239,12 +319,11 @@ def _resonators(frequency: Track, bandwidth: Track, rate: int) -> tuple[Track, T
     return 1.0 - turned[0] - turned[1], turned[0], turned[1]
 
 
-def _finish(sound: Track, random: np.random.Generator) -> NDArray[np.float32]:
+def _finish(sound: Track, source: _Source) -> NDArray[np.float32]:
     """Down to :data:`RATE`, levelled, in a quiet room."""
     waveform = soxr.resample(sound, RATE * OVERSAMPLING, RATE)
-    waveform = waveform * (random.uniform(0.06, 0.10) / max(float(waveform.std()), 1e-9))
-    room = np.convolve(random.standard_normal(len(waveform) + 2), (0.25, 0.5, 0.25), "valid")
-    waveform = waveform + 5e-4 * room
+    waveform = waveform * (source.level / max(float(waveform.std()), 1e-9))
+    waveform = waveform + 5e-4 * np.convolve(source.room, (0.25, 0.5, 0.25), "valid")
     return np.clip(waveform, -0.99, 0.99).astype(np.float32)
 
 

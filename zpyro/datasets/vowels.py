@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from zpyro.datasets.wav import WavSettings, assemble
 from zpyro.errors import UserError
 from zpyro.io.cache import cache_folder
 
-VERSION = 1
+VERSION = 2
 """Part of the cache's name: raise it whenever the voice changes."""
 
 SIDE_BY_SIDE = 150
@@ -82,14 +83,23 @@ def load(settings: VowelsSettings) -> Dataset:
 
 
 def synthesize(settings: VowelsSettings) -> list[Waveform]:
-    """Every utterance at 16 kHz; the same settings give the same sounds (but for rounding)."""
-    random = np.random.default_rng(settings.seed)
-    seconds = random.uniform(settings.shortest, settings.longest, settings.utterances)
+    """Every utterance at 16 kHz; the same settings give the same sounds (but for rounding).
+
+    Each utterance has a seed of its own, so that the first ones are the same however many follow.
+    """
+    shortest = math.ceil(settings.shortest * voice.CONTROL_RATE)
+    longest = max(shortest, round(settings.longest * voice.CONTROL_RATE))
+    scores: list[voice.Score] = []
+    sounds: list[np.random.SeedSequence] = []
+    for seed in np.random.SeedSequence(settings.seed).spawn(settings.utterances):
+        duration, score, sound = seed.spawn(3)
+        ticks = int(np.random.default_rng(duration).integers(shortest, longest, endpoint=True))
+        scores.append(voice.compose(score, ticks))
+        sounds.append(sound)
     waveforms: list[Waveform] = []
-    for begin in range(0, settings.utterances, SIDE_BY_SIDE):
-        chosen = seconds[begin : begin + SIDE_BY_SIDE]
-        scores = [voice.compose(random, duration) for duration in chosen]
-        waveforms.extend(voice.synthesize(scores, random))
+    for begin in range(0, len(scores), SIDE_BY_SIDE):
+        group = slice(begin, begin + SIDE_BY_SIDE)
+        waveforms.extend(voice.synthesize(scores[group], sounds[group]))
     return waveforms
 
 
