@@ -14,11 +14,15 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from zpyro.datasets.sequences import Dataset
     from zpyro.datasets.vocabulary import Vocabulary
     from zpyro.distributed.processes import ProcessGroup
     from zpyro.training.config import Config
+
+WIDEST = 1000
+"""Characters in a line of a table."""
 
 
 def console() -> Console:
@@ -26,6 +30,17 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+def print_table(table: Table) -> None:
+    """Print a table to standard output; in a narrow terminal its lines are longer than that."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    screen = Console()
+    needed = Measurement.get(screen, screen.options.update(max_width=WIDEST), table).minimum
+    screen.width = max(screen.width, needed)
+    screen.print(table)
 
 
 def is_main_process() -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import console, load_data, log, pluralize
+from .common import console, load_data, log, pluralize, print_table
 from .user_code import load_plugins, plugin_option
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ def list_names() -> None:
     Example:
       zpyro data list
     """
-    from rich.console import Console
     from rich.table import Table
 
     from zpyro import datasets
@@ -43,7 +42,7 @@ def list_names() -> None:
     for name in datasets.names():
         entry = datasets.entry(name)
         table.add_row(name, "needed" if entry.needs_data else "built in", entry.summary)
-    Console().print(table)
+    print_table(table)
 
 
 @command.command("info")
@@ -71,7 +70,6 @@ def info(
     Example:
       zpyro data info wav --data recordings --set data.sample_rate=16000
     """
-    from rich.console import Console
     from rich.table import Table
 
     from zpyro import datasets
@@ -88,7 +86,7 @@ def info(
     table = Table(show_header=False)
     for row in datasets.describe(load_data(settled)):
         table.add_row(*row)
-    Console().print(table)
+    print_table(table)
 
 
 @command.command("prepare")
@@ -127,7 +125,6 @@ def prepare(
       zpyro data prepare blizzard /corpora/blizzard --out prepared/blizzard
       zpyro train --dataset blizzard --data prepared/blizzard
     """
-    from rich.console import Console
     from rich.table import Table
 
     from zpyro import datasets
@@ -168,7 +165,7 @@ def prepare(
     table = Table(show_header=False)
     for row in datasets.describe(corpus.dataset(store)):
         table.add_row(*row)
-    Console().print(table)
+    print_table(table)
     log(f"next: zpyro train --dataset {name} --data {out}")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import console, log, pluralize, status
+from .common import console, log, pluralize, print_table, status
 from .options import model_options
 from .sequences import load_split, open_run
 
@@ -140,7 +140,6 @@ def _progress(what: str) -> Generator[OnBatch, None, None]:
 
 
 def _print(values: Scores, step: str, title: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from zpyro.analysis.scores import LABELS
@@ -151,4 +150,4 @@ def _print(values: Scores, step: str, title: str) -> None:
         if value is not None:  # not a baseline for other data, nor a bound that was not asked for
             shown = f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
             table.add_row(label.replace("frame", step), shown, unit.replace("frame", step))
-    Console().print(table)
+    print_table(table)

@@ -108,10 +108,10 @@ def command(
     out = make_folder(out or run / "interpolated")
     if checkpoint.vocabulary is not None:
         lines = [(name, checkpoint.vocabulary.text(each.tolist())) for name, each in rows]
-        for name, line in lines:
-            click.echo(f"{name:6}  {line}")
         to = out / "interpolation.txt"
         files.replace_file(to, "".join(f"{name}\t{line}\n" for name, line in lines))
+        for name, line in lines:
+            click.echo(f"{name:6}  {line}")
         log(f"{len(lines)} lines in {to}")
     elif checkpoint.data.sample_rate is not None:
         for number, each in enumerate(frames):

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from . import streams
 from .user_code import FILES
 
 COMMANDS = (
@@ -75,6 +77,26 @@ class Commands(click.Group):
         if _is_distributed() and name not in DISTRIBUTED:
             raise CliError(f"zpyro {name} runs in one process; start it without torchrun")
         return name, command, rest
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command; what standard output could not take decides the exit status at last.
+
+        That is 128 + SIGPIPE where its reader ended, as for a program that this signal ends, and 2
+        with a line on standard error for any other failure, unless the command itself failed.
+        """
+        with streams.safe_standard_streams() as stdout:
+            try:
+                return super().main(*args, **extra)
+            except SystemExit as ended:
+                stdout.flush()
+                if ended.code or stdout.error is None:
+                    raise
+            if isinstance(stdout.error, BrokenPipeError):
+                sys.exit(128 + signal.SIGPIPE)
+            reason = getattr(stdout.error, "strerror", None) or stdout.error
+            line = f"standard output: cannot be written ({reason}); write it to another place"
+            CliError(line).show()
+            sys.exit(CliError.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -81,8 +81,6 @@ def command(
         _write_text(checkpoint, inputs, outputs, out)
         return
     pairs = list(zip(inputs, outputs, strict=True))
-    for name, (before, after) in zip(sequences.names, pairs, strict=True):
-        click.echo(f"{name}: {_difference(checkpoint, before, after)}")
     if checkpoint.data.sample_rate is not None:
         for index, (before, after) in zip(indices, pairs, strict=True):
             write_sound(out / f"{index}_input.wav", before, checkpoint.data.sample_rate)
@@ -94,6 +92,8 @@ def command(
         arrays |= {f"reconstruction_{i}": each for i, each in zip(indices, outputs, strict=True)}
         save_arrays(path, **arrays)
         click.echo(f"{pluralize(len(pairs), 'pair')} of arrays in {path}")
+    for name, (before, after) in zip(sequences.names, pairs, strict=True):
+        click.echo(f"{name}: {_difference(checkpoint, before, after)}")
     titles = [f"{index}: {name}" for index, name in zip(indices, sequences.names, strict=True)]
     if checkpoint.data.image_shape is None:
         rows = [
@@ -156,13 +156,14 @@ def _write_text(checkpoint: Checkpoint, inputs: Arrays, outputs: Arrays, out: Pa
 
     vocabulary = checkpoint.vocabulary
     assert vocabulary is not None
-    lines: list[str] = []
-    for before, after in zip(inputs, outputs, strict=True):
-        first, second = vocabulary.text(before.tolist()), vocabulary.text(after.tolist())
+    pairs = [
+        (vocabulary.text(before.tolist()), vocabulary.text(after.tolist()))
+        for before, after in zip(inputs, outputs, strict=True)
+    ]
+    path = out / "reconstructions.txt"
+    files.replace_file(path, "".join(f"{first}\t{second}\n" for first, second in pairs))
+    for (first, second), before, after in zip(pairs, inputs, outputs, strict=True):
         click.echo(f"input           {first}")
         click.echo(f"reconstruction  {second}")
         click.echo(f"                ({_difference(checkpoint, before, after)})")
-        lines.append(f"{first}\t{second}\n")
-    path = out / "reconstructions.txt"
-    files.replace_file(path, "".join(lines))
-    log(f"{pluralize(len(lines), 'line')}, input and reconstruction separated by a tab, in {path}")
+    log(f"{pluralize(len(pairs), 'line')}, input and reconstruction separated by a tab, in {path}")

@@ -144,10 +144,10 @@ def _write_text(
 
     before = [] if prefix is None else prefix.tolist()
     lines = [vocabulary.text([*before, *tokens]) for tokens in samples.tolist()]
-    for line in lines:
-        click.echo(line)
     path = out / "samples.txt"
     files.replace_file(path, "".join(f"{line}\n" for line in lines))
+    for line in lines:
+        click.echo(line)
     log(f"{pluralize(len(lines), 'line')} in {path}")
 
 

@@ -21,6 +21,7 @@ from zpyro.nn.precision import resolve_precision
 from zpyro.training import Trainer, choose_device, logger_for
 from zpyro.training.callbacks import Pace
 from zpyro.training.runs import MetricsLog
+from zpyro_cli import common  # pyright: ignore[reportMissingImports]
 
 from . import building, tasks
 from .run_folder import RunFolder, Settings
@@ -66,7 +67,7 @@ def train(name: str, **options: Any) -> None:
         outcome = trainer.fit()
         if outcome.interrupted and not trainer.is_finished():
             console.print(f"stopped and saved; continue with train --resume {folder.folder}")
-            raise SystemExit(130)
+            raise SystemExit(128 + outcome.interrupted)
         for line in choose_rule(trainer, folder):
             console.print(line)
         console.print(
@@ -231,7 +232,7 @@ def print_table(name: str, run: Path, found: Sequence[tuple[Sweep, int]]) -> Non
             row += [f"{each.stopped:.2%}", f"{each.stopped_after:.1f}"]
         row += [f"{each.players[player]:.2%}" for player in players]
         table.add_row(*row)
-    Console().print(table)
+    common.print_table(table)
 
 
 def draw(found: Sequence[tuple[Sweep, int]], task: Task, path: Path) -> None:

@@ -42,7 +42,7 @@ def test_a_mistake_is_one_line() -> None:
     assert result.stderr == "error: data set 'vowel' is unknown; did you mean vowels?\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_saves_and_says_how_to_go_on(
     zpyro: Zpyro, arrays: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

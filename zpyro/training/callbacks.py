@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from rich.console import Console, Group
@@ -127,7 +128,8 @@ class LineLogger(_TaskLogger):
 
     def _print(self, line: str) -> None:
         self._pace.written()
-        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+        with _output_may_fail():
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 class ProgressLogger(_TaskLogger):
@@ -150,13 +152,18 @@ class ProgressLogger(_TaskLogger):
         )
         self._id = self._bar.add_task("training", total=1.0, left="")
         self._live = Live(self._bar, console=console, refresh_per_second=4)
+        self._is_shown = False
 
     def on_fit_start(self, task: TrainingTask[Any], state: TrainState) -> None:
         super().on_fit_start(task, state)
-        self._live.start(refresh=True)
+        with _output_may_fail():
+            self._live.start(refresh=True)
+            self._is_shown = True
 
     def on_fit_end(self) -> None:
-        self._live.stop()
+        with _output_may_fail():
+            if self._is_shown:
+                self._live.stop()
 
     def on_step(self, state: TrainState, fraction: float, seconds_left: float | None) -> None:
         left = "" if seconds_left is None else f"{duration(seconds_left)} left"
@@ -177,12 +184,24 @@ class ProgressLogger(_TaskLogger):
 
     def on_validation(self, record: Record) -> None:
         style = "green" if record["best"] else ""
-        self._console.print(Text(_validation_line(self._task, record), style=style))
+        with _output_may_fail():
+            self._console.print(Text(_validation_line(self._task, record), style=style))
 
 
 def logger_for(console: Console) -> Callback:
     """The logger that suits a console: a progress bar in a terminal, lines elsewhere."""
     return ProgressLogger(console) if console.is_terminal else LineLogger(console)
+
+
+@contextlib.contextmanager
+def _output_may_fail() -> Generator[None, None, None]:
+    """A context in which output that cannot be written is lost: no training ends for it.
+
+    The terminal or the reader of a pipe may be gone (for which rich exits), the disk may be full,
+    and the encoding may lack a character.
+    """
+    with contextlib.suppress(OSError, ValueError, SystemExit):
+        yield
 
 
 def _validation_line(task: TrainingTask[Any], record: Record) -> str:

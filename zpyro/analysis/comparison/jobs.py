@@ -30,11 +30,11 @@ from zpyro.io import files
 from zpyro.training import config, plugins, runs, user_files
 from zpyro.training.building import choose_device
 from zpyro.training.config import Config
-from zpyro.training.interruption import Interruption
+from zpyro.training.interruption import SIGNALS, Interruption
 
 LOG, RESULT = "log.txt", "result.json"
 POLL_SECONDS = 0.2
-STOPPED = (130, 143, -2, -15)
+STOPPED = tuple(status for number in SIGNALS for status in (128 + number, -number))
 """Exit statuses of a run that was asked to stop, or was stopped before it could be asked."""
 
 
