@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,13 @@ if TYPE_CHECKING:
 @click.option(
     "--detect-anomaly", is_flag=True, help="Stop at the first NaN or infinity and name it; slow."
 )
+@click.option(
+    "--logger",
+    "loggers",
+    multiple=True,
+    type=click.Choice(["tensorboard", "wandb", "mlflow"]),
+    help="Send the records to an experiment tracker as well; again for another.",
+)
 @user_code_options
 def command(
     dataset: str | None,
@@ -54,6 +62,7 @@ def command(
     out: Path | None,
     resume: Path | None,
     detect_anomaly: bool,
+    loggers: tuple[str, ...],
     guide: str | None,
     run_guide: bool,
     plugins: tuple[Path, ...],
@@ -73,10 +82,15 @@ def command(
     )
     from zpyro.distributed.processes import init_distributed
     from zpyro.errors import UserError
+    from zpyro.settings import flatten
     from zpyro.training.allocation import keep_freed_memory
     from zpyro.training.callbacks import logger_for
+    from zpyro.training.config import write_config
+    from zpyro.training.loggers import LOGGERS
     from zpyro.training.sequence_task import fit
 
+    for name in loggers:
+        LOGGERS[name].check_installed()
     given = {f"train.{name}": value for name, value in options.items() if value is not None}
     if resume and (dataset or preset or assignments or out or "train.seed" in given):
         raise UserError(
@@ -92,13 +106,15 @@ def command(
             session = _resume(resume, data, given, code, process_group)
         stack.enter_context(session.run.locked())
         session.log_start()
+        settings = flatten(tomllib.loads(write_config(session.config)))
+        trackers = [LOGGERS[name](session.run.folder, settings) for name in loggers]
         outcome = fit(
             session.model,
             session.data,
             session.config,
             run=session.run,
             resume=session.resume,
-            callbacks=[logger_for(console())],
+            callbacks=[logger_for(console()), *trackers],
             detect_anomaly=detect_anomaly,
             process_group=process_group,
         )

@@ -151,10 +151,11 @@ PUBLIC_NAMES = {
         evaluate iwae named_terms perplexity smc
     """,
     "zpyro.training": """
-        Callback Checkpoint Config DataSpec GuideSource LineLogger NullLogger ObjectiveConfig
-        Outcome Preset ProgressLogger Run SequenceTask StepTerms TrainConfig TrainState Trainer
-        TrainingTask attach_guide build_likelihood build_model build_objective choose_device fit
-        logger_for open_run read_preset resolve
+        Callback Checkpoint Config DataSpec GuideSource LOGGERS LineLogger MLflowLogger
+        NullLogger ObjectiveConfig Outcome Preset ProgressLogger Run SequenceTask StepTerms
+        TensorBoardLogger TrackerLogger TrainConfig TrainState Trainer TrainingTask WandbLogger
+        attach_guide build_likelihood build_model build_objective choose_device fit logger_for
+        open_run read_preset resolve
     """,
     "zpyro.analysis": """
         ComparisonResult ComparisonSpec Decoded Interpolation LoadedRun Posterior Report

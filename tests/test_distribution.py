@@ -90,6 +90,8 @@ def test_the_source_distribution_holds_what_its_tests_need(dist: Path) -> None:
                 assert path.relative_to(ROOT) in found
     for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml"):
         assert Path(name) in found
+    for name in ("LICENSE", "CITATION.cff", "SECURITY.md"):
+        assert Path(name) in found
     for name in ("requirements.lock", "requirements-dev.lock", ".pre-commit-config.yaml"):
         assert Path(name) in found
 

@@ -2,8 +2,8 @@
 
 In reading order: ``config`` (settings and presets), ``building`` (settings to objects), ``task``
 and ``trainer`` (the loop), ``sequence_task`` (sequence models as a task, and :func:`fit`),
-``optimizer``, ``accumulator``, ``callbacks``, ``checkpoint``, ``runs`` (the run directory),
-``custom_guides`` and ``plugins`` (a user's own code).
+``optimizer``, ``accumulator``, ``callbacks``, ``loggers`` (experiment trackers), ``checkpoint``,
+``runs`` (the run directory), ``custom_guides`` and ``plugins`` (a user's own code).
 """
 
 from zpyro.training.building import build_likelihood, build_model, build_objective, choose_device
@@ -11,18 +11,27 @@ from zpyro.training.callbacks import Callback, LineLogger, NullLogger, ProgressL
 from zpyro.training.checkpoint import Checkpoint, DataSpec
 from zpyro.training.config import Config, ObjectiveConfig, Preset, TrainConfig, read_preset, resolve
 from zpyro.training.custom_guides import GuideSource, attach_guide
+from zpyro.training.loggers import (
+    LOGGERS,
+    MLflowLogger,
+    TensorBoardLogger,
+    TrackerLogger,
+    WandbLogger,
+)
 from zpyro.training.runs import Run, open_run
 from zpyro.training.sequence_task import SequenceTask, fit
 from zpyro.training.task import StepTerms, TrainingTask, TrainState
 from zpyro.training.trainer import Outcome, Trainer
 
 __all__ = [
+    "LOGGERS",
     "Callback",
     "Checkpoint",
     "Config",
     "DataSpec",
     "GuideSource",
     "LineLogger",
+    "MLflowLogger",
     "NullLogger",
     "ObjectiveConfig",
     "Outcome",
@@ -31,10 +40,13 @@ __all__ = [
     "Run",
     "SequenceTask",
     "StepTerms",
+    "TensorBoardLogger",
+    "TrackerLogger",
     "TrainConfig",
     "TrainState",
     "Trainer",
     "TrainingTask",
+    "WandbLogger",
     "attach_guide",
     "build_likelihood",
     "build_model",
