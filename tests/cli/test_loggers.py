@@ -11,9 +11,7 @@ from tests.cli.conftest import SMALL, Zpyro
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_tensorboard_files_in_the_run_directory(
-    zpyro: Zpyro, arrays: Path, tmp_path: Path
-) -> None:
+def test_tensorboard_files_in_the_run_directory(zpyro: Zpyro, arrays: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     run = tmp_path / "run"
     given = ("train", "--dataset", "npz", "--data", arrays, "--out", run, *SMALL)

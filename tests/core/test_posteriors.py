@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,22 +92,43 @@ def test_the_mode_of_the_model_is_kept() -> None:
     assert case.module.training
 
 
+def check_tree(data: Any, found: Posterior) -> None:
+    """That ArviZ's groups hold the arrays of a posterior."""
+    posterior, likelihood = data["posterior"], data["log_likelihood"]["x"]
+    assert posterior["z"].dims == ("chain", "draw", "sequence", "time", "latent")
+    assert posterior["z"].sizes["draw"] == 4
+    for name in ("z", "prior_loc", "prior_scale", "posterior_loc", "posterior_scale", "kl"):
+        back = posterior[name].values[0]
+        np.testing.assert_array_equal(np.swapaxes(back, 0, 1), getattr(found, name))
+    np.testing.assert_array_equal(likelihood.values[0], np.swapaxes(found.log_likelihood, 0, 1))
+    np.testing.assert_array_equal(data["constant_data"]["lengths"].values, found.lengths)
+    one = posterior["z"].sel(sequence="b", time=1, latent=0).values
+    np.testing.assert_array_equal(one[0], found.z[1, :, 1, 0])
+
+
 def test_arviz_reads_the_same_numbers(found: Posterior, tmp_path: Path) -> None:
     arviz = pytest.importorskip("arviz")
     path = found.save(tmp_path / "posterior.nc")
     data = arviz.from_netcdf(str(path))
-    assert data.posterior["z"].dims == ("chain", "draw", "sequence", "time", "latent")
-    assert data.posterior["z"].sizes["draw"] == 4
-    for name in ("z", "prior_loc", "prior_scale", "posterior_loc", "posterior_scale", "kl"):
-        back = data.posterior[name].values[0]
-        np.testing.assert_array_equal(np.swapaxes(back, 0, 1), getattr(found, name))
-    np.testing.assert_array_equal(
-        data.log_likelihood["x"].values[0], np.swapaxes(found.log_likelihood, 0, 1)
-    )
-    one = data.posterior["z"].sel(sequence="b", time=1, latent=0).values
-    np.testing.assert_array_equal(one[0], found.z[1, :, 1, 0])
+    check_tree(data, found)
     summary = arviz.summary(data, var_names=["z"], coords={"sequence": ["a"], "time": [0]})
     assert summary["mean"].iloc[0] == pytest.approx(found.z[0, :, 0, 0].mean(), abs=0.01)
+
+
+def test_arviz_1(found: Posterior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # ArviZ 1 exports from_dict of arviz_base, which also runs on older versions of Python.
+    arviz_base = pytest.importorskip("arviz_base")
+    xarray = pytest.importorskip("xarray")
+    monkeypatch.setitem(sys.modules, "arviz", arviz_base)
+    tree = found.to_arviz()
+    assert isinstance(tree, xarray.DataTree)
+    check_tree(tree, found)
+    path = found.save(tmp_path / "posterior.nc")
+    with xarray.open_datatree(path) as data:
+        check_tree(data, found)
+    back = Posterior.load(path)
+    for name, array in found.arrays.items():
+        np.testing.assert_array_equal(getattr(back, name), array)
 
 
 @pytest.mark.parametrize("ending", ["nc", "npz"])

@@ -19,8 +19,6 @@ from zpyro.models import SequenceModel
 from zpyro.nn.modes import evaluation_mode
 
 if TYPE_CHECKING:
-    from arviz import InferenceData
-
     from zpyro.datasets.batching import Batch
 
 STEP = ("sequence", "draw", "time")
@@ -82,8 +80,9 @@ class Posterior:
         """The dimensions of every array."""
         return DIMS
 
-    def to_arviz(self) -> InferenceData:
-        """Convert to ArviZ's InferenceData with one chain.
+    def to_arviz(self) -> Any:
+        """Convert to what ArviZ reads, with one chain: an xarray DataTree with ArviZ 1, an
+        InferenceData with older versions.
 
         The group ``posterior`` holds ``z``, ``posterior_loc``, ``posterior_scale``, ``prior_loc``,
         ``prior_scale`` and ``kl`` with dims (chain, draw, sequence, time, latent); the group
@@ -101,13 +100,19 @@ class Posterior:
         inner = {name: [dim for dim in DIMS[name] if dim != "draw"] for name in sampled}
         chains = {name: np.swapaxes(self.arrays[name], 0, 1)[None] for name in sampled}
         likelihood = chains.pop("log_likelihood")
-        return arviz.from_dict(
-            posterior=chains,
-            log_likelihood={"x": likelihood},
-            constant_data={"lengths": self.lengths},
-            dims={**inner, "x": inner["log_likelihood"], "lengths": ["sequence"]},
-            coords={"sequence": self.names, "time": np.arange(self.z.shape[2])},
-        )
+        groups: dict[str, Any] = {
+            "posterior": chains,
+            "log_likelihood": {"x": likelihood},
+            "constant_data": {"lengths": self.lengths},
+        }
+        names: dict[str, Any] = {
+            "dims": {**inner, "x": inner["log_likelihood"], "lengths": ["sequence"]},
+            "coords": {"sequence": self.names, "time": np.arange(self.z.shape[2])},
+        }
+        from_dict: Any = arviz.from_dict
+        # Before version 1 the groups were arguments.
+        has_groups = hasattr(arviz, "InferenceData")
+        return from_dict(**groups, **names) if has_groups else from_dict(groups, **names)
 
     def save(self, path: str | Path) -> Path:
         """Write the arrays to ``.nc`` (NetCDF, through ArviZ) or ``.npz`` (numpy only).
@@ -206,17 +211,18 @@ def _suffix(path: Path) -> str:
 
 def _from_netcdf(path: Path) -> dict[str, np.ndarray]:
     try:
-        import arviz
+        import xarray
     except ImportError as error:
         raise UserError(INSTALL) from error
-    data: Any = arviz.from_netcdf(str(path))
-    likelihood = data.log_likelihood["x"].values[0]
-    arrays = {
-        name: np.swapaxes(
-            likelihood if name == "log_likelihood" else data.posterior[name].values[0], 0, 1
-        )
-        for name, dims in DIMS.items()
-        if "draw" in dims
-    }
-    names = data.posterior["sequence"].values.astype(str)
-    return {**arrays, "lengths": data.constant_data["lengths"].values, "names": names}
+    tree: Any
+    with xarray.open_datatree(path) as tree:
+        found, likelihood = tree["posterior"], tree["log_likelihood"]["x"]
+        arrays = {
+            name: np.swapaxes(
+                (likelihood if name == "log_likelihood" else found[name]).values[0], 0, 1
+            )
+            for name, dims in DIMS.items()
+            if "draw" in dims
+        }
+        lengths = tree["constant_data"]["lengths"].values
+        return {**arrays, "lengths": lengths, "names": found["sequence"].values.astype(str)}
