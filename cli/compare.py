@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import load_data, log
+from .paths import PATH
 from .sequences import write_plot
 from .user_code import load_plugins, plugin_option
 
@@ -23,7 +24,7 @@ TABLE, NUMBERS, PICTURE = "comparison.md", "comparison.json", "comparison.png"
 
 @click.command("compare")
 @click.option("--dataset", help="Name of the data set; zpyro data list shows them.")
-@click.option("--data", type=click.Path(path_type=Path), help="Where it is: a folder or a file.")
+@click.option("--data", type=PATH, help="Where it is: a folder or a file.")
 @click.option(
     "--models", default=DEFAULT, show_default=True, help="Rows of the table; --rows lists them."
 )
@@ -48,7 +49,7 @@ TABLE, NUMBERS, PICTURE = "comparison.md", "comparison.json", "comparison.png"
 @click.option("--particles", default=25, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--jobs", type=click.IntRange(1), help="Runs at once.  [default: by cores or GPUs]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
-@click.option("--out", type=click.Path(path_type=Path), help="The folder of the comparison.")
+@click.option("--out", type=PATH, help="The folder of the comparison.")
 @plugin_option
 def command(
     dataset: str | None,

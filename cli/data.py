@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import console, load_data, log, pluralize, print_table
+from .paths import PATH
 from .user_code import load_plugins, plugin_option
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def list_names() -> None:
 
 @command.command("info")
 @click.argument("name")
-@click.option("--data", type=click.Path(path_type=Path), help="Where it is: a folder or a file.")
+@click.option("--data", type=PATH, help="Where it is: a folder or a file.")
 @click.option("--preset", help="Settings by name, or a TOML file.")
 @click.option(
     "--set",
@@ -91,8 +92,8 @@ def info(
 
 @command.command("prepare")
 @click.argument("name")
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.argument("source", type=PATH)
+@click.option("--out", required=True, type=PATH, help="Folder to write.")
 @click.option(
     "--workers", type=click.IntRange(1, 1024), help="Processes that read; by default every core."
 )
@@ -170,7 +171,7 @@ def prepare(
 
 
 @command.command("verify")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
 def verify(folder: Path) -> None:
     """Compare every file of the prepared data set FOLDER with its checksum.
 

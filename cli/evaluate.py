@@ -12,6 +12,7 @@ import click
 
 from .common import console, log, pluralize, print_table, status
 from .options import model_options
+from .paths import PATH
 from .sequences import load_split, open_run
 
 if TYPE_CHECKING:
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 
 @click.command("evaluate")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Other data of the same type; they are normalized as the training data were.",
 )
 @click.option(

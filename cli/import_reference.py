@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import log
+from .paths import PATH
 
 if TYPE_CHECKING:
     from zpyro.models import ZForcing
 
 
 @click.command("import-reference")
-@click.argument("old", type=click.Path(path_type=Path))
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("old", type=PATH)
+@click.argument("run", type=PATH)
 @click.option(
     "--dataset",
     default="npz",

@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from .common import log
+from .paths import PATH
 from .sequences import sequence_options
 from .user_code import load_user_code
 
 
 @click.command("inspect")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option(
     "--sequence",
     "sequences",
@@ -21,7 +22,7 @@ from .user_code import load_user_code
     metavar="NAME|INDEX",
     help="A sequence to show, by name or by number from 0; repeat for more.  [default: 0, 1, 2]",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: RUN/inspect]")
+@click.option("--out", type=PATH, help="Folder.  [default: RUN/inspect]")
 @click.option(
     "--draws",
     default=8,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import log, status
+from .paths import PATH
 from .sequences import (
     load_split,
     make_folder,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command("interpolate")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.argument("first")
 @click.argument("second")
 @click.option(
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     type=click.IntRange(2, 1000),
     help="Number of positions, including both ends.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: RUN/interpolated]")
+@click.option("--out", type=PATH, help="Folder.  [default: RUN/interpolated]")
 @click.option("--draw", is_flag=True, help="Sample frames instead of using their means.")
 @click.option(
     "--temperature",

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
+from .paths import PATH
+
 
 @click.command("plot")
-@click.argument(
-    "runs", metavar="RUN [RUN ...]", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
+@click.argument("runs", metavar="RUN [RUN ...]", nargs=-1, required=True, type=PATH)
 @click.option(
     "--metric",
     "metrics",
@@ -20,7 +20,7 @@ import click
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The picture file, png, svg or pdf.  [default: RUN/curves.png; of several, curves.png]",
 )
 def command(runs: tuple[Path, ...], metrics: tuple[str, ...], out: Path | None) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import log, pluralize, status
+from .paths import PATH
 from .sequences import (
     load_split,
     make_folder,
@@ -29,7 +30,7 @@ DEFAULT_COUNT = 8
 
 
 @click.command("reconstruct")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option(
     "--sequence",
     "wanted",
@@ -37,9 +38,7 @@ DEFAULT_COUNT = 8
     metavar="NAME|INDEX",
     help="By name or by number from 0; repeat for more.  [default: the first 8]",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder.  [default: RUN/reconstructed]"
-)
+@click.option("--out", type=PATH, help="Folder.  [default: RUN/reconstructed]")
 @click.option("--draw", is_flag=True, help="Sample latents and frames instead of using means.")
 @click.option("--free", is_flag=True, help="Feed the model its own frames, not those recorded.")
 @sequence_options

@@ -9,6 +9,7 @@ import click
 
 from .common import log, pluralize, status
 from .options import model_options
+from .paths import PATH
 from .sequences import make_folder, open_run, save_arrays, write_plot
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ PLOTTED_IMAGES = 400
 
 
 @click.command("sample")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option("-n", "--count", default=8, show_default=True, type=click.IntRange(1, 10_000))
 @click.option(
     "--seconds",
@@ -35,7 +36,7 @@ PLOTTED_IMAGES = 400
     help="Length in frames; of text in words or characters.  [default: 100; of images, the whole"
     " image]",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: RUN/samples]")
+@click.option("--out", type=PATH, help="Folder.  [default: RUN/samples]")
 @click.option(
     "--temperature",
     default=1.0,
@@ -45,7 +46,7 @@ PLOTTED_IMAGES = 400
 )
 @click.option(
     "--prefix",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="What to continue: a recording, a text file of one line, or a .npy array (P, D) or (P,)"
     " of frames, tokens, or the upper rows of an image.",
 )

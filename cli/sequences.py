@@ -11,6 +11,7 @@ import click
 
 from .common import log, status
 from .options import model_options
+from .paths import PATH
 from .user_code import load_user_code
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ OPTIONS = (
     ),
     click.option(
         "--data",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="Where the data are now.  [default: where they were at training]",
     ),
 )

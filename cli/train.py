@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import console, load_data, log, pluralize
+from .paths import PATH
 from .user_code import UserCode, load_user_code, user_code_options
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @click.command("train")
 @click.option("--dataset", help="Name of the data set; zpyro data list shows them.")
-@click.option("--data", type=click.Path(path_type=Path), help="Where it is: a folder or a file.")
+@click.option("--data", type=PATH, help="Where it is: a folder or a file.")
 @click.option(
     "--preset", help="Settings by name, or a TOML file; the data set's own where it has them."
 )
@@ -36,13 +37,13 @@ if TYPE_CHECKING:
     metavar="SECTION.NAME=VALUE",
     help="One setting, e.g. model.latent_size=32; again for another.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The run directory to make.")
+@click.option("--out", type=PATH, help="The run directory to make.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
 @click.option("--seed", type=int, help="Of weights, noise and data order.")
 @click.option("--max-steps", type=int, help="Stop after so many steps in all.")
 @click.option("--epochs", type=int, help="Stop after so many passes over the data in all.")
 @click.option("--max-minutes", type=float, help="Stop after so many minutes in all.")
-@click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run directory.")
+@click.option("--resume", type=PATH, help="Go on with this run directory.")
 @click.option(
     "--detect-anomaly", is_flag=True, help="Stop at the first NaN or infinity and name it; slow."
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import log
+from .paths import PATH
 
 if TYPE_CHECKING:
     from zpyro.training.custom_guides import GuideSource
@@ -27,7 +28,7 @@ PLUGIN = click.option(
     "--plugin",
     "plugins",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE.py",
     help="A file that registers models, likelihoods, data sets or objective terms; repeatable.",
 )
@@ -142,6 +143,7 @@ def _run_guide(
     run: Path | None, guide: str | None, run_guide: bool, needed: bool
 ) -> GuideSource | None:
     from zpyro.errors import UserError
+    from zpyro.io.paths import user_path
     from zpyro.training import custom_guides
 
     if guide and run_guide:
@@ -157,7 +159,7 @@ def _run_guide(
         )
     source = None
     if guide:
-        _remember([Path(guide.rpartition(":")[0])])
+        _remember([user_path(guide.rpartition(":")[0] or guide)])
         source = custom_guides.load(guide)
     elif run_guide and record is not None:
         _remember([record.path])

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 __all__ = [
     "UserError",
 ]
+
+_HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that reorder the text around them."""
 
 _SHAPES = re.compile(r"\n[ ]*Trace Shapes:.*", re.DOTALL)
 
@@ -25,7 +30,24 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         # A Pyro trace that an exception passes through raises it anew with more lines.
-        super().__init__(without_shapes(message))
+        super().__init__(printable(without_shapes(message)))
+
+
+def printable(text: str) -> str:
+    """Text on one line, with escapes for what no terminal and no UTF-8 file should get.
+
+    Bytes of a file name that are not UTF-8 become ``\\xe9``, control characters ``\\n`` or
+    ``\\x1b``.
+    """
+    return "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if unicodedata.category(character) not in _HIDDEN and character not in _DIRECTIONS:
+        return character
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 def without_shapes(message: str) -> str:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zpyro_cli.paths import PATH  # pyright: ignore[reportMissingImports]
+
 from . import tasks
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def _train(name: str) -> click.Command:
         """,
     )
     @click.option("--preset", default="quick", show_default=True, help="quick or published.")
-    @click.option("--out", type=click.Path(path_type=Path), help="The run directory to make.")
+    @click.option("--out", type=PATH, help="The run directory to make.")
     @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 31) - 1))
     @click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Of training.")
     @click.option("--epochs", type=click.IntRange(1), help="In place of the preset's.")
@@ -74,10 +76,10 @@ def _train(name: str) -> click.Command:
         show_default=True,
         help="fixed, or latent: the number of iterations as a latent variable.",
     )
-    @click.option("--data", type=click.Path(path_type=Path), help="Your own file or folder.")
+    @click.option("--data", type=PATH, help="Your own file or folder.")
     @click.option("--skip-bad", is_flag=True, help="Leave out bad rows of it, and count them.")
     @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
-    @click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run.")
+    @click.option("--resume", type=PATH, help="Go on with this run.")
     def train(**options: Any) -> None:
         from . import running
 
@@ -103,14 +105,14 @@ def _test(name: str) -> click.Command:
           zpyro example {name} test runs/{name} --picture accuracy.png
         """,
     )
-    @click.argument("run", type=click.Path(path_type=Path))
+    @click.argument("run", type=PATH)
     @click.option("--sizes", help="Comma-separated; by default the preset's.")
     @click.option("--count", default=1000, show_default=True, type=click.IntRange(1))
     @click.option("--iterations", type=click.IntRange(1), help="In place of the rule's.")
     @click.option("--json", "as_json", is_flag=True, help="One JSON line for each size.")
-    @click.option("--picture", type=click.Path(path_type=Path), help="Draw accuracy to this file.")
+    @click.option("--picture", type=PATH, help="Draw accuracy to this file.")
     @click.option("--seed", type=click.IntRange(0, (1 << 31) - 1), help="Of the problems.")
-    @click.option("--data", type=click.Path(path_type=Path), help="Your own file or folder.")
+    @click.option("--data", type=PATH, help="Your own file or folder.")
     @click.option("--skip-bad", is_flag=True, help="Leave out bad rows of it, and count them.")
     @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
     def test(as_json: bool, **options: Any) -> None:
@@ -140,7 +142,7 @@ def _show(name: str) -> click.Command:
           zpyro example {name} show runs/{name}
         """,
     )
-    @click.argument("run", type=click.Path(path_type=Path))
+    @click.argument("run", type=PATH)
     @click.option("--size", type=click.IntRange(1), help="By default the training's.")
     @click.option("--number", default=0, show_default=True, type=click.IntRange(0))
     @click.option("--iterations", type=click.IntRange(1), help="In place of the rule's.")
@@ -148,10 +150,10 @@ def _show(name: str) -> click.Command:
         "--picture",
         "--out",
         "out",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="Draw it to this file, where it can be drawn.",
     )
-    @click.option("--data", type=click.Path(path_type=Path), help="Your own file or folder.")
+    @click.option("--data", type=PATH, help="Your own file or folder.")
     @click.option("--skip-bad", is_flag=True, help="Leave out bad rows of it, and count them.")
     def show(**options: Any) -> None:
         from . import running

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zpyro.analysis import plots
 from zpyro.errors import UserError
+from zpyro.io.paths import user_path
 from zpyro.objectives import KL, TERMS, Auxiliary, LogLikelihood, Reverse
 from zpyro.training.runs import open_run
 
@@ -121,7 +122,7 @@ def plot_curves(
         >>> plot_curves(["runs/vowels", "runs/plain"], "curves.png", ("bound", "kl"))
     """
     plots.require_matplotlib()
-    paths = [Path(folder) for folder in folders]
+    paths = [user_path(folder) for folder in folders]
     records = {}
     for name, folder in zip(short_names(paths), paths, strict=True):
         records[name] = open_run(folder).records()
@@ -139,7 +140,7 @@ def plot_curves(
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(recorded)}"
         raise UserError(f"metric {name!r} is unknown; {hint}")
     figure = curves_figure(records, metrics)
-    plots.save_figure(figure, Path(path))
+    plots.save_figure(figure, user_path(path))
     return figure
 
 

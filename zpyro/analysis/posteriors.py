@@ -15,6 +15,7 @@ from torch import Tensor
 from zpyro.errors import UserError
 from zpyro.evaluation import named_terms
 from zpyro.io import files
+from zpyro.io.paths import user_path
 from zpyro.models import SequenceModel
 from zpyro.nn.modes import evaluation_mode
 
@@ -121,7 +122,7 @@ class Posterior:
             UserError: for another suffix, if ArviZ is not installed, or if the file cannot be
                 written.
         """
-        path = Path(path)
+        path = user_path(path)
         data = self.to_arviz() if _suffix(path) == ".nc" else None
         with files.translate_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +139,7 @@ class Posterior:
         Raises:
             UserError: if the file cannot be read as a posterior.
         """
-        path = Path(path)
+        path = user_path(path)
         try:
             if _suffix(path) == ".nc":
                 return cls(**_from_netcdf(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from zpyro.datasets.formats.declared import DAMAGED
 from zpyro.datasets.sequences import Array, Normalization, Sequences
 from zpyro.datasets.vocabulary import END, UNKNOWN, Vocabulary
 from zpyro.errors import UserError
+from zpyro.io.paths import user_path
 from zpyro.training.checkpoint import Checkpoint
 
 SHOWN_NAMES = 3
@@ -87,7 +89,7 @@ def parse_sequence(
         UserError: if the file cannot be read or does not suit the model.
     """
     if is_file_name(text):
-        frames = frames_from_file(Path(text), checkpoint, on_note)
+        frames = frames_from_file(user_path(text), checkpoint, on_note)
         if checkpoint.vocabulary is not None and not text.endswith(".npy"):
             frames = np.append(frames, END)
         return sequence_from_array(checkpoint, frames, text)
@@ -98,7 +100,7 @@ def parse_sequence(
 
 def is_file_name(text: str) -> bool:
     """Whether a text is meant as a file: the file exists, or the suffix is that of a file."""
-    path = Path(text)
+    path = Path(os.path.expanduser(text))
     try:
         exists = path.is_file()
     except OSError:  # a long sentence is not a valid file name

@@ -13,6 +13,7 @@ from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import SPLITS, list_files
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
+from zpyro.io.paths import user_path
 from zpyro.io.registry import Registry
 
 DATASETS: Registry[DatasetEntry] = Registry("data set", group="zpyro.datasets")
@@ -149,4 +150,4 @@ def _folder(found: DatasetEntry, data: str | Path | None) -> Path | None:
         raise UserError(f"data set {found.name}: {found.missing}")
     if data is not None and found.missing is None:
         raise UserError(f"data set {found.name} is built in and reads no --data; leave it out")
-    return None if data is None else Path(data).expanduser()
+    return None if data is None else user_path(data)

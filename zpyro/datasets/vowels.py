@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import math
 import os
 from dataclasses import dataclass
@@ -18,7 +20,9 @@ from zpyro.datasets.sequences import Dataset
 from zpyro.datasets.splitting import split_by_name
 from zpyro.datasets.wav import WavSettings, assemble
 from zpyro.errors import UserError
-from zpyro.io.cache import cache_folder
+from zpyro.io.cache import ADVICE, cache_folder
+
+logger = logging.getLogger(__name__)
 
 VERSION = 2
 """Part of the cache's name: raise it whenever the voice changes."""
@@ -125,9 +129,12 @@ def _keep(path: Path, waveforms: list[Waveform]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(writing, samples=np.concatenate(waveforms), lengths=lengths)
         writing.replace(path)
-    except OSError:
+    except OSError as error:
         # Without a place to keep it, it is made anew next time; nothing is lost but seconds.
-        writing.unlink(missing_ok=True)
+        reason = error.strerror or error
+        logger.warning("%s: cannot be written (%s); %s", path.parent, reason, ADVICE)
+        with contextlib.suppress(OSError):
+            writing.unlink(missing_ok=True)
 
 
 ENTRY = DatasetEntry(

@@ -5,11 +5,32 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from zpyro.errors import UserError
+from zpyro.io.paths import user_path
+
+ADVICE = "set ZPYRO_CACHE to a folder that can be written"
+
 
 def cache_folder() -> Path:
-    """$ZPYRO_CACHE, else zpyro in $XDG_CACHE_HOME or ~/.cache."""
+    """$ZPYRO_CACHE, else zpyro in $XDG_CACHE_HOME or ~/.cache.
+
+    Raises:
+        UserError: if there is no home folder, or the path cannot be used.
+    """
     given = os.environ.get("ZPYRO_CACHE")
-    if given:
-        return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "zpyro"
+    base = os.environ.get("XDG_CACHE_HOME")
+    # The specification of XDG_CACHE_HOME ignores relative paths.
+    usual = os.path.join(base if base and os.path.isabs(base) else "~/.cache", "zpyro")
+    try:
+        return user_path(given or usual)
+    except UserError as error:
+        what, _, _ = str(error).rpartition("; ")
+        raise UserError(f"{what}; {ADVICE}") from error
+
+
+def is_cached(path: Path) -> bool:
+    """Whether a path lies in the cache folder."""
+    try:
+        return path.is_relative_to(cache_folder())
+    except UserError:
+        return False

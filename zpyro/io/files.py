@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 from zpyro.errors import UserError
+from zpyro.io.cache import ADVICE, is_cached
 
 WRITING = ".writing"
 PREVIOUS = ".previous"
@@ -122,4 +123,5 @@ def translate_os_errors(path: Path) -> Generator[None, None, None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"{path}: cannot be written ({reason}); choose another place") from error
+        advice = ADVICE if is_cached(path) else "choose another place"
+        raise UserError(f"{path}: cannot be written ({reason}); {advice}") from error

@@ -1,27 +1,16 @@
-"""Paths that a user gives, and how the name of any file is shown."""
+"""Paths that a user gives: in options, settings and arguments of functions."""
 
 from __future__ import annotations
 
 import errno
 import os
-import unicodedata
 from pathlib import Path
 
-from zpyro.errors import UserError
+from zpyro.errors import UserError, printable
 
-_HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Characters that reorder the text around them."""
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""Bytes in a name and in a path, on the usual file systems."""
 _SHOWN = 60
-
-
-def printable(text: str) -> str:
-    """Text with escapes for what no terminal and no UTF-8 file should get.
-
-    Bytes of a file name that are not UTF-8 become ``\\xe9``, control characters ``\\n`` or
-    ``\\x1b``.
-    """
-    return "".join(map(_escaped, text))
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
@@ -42,13 +31,6 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     if "\0" in text:
         raise UserError(f"{shown}: has a NUL character, as no file name can; correct it")
     try:
-        os.lstat(text)
-    except OSError as error:
-        # Whether it must be there is for its user to say.
-        if error.errno == errno.ENAMETOOLONG:
-            start = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
-            raise UserError(f"{start}: is too long for a file name; shorten it") from error
-    try:
         whole = os.path.abspath(text)
     except FileNotFoundError as error:
         raise UserError(f"{shown}: the current folder was removed; change to another") from error
@@ -57,12 +39,19 @@ def user_path(path: str | os.PathLike[str]) -> Path:
             f"{printable(whole)}: has control characters, or bytes that are not UTF-8, in its name;"
             " rename it or choose another"
         )
+    if _is_too_long(whole):
+        start = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        raise UserError(f"{start}: is too long for a file name; shorten it")
     return Path(text)
 
 
-def _escaped(character: str) -> str:
-    if unicodedata.category(character) not in _HIDDEN and character not in _DIRECTIONS:
-        return character
-    if "\udc80" <= character <= "\udcff":
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode()
+def _is_too_long(path: str) -> bool:
+    encoded = os.fsencode(path)
+    if len(encoded) > LONGEST_PATH or max(map(len, encoded.split(b"/"))) > LONGEST_NAME:
+        return True
+    try:
+        os.lstat(path)
+    except OSError as error:
+        # Whether it must be there is for its user to say.
+        return error.errno == errno.ENAMETOOLONG
+    return False

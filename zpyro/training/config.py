@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from zpyro import settings
 from zpyro.errors import UserError
+from zpyro.io.paths import user_path
 from zpyro.models.config import (
     ModelConfig,
     config_class,
@@ -348,7 +348,7 @@ def read_preset(name: str) -> Preset:
         UserError: for an unknown name, or a file that cannot be read.
     """
     if name.endswith(".toml"):
-        table = settings.read_toml(Path(name))
+        table = settings.read_toml(user_path(name))
         source = name
     elif name in preset_names():
         with resources.as_file(resources.files("zpyro.training.presets") / f"{name}.toml") as path:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from zpyro.errors import UserError
+from zpyro.io.paths import user_path
 from zpyro.models.base import SequenceModel
 from zpyro.training import user_files
 from zpyro.training.user_files import RecordedFile, UserFile, wrap_user_errors
@@ -94,7 +95,7 @@ def load(spec: str) -> GuideSource:
     file, colon, name = spec.rpartition(":")
     if not colon or not file or not name.isidentifier():
         raise UserError(f"--guide is {spec!r}; give FILE.py:NAME, such as my_guide.py:MyGuide")
-    return _found(user_files.read(Path(file), "--guide"), name)
+    return _found(user_files.read(user_path(file), "--guide"), name)
 
 
 def load_recorded(record: RecordedFile) -> GuideSource:

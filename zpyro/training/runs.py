@@ -25,6 +25,7 @@ from zpyro.evaluation.baselines import files as baseline_files
 from zpyro.evaluation.baselines.files import Baseline
 from zpyro.io import files, manifest
 from zpyro.io.locking import LOCK, locked
+from zpyro.io.paths import user_path
 from zpyro.training import checkpoint, config
 from zpyro.training.checkpoint import Checkpoint
 from zpyro.training.config import Config
@@ -187,6 +188,7 @@ def create(folder: Path, settled: Config) -> Run:
     Raises:
         UserError: if something is there already, or it cannot be written.
     """
+    folder = user_path(folder)
     check_free(folder)
     with files.translate_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -203,7 +205,7 @@ def open_run(folder: str | Path) -> Run:
     Raises:
         UserError: if it is none.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: is not a run directory ({CONFIG} is missing); choose another")
     return Run(folder)

@@ -308,7 +308,9 @@ def run_jobs(
 
 
 def _start(spec: ComparisonSpec, job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "zpyro.analysis.comparison.worker", str(job.folder)]
+    command = [sys.executable, "-m", "zpyro.analysis.comparison.worker"]
+    # Absolute, so that no name begins with a dash.
+    command += [str(job.folder.absolute())]
     command += ["--split", spec.split, "--particles", str(spec.particles)]
     command += [text for path in spec.plugins for text in ("--plugin", str(path))]
     with files.translate_os_errors(job.folder), (job.folder / LOG).open("ab") as log:

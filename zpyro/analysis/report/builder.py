@@ -14,6 +14,7 @@ from zpyro.analysis.report.views import SequenceView, view_sequence
 from zpyro.analysis.selection import select_sequences
 from zpyro.errors import UserError
 from zpyro.io import files
+from zpyro.io.paths import user_path
 from zpyro.training import custom_guides
 from zpyro.training.checkpoint import Checkpoint
 from zpyro.training.custom_guides import GuideSource
@@ -95,7 +96,7 @@ def write_report(
     report_stage("loading the data")
     found = loaded.split(split, data_folder)
     chosen = select_sequences(found, sequences, split, default_count=DEFAULT_COUNT)
-    folder = Path(out) if out is not None else loaded.run.folder / "inspect"
+    folder = user_path(out) if out is not None else loaded.run.folder / "inspect"
     with files.translate_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     report_stage("plotting sequences")

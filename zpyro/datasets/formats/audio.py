@@ -7,6 +7,7 @@ rate foretells.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def read(path: Path) -> tuple[Waveform, int]:
     """
     check_size(path)
     try:
-        with soundfile.SoundFile(path) as stream:
+        # As bytes: soundfile takes names in UTF-8 only.
+        with soundfile.SoundFile(os.fsencode(path)) as stream:
             declared, rate = stream.frames, stream.samplerate
             if rate not in RATES:
                 raise UserError(f"{path}: declares {rate} samples a second; repair or remove it")

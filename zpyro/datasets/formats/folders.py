@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from zpyro.errors import UserError
-from zpyro.io.paths import printable
+from zpyro.errors import UserError, printable
 
 
 def walk(folder: Path) -> Iterator[Path]:
@@ -35,6 +34,4 @@ def relative_name(path: Path, folder: Path) -> str:
 
 
 def _unreadable(error: OSError) -> NoReturn:
-    raise UserError(
-        f"{printable(error.filename)}: cannot be read ({error.strerror}); change its permissions"
-    )
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); change its permissions")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -30,7 +31,8 @@ __all__ = ["FORMAT", "INDEX", "SPLITS", "VERSION", "Store", "is_prepared"]
 
 def is_prepared(folder: Path) -> bool:
     """Whether a folder holds a prepared data set."""
-    return (folder / INDEX).is_file()
+    # Of a folder that may not be entered, pathlib would raise the error.
+    return os.path.isfile(folder / INDEX)
 
 
 class Store:

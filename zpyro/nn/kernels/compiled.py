@@ -26,7 +26,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zpyro.io.cache import cache_folder
+from zpyro.errors import UserError
+from zpyro.io.cache import ADVICE, cache_folder
 from zpyro.nn.kernels.fused_blocks import Gradient, PathGradients, running_cell_gradient
 from zpyro.nn.kernels.lstm_loops import GraphedLoops, LoopGradients, Tape, Weights
 
@@ -109,8 +110,11 @@ class _NoCompilerError(_NotBuiltError):
 @cache
 def library() -> ctypes.CDLL:
     """The loaded library, built first if necessary."""
-    path = cache_folder() / f"recurrence-{_fingerprint()}.so"
-    if not path.exists():
+    try:
+        path = cache_folder() / f"recurrence-{_fingerprint()}.so"
+    except UserError as error:
+        raise _NotBuiltError(str(error)) from error
+    if not os.path.exists(path):
         _build(path)
     try:
         loaded = ctypes.CDLL(str(path))
@@ -173,7 +177,9 @@ def _build(path: Path) -> None:
         reason = (error.stderr.strip().splitlines() or ["no message"])[0]
         raise _NotBuiltError(f"{compiler} failed: {reason}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _NotBuiltError(f"{compiler} could not build in {path.parent}: {error}") from error
+        raise _NotBuiltError(
+            f"{compiler} could not build in {path.parent} ({error}; {ADVICE})"
+        ) from error
 
 
 def _structure(name: str, fields: str, ctype: type = ctypes.c_void_p) -> type[ctypes.Structure]:
