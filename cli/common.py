@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,19 +25,21 @@ WIDEST = 1000
 """Characters in a line of a table."""
 
 
-def console() -> Console:
-    """The console for progress."""
+def console(*, stderr: bool = True, **options: Any) -> Console:
+    """The console for progress, or for results.
+
+    It prints text as it is: names of files may have brackets and colons, which are no markup.
+    """
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=stderr, markup=False, emoji=False, **options)
 
 
 def print_table(table: Table) -> None:
     """Print a table to standard output; in a narrow terminal its lines are longer than that."""
-    from rich.console import Console
     from rich.measure import Measurement
 
-    screen = Console()
+    screen = console(stderr=False)
     needed = Measurement.get(screen, screen.options.update(max_width=WIDEST), table).minimum
     screen.width = max(screen.width, needed)
     screen.print(table)
@@ -62,9 +64,11 @@ def pluralize(number: int, noun: str) -> str:
 @contextlib.contextmanager
 def status(what: str) -> Generator[None, None, None]:
     """Show what the block does: a spinner in a terminal, a line elsewhere."""
+    from rich.text import Text
+
     screen = console()
     if screen.is_terminal and is_main_process():
-        with screen.status(what):
+        with screen.status(Text(what)):
             yield
     else:
         log(what)

@@ -199,7 +199,12 @@ def _progress(what: str) -> Generator[Progress, None, None]:
     if not screen.is_terminal:
         yield _Lines(what)
         return
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Remaining(),
+    )
     with Progress(*columns, console=screen, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -25,6 +25,9 @@ PLANES = 12
 """The mover's king, queen, bishops, knights, rooks and pawns, then the opponent's."""
 
 
+MOST_PUZZLES = 1 << 25
+"""Puzzles of a file that are held in memory, 2.4 GB; Lichess's export has about 5 million."""
+
 OTHER_SIDE = np.array([0, *range(7, 13), *range(1, 7)], dtype=np.uint8)
 """What a piece's number becomes when the colors change places."""
 
@@ -131,7 +134,7 @@ def read_puzzles(path: Path, skip_bad: bool = False) -> ChessPuzzles:
     """Read an export and sort it by rating.
 
     Args:
-        path: .csv or .csv.zst in any of Lichess's layouts.
+        path: a .csv in any of Lichess's layouts, plain or compressed.
         skip_bad: leave out rows that cannot be read, and count them, instead of refusing the file.
 
     Raises:
@@ -139,6 +142,7 @@ def read_puzzles(path: Path, skip_bad: bool = False) -> ChessPuzzles:
             ``skip_bad``, has a bad row: malformed FEN, illegal move, no rating, missing columns.
     """
     records = bytearray()
+    most = MOST_PUZZLES * _RECORD.itemsize
     skipped, first_damage = 0, ""
     for row in rows(path):
         try:
@@ -147,6 +151,8 @@ def read_puzzles(path: Path, skip_bad: bool = False) -> ChessPuzzles:
             if not skip_bad:
                 raise UserError(f"{path}: row {row.number} {error}") from error
             skipped, first_damage = skipped + 1, first_damage or f"row {row.number} {error}"
+        if len(records) > most:
+            raise UserError(f"{path}: holds more than {MOST_PUZZLES:,} puzzles; give a part of it")
     if not records:
         reason = f"; {skipped} bad rows, the first: {first_damage}" if skipped else ""
         raise UserError(f"{path}: holds no puzzle that can be read{reason}")

@@ -1,12 +1,16 @@
-"""Lichess's puzzle export, row by row: plain csv or zstd, with header or without."""
+"""Lichess's puzzle export, row by row: plain csv or compressed, with header or without."""
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import io
+import lzma
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 from zpyro.errors import UserError
 
@@ -15,6 +19,17 @@ COLUMNS = ("PuzzleId", "FEN", "Moves", "Rating")
 
 _FEWEST = 9
 _CHUNK = 1 << 20
+LONGEST_LINE = 1 << 16
+"""Characters; the export's lines have a few hundred."""
+
+_OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_OTHERS = {
+    b"PK": "a zip archive; unpack it first",
+    b"7z\xbc\xaf": "a 7z archive; unpack it first",
+    b"\xff\xfe": "UTF-16, not UTF-8; save it as CSV UTF-8",
+    b"\xfe\xff": "UTF-16, not UTF-8; save it as CSV UTF-8",
+}
 
 
 class Row(NamedTuple):
@@ -35,7 +50,8 @@ def rows(path: Path) -> Iterator[Row]:
     """The rows of an export, one after another.
 
     Args:
-        path: a file that ends in .csv or .csv.zst.
+        path: the file, plain or compressed with zstd, gzip, bzip2 or xz, whatever its name; a byte
+            order mark is dropped.
 
     Raises:
         UserError: if the file cannot be read, is cut off within its compression, lacks a column,
@@ -43,17 +59,20 @@ def rows(path: Path) -> Iterator[Row]:
     """
     try:
         with path.open("rb") as file:
-            binary = _Decompressed(file, path) if path.suffix == ".zst" else file
-            with io.TextIOWrapper(io.BufferedReader(binary, _CHUNK), "utf-8", newline="") as text:
+            binary = io.BufferedReader(_decompressed(file, path), _CHUNK)
+            with io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
                 yield from _parsed(text, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except EOFError as error:
+        raise UserError(f"{path}: is cut off before its end; download it again") from error
+    except (OSError, zlib.error, lzma.LZMAError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason}); download it again") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not text in UTF-8; is it a puzzle export?") from error
 
 
 def _parsed(text: IO[str], path: Path) -> Iterator[Row]:
-    lines = csv.reader(text, strict=True)
+    lines = csv.reader(_lines(text, path), strict=True)
     columns: list[int] = []
     width = 0
     while True:
@@ -75,6 +94,31 @@ def _parsed(text: IO[str], path: Path) -> Iterator[Row]:
             yield Row(number, (puzzle, fen, moves, rating), "")
     if not columns:
         raise UserError(f"{path}: is empty; it should be Lichess's puzzle export")
+
+
+def _lines(text: IO[str], path: Path) -> Iterator[str]:
+    """The lines of a text, none of them longer than memory should be taken for."""
+    while line := text.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE and not line.endswith("\n"):
+            raise UserError(
+                f"{path}: has a line of more than {LONGEST_LINE:,} characters; "
+                "give a puzzle export of database.lichess.org"
+            )
+        yield line
+
+
+def _decompressed(file: BinaryIO, path: Path) -> Any:
+    """The content of a file, by its first bytes and the suffix .zst."""
+    magic = file.read(6)
+    file.seek(0)
+    if path.suffix.lower() == ".zst" or magic.startswith(_ZSTD):
+        return _Decompressed(file, path)
+    for start, what in _OTHERS.items():
+        if magic.startswith(start):
+            raise UserError(f"{path}: is {what}")
+    found = (opener for start, opener in _OPENERS.items() if magic.startswith(start))
+    opener = next(found, None)
+    return file if opener is None else opener(file)
 
 
 def _columns(line: list[str], path: Path) -> list[int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
 from torch import Tensor
 
 from zpyro.errors import UserError
@@ -34,7 +35,7 @@ def save(pictures: Sequence[Picture], captions: Sequence[str], path: Path) -> st
     A strip shows :data:`IN_A_STRIP` of them, the first, the last, and evenly between.
 
     Returns:
-        A line that says what was written.
+        A line that says what was written, in rich's markup.
 
     Raises:
         UserError: if Pillow is missing, the suffix is another, or the file cannot be written.
@@ -48,10 +49,10 @@ def save(pictures: Sequence[Picture], captions: Sequence[str], path: Path) -> st
             # The same palette for all: one of its own for each frame would flicker.
             frames = [frame.quantize(palette=framed[-1].quantize()) for frame in framed]
             frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0)
-            return f"{path}: {len(framed)} frames"
+            return f"{escape(str(path))}: {len(framed)} frames"
         chosen = sorted({round(n) for n in np.linspace(0, len(framed) - 1, IN_A_STRIP)})
         _strip([framed[n] for n in chosen]).save(path)
-        return f"{path}: {len(chosen)} of {len(framed)} pictures"
+        return f"{escape(str(path))}: {len(chosen)} of {len(framed)} pictures"
     except OSError as error:
         raise UserError(f"--out {path}: cannot be written ({error.strerror or error})") from error
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -37,7 +36,7 @@ BEYOND = 1.5
 def train(name: str, **options: Any) -> None:
     """Train a run, new or resumed; arguments are the options of the command."""
     task = tasks.load(name)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = common.console(highlight=False, soft_wrap=True)
     device = choose_device(options["device"])
     resume: Path | None = options["resume"]
     if resume is None:
@@ -54,7 +53,7 @@ def train(name: str, **options: Any) -> None:
         if resume is not None:
             damage = folder.recover()
             if damage is not None:
-                console.print(damage, markup=False)
+                console.print(damage)
             folder.load_weights(solver, averaged=False)
         solver_task = SolverTask(task, settings, solver)
         config = train_config(settings, solver_task.steps_per_epoch, options["max_minutes"])
@@ -113,7 +112,7 @@ def sweep_progress() -> Generator[Callable[[int, int], None], None, None]:
 
     It shows a bar in a terminal and a line every ten seconds elsewhere.
     """
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = common.console(highlight=False, soft_wrap=True)
     pace = Pace()
 
     def print_line(done: int, total: int) -> None:
@@ -188,9 +187,10 @@ def show(
     solver.eval()
     with torch.no_grad():
         answers = [answer.logits for answer in solver.answers(inputs.float(), thinking)]
-    console = Console(soft_wrap=True, highlight=False)
+    console = common.console(stderr=False, soft_wrap=True, highlight=False)
     for line in task.show(SolutionTrace(inputs, targets, answers, out)):
-        console.print(line)
+        # The boards are in rich's markup; paths among the lines are escaped.
+        console.print(line, markup=True)
 
 
 # -- what test prints and draws -------------------------------------------------------------------

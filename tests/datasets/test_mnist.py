@@ -51,6 +51,27 @@ def texts(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("place", ["", "raw", "MNIST/raw"])
+@pytest.mark.parametrize("outer", ["dash", "dot", "beside"])
+def test_a_folder_of_the_right_name_hides_nothing(
+    tmp_path: Path, outer: str, place: str, ending: str
+) -> None:
+    """Kaggle's archive has each file within a folder of its name, and some programs unpack so."""
+    folder = tmp_path / place
+    for split, count in (("train", 12), ("t10k", 5)):
+        content = idx_bytes(gray(count))
+        name = f"{split}-images-idx3-ubyte"
+        around = folder / (name if outer != "dot" else name.replace("-idx", ".idx"))
+        around.mkdir(parents=True)
+        path = around / f"{name}{ending}"
+        if outer == "beside":
+            path = folder / f"{split}-images.idx3-ubyte{ending}"
+        path.write_bytes(gzip.compress(content) if ending else content)
+    found = mnist_files.find(tmp_path)
+    assert [len(read_idx(path)) for path in found.values()] == [12, 5]
+
+
 @pytest.fixture
 def idx_files(tmp_path: Path) -> Path:
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(gray(12)))

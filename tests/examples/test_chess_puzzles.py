@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +127,55 @@ def test_zstd_in_one_frame_or_several(tmp_path: Path) -> None:
     assert len(read_puzzles(path)) == 1
 
 
+COMPRESSIONS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", ["p.csv", "P.CSV", "p.csv.{}", "p.CSV.{}", "puzzles", "p.txt"])
+@pytest.mark.parametrize("compression", ["", *COMPRESSIONS, "zst"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_content_decides_not_the_name(
+    tmp_path: Path, name: str, compression: str, mark: str
+) -> None:
+    text = mark + "\r\n".join([HEADER, line(WHITE), line(BLACK), ""])
+    path = tmp_path / name.format(compression.upper())
+    content = text.encode()
+    if compression == "zst":
+        content = compress(text)
+    elif compression:
+        content = COMPRESSIONS[compression](content)
+    path.write_bytes(content)
+    assert len(read_puzzles(path)) == 2
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_other_compressions_that_are_cut_off_or_damaged(tmp_path: Path, compression: str) -> None:
+    random = np.random.default_rng(0)
+    lines = [line((f"{random.integers(10**9)}", *WHITE[1:])) for _ in range(500)]
+    whole = COMPRESSIONS[compression]("\n".join([HEADER, *lines, ""]).encode())
+    path = tmp_path / "p.csv"
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"p\.csv: is cut off before its end"):
+        read_puzzles(path, skip_bad=True)
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes(50) + whole[middle + 50 :])
+    with pytest.raises(UserError, match=r"p\.csv: ") as caught:
+        read_puzzles(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.fast
+def test_lines_without_end_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv.gz"
+    path.write_bytes(gzip.compress(HEADER.encode() + b"\n" + b"x" * (1 << 26)))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="a line of more than 65,536 characters"):
+        read_puzzles(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
+
+
 @pytest.mark.fast
 def test_zstd_that_is_cut_off_or_damaged(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
@@ -186,6 +238,9 @@ def test_bad_rows_are_named_or_skipped(tmp_path: Path, kind: str) -> None:
         (b"a,b,c\n", "lacks the columns PuzzleId, FEN, Moves, Rating"),
         (HEADER.encode() + b"\n", "holds no puzzle"),
         (b"\xff\xfe\x00\x01", "UTF-8"),
+        ((HEADER + "\n").encode("utf-16"), "is UTF-16, not UTF-8; save it as CSV UTF-8"),
+        (b"PK\x03\x04 and more", "is a zip archive; unpack it first"),
+        (b"7z\xbc\xaf\x27\x1c and more", "is a 7z archive; unpack it first"),
         (HEADER.encode() + b'\nx,"4k3', "is not CSV"),
     ],
 )

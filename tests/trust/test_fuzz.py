@@ -53,7 +53,10 @@ def _broken(path: Path) -> None:
     if content == b"key":
         raise KeyError("x")
     if content == b"lines":
-        raise UserError(f"{path}: two\nlines")
+        error = UserError(f"{path}: two lines")
+        # Its constructor escapes line ends.
+        error.args = (f"{path}: two\nlines",)
+        raise error
     raise UserError("no file is named")
 
 

@@ -108,7 +108,8 @@ def plot_sounds(
     for number, (title, sound) in enumerate(sounds):
         upper, lower = panels[2 * number], panels[2 * number + 1]
         upper.plot(np.arange(len(sound)) / sample_rate, sound, linewidth=0.4, color="0.2")
-        upper.set(ylabel="amplitude", title=title, ylim=(-loudest, loudest))
+        upper.set(ylabel="amplitude", ylim=(-loudest, loudest))
+        upper.set_title(title, parse_math=False)
         plot_spectrogram(lower, sound, sample_rate)
         lower.set(xlabel="time, s")
     longest = max(len(sound) for _, sound in sounds)
@@ -199,7 +200,7 @@ def plot_side_by_side(
         lowest = min(float(values.min()) for _, values in row)
         highest = max(float(values.max()) for _, values in row)
         for (title, values), axes in zip(row, line, strict=True):
-            axes.set_title(title, fontsize=7 if images else 9)
+            axes.set_title(title, fontsize=7 if images else 9, parse_math=False)
             if sample_rate is not None:
                 plot_spectrogram(axes, values, sample_rate)
                 axes.set(xlabel="time, s")

@@ -97,17 +97,19 @@ def shrink(bits: Bits, factor: int) -> Bits:
 
 
 def _found(folder: Path, names: dict[str, str]) -> dict[str, Path]:
-    """The files of these names by split, gzipped or not, with a dot or a dash before "idx"."""
+    """The files of these names by split, gzipped or not, with a dot or a dash before "idx".
+
+    A folder of such a name is looked into.
+    """
     found: dict[str, Path] = {}
     for split, name in names.items():
         spellings = dict.fromkeys((name, name.replace("-idx", ".idx")))
-        for path in (
-            folder / place / f"{spelling}{ending}"
-            for place in PLACES
-            for spelling in spellings
-            for ending in ("", ".gz")
-        ):
-            # A link that leads nowhere is there too: reading it says what is wrong with it.
-            if split not in found and os.path.lexists(path):
+        plain = [f"{spelling}{ending}" for spelling in spellings for ending in ("", ".gz")]
+        # Unpacked by some programs, a file is in a folder of its name, with or without .gz.
+        within = [f"{outer}/{inner}" for outer in plain for inner in plain]
+        for path in (folder / place / name for place in PLACES for name in (*plain, *within)):
+            # A link that leads nowhere is there too: reading it says what is wrong with it. So does
+            # reading a folder, but a file that is found later counts.
+            if os.path.lexists(path) and (split not in found or found[split].is_dir()):
                 found[split] = path
     return found

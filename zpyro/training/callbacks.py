@@ -176,7 +176,7 @@ class ProgressLogger(_TaskLogger):
         # Three in a row, so that it fits a narrow terminal.
         for first in range(0, len(shown), 3):
             row = shown[first : first + 3]
-            table.add_row(*(f"[dim]{name}[/dim] {value}" for name, value in row))
+            table.add_row(*(Text.assemble((name, "dim"), f" {value}") for name, value in row))
         self._live.update(Group(self._bar, table))
 
     def on_validation_progress(self, done: int, total: int) -> None:

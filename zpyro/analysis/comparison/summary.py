@@ -176,5 +176,5 @@ def plot_comparison(summary: Summary, path: Path) -> None:
         axes.grid(axis="x", alpha=0.3)
     figure.axes[0].set_yticks(range(len(names)), names)
     figure.axes[0].invert_yaxis()
-    figure.suptitle(summary.title, fontsize=9)
+    figure.suptitle(summary.title, fontsize=9, parse_math=False)
     plots.save_figure(figure, path)

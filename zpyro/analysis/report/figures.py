@@ -176,14 +176,14 @@ def plot_reconstruction(view: SequenceView) -> Figure:
         ):
             _plot_image(axes, view.image_shape, frames)
             axes.set(xlabel="column", ylabel="row")
-            axes.set_title(title, fontsize=10)
+            axes.set_title(title, fontsize=10, parse_math=False)
             axes.label_outer()
         return figure
     figure = plots.new_figure(WIDTH, 1.6 * len(shown))
     panels = figure.subplots(len(shown), 1, sharex=True)
     for axes, (title, frames) in zip(panels, shown, strict=True):
         _plot_signal(axes, view, frames)
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title, fontsize=10, parse_math=False)
     panels[-1].set(xlabel=view.time_label)
     return figure
 
