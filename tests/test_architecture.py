@@ -129,8 +129,8 @@ PUBLIC_NAMES = {
         Bernoulli Categorical Gaussian GaussianMixture LIKELIHOODS Likelihood build register
     """,
     "zpyro.datasets": """
-        Batch Corpus DATASETS Dataset DatasetEntry Normalization Sequences Vocabulary describe
-        entry load load_all names register
+        Batch Corpus DATASETS Dataset DatasetEntry Normalization Sample Sequences Vocabulary
+        collate describe entry from_arrays from_dataframe from_dataset load load_all names register
     """,
     "zpyro.distributed": """
         BatchShard ProcessGroup SINGLE_PROCESS full_batch init_distributed launched_by_torchrun

@@ -10,7 +10,7 @@ import pytest
 
 from zpyro import UserError, datasets
 from zpyro.datasets import voice, vowels
-from zpyro.datasets.npz import NpzSettings
+from zpyro.datasets.arrays import ArraySettings
 from zpyro.datasets.sequences import Normalization
 from zpyro.datasets.vowels import VowelsSettings
 
@@ -69,7 +69,7 @@ def test_given_splits_and_folders(tmp_path: Path) -> None:
 @pytest.mark.fast
 def test_other_arrays_take_the_training_scale(tmp_path: Path) -> None:
     found = datasets.load_all(
-        "npz", save(tmp_path, x=FRAMES), NpzSettings(), Normalization(1.0, 2.0)
+        "npz", save(tmp_path, x=FRAMES), ArraySettings(), Normalization(1.0, 2.0)
     )
     np.testing.assert_allclose(found.values[3], (FRAMES[3] - 1.0) / 2.0, rtol=1e-5)
 

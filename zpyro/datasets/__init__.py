@@ -1,11 +1,14 @@
 """Data sets: files to sequences, and sequences to padded batches.
 
 In reading order: ``batching`` and ``sequences`` (what models are trained on), ``splitting``,
-``entry`` and ``registry`` (data sets by name), one file for each data set, ``formats`` (readers of
-files), ``prepared`` (memory-mapped corpora).
+``arrays``, ``dataframes`` and ``torch_datasets`` (data from memory), ``entry`` and ``registry``
+(data sets by name), one file for each data set, ``formats`` (readers of files), ``prepared``
+(memory-mapped corpora).
 """
 
-from zpyro.datasets.batching import Batch
+from zpyro.datasets.arrays import from_arrays
+from zpyro.datasets.batching import Batch, Sample, collate
+from zpyro.datasets.dataframes import from_dataframe
 from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.prepared.corpus import Corpus
 from zpyro.datasets.registry import (
@@ -18,6 +21,7 @@ from zpyro.datasets.registry import (
     register,
 )
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
+from zpyro.datasets.torch_datasets import from_dataset
 from zpyro.datasets.vocabulary import Vocabulary
 
 __all__ = [
@@ -27,10 +31,15 @@ __all__ = [
     "Dataset",
     "DatasetEntry",
     "Normalization",
+    "Sample",
     "Sequences",
     "Vocabulary",
+    "collate",
     "describe",
     "entry",
+    "from_arrays",
+    "from_dataframe",
+    "from_dataset",
     "load",
     "load_all",
     "names",

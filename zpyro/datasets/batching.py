@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,20 @@ BUCKET_BATCHES = 16
 """Sequences are sorted by length within windows of this many batches."""
 
 Indices = NDArray[np.int64]
+
+
+class Sample(NamedTuple):
+    """One sequence, as a data set in the sense of torch gives it.
+
+    Attributes:
+        x: frames (T, D) float32 or tokens (T,) int64.
+        start: x_0, (D,) or (), or None for the likelihood's default.
+        name: of the sequence.
+    """
+
+    x: Tensor
+    start: Tensor | None
+    name: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +64,27 @@ class Batch:
         """The same batch with x and start on a device."""
         start = None if self.start is None else self.start.to(device)
         return replace(self, x=self.x.to(device), start=start)
+
+
+def collate(samples: Sequence[Sample], *, steps: int = 0) -> Batch:
+    """Sequences as one padded batch; the ``collate_fn`` of a ``torch.utils.data.DataLoader``.
+
+    Args:
+        samples: at least one.
+        steps: pad to so many steps where none is longer.
+
+    Example::
+
+        loader = DataLoader(data.train, 32, shuffle=True, collate_fn=zpyro.datasets.collate)
+    """
+    x = torch.nn.utils.rnn.pad_sequence([sample.x for sample in samples], batch_first=True)
+    if steps > x.shape[1]:
+        filler = x.new_zeros(len(x), steps - x.shape[1], *x.shape[2:])
+        x = torch.cat([x, filler], dim=1)
+    starts = [sample.start for sample in samples if sample.start is not None]
+    lengths = torch.tensor([len(sample.x) for sample in samples], dtype=torch.int64)
+    start = torch.stack(starts) if starts else None
+    return Batch(x, lengths, start, tuple(sample.name for sample in samples))
 
 
 def groups(

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zpyro.datasets.batching import Batch, groups, stream_batches
+from zpyro.datasets.batching import Batch, Sample, collate, groups, stream_batches
+from zpyro.datasets.splitting import SPLITS
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
 
@@ -83,9 +84,13 @@ class Stored(abc.ABC, Generic[T]):
         return [self.at(int(i)) for i in chosen]
 
 
-@dataclass(frozen=True, eq=False)
-class Sequences:
+@dataclass(frozen=True, eq=False, repr=False)
+class Sequences(torch.utils.data.Dataset[Any]):
     """One split of a data set.
+
+    A number as index gives a :class:`~zpyro.datasets.Sample`, a slice or several numbers give
+    Sequences. With :func:`zpyro.datasets.collate` it works in a ``torch.utils.data.DataLoader``;
+    :meth:`batches` pads less.
 
     Attributes:
         values: one array a sequence, (T_i, D) float32 frames or (T_i,) int32 or int64 tokens;
@@ -132,11 +137,30 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __repr__(self) -> str:
+        return f"Sequences({self.summary()}, data_type={self.data_type!r})"
+
+    def summary(self) -> str:
+        """How many sequences there are, of which lengths and frame size, in a few words."""
+        if not len(self):
+            return "0 sequences"
+        lengths = self.lengths
+        what = "tokens" if self.data_type == "tokens" else f"frames of {self.frame_size}"
+        least, most = int(lengths.min()), int(lengths.max())
+        span = f"{least}" if least == most else f"{least} to {most}"
+        return f"{len(self)} {'sequence' if len(self) == 1 else 'sequences'} of {span} {what}"
+
     @overload
-    def __getitem__(self, index: slice) -> Sequences: ...
+    def __getitem__(self, index: int) -> Sample: ...
     @overload
-    def __getitem__(self, index: Sequence[int]) -> Sequences: ...
-    def __getitem__(self, index: slice | Sequence[int]) -> Sequences:
+    def __getitem__(self, index: slice | Sequence[int]) -> Sequences: ...
+    def __getitem__(self, index: int | slice | Sequence[int]) -> Sample | Sequences:
+        if isinstance(index, int | np.integer):
+            sample = self._sample(range(len(self))[index])
+            # What is done to it in place stays out of the data set.
+            return sample._replace(x=sample.x.clone())
+        if isinstance(index, np.ndarray) and index.dtype == bool:
+            index = np.flatnonzero(index).tolist()
         chosen = range(len(self))[index] if isinstance(index, slice) else index
         indices = np.fromiter(chosen, dtype=np.int64, count=len(chosen))
         start = self.start
@@ -233,19 +257,16 @@ class Sequences:
         Args:
             steps: pad to so many steps where none is longer.
         """
-        x = torch.nn.utils.rnn.pad_sequence(
-            [torch.from_numpy(np.ascontiguousarray(value)) for value in self.values],
-            batch_first=True,
-        )
+        return collate([self._sample(index) for index in range(len(self))], steps=steps)
+
+    def _sample(self, index: int) -> Sample:
+        x = torch.from_numpy(np.ascontiguousarray(self.values[index]))
         x = x.long() if self.data_type == "tokens" else x
         x = x.float() if self.data_type == "binary" else x
-        if steps > x.shape[1]:
-            filler = x.new_zeros(len(x), steps - x.shape[1], *x.shape[2:])
-            x = torch.cat([x, filler], dim=1)
         start = None
         if self.start is not None:
-            start = torch.from_numpy(np.ascontiguousarray(np.stack(list(self.start))))
-        return Batch(x, torch.from_numpy(self.lengths), start, tuple(self.names))
+            start = torch.from_numpy(np.array(self.start[index]))
+        return Sample(x, start, self.names[index])
 
     def renormalized(self, normalization: Normalization) -> Sequences:
         """The same sequences on another scale, such as that of the data a model was trained on."""
@@ -267,7 +288,7 @@ class Sequences:
         return replace(self, values=values, start=start, normalization=normalization)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """A data set in three splits.
 
@@ -291,6 +312,10 @@ class Dataset:
     notes: tuple[str, ...] = ()
     vocabulary: Vocabulary | None = None
 
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{name}: {self.split(name).summary()}" for name in SPLITS)
+        return f"Dataset({self.name!r}, {splits}, likelihood={self.likelihood!r})"
+
     def split(self, name: str) -> Sequences:
         """The split of that name, or every sequence for "all".
 
@@ -299,7 +324,7 @@ class Dataset:
         """
         if name == "all":
             return concatenate((self.train, self.valid, self.test))
-        if name not in ("train", "valid", "test"):
+        if name not in SPLITS:
             raise UserError(f"split {name!r} is unknown; choose train, valid, test or all")
         return getattr(self, name)
 

@@ -112,18 +112,20 @@ def split_by_name(
     valid_files: str = "",
     test_files: str = "",
     seed: int = 0,
+    use_names: bool = True,
 ) -> Splits:
     """Split names into train, valid and test, each in the given order.
 
     A pattern (as of a shell, matched against the last part of the name, or against the whole name
     if it has a slash) decides where one is given. Then whole names of folders and files do, see
-    :func:`named_splits`. Elsewhere names are ranked by a hash of (seed, name), and the first ones
-    are test, the next ones valid: adding a recording moves few others.
+    :func:`named_splits`, unless ``use_names`` is False. Elsewhere names are ranked by a hash of
+    (seed, name), and the first ones are test, the next ones valid: adding a recording moves few
+    others.
 
     Raises:
         UserError: if a split would be empty.
     """
-    named = named_splits(names)
+    named = named_splits(names) if use_names else [""] * len(names)
     free = [i for i, split in enumerate(named) if split == ""]
     total, taken = len(free), set[int]()
     held_out: dict[str, list[int]] = {}
@@ -153,7 +155,7 @@ def split_by_name(
                 f" e.g. {names[0]}; change it"
             )
         if not chosen:
-            told = "".join(f" ({note})" for note in describe_split(names)[:1])
+            told = "".join(f" ({note})" for note in describe_split(names)[:1] if use_names)
             raise UserError(
                 f"the {what} split would be empty with {len(names)} sequences{told}; give more, or"
                 " set data.valid_fraction, data.test_fraction, or patterns of files where there"

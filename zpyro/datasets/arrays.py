@@ -1,0 +1,348 @@
+"""Data sets of arrays in memory: checks, splits and normalization of sequences of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zpyro.datasets.sequences import Array, Dataset, Normalization, Sequences
+from zpyro.datasets.splitting import SPLIT_NAMES, SPLITS, split_by_name
+from zpyro.errors import UserError
+from zpyro.likelihoods import LARGEST_SIZE
+
+LARGEST_NUMBER = 1e30
+"""Beyond it, squares and differences leave the range of float32."""
+
+Named = list[tuple[str, Array]]
+"""Names and arrays of the sequences of one split."""
+
+
+@dataclass(frozen=True)
+class ArraySettings:
+    """How arrays become sequences.
+
+    Attributes:
+        likelihood: "gaussian", "bernoulli" or "categorical"; "" takes categorical for whole
+            numbers of shape (N, T) and gaussian for everything else.
+        normalize: subtract the training mean and divide by the standard deviation (gaussian only).
+        condition_on_first: condition on the first frame instead of scoring it after a zero frame.
+        valid_fraction: share of the sequences held out for validation.
+        test_fraction: share of the sequences held out for the test.
+        seed: fixes which sequences are held out.
+    """
+
+    likelihood: str = ""
+    normalize: bool = True
+    condition_on_first: bool = False
+    valid_fraction: float = 0.1
+    test_fraction: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.likelihood not in ("", "gaussian", "bernoulli", "categorical"):
+            raise UserError(
+                f"data.likelihood is {self.likelihood!r}; choose gaussian, bernoulli, categorical"
+            )
+        for name in ("valid_fraction", "test_fraction"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise UserError(f"data.{name} is {getattr(self, name)}; it must be in [0, 1)")
+
+
+def from_arrays(
+    arrays: Any,
+    *,
+    valid: Any = None,
+    test: Any = None,
+    names: Sequence[str] | None = None,
+    **settings: Any,
+) -> Dataset:
+    """A data set of arrays in memory.
+
+    Sequences are copied. Of numpy arrays, torch tensors and nested lists, every float type is
+    taken, on every device. Frames are normalized by the mean and standard deviation of train.
+
+    Args:
+        arrays: all sequences, or those to train on. Frames (T_i, D), numbers (T_i,), or tokens
+            (T_i,) of whole numbers, each; one array (N, T, D), or (N, T) of tokens; a mapping from
+            names to sequences; or a mapping from "train", "valid" and "test" to any of these.
+        valid: the sequences to validate on; a share of ``arrays`` without.
+        test: the sequences to test on; a share of ``arrays`` without.
+        names: of the sequences in ``arrays``, by default their keys or their numbers from 0. The
+            held-out ones depend on the names and ``seed``, not on the order.
+        **settings: attributes of :class:`~zpyro.datasets.arrays.ArraySettings`: ``likelihood``,
+            ``normalize``, ``condition_on_first``, ``valid_fraction``, ``test_fraction``, ``seed``.
+
+    Raises:
+        UserError: naming the sequence or argument that cannot be used.
+
+    Example::
+
+        walks = [torch.randn(length, 3).cumsum(0) for length in range(20, 60)]
+        data = zpyro.datasets.from_arrays(walks, seed=1)
+    """
+    groups = _groups(arrays, {"valid": valid, "test": test}, names)
+    return assemble("arrays", "from_arrays", groups, array_settings("from_arrays", settings))
+
+
+def array_settings(function: str, values: Mapping[str, Any]) -> ArraySettings:
+    """Settings from the keyword arguments of a function.
+
+    Raises:
+        UserError: if there is no such setting, or its value is not allowed.
+    """
+    known = [field.name for field in fields(ArraySettings)]
+    for name in values:
+        if name not in known:
+            raise UserError(f"{function}: {name} is unknown; choose from {', '.join(known)}")
+    return ArraySettings(**values)
+
+
+def assemble(
+    name: str,
+    label: str,
+    groups: Mapping[str, Named],
+    settings: ArraySettings,
+    *,
+    split_names: Sequence[str] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Dataset:
+    """A data set of checked arrays (see :func:`checked`).
+
+    Args:
+        name: of the data set.
+        label: what errors begin with, a file or function.
+        groups: sequences by split; or all under "all".
+        settings: the likelihood, the scale, and the shares of splits that are not given.
+        split_names: names that decide splits by a whole name; none do without.
+        notes: what a user should know of how they were read.
+
+    Raises:
+        UserError: naming the sequence that cannot be used, or the split that would be empty.
+    """
+    named = [pair for group in groups.values() for pair in group]
+    kind = likelihood_of(label, named, settings)
+    if split_names is None and "all" in groups:
+        splits = split_by_name(
+            [each for each, _ in named],
+            settings.valid_fraction,
+            settings.test_fraction,
+            seed=settings.seed,
+            use_names=False,
+        )
+    else:
+        splits = split_by_name(
+            split_names or [f"{group}/{each}" for group in groups for each, _ in groups[group]],
+            settings.valid_fraction,
+            settings.test_fraction,
+            seed=settings.seed,
+        )
+    parts = [[named[i] for i in split] for split in splits]
+    normalization = _normalization(label, parts[0], kind, settings)
+    train, valid, test = (to_sequences(part, kind, settings, normalization) for part in parts)
+    size = named[0][1].shape[-1] if kind != "categorical" else _vocabulary_size(named)
+    return Dataset(name, train, valid, test, kind, size, notes)
+
+
+def checked(label: str, value: Any) -> Array:
+    """One sequence as numpy frames (T, D), or tokens (T,).
+
+    Numbers (T,) that are not whole become frames (T, 1); half precision becomes float32.
+
+    Raises:
+        UserError: if it is none, is empty, or holds NaN, infinity or huge numbers.
+    """
+    array = to_numpy(label, value)
+    if array.ndim == 1 and array.dtype.kind in "bf":
+        array = array[:, None]
+    tokens = array.dtype.kind in "iu" and array.ndim == 1
+    if array.ndim != (1 if tokens else 2) or 0 in array.shape:
+        raise UserError(f"{label} has shape {array.shape}; it must be (T, D), or (T,) of tokens")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UserError(f"{label} holds NaN or infinity; repair or remove it")
+    if array.dtype.kind == "f" and np.abs(array).max() > LARGEST_NUMBER:
+        raise UserError(f"{label} holds numbers beyond {LARGEST_NUMBER:.0e}; scale them down")
+    return array
+
+
+def to_numpy(label: str, value: Any) -> Array:
+    """Numbers of a tensor, an array or nested lists as a numpy array; masked ones become NaN.
+
+    Raises:
+        UserError: if they are no numbers, or lists of unequal lengths.
+    """
+    if isinstance(value, torch.Tensor):
+        value = value.detach().to_dense().cpu().resolve_conj().resolve_neg()
+        # numpy has no bfloat16, nor the 8-bit types.
+        value = (
+            value.float() if value.is_floating_point() and value.itemsize < 4 else value
+        ).numpy()
+    elif isinstance(value, np.ma.MaskedArray):
+        masked = np.ma.getmaskarray(value)
+        value = np.where(masked, np.nan, value.data) if masked.any() else value.data
+    try:
+        array: Array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{label} is no array ({error}); give arrays of equal frames") from error
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{label} has type {array.dtype}; it must hold numbers")
+    if array.dtype == np.float16:
+        return array.astype(np.float32)
+    return array.astype(np.float64) if array.dtype == np.longdouble else array
+
+
+def rows(label: str, array: Array) -> Named:
+    """The sequences of an array (N, T, D), or (N, T) of tokens, with their numbers as names.
+
+    Raises:
+        UserError: if it has another shape, or a sequence cannot be used.
+    """
+    wanted = 2 if array.dtype.kind in "iu" and array.ndim == 2 else 3
+    if array.ndim != wanted or 0 in array.shape:
+        raise UserError(
+            f"{label} has shape {array.shape}; it must be (N, T, D), or (N, T) of whole numbers"
+            f" (tokens), and has type {array.dtype}"
+        )
+    return [(str(i), checked(f"{label}, sequence {i}", row)) for i, row in enumerate(array)]
+
+
+def likelihood_of(label: str, named: Named, settings: ArraySettings) -> str:
+    """The likelihood that fits all sequences.
+
+    Raises:
+        UserError: if there is none, or sequences differ in frame size.
+    """
+    values = [value for _, value in named]
+    tokens = all(value.ndim == 1 for value in values)
+    kind = settings.likelihood or ("categorical" if tokens else "gaussian")
+    if (kind == "categorical") != tokens:
+        raise UserError(
+            f"{label}: data.likelihood {kind} does not fit; whole numbers of shape (N, T) are"
+            " categorical, frames (N, T, D) are gaussian or bernoulli"
+        )
+    for name, value in named:
+        if value.shape[1:] != values[0].shape[1:]:
+            raise UserError(
+                f"{label}: sequence {name} has frames of shape {value.shape[1:]}, others of"
+                f" {values[0].shape[1:]}; all must agree"
+            )
+    if kind == "bernoulli" and not all(np.isin(value, (0, 1)).all() for value in values):
+        raise UserError(f"{label}: data.likelihood bernoulli needs zeros and ones only")
+    if tokens and min(int(value.min()) for value in values) < 0:
+        raise UserError(f"{label}: tokens must not be negative; number them from 0")
+    if tokens and (largest := _vocabulary_size(named) - 1) >= LARGEST_SIZE:
+        raise UserError(
+            f"{label}: token {largest} would make a vocabulary of {largest + 1:,}, more than"
+            f" {LARGEST_SIZE:,}; number the tokens from 0, for instance with"
+            " numpy.unique(x, return_inverse=True)"
+        )
+    return kind
+
+
+def to_sequences(
+    named: Named, kind: str, settings: ArraySettings, normalization: Normalization
+) -> Sequences:
+    """Checked arrays as one split.
+
+    Raises:
+        UserError: if a sequence has one frame only, and that would be the start.
+    """
+    values = [
+        value.astype(np.int64) if kind == "categorical" else normalization.apply(value)
+        for _, value in named
+    ]
+    start = None
+    if settings.condition_on_first:
+        short = [name for name, value in named if len(value) < 2]
+        if short:
+            raise UserError(f"sequence {short[0]} has one frame; data.condition_on_first needs two")
+        start = np.stack([value[0] for value in values])
+        values = [value[1:] for value in values]
+    return Sequences(
+        values=tuple(values),
+        names=tuple(name for name, _ in named),
+        start=start,
+        normalization=normalization,
+        data_type={"categorical": "tokens", "bernoulli": "binary"}.get(kind, "frames"),
+    )
+
+
+def _groups(
+    arrays: Any, held_out: Mapping[str, Any], names: Sequence[str] | None
+) -> dict[str, Named]:
+    """Sequences by split, or all under "all", from the arguments of :func:`from_arrays`."""
+    given = {split: value for split, value in held_out.items() if value is not None}
+    if isinstance(arrays, Mapping):
+        keys = [str(key) for key in cast("Mapping[Any, Any]", arrays)]
+        by_split = {
+            split: value
+            for key, value in zip(keys, arrays.values(), strict=True)
+            if (split := SPLIT_NAMES.get(key.lower()))
+        }
+        if "train" in by_split and len(by_split) == len(keys) > 1:
+            if given or names is not None:
+                raise UserError(
+                    "from_arrays: the mapping has splits already; leave out valid, test and names"
+                )
+            arrays, given = by_split.pop("train"), by_split
+    if not given:
+        return {"all": _named("arrays", arrays, names)}
+    groups = {"train": _named("train", arrays, names)}
+    groups |= {split: _named(split, value, None) for split, value in given.items()}
+    return {split: groups[split] for split in SPLITS if split in groups}
+
+
+def _named(label: str, arrays: Any, names: Sequence[str] | None) -> Named:
+    """Checked sequences of a split with their names."""
+    if isinstance(arrays, Mapping):
+        if names is not None:
+            raise UserError(f"{label}: a mapping has names; leave out names")
+        items = cast("Mapping[Any, Any]", arrays)
+        named = [(str(key), checked(f"{label}: {key}", value)) for key, value in items.items()]
+    elif isinstance(arrays, np.ndarray | torch.Tensor):
+        array = to_numpy(label, arrays)
+        if array.ndim == 2 and array.dtype.kind in "bf":
+            raise UserError(
+                f"{label}: one array of shape {array.shape} is ambiguous; give [array] for one"
+                " sequence of frames, or list(array) for sequences of numbers"
+            )
+        named = rows(label, array)
+    elif isinstance(arrays, Iterable) and not isinstance(arrays, str | bytes):
+        values = cast("Iterable[Any]", arrays)
+        named = [(str(i), checked(f"{label}: sequence {i}", v)) for i, v in enumerate(values)]
+    else:
+        raise UserError(f"{label}: {type(arrays).__name__} is no list of arrays; give a list")
+    if not named:
+        raise UserError(f"{label}: holds no sequences; give at least one")
+    if names is None:
+        return named
+    if len(names) != len(named) or len(set(names)) != len(names):
+        raise UserError(
+            f"names: has {len(set(names))} different names for {len(named)} sequences;"
+            " give one each"
+        )
+    return [(str(name), pair[1]) for name, pair in zip(names, named, strict=True)]
+
+
+def _normalization(label: str, train: Named, kind: str, settings: ArraySettings) -> Normalization:
+    if kind != "gaussian" or not settings.normalize:
+        return Normalization()
+    samples: NDArray[np.float64] = np.concatenate([v.reshape(-1) for _, v in train]).astype(
+        np.float64
+    )
+    scale = float(samples.std())
+    mean = float(samples.mean())
+    # Of a smaller share the differences would be lost in float32.
+    if scale <= max(1e-6 * abs(mean), 1 / LARGEST_NUMBER):
+        raise UserError(
+            f"{label}: the training arrays are constant throughout; nothing can be learned"
+        )
+    return Normalization(mean, scale)
+
+
+def _vocabulary_size(named: Named) -> int:
+    return 1 + max(int(value.max()) for _, value in named)
