@@ -22,5 +22,6 @@ def command(name: str) -> None:
 
     from zpyro.analysis import citations
 
-    examples = importlib.import_module("zpyro_examples.easy_to_hard.papers")
-    click.echo(citations.cite(name, {**citations.SOURCES, **examples.PAPERS}))
+    tasks = importlib.import_module("zpyro_examples.easy_to_hard.tasks")
+    examples = {task: tasks.load(task).sources for task in tasks.MODULES}
+    click.echo(citations.cite(name, {**citations.SOURCES, **examples}))

@@ -1,11 +1,11 @@
-"""Four guides against one model on vowels, their bounds side by side.
+"""Four guides of one model on vowels, and the bounds that they reach.
 
     python examples/custom_guide.py            a few minutes
     python examples/custom_guide.py --steps 20 a quick look
 
-Every guide is a plain Pyro guide with the site ``z`` of event shape (T, Z): it is handed the model
-as it is built, and trained together with a fresh copy of it. A name here after the file's own is
-what ``zpyro train --guide examples/custom_guide.py:Filtering`` takes.
+Every guide is a plain Pyro guide with the site ``z`` of event shape (T, Z). It is built with the
+model and trained together with it. ``zpyro train --guide examples/custom_guide.py:Filtering`` takes
+one of them by name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HIDDEN = 64
 
 
 class Filtering(nn.Module):
-    """q(z_t | x_1..x_t): a recurrent network that runs forward and never sees what comes."""
+    """q(z_t | x_1..x_t): a recurrent network that runs forward and does not see later frames."""
 
     def __init__(self, module: zpyro.SequenceModel) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Filtering(nn.Module):
         self, x: Tensor, lengths: Tensor | None = None, start: Tensor | None = None
     ) -> Tensor:
         process = self.module.bind(x, lengths, start)
-        # x as the process has it: zeros beyond the lengths, whatever stood there.
+        # The bound x is zero beyond the lengths.
         mean, log_scale = self.output(self.recurrent(process.x)[0]).chunk(2, dim=-1)
         posterior = dist.Normal(mean, log_scale.clamp(-4.0, 4.0).exp())
         with pyro.plate("sequences", len(x)):
@@ -49,7 +49,7 @@ class Filtering(nn.Module):
 
 
 class Flow(nn.Module):
-    """A smoothing network, and planar flows (arXiv:1505.05770) that bend its Gaussians."""
+    """A smoothing network, and planar flows (arXiv:1505.05770) that transform its Gaussians."""
 
     def __init__(self, module: zpyro.SequenceModel) -> None:
         super().__init__()
@@ -67,13 +67,13 @@ class Flow(nn.Module):
         process = self.module.bind(x, lengths, start)
         mean, log_scale = self.output(self._read(process.x, lengths)).chunk(2, dim=-1)
         base = dist.Normal(mean, log_scale.clamp(-4.0, 4.0).exp()).to_event(1)
-        # No closed-form KL is known: the objective takes log q - log p at the drawn z.
+        # Without a closed-form KL, the objective takes log q - log p at the sampled z.
         posterior = dist.TransformedDistribution(base, list(self.flows))
         with pyro.plate("sequences", len(x)):
             return pyro.sample("z", valid_only(posterior, process, 0).to_event(1))
 
     def _read(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """States that have seen each sequence and none of the padding behind it."""
+        """States that depend on each sequence and not on its padding."""
         counts = torch.full((len(x),), x.shape[1]) if lengths is None else lengths.cpu()
         packed = nn.utils.rnn.pack_padded_sequence(
             x, counts, batch_first=True, enforce_sorted=False
@@ -111,7 +111,7 @@ class StepByStep(nn.Module):
 
 
 def valid_only(distribution: Any, process: Any, event_dims: int) -> Any:
-    """The distribution, silent beyond the lengths: what is there must not count."""
+    """The distribution with the steps beyond the lengths masked out."""
     valid = process.conditions.mask
     if valid is None:
         return distribution

@@ -1,9 +1,9 @@
-"""Reading, conditioning and intervening on a model in plain Pyro, on vowels.
+"""Posterior samples, conditioning and interventions in plain Pyro, on vowels.
 
     python examples/inspect_posteriors.py            a minute or two
     python examples/inspect_posteriors.py --steps 20 a quick look
 
-Nothing here but the training is zpyro's own: model and guide are Pyro programs.
+Model and guide are Pyro programs, so everything but the training is plain Pyro.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 import zpyro
 
 STEPS = 8
-"""Of the short sequences that the step granularity is shown on: it has two sites a step."""
+"""Steps of the sequences for the step granularity, which has two sites per step."""
 
 
 def train(data: Any, steps: int) -> zpyro.ZForcing:
@@ -48,7 +48,7 @@ def train(data: Any, steps: int) -> zpyro.ZForcing:
 
 
 def read(module: zpyro.ZForcing, arguments: tuple[Tensor, ...], draws: int) -> dict[str, Tensor]:
-    """Posterior draws twice: from one trace of the guide, and many with Predictive."""
+    """Posterior samples in two ways: one from a trace of the guide, many with Predictive."""
     trace = poutine.trace(module.guide).get_trace(*arguments)
     site: Any = trace.nodes["z"]
     many = Predictive(module.guide, num_samples=draws, return_sites=("z",))(*arguments)
@@ -65,18 +65,15 @@ def weighed(
     """(log evidence, effective sample size) of stock importance sampling from the guide."""
     importance = Importance(module.model, module.guide, num_samples=draws)
     posterior = importance.run(*arguments)
-    return float(_number(posterior.get_log_normalizer())), float(_number(importance.get_ESS()))
-
-
-def _number(value: Any) -> Tensor:
-    return torch.as_tensor(value)
+    evidence, size = posterior.get_log_normalizer(), importance.get_ESS()
+    return float(torch.as_tensor(evidence)), float(torch.as_tensor(size))
 
 
 def condition(model: Any, frames: Tensor, start: Tensor) -> Tensor:
-    """Frames that go on after given ones, the latents of all drawn from the prior: (B, T, D).
+    """Frames that continue given ones, with all latents sampled from the prior: (B, T, D).
 
-    Conditioning alone weighs nothing here; an importance sampler would weigh the latents by how
-    well they explain the frames that are held.
+    Conditioning does not weight the samples; importance sampling would weight the latents by how
+    well they explain the given frames.
     """
     held = {f"x_{t + 1}": frames[:, t] for t in range(STEPS // 2)}
     trace = poutine.trace(poutine.condition(model, data=held)).get_trace(None, STEPS, start)
@@ -89,7 +86,7 @@ def frames_in(trace: Any) -> Tensor:
 
 
 def intervene(model: Any, start: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Frames with z_3 left alone, and with z_3 set far off, all else drawn alike."""
+    """Frames with z_3 sampled, and with z_3 set to 3; the other random numbers are equal."""
     value = torch.full((len(start), size), 3.0)
     runs: list[Tensor] = []
     for program in (model, pyro.do(model, data={"z_3": value})):

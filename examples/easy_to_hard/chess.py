@@ -1,11 +1,13 @@
 """Lichess's chess puzzles, sorted by rating, as boards and the squares of the best move.
 
-Each row of the export is a position before the opponent's last move and a list of moves: the first
-is that last move and is played on the position, the second is the one to find.
+They are read from Lichess's export or from the published tensors. Each row of the export is a
+position before the opponent's last move and a list of moves: the first is that last
+move and is played on the position, the second is the one to find.
 """
 
 from __future__ import annotations
 
+import pickle
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +19,8 @@ from torch import Tensor
 
 from zpyro.errors import UserError
 
-from .chess_board import Board
+from .chess_board import Board, checked, played
 from .chess_export import Row, rows
-from .chess_moves import checked, played
 
 PLANES = 12
 """The mover's king, queen, bishops, knights, rooks and pawns, then the opponent's."""
@@ -36,18 +37,12 @@ _UPSIDE_DOWN = np.arange(64).reshape(8, 8)[::-1].ravel()
 
 
 # A puzzle as bytes, so that millions fit: the same layout for struct and for numpy.
-_PACKED = struct.Struct("<?BBhBb")
-_RECORD = np.dtype(
-    [
-        ("board", np.uint8, 64),
-        ("black", np.bool_),
-        ("origin", np.uint8),
-        ("destination", np.uint8),
-        ("rating", "<i2"),
-        ("rights", np.uint8),
-        ("en_passant", np.int8),
-    ]
-)
+_PACKED = struct.Struct("<64s?BBhBb")
+_COLUMNS = ("boards", "black", "origins", "destinations", "ratings", "rights", "en_passant")
+_RECORD = np.dtype(list(zip(_COLUMNS, ("64u1", "?", "u1", "u1", "<i2", "u1", "i1"), strict=True)))
+
+
+_PORTION = 10_000
 
 
 @dataclass(frozen=True)
@@ -82,15 +77,7 @@ class ChessPuzzles:
         return len(self.boards)
 
     def __getitem__(self, index: slice | NDArray[np.int64] | NDArray[np.bool_]) -> ChessPuzzles:
-        return ChessPuzzles(
-            self.boards[index],
-            self.black[index],
-            self.origins[index],
-            self.destinations[index],
-            self.ratings[index],
-            self.rights[index],
-            self.en_passant[index],
-        )
+        return ChessPuzzles(*(getattr(self, name)[index] for name in _COLUMNS))
 
     def board(self, index: int) -> Board:
         """The position of one puzzle."""
@@ -103,7 +90,7 @@ class ChessPuzzles:
         )
 
     def planes(self, turned: bool = True) -> Tensor:
-        """One plane for each kind of piece, the mover's first, 1 where one stands.
+        """One plane for each kind of piece, the mover's first: 1 where there is one.
 
         Args:
             turned: whether rows are counted from the mover's side of the board, so that Black's
@@ -157,23 +144,13 @@ def read_puzzles(path: Path, skip_bad: bool = False) -> ChessPuzzles:
         reason = f"; {skipped} bad rows, the first: {first_damage}" if skipped else ""
         raise UserError(f"{path}: holds no puzzle that can be read{reason}")
     table = np.frombuffer(records, dtype=_RECORD)
-    table = table[np.argsort(table["rating"], kind="stable")]
-    columns = {name: np.ascontiguousarray(table[name]) for name in table.dtype.names or ()}
-    return ChessPuzzles(
-        columns["board"],
-        columns["black"],
-        columns["origin"],
-        columns["destination"],
-        columns["rating"],
-        columns["rights"],
-        columns["en_passant"],
-        skipped,
-        first_damage,
-    )
+    table = table[np.argsort(table["ratings"], kind="stable")]
+    columns = (np.ascontiguousarray(table[name]) for name in _COLUMNS)
+    return ChessPuzzles(*columns, skipped=skipped, first_damage=first_damage)
 
 
 def _record(row: Row) -> bytes:
-    """A row as the bytes of a record, once the opponent has moved."""
+    """The puzzle of a row, after the opponent's move, as the bytes of a record."""
     if row.values is None:
         raise UserError(row.damage)
     _, fen, moves, rating = row.values
@@ -185,6 +162,81 @@ def _record(row: Row) -> bytes:
     board = played(Board.read(fen), listed[0])
     move = checked(board, listed[1])
     rights = sum(bit for bit, right in _RIGHTS if right in board.castling)
-    return bytes(board.squares) + _PACKED.pack(
-        not board.white, move.origin, move.destination, int(rating), rights, board.en_passant
+    squares = (not board.white, move.origin, move.destination)
+    return _PACKED.pack(bytes(board.squares), *squares, int(rating), rights, board.en_passant)
+
+
+def archived_puzzles(folder: Path) -> ChessPuzzles:
+    """The puzzles of the published tensors, which are sorted by rating; runs no pickled code.
+
+    Args:
+        folder: holds ``data.pth`` (N, 12, 8, 8), ``segment_targets.pth`` or ``targets.pth``
+            (N, 8, 8), ``who_moves.pth`` (N, 1), and perhaps ``rating.pth`` (N, 1).
+
+    Returns:
+        Puzzles without castling rights and en passant squares, which the tensors do not hold; of
+        rating 0 where there are no ratings.
+
+    Raises:
+        UserError: if a file is missing or is not what it should be.
+    """
+    targets_path = folder / "segment_targets.pth"
+    if not targets_path.exists():
+        targets_path = folder / "targets.pth"
+    planes, black = _tensor(folder / "data.pth"), _tensor(folder / "who_moves.pth").flatten()
+    targets, count = _tensor(targets_path), len(black)
+    if planes.shape != (count, PLANES, 8, 8) or targets.shape != (count, 8, 8):
+        raise UserError(
+            f"{folder}: data {tuple(planes.shape)} and targets {tuple(targets.shape)} should be "
+            f"({count}, 12, 8, 8) and ({count}, 8, 8)"
+        )
+    path = folder / "rating.pth"
+    ratings = _tensor(path).flatten() if path.exists() else torch.zeros(count)
+    if len(ratings) != count:
+        raise UserError(f"{path}: has {len(ratings)} ratings for {count} puzzles")
+    sides = black.bool().numpy()
+    boards = _boards(planes, sides, folder / "data.pth")
+    origins, destinations = _moves(targets, boards, sides, targets_path)
+    return ChessPuzzles(
+        boards,
+        sides,
+        origins,
+        destinations,
+        ratings.to(torch.int16).numpy(),
+        np.zeros(count, dtype=np.uint8),
+        np.full(count, -1, dtype=np.int8),
     )
+
+
+def _tensor(path: Path) -> Tensor:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: cannot be read as a tensor ({reason})") from error
+    if not isinstance(found, Tensor):
+        raise UserError(f"{path}: holds no tensor but a {type(found).__name__}")
+    return found
+
+
+def _boards(planes: Tensor, black: NDArray[np.bool_], path: Path) -> NDArray[np.uint8]:
+    boards = np.zeros((len(planes), 64), dtype=np.uint8)
+    numbers = torch.arange(1, PLANES + 1).view(1, PLANES, 1)
+    for first in range(0, len(planes), _PORTION):
+        portion = planes[first : first + _PORTION].flatten(2) > 0
+        if int(portion.sum(1).max()) > 1:
+            raise UserError(f"{path}: has two pieces on one square; is it damaged?")
+        boards[first : first + _PORTION] = (portion * numbers).sum(1).numpy()
+    return np.where(black[:, None], OTHER_SIDE[boards], boards)
+
+
+def _moves(
+    targets: Tensor, boards: NDArray[np.uint8], black: NDArray[np.bool_], path: Path
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Origins, where the mover has a piece, and destinations, where not."""
+    marked = targets.flatten(1).numpy() > 0
+    mine = (boards > 6) == black[:, None]
+    origins, destinations = marked & mine & (boards > 0), marked & ~(mine & (boards > 0))
+    if not (origins.sum(1) == 1).all() or not (destinations.sum(1) == 1).all():
+        raise UserError(f"{path}: does not mark two squares of a move in every puzzle")
+    return origins.argmax(1).astype(np.uint8), destinations.argmax(1).astype(np.uint8)

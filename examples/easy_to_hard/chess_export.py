@@ -75,29 +75,26 @@ def _parsed(text: IO[str], path: Path) -> Iterator[Row]:
     lines = csv.reader(_lines(text, path), strict=True)
     columns: list[int] = []
     width = 0
-    while True:
-        try:
-            line = next(lines, None)
-        except csv.Error as error:
-            raise UserError(f"{path}: row {lines.line_num} is not CSV ({error})") from error
-        if line is None:
-            break
-        if not columns:
-            columns, width = _columns(line, path), len(line)
-            if "PuzzleId" in line:
-                continue
-        number = lines.line_num
-        if len(line) != width:
-            yield Row(number, None, f"has {len(line)} columns instead of {width}; is it cut off?")
-        else:
-            puzzle, fen, moves, rating = (line[column] for column in columns)
-            yield Row(number, (puzzle, fen, moves, rating), "")
+    try:
+        for line in lines:
+            if not columns:
+                columns, width = _columns(line, path), len(line)
+                if "PuzzleId" in line:
+                    continue
+            if len(line) != width:
+                damage = f"has {len(line)} columns instead of {width}; is it cut off?"
+                yield Row(lines.line_num, None, damage)
+            else:
+                puzzle, fen, moves, rating = (line[column] for column in columns)
+                yield Row(lines.line_num, (puzzle, fen, moves, rating), "")
+    except csv.Error as error:
+        raise UserError(f"{path}: row {lines.line_num} is not CSV ({error})") from error
     if not columns:
         raise UserError(f"{path}: is empty; it should be Lichess's puzzle export")
 
 
 def _lines(text: IO[str], path: Path) -> Iterator[str]:
-    """The lines of a text, none of them longer than memory should be taken for."""
+    """The lines of a text, whose length is limited."""
     while line := text.readline(LONGEST_LINE):
         if len(line) == LONGEST_LINE and not line.endswith("\n"):
             raise UserError(
@@ -122,7 +119,7 @@ def _decompressed(file: BinaryIO, path: Path) -> Any:
 
 
 def _columns(line: list[str], path: Path) -> list[int]:
-    """Where the columns in use stand, from the first line of a file."""
+    """The positions of the columns in use, from the first line of a file."""
     if "PuzzleId" not in line and len(line) >= _FEWEST and line[1].count("/") == 7:
         return list(range(len(COLUMNS)))
     missing = [column for column in COLUMNS if column not in line]

@@ -1,13 +1,14 @@
-"""The chess task: presets, splits by rating, the two highest squares, and a move forming.
+"""The chess task: presets, splits by rating, exact match, and the answers as text and pictures.
 
-A size is the lower end of a band of :data:`BAND` rating points; size 0 stands for all ratings.
-Puzzles are sorted by rating. Training sees the easier ones but for a few held out evenly, half of
-those validate, and the test problems are the other half and the harder puzzles.
+A size is the lower end of a band of :data:`BAND` rating points; size 0 means all ratings.
+Puzzles are sorted by rating. The training set is the easier part without a few that are held out
+evenly. One half of those is for validation; the other half and the harder puzzles are for testing.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -17,14 +18,36 @@ from torch import Tensor
 
 from zpyro.errors import UserError
 
-from .chess import ChessPuzzles, read_puzzles
-from .chess_archive import archived_puzzles
-from .chess_pictures import show
-from .chess_players import chance, greedy
-from .tasks import Examples, Preset, Request, Task
+from . import pictures
+from .chess import ChessPuzzles, archived_puzzles, read_puzzles
+from .chess_board import (
+    BISHOP,
+    BLACK,
+    KNIGHT,
+    PAWN,
+    PIECES,
+    QUEEN,
+    ROOK,
+    Board,
+    Move,
+    legal_moves,
+    square_name,
+)
+from .networks import RecurrentNetwork
+from .prefix_sums import PrefixSums
+from .tasks import Examples, Preset, Request, SolutionTrace, Task
 
 BAND = 200
 """Rating points in a band."""
+
+VALUES = {0: 0, PAWN: 1, KNIGHT: 3, BISHOP: 3, ROOK: 5, QUEEN: 9}
+"""What pieces are worth by the usual count, by white number."""
+
+_SQUARE = 40
+_LIGHT, _DARK = np.array([238, 232, 216]), np.array([176, 160, 136])
+_MARK = np.array([40, 120, 220])
+_TRUTH = (220, 50, 30)
+_GLYPHS = dict(zip("KQRBNPkqrbnp", "♚♛♜♝♞♟♚♛♜♝♞♟", strict=True))
 
 PRESETS = {
     "quick": Preset(
@@ -71,10 +94,7 @@ def build(request: Request) -> Examples:
     inputs, targets = puzzles.planes(turned), puzzles.squares(turned)
     if request.split == "train" and request.options.get("mirrored"):
         # Left and right differ only by castling, which few puzzles ask for.
-        inputs, targets = (
-            torch.cat([inputs, inputs.flip(-1)]),
-            torch.cat([targets, targets.flip(-1)]),
-        )
+        inputs, targets = (torch.cat([part, part.flip(-1)]) for part in (inputs, targets))
     return Examples(inputs, targets)
 
 
@@ -125,15 +145,15 @@ def _split(puzzles: ChessPuzzles, request: Request) -> np.ndarray:
 
 
 def _read(source: Path, skip_bad: bool) -> ChessPuzzles:
-    if source.is_dir():
-        return _archived(source)
-    if not source.is_file():
+    if not (source.is_dir() or source.is_file()):
         raise UserError(f"{source}: there is no such file")
-    return _exported(source, skip_bad, source.stat().st_mtime_ns)
+    return _read_version(source, skip_bad, source.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=1)
-def _exported(source: Path, skip_bad: bool, _changed: int) -> ChessPuzzles:
+def _read_version(source: Path, skip_bad: bool, _changed: int) -> ChessPuzzles:
+    if source.is_dir():
+        return archived_puzzles(source)
     puzzles = read_puzzles(source, skip_bad)
     if puzzles.skipped:
         click.echo(
@@ -143,11 +163,6 @@ def _exported(source: Path, skip_bad: bool, _changed: int) -> ChessPuzzles:
     return puzzles
 
 
-@functools.lru_cache(maxsize=1)
-def _archived(source: Path) -> ChessPuzzles:
-    return archived_puzzles(source)
-
-
 def correct(inputs: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
     """Whether the two most probable squares are those of the move, (B,)."""
     del inputs
@@ -155,16 +170,131 @@ def correct(inputs: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
     return targets.flatten(1).gather(1, highest).bool().all(1)
 
 
-def one_for_all(size: int) -> float:
-    """Every board is as large as any other: no band gets more iterations than another."""
-    del size
-    return 1.0
-
-
 def players(request: Request) -> dict[str, float]:
-    """What players without learning solve of the same puzzles."""
+    """The fraction of the same puzzles that players without learning solve."""
     puzzles = chosen(request)
     return {"any legal move": chance(puzzles), "greedy": greedy(puzzles)}
+
+
+def chance(puzzles: ChessPuzzles) -> float:
+    """The expected fraction of puzzles solved by playing any legal move, all equally likely.
+
+    As for networks only the squares count: promotions to different pieces are one move.
+    """
+    return _solved(puzzles, lambda _, moves: moves)
+
+
+def greedy(puzzles: ChessPuzzles) -> float:
+    """The expected fraction solved by the move that wins most material at once.
+
+    What the opponent takes back is ignored; of equally good moves any is played.
+    """
+    return _solved(puzzles, _greediest)
+
+
+def gain(board: Board, move: Move) -> int:
+    """The material that a move wins: what it captures and what its pawn becomes."""
+    captured = board.squares[move.destination]
+    pawn = board.squares[move.origin] == (PAWN if board.white else PAWN + BLACK)
+    if pawn and move.destination == board.en_passant:
+        captured = PAWN
+    kind = captured - BLACK if captured > BLACK else captured
+    promoted = VALUES[move.promotion] - VALUES[PAWN] if move.promotion else 0
+    return VALUES[kind] + promoted
+
+
+def _greediest(board: Board, moves: list[Move]) -> list[Move]:
+    gains = [gain(board, move) for move in moves]
+    best = max(gains)
+    return [move for move, won in zip(moves, gains, strict=True) if won == best]
+
+
+def _solved(puzzles: ChessPuzzles, candidates: Callable[[Board, list[Move]], list[Move]]) -> float:
+    total = 0.0
+    for index in range(len(puzzles)):
+        board = puzzles.board(index)
+        played = {move[:2] for move in candidates(board, legal_moves(board))}
+        best = (int(puzzles.origins[index]), int(puzzles.destinations[index]))
+        total += (best in played) / len(played)
+    return total / len(puzzles)
+
+
+def show(forming: SolutionTrace) -> list[str]:
+    """The two most probable squares after every iteration; with ``out`` a picture of each.
+
+    Boards are seen from the mover's side, whose pieces are the capital (white) ones.
+    """
+    planes = forming.inputs[0]
+    best = _names(forming.targets[0].float(), planes)
+    pieces = _pieces(planes)
+    lines = [" ".join(pieces[8 * rank : 8 * rank + 8]) for rank in reversed(range(8))]
+    for iteration, logits in enumerate(forming.logits, start=1):
+        probability = logits[0].softmax(0)[1]
+        names = _names(probability, planes)
+        odds = " ".join(f"{p:.0%}" for p in probability.flatten().topk(2).values.tolist())
+        lines.append(
+            f"{iteration:>6}  {' '.join(names)}  ({odds})"
+            + ("  right" if set(names) == set(best) else "")
+        )
+    lines.append(f"{'move':>6}  {' '.join(best)}")
+    if forming.out is not None:
+        answers = [logits[0].softmax(0)[1] for logits in forming.logits]
+        frames = [_picture(planes, answer, None) for answer in answers]
+        solution = _picture(planes, answers[-1], forming.targets[0])
+        lines.append(pictures.save(frames, solution, "outlined: the move", forming.out))
+    return lines
+
+
+def _names(values: Tensor, planes: Tensor) -> list[str]:
+    """The squares of the two highest values, the mover's own pieces first."""
+    mine = planes[:6].sum(0).flatten()
+    highest = values.flatten().topk(2).indices.tolist()
+    return [square_name(n) for n in sorted(highest, key=lambda n: -int(mine[n]))]
+
+
+def _pieces(planes: Tensor) -> list[str]:
+    """The letter on each of the 64 squares, "." for none."""
+    numbers = (planes.long() * torch.arange(1, 13).view(12, 1, 1)).sum(0)
+    return [PIECES[n] for n in numbers.flatten().tolist()]
+
+
+def _picture(planes: Tensor, probability: Tensor, target: Tensor | None) -> pictures.Picture:
+    """The board, its squares the bluer the more probably they belong to the move."""
+    rank, file = np.indices((8, 8))
+    light = ((rank + file) % 2 == 1)[..., None]
+    share = probability.numpy()[..., None]
+    colors = (1 - share) * np.where(light, _LIGHT, _DARK) + share * _MARK
+    library = pictures.pillow()
+    # The first rank is at the bottom.
+    large = pictures.enlarged(colors[::-1].astype(np.uint8), _SQUARE)
+    image = library.Image.fromarray(np.ascontiguousarray(large))
+    pen, font = library.ImageDraw.Draw(image), _font(library)
+    for number, piece in enumerate(_pieces(planes)):
+        left, top = number % 8 * _SQUARE, (7 - number // 8) * _SQUARE
+        if piece != ".":
+            pen.text(
+                (left + _SQUARE // 2, top + _SQUARE // 2),
+                _GLYPHS[piece],
+                fill="white" if piece.isupper() else "black",
+                stroke_width=1,
+                stroke_fill="black" if piece.isupper() else "white",
+                font=font,
+                anchor="mm",
+            )
+        if target is not None and target.flatten()[number]:
+            corner = (left + _SQUARE - 2, top + _SQUARE - 2)
+            pen.rectangle(((left + 1, top + 1), corner), outline=_TRUTH, width=3)
+    return np.asarray(image)
+
+
+def _font(library: object) -> object:
+    """A font with chess pieces: the one that matplotlib carries."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError("drawing boards needs matplotlib; pip install 'zpyro[plots]'") from error
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return library.ImageFont.truetype(str(path), _SQUARE - 8)  # type: ignore[attr-defined]
 
 
 TASK = Task(
@@ -176,7 +306,9 @@ TASK = Task(
     build=build,
     correct=correct,
     show=show,
-    difficulty=one_for_all,
+    sources=(PrefixSums, RecurrentNetwork),  # one paper describes all three data sets
+    # All boards have one size, so all bands get the same number of iterations.
+    difficulty=lambda _: 1.0,
     players=players,
     unit="rating",
     summary="the two squares of the best move",

@@ -1,6 +1,6 @@
 """``zpyro example TASK train|test|show``: the same three commands for every task.
 
-torch is imported when a command runs, so that help is there at once.
+torch is imported when a command runs, so that help needs no time.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from .sweep import Sweep
 
 HELP = {
-    "prefix-sums": "Bits whose prefix sums modulo 2 are wanted, learned on 32 and asked of 512.",
-    "mazes": "Mazes whose path is wanted, learned on 9 x 9 and asked of 59 x 59.",
-    "chess": "Chess puzzles whose best move is wanted, learned on easy and asked of hard ones.",
+    "prefix-sums": "Prefix sums modulo 2 of bits, learned on 32 bits and tested on 512.",
+    "mazes": "Paths through mazes, learned on 9 x 9 and tested on 59 x 59.",
+    "chess": "Best moves of chess puzzles, learned on easy ones and tested on hard ones.",
 }
 SIZES = {"prefix-sums": "64,128,512", "mazes": "9,13,33", "chess": "0,1600,2000"}
 DATA = {"chess": " --data lichess_db_puzzle.csv"}
@@ -79,7 +79,7 @@ def _train(name: str) -> click.Command:
     @click.option("--data", type=PATH, help="Your own file or folder.")
     @click.option("--skip-bad", is_flag=True, help="Leave out bad rows of it, and count them.")
     @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
-    @click.option("--resume", type=PATH, help="Go on with this run.")
+    @click.option("--resume", type=PATH, help="Continue this run.")
     def train(**options: Any) -> None:
         from . import running
 
@@ -96,8 +96,9 @@ def _test(name: str) -> click.Command:
         "test",
         help=f"""Test RUN on problems of other sizes: a table, and accuracy against iterations.
 
-        How long to think follows from held-out problems of the training's sizes alone; docs say
-        how. With --json a line {{"size", "iterations", "accuracy", "count"}} for each size.
+        The number of iterations is chosen on held-out problems of the training's sizes; the
+        documentation says how. With --json a line {{"size", "iterations", "accuracy", "count"}}
+        for each size.
 
         \b
         Example:
@@ -110,7 +111,7 @@ def _test(name: str) -> click.Command:
     @click.option("--count", default=1000, show_default=True, type=click.IntRange(1))
     @click.option("--iterations", type=click.IntRange(1), help="In place of the rule's.")
     @click.option("--json", "as_json", is_flag=True, help="One JSON line for each size.")
-    @click.option("--picture", type=PATH, help="Draw accuracy to this file.")
+    @click.option("--picture", type=PATH, help="Plot accuracy to this file.")
     @click.option("--seed", type=click.IntRange(0, (1 << 31) - 1), help="Of the problems.")
     @click.option("--data", type=PATH, help="Your own file or folder.")
     @click.option("--skip-bad", is_flag=True, help="Leave out bad rows of it, and count them.")
@@ -151,7 +152,7 @@ def _show(name: str) -> click.Command:
         "--out",
         "out",
         type=PATH,
-        help="Draw it to this file, where it can be drawn.",
+        help="Plot it to this file (mazes and chess).",
     )
     @click.option("--data", type=PATH, help="Your own file or folder.")
     @click.option("--skip-bad", is_flag=True, help="Leave out bad rows of it, and count them.")

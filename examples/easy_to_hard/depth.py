@@ -1,6 +1,6 @@
-"""Thinking depth as a latent variable, marginalized exactly.
+"""The number of iterations (depth) as a latent variable, marginalized exactly.
 
-With states h_1..h_m of a thinking network on inputs x, the generative process is::
+With states h_1..h_m of an iterated network on inputs x, the generative process is::
 
     before iteration t   time is up with probability 1 - patience
     after iteration t    stop with probability s_t = sigmoid(min over cells of f(h_t))
@@ -8,7 +8,7 @@ With states h_1..h_m of a thinking network on inputs x, the generative process i
     answers              p(y | x, t) = prod over cells of Categorical(y | head(h_t))
                          where time ran out before a stop, every answer is equally likely
 
-The prior over depth is geometric where s is constant; what s_t reads from the state is learned.
+The prior over depth is geometric where s is constant; s_t is a learned function of the state.
 A finite patience makes the shorter of two equally good depths the likelier one. The depth has m + 1
 values, so the evidence and the posterior are sums of m + 1 terms::
 
@@ -46,15 +46,14 @@ from .programs import (
 from .solvers import Answer, FixedDepthSolver
 
 PATIENCE = 0.98
-THINKING_ALONE = 0.5
-"""The first share of a training learns to think; when to stop can be told only of states that
-lead somewhere. With the evidence from the first step on, a network learns to stop before it has
-begun, and neither."""
+NO_EVIDENCE_SHARE = 0.5
+"""The share of a training without the evidence. With the evidence from the first step on, a network
+learns to stop before its states are useful, and learns neither."""
 
 
 @dataclass(frozen=True, eq=False)
 class Depths:
-    """What the model says for every depth 1..m and, last, for time having run out.
+    """Prior and answers for every depth 1..m and, last, for the case that time ran out.
 
     Attributes:
         log_prior: log p(t | x), (B, m + 1), nats.
@@ -75,13 +74,13 @@ class LatentDepthSolver(RecurrentSolver):
     empty guide and ``TraceEnum_ELBO``.
 
     Args:
-        network: what thinks.
+        network: the iterated network.
         iterations: m, the greatest depth.
-        progressive_weight: a, see :class:`RecurrentSolver`, while it learns to think.
+        progressive_weight: a, see :class:`RecurrentSolver`, while there is no evidence term.
         scored: which cells count; all by default.
         extra_iterations: see :class:`RecurrentSolver`.
         patience: the probability of having time for another iteration.
-        evidence_weight: w, of the evidence once it is there; the progressive term has 1 - w.
+        evidence_weight: w, of the evidence term; the progressive term has 1 - w.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class LatentDepthSolver(RecurrentSolver):
         nn.init.constant_(self.done.bias, -torch.tensor(iterations / 2 - 1.0).clamp(1).log().item())
 
     def stop_logits(self, state: Tensor, inputs: Tensor) -> Tensor:
-        """The log-odds of stopping, (B,): those of the cell that is least ready."""
+        """The log-odds of stopping, (B,): the smallest over the cells."""
         ready = self.done(at_least_float32(state).flatten(2).transpose(1, 2)).squeeze(-1)
         if self.scored is not None:
             ready = ready.where(self.scored(inputs).flatten(1), ready.new_tensor(torch.inf))
@@ -138,7 +137,7 @@ class LatentDepthSolver(RecurrentSolver):
 
         Args:
             inputs: problems, (B, channels, *cells).
-            targets: answers, (B, *cells); None draws them.
+            targets: answers, (B, *cells); None samples them.
             iterations: the greatest depth; by default as in training.
         """
         depths = self.depths(inputs, self.iterations if iterations is None else iterations)
@@ -146,7 +145,7 @@ class LatentDepthSolver(RecurrentSolver):
 
     @pyro_method
     def depth_model(self, inputs: Tensor, targets: Tensor) -> None:
-        """The progressive loss alone, in which there is no depth."""
+        """The progressive loss without the evidence."""
         super().training_model(inputs, targets)
 
     @pyro_method
@@ -231,7 +230,7 @@ def depth_prior(stop_logits: Tensor, patience: float) -> Tensor:
 class LatentDepthTrainer(FixedDepthSolver):
     """Trains a :class:`LatentDepthSolver` through stock ``TraceEnum_ELBO``.
 
-    The first half of the training (:data:`THINKING_ALONE`) is without the evidence.
+    The first half of the training (:data:`NO_EVIDENCE_SHARE`) is without the evidence.
 
     Args:
         recurrent: the Pyro programs.
@@ -245,7 +244,7 @@ class LatentDepthTrainer(FixedDepthSolver):
 
     def at(self, fraction: float, *, grown: bool) -> None:
         super().at(fraction, grown=grown)
-        self.with_evidence = fraction >= THINKING_ALONE
+        self.with_evidence = fraction >= NO_EVIDENCE_SHARE
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         recurrent = self.latent_depth

@@ -1,20 +1,25 @@
-"""Mazes with one way through, grown by randomized depth-first search, many at a time.
+"""Mazes with one path from start to end, generated or read from the published archives.
 
 A maze of odd size n has m x m cells, m = (n + 1) / 2, and the walls or openings between them, which
 makes a grid of n x n. Its openings are a spanning tree of the cells, so exactly one path leads from
-the start to the end. The search that grows the tree begins at the start, as the published one does.
+the start to the end. The randomized depth-first search that makes the tree begins at the start, as
+the published one does.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zpyro.datasets.formats.declared import DAMAGED
 from zpyro.errors import UserError
 
 Booleans = NDArray[np.bool_]
@@ -31,11 +36,11 @@ _CELLS_AT_A_TIME = 100_000
 
 @dataclass(frozen=True)
 class Drawing:
-    """Mazes side by side, as grids of n x n.
+    """N mazes as grids of n x n.
 
     Attributes:
-        passages: where one can walk, (N, n, n).
-        paths: the way from start to end, both included, (N, n, n).
+        passages: True where there is no wall, (N, n, n).
+        paths: True from start to end, both included, (N, n, n).
         starts: row and column of the starts in the grid, (N, 2).
         ends: row and column of the ends, (N, 2).
     """
@@ -49,15 +54,13 @@ class Drawing:
         return len(self.passages)
 
     def __getitem__(self, index: slice | Integers) -> Drawing:
-        return Drawing(
-            self.passages[index], self.paths[index], self.starts[index], self.ends[index]
-        )
+        return Drawing(*(values[index] for values in vars(self).values()))
 
 
 class Mazes:
-    """Distinct mazes of one size; a longer draw of the same seed begins with a shorter one.
+    """Distinct mazes of one size; more mazes of the same seed begin with the fewer.
 
-    Mazes that repeat one drawn before are dropped and others are drawn for them.
+    Mazes that repeat an earlier one are dropped and replaced by others.
 
     Args:
         size: side of the grid, odd and at least 3; the published ones are 9 to 59.
@@ -66,10 +69,10 @@ class Mazes:
 
     Attributes:
         drawing: the mazes as grids.
-        repeats: how many mazes were dropped because they had been drawn before.
+        repeats: number of mazes that were dropped because they repeated an earlier one.
 
     Raises:
-        UserError: if the size is even or too small, or has not so many mazes.
+        UserError: if the size is even or too small, or has fewer mazes.
 
     Source: appendix of arXiv:2108.06011, the data sets of arXiv:2106.04537::
 
@@ -150,7 +153,7 @@ def _drawn(grids: NDArray[np.uint8], geometry: str) -> Tensor:
 
 
 def _distinct(size: int, count: int, seed: int) -> tuple[Drawing, int]:
-    """The first ``count`` distinct mazes of a seed, and how many repeats stood among them."""
+    """The first ``count`` distinct mazes of a seed, and how many repeats were among them."""
     kept: list[Drawing] = []
     seen: set[bytes] = set()
     found = drawn = 0
@@ -161,7 +164,8 @@ def _distinct(size: int, count: int, seed: int) -> tuple[Drawing, int]:
         if found == count:
             # What followed the last maze kept does not count as drawn.
             repeats = drawn + int(fresh[-1]) + 1 - count
-            return _joined(kept), repeats
+            arrays = zip(*(vars(drawing).values() for drawing in kept), strict=True)
+            return Drawing(*map(np.concatenate, arrays)), repeats
         drawn += len(drawing)
         if drawn > 100 * count + 100_000:
             raise UserError(
@@ -185,23 +189,12 @@ def _fresh(drawing: Drawing, seen: set[bytes]) -> Integers:
     return np.array(fresh, dtype=np.int64)
 
 
-def _joined(drawings: list[Drawing]) -> Drawing:
-    return Drawing(
-        np.concatenate([d.passages for d in drawings]),
-        np.concatenate([d.paths for d in drawings]),
-        np.concatenate([d.starts for d in drawings]),
-        np.concatenate([d.ends for d in drawings]),
-    )
-
-
 def _draws(size: int, seed: int) -> Iterator[Drawing]:
-    """Mazes without end, in portions that depend on size and seed alone."""
+    """An endless stream of mazes, in portions that depend on size and seed only."""
     cells = (size + 1) // 2
     portion = max(32, _CELLS_AT_A_TIME // cells**2)
-    number = 0
-    while True:
+    for number in itertools.count():
         yield draw(cells, portion, np.random.default_rng([seed, size, number]))
-        number += 1
 
 
 def draw(cells: int, count: int, random: np.random.Generator) -> Drawing:
@@ -279,3 +272,63 @@ def _open(grids: Booleans, mazes: Integers, cell: Integers, parent: Integers, st
 def _place(cell: Integers, stride: int) -> Integers:
     """Row and column in the grid of cells numbered in the field, (N, 2)."""
     return 2 * np.stack([cell // stride - 1, cell % stride - 1], axis=-1)
+
+
+def archived(folder: Path, split: str, size: int, count: int) -> tuple[Tensor, Tensor]:
+    """The first mazes of a published archive, in the published geometry.
+
+    An archive is a folder ``maze_data_train_9`` or ``maze_data_test_N`` with the arrays
+    ``inputs.npy``, (count, 3, side, side), and ``solutions.npy``, (count, side, side). Nothing is
+    unpickled.
+
+    Args:
+        folder: where the folders of the archives are.
+        split: "train" or "test".
+        size: of the mazes.
+        count: how many at most.
+
+    Returns:
+        Pictures, uint8 (N, 3, side, side), and masks of the paths, uint8 (N, side, side).
+
+    Raises:
+        UserError: if there is no such archive, or it is damaged.
+    """
+    check_size(size)
+    place = folder / f"maze_data_{split}_{size}"
+    if not place.is_dir():
+        raise UserError(f"{folder}: has no folder {place.name}; --data names its parent")
+    inputs, solutions = _array(place / "inputs.npy"), _array(place / "solutions.npy")
+    length = side(size, "published")
+    if inputs.shape[1:] != (3, length, length) or solutions.shape != (
+        len(inputs),
+        length,
+        length,
+    ):
+        raise UserError(
+            f"{place}: shapes {inputs.shape} and {solutions.shape} are not those of mazes of "
+            f"size {size}, (N, 3, {length}, {length}) and (N, {length}, {length})"
+        )
+    return _bits(inputs[:count], place), _bits(solutions[:count], place)
+
+
+def compacted(pictures: Tensor) -> Tensor:
+    """Published pictures (..., side, side) in the compact geometry: every other pixel."""
+    return pictures[..., 1:-1:2, 1:-1:2].contiguous()
+
+
+def _array(path: Path) -> NDArray[Any]:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except DAMAGED as error:
+        raise UserError(f"{path}: cannot be read as an array ({error})") from error
+
+
+def _bits(values: NDArray[Any], place: Path) -> Tensor:
+    # Portion by portion: the archives hold a number of eight bytes for every black or white pixel.
+    bits = np.empty(values.shape, dtype=np.uint8)
+    for first in range(0, len(values), 1000):
+        portion = np.asarray(values[first : first + 1000])
+        if portion.dtype.kind not in "biuf" or not np.isin(portion, (0, 1)).all():
+            raise UserError(f"{place}: holds other numbers than 0 and 1; is it damaged?")
+        bits[first : first + 1000] = portion
+    return torch.from_numpy(bits)

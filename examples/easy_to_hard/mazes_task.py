@@ -1,4 +1,4 @@
-"""The maze task: presets, splits, exact match on the passages, and a path forming."""
+"""The maze task: presets, splits, exact match on the passages, answers as text and pictures."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import torch
 from torch import Tensor
 
 from . import pictures
-from .mazes import Mazes
-from .mazes_archive import archived, compacted
+from .mazes import Mazes, archived, compacted
+from .networks import RecurrentNetwork
 from .tasks import Examples, Preset, Request, SolutionTrace, Task
-
-_ORDER = {"test": 0, "valid": 1, "train": 2}
 
 _PATH = np.array([40, 90, 220])
 _SHORT_SIDE = 160
-"""Pictures are at least so many pixels wide."""
+"""The smallest width of a picture, pixels."""
 
 PRESETS = {
     "quick": Preset(
@@ -52,17 +50,17 @@ PRESETS = {
 
 
 def held_out(size: int) -> int:
-    """How many mazes of a seed are kept for each of "test" and "valid"."""
-    # All there are that a search from the start can grow: 24 and 864.
+    """Mazes of a seed in each of "test" and "valid"."""
+    # The search can make only 24 mazes of size 3 and 864 of size 5.
     few = {3: 4, 5: 150}
     return few.get(size, 10_000 if size <= 17 else 1_000)
 
 
 def build(request: Request) -> Examples:
-    """Mazes of one size; no maze stands in two splits of the same seed.
+    """Mazes of one size; no maze is in two splits of the same seed.
 
-    The splits are successive parts of one draw without repeats. With ``request.source`` training
-    and test mazes come from the published archives there; validation mazes are still drawn.
+    With ``request.source``, training and test mazes come from the published archives there;
+    validation mazes are still generated.
     """
     size, geometry = request.size, str(request.options.get("geometry", "published"))
     if request.source is not None and request.split != "valid":
@@ -70,15 +68,13 @@ def build(request: Request) -> Examples:
         if geometry == "compact":
             inputs, targets = compacted(inputs), compacted(targets)
         return Examples(inputs, targets)
-    kept = held_out(size)
-    first = _ORDER[request.split] * kept
-    count = request.count if request.split == "train" else min(request.count, kept)
-    mazes = Mazes(size, first + count, request.seed)
+    first, end = request.part(held_out(size))
+    mazes = Mazes(size, end, request.seed)
     return Examples(mazes.images(geometry)[first:], mazes.masks(geometry)[first:])
 
 
 def passages(inputs: Tensor) -> Tensor:
-    """Where one can walk, (B, side, side)."""
+    """True where there is no wall, (B, side, side)."""
     return inputs.amax(1) > 0
 
 
@@ -86,11 +82,6 @@ def correct(inputs: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
     """Whether every square of the passages is right, (B,)."""
     right = (logits.argmax(1) == targets) | ~passages(inputs)
     return right.flatten(1).all(1)
-
-
-def cells(size: int) -> float:
-    """How many cells a maze has, in proportion to which its longest ways grow."""
-    return ((size + 1) // 2) ** 2
 
 
 def show(forming: SolutionTrace) -> list[str]:
@@ -113,9 +104,8 @@ def show(forming: SolutionTrace) -> list[str]:
     if forming.out is not None:
         drawn = forming.logits[:count]
         frames = [_picture(image, logits[0].softmax(0)[1]) for logits in drawn]
-        captions = [f"after {n}" for n in range(1, len(frames) + 1)]
-        frames.append(_picture(image, path.float()))
-        lines.append(pictures.save(frames, [*captions, "the path"], forming.out))
+        solution = _picture(image, path.float())
+        lines.append(pictures.save(frames, solution, "the path", forming.out))
     return lines
 
 
@@ -130,7 +120,7 @@ def _characters(image: Tensor, path: Tensor) -> list[str]:
 
 
 def _picture(image: Tensor, probability: Tensor) -> pictures.Picture:
-    """A maze with its passages the bluer the more probably they belong to the path."""
+    """A maze, its passages bluer where they more probably belong to the path."""
     colors = image.permute(1, 2, 0).float().numpy() * 255
     plain = image.amin(0).bool().numpy()
     share = probability.numpy()[plain][:, None]
@@ -148,7 +138,9 @@ TASK = Task(
     build=build,
     correct=correct,
     show=show,
-    difficulty=cells,
+    sources=(Mazes, RecurrentNetwork),
+    # The longest paths grow with the number of cells.
+    difficulty=lambda size: ((size + 1) // 2) ** 2,
     scored=passages,
     unit="maze size",
     summary="the one path from start to end",

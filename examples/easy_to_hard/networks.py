@@ -1,4 +1,4 @@
-"""Convolutional networks that think in iterations, over sequences (1-D) and images (2-D).
+"""Convolutional networks that iterate a block, over sequences (1-D) and images (2-D).
 
 All are a projection, iterations of a residual block, and a head that can answer after any
 iteration. Layers, widths and the absence of biases are those of the published networks; sequences
@@ -84,7 +84,7 @@ class IteratedNetwork(nn.Module):
             yield state
 
     def forward(self, inputs: Tensor, iterations: int) -> Tensor:
-        """Logits (B, classes, *cells) after so many iterations."""
+        """Logits (B, classes, *cells) after a number of iterations."""
         return self.answer(self.iterate_from(self.initial_state(inputs), inputs, iterations))
 
     @property
@@ -122,13 +122,9 @@ class RecurrentNetwork(IteratedNetwork):
     """One block of two residual blocks iterated, with recall or without.
 
     With recall every iteration begins with a convolution over the state and the inputs, so that
-    the problem cannot be forgotten however long it thinks.
+    the problem is not forgotten over many iterations.
 
-    Args:
-        dimensions: 1 for sequences, 2 for images.
-        channels: of the inputs.
-        width: channels of a state.
-        classes: number of answers to choose from in each cell.
+    Args: as in :class:`IteratedNetwork`, and
         recall: whether the inputs are given again in every iteration.
 
     Source: with recall section 3 of arXiv:2202.05826, without arXiv:2106.04537::
@@ -166,14 +162,10 @@ class RecurrentNetwork(IteratedNetwork):
 
 
 class FeedForwardNetwork(IteratedNetwork):
-    """The recurrent network without recall, unrolled into layers with weights of their own.
+    """The recurrent network without recall, unrolled into layers with separate weights.
 
-    Args:
-        dimensions: 1 for sequences, 2 for images.
-        channels: of the inputs.
-        width: channels of a state.
-        classes: number of answers to choose from in each cell.
-        iterations: how many blocks; it cannot think longer.
+    Args: as in :class:`IteratedNetwork`, and
+        iterations: number of blocks, which limits the iterations.
     """
 
     def __init__(
@@ -192,12 +184,12 @@ class FeedForwardNetwork(IteratedNetwork):
 
 
 def keep_sizes(network: IteratedNetwork, branch: float = 0.1) -> None:
-    """Draw a network's weights so that states keep their size over many iterations, in place.
+    """Initialize a network so that states keep their size over many iterations, in place.
 
-    torch's own draw, which the published networks use, shrinks a state in every convolution
-    outside a residual branch, so that at first little survives an iteration and whether the
-    recurrence is found becomes a matter of luck. Here convolutions before a ReLU keep the size of
-    what they read (He et al., arXiv:1502.01852) and residual branches begin small.
+    torch's default, which the published networks use, shrinks a state in every convolution outside
+    a residual branch, so that some trainings do not find the recurrence. Here convolutions before a
+    ReLU keep the size of their inputs (He et al., arXiv:1502.01852), and residual branches begin
+    small.
 
     Args:
         network: the network.

@@ -1,4 +1,4 @@
-"""Answers forming, as a strip of pictures or an animated GIF."""
+"""The answers of a solver, as a strip of pictures or an animated GIF."""
 
 from __future__ import annotations
 
@@ -29,10 +29,16 @@ _MILLISECONDS = 250
 _LAST_MILLISECONDS = 2500
 
 
-def save(pictures: Sequence[Picture], captions: Sequence[str], path: Path) -> str:
-    """Write pictures of equal size: one after another to a .gif, side by side to a .png.
+def save(answers: Sequence[Picture], solution: Picture, caption: str, path: Path) -> str:
+    """Write pictures of equal size: an animation to a .gif, a strip side by side to a .png.
 
-    A strip shows :data:`IN_A_STRIP` of them, the first, the last, and evenly between.
+    A strip has :data:`IN_A_STRIP` of them: the first, the last, and evenly between.
+
+    Args:
+        answers: after 1, 2, ... iterations.
+        solution: the last picture.
+        caption: of the solution.
+        path: the file.
 
     Returns:
         A line that says what was written, in rich's markup.
@@ -42,23 +48,29 @@ def save(pictures: Sequence[Picture], captions: Sequence[str], path: Path) -> st
     """
     if path.suffix not in (".gif", ".png"):
         raise UserError(f"--out {path}: write to a .png (strip) or a .gif (animation)")
-    framed = [_framed(*each) for each in zip(pictures, captions, strict=True)]
+    framed = [_framed(picture, f"after {n}") for n, picture in enumerate(answers, start=1)]
+    framed.append(_framed(solution, caption))
     try:
         if path.suffix == ".gif":
             times = [_MILLISECONDS] * (len(framed) - 1) + [_LAST_MILLISECONDS]
-            # The same palette for all: one of its own for each frame would flicker.
+            # One palette for all frames: with separate ones the animation flickers.
             frames = [frame.quantize(palette=framed[-1].quantize()) for frame in framed]
             frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0)
             return f"{escape(str(path))}: {len(framed)} frames"
         chosen = sorted({round(n) for n in np.linspace(0, len(framed) - 1, IN_A_STRIP)})
-        _strip([framed[n] for n in chosen]).save(path)
+        width, height = framed[0].size
+        step = width + _GAP
+        strip = pillow().Image.new("RGB", (step * len(chosen) - _GAP, height), "white")
+        for place, n in enumerate(chosen):
+            strip.paste(framed[n], (place * step, 0))
+        strip.save(path)
         return f"{escape(str(path))}: {len(chosen)} of {len(framed)} pictures"
     except OSError as error:
         raise UserError(f"--out {path}: cannot be written ({error.strerror or error})") from error
 
 
 def settled(answers: Sequence[Tensor]) -> int:
-    """How many answers there are up to the first that is like all that follow."""
+    """The number of answers up to the first one after which they do not change."""
     changes = [n for n in range(1, len(answers)) if not answers[n].equal(answers[n - 1])]
     return changes[-1] + 1 if changes else 1
 
@@ -89,11 +101,3 @@ def _framed(pixels: Picture, caption: str) -> Image:
     frame.paste(library.Image.fromarray(pixels), (0, _CAPTION))
     library.ImageDraw.Draw(frame).text((2, 3), caption, fill="black")
     return frame
-
-
-def _strip(frames: Sequence[Image]) -> Image:
-    width = frames[0].width + _GAP
-    strip = pillow().Image.new("RGB", (width * len(frames) - _GAP, frames[0].height), "white")
-    for number, frame in enumerate(frames):
-        strip.paste(frame, (number * width, 0))
-    return strip

@@ -1,7 +1,7 @@
 """Prefix sums: bit strings, and for every bit the parity of the bits up to it.
 
 The data set of arXiv:2108.06011, with one difference: there the strings of a length come from
-integers drawn with replacement once they do not fit 64 bits; here no string ever comes twice.
+integers sampled with replacement once they do not fit 64 bits; here no string occurs twice.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from torch import Tensor
 
 from zpyro.errors import UserError
 
+from .networks import RecurrentNetwork
+from .tasks import Examples, Preset, Request, SolutionTrace, Task
+
 
 @dataclass(frozen=True)
 class PrefixSums:
-    """Strings of ``bits`` bits drawn uniformly without replacement, and their prefix sums mod 2.
+    """Strings of ``bits`` bits sampled uniformly without replacement, and prefix sums modulo 2.
 
     Attributes:
         bits: n, the length of the strings.
         size: how many strings.
-        seed: of the draw; the strings of a smaller size are the first ones of a larger.
+        seed: of the strings; those of a smaller size are the first ones of a larger.
 
     Raises:
         UserError: if there are not so many strings of that length (10,000 need 14 bits), or a
@@ -86,13 +89,13 @@ class PrefixSums:
 def _first_different(random: np.random.Generator, size: int, bits: int) -> np.ndarray:
     """The first ``size`` different strings of a stream of uniform ones.
 
-    Dropping repeats from a uniform stream is drawing without replacement.
+    Dropping repeats from a uniform stream is sampling without replacement.
     """
     width = -(-bits // 8)
     last = 0xFF & (0xFF << (8 * width - bits))
     found = np.empty((0, width), np.uint8)
     while len(found) < size:
-        # Whole blocks, so that a larger size only goes on with the same stream.
+        # Whole blocks, so that a larger size continues the same stream.
         rows = -(-size // _BLOCK) * _BLOCK
         more = random.integers(0, 256, (rows, width), dtype=np.uint8)
         more[:, -1] &= last
@@ -102,4 +105,86 @@ def _first_different(random: np.random.Generator, size: int, bits: int) -> np.nd
     return found[:size]
 
 
+HELD_OUT = 10_000
+"""Strings of a seed and length in each of "valid" and "test"; of few bits, an eighth of all."""
 _BLOCK = 16_384
+
+PRESETS = {
+    "quick": Preset(
+        width=32,
+        iterations=30,
+        progressive_weight=1.0,
+        train_size=32,
+        train_count=100_000,
+        epochs=4,
+        batch_size=100,
+        learning_rate=2e-3,
+        growing=0.5,
+        shortest=8,
+        extra_iterations=90,
+        average=0.99,
+        valid_sizes=(32, 64),
+        test_sizes=(32, 64, 128, 256, 512),
+        max_minutes=10.0,
+    ),
+    "published": Preset(
+        width=400,
+        iterations=30,
+        progressive_weight=1.0,
+        train_size=32,
+        train_count=10_000,
+        epochs=150,
+        batch_size=100,
+        weight_decay=2e-4,
+        schedule="steps",
+        milestones=(60, 100),
+        warmup=5.0,
+        valid_sizes=(32, 64),
+        valid_count=1_000,
+        test_sizes=(32, 64, 128, 256, 512),
+    ),
+}
+
+
+def build(request: Request) -> Examples:
+    """Strings of ``request.size`` bits; no string is in two splits of the same seed."""
+    first, end = request.part(min(HELD_OUT, 2**request.size // 8))
+    inputs, targets = PrefixSums(request.size, end, request.seed).tensors()
+    return Examples(inputs[first:], targets[first:])
+
+
+def correct(inputs: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    """Whether every bit is right, (B,)."""
+    del inputs
+    return (logits.argmax(1) == targets).all(1)
+
+
+def show(forming: SolutionTrace) -> list[str]:
+    """A line for every iteration, wrong bits in red; the problem above, the answer below."""
+    bits, sums = forming.inputs[0, 0].int().tolist(), forming.targets[0].int().tolist()
+    lines = [f"{'bits':>6}  {''.join(map(str, bits))}"]
+    for iteration, logits in enumerate(forming.logits, start=1):
+        answer = logits[0].argmax(0).tolist()
+        wrong = sum(a != b for a, b in zip(answer, sums, strict=True))
+        digits = "".join(
+            str(a) if a == b else f"[bold red]{a}[/bold red]"
+            for a, b in zip(answer, sums, strict=True)
+        )
+        lines.append(f"{iteration:>6}  {digits}  {f'{wrong} wrong' if wrong else 'all right'}")
+    lines.append(f"{'sums':>6}  {''.join(map(str, sums))}")
+    return lines
+
+
+TASK = Task(
+    name="prefix-sums",
+    dimensions=1,
+    channels=1,
+    classes=2,
+    presets=PRESETS,
+    build=build,
+    correct=correct,
+    show=show,
+    sources=(PrefixSums, RecurrentNetwork),
+    unit="bits",
+    summary="the parity of the first i bits, for every i",
+)

@@ -1,8 +1,8 @@
-"""Thinking networks as Pyro programs: a categorical site for every cell of an answer.
+"""Iterated networks as Pyro programs: a categorical site for every cell of an answer.
 
 The programs have no latents of their own, so stock ``Trace_ELBO`` with the empty guide is maximum
 likelihood; :func:`random_weights` turns the weights into latents, and then priors, ``AutoGuide``s
-and ``Predictive`` work as for any Pyro model. :mod:`.depth` adds thinking depth as a latent.
+and ``Predictive`` work as for any Pyro model. :mod:`.depth` adds a latent number of iterations.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class RecurrentSolver(PyroModule):
         iterations: m, the number of iterations in training.
         progressive_weight: a, the weight of the progressive term.
         scored: which cells count; all by default.
-        extra_iterations: in half of the batches n grows by up to so many iterations, so that an
-            answer, once found, is kept at any number of iterations; 0 as published.
+        extra_iterations: in half of the batches n grows by up to this many iterations, so that an
+            answer is kept once it is found; 0 as published.
 
     Source: equation 1 and algorithm 1 of arXiv:2202.05826.
     """
@@ -58,7 +58,7 @@ class RecurrentSolver(PyroModule):
         scored: Scored | None = None,
         extra_iterations: int = 0,
     ) -> None:
-        # A name of its own: two of them in one process must not meet in Pyro's parameter store.
+        # A unique name, because Pyro's parameter store is shared by all of them.
         super().__init__(f"recurrent_solver_{next(_serial_numbers)}")
         self.network = network
         self.iterations = iterations
@@ -75,8 +75,8 @@ class RecurrentSolver(PyroModule):
 
         Args:
             inputs: problems, (B, channels, *cells).
-            targets: answers, (B, *cells); None draws them.
-            iterations: how long to think; by default as long as in training.
+            targets: answers, (B, *cells); None samples them.
+            iterations: by default as many as in training.
         """
         count = self.iterations if iterations is None else iterations
         logits = self.network(inputs, count)
@@ -88,11 +88,11 @@ class RecurrentSolver(PyroModule):
         """The progressive loss (1 - a) L_max + a L_prog as weighted log-likelihoods.
 
         L_max is the loss after all m iterations. L_prog is the loss after n iterations without
-        gradient and k with, n ~ U{0..m-1} and k ~ U{1..m-n}, which teaches the block to improve
-        whatever state it is given, and so to go on beyond m. A term of weight 0 costs nothing.
+        gradient and k with, n ~ U{0..m-1} and k ~ U{1..m-n}, which trains the block to improve
+        any state, also after m iterations. A term of weight 0 is not computed.
         """
         before, count = sample_progress(self.iterations, self.extra_iterations)
-        # Computed before the plates open: weights may be latents, and those stand outside.
+        # Computed outside the plates: the weights may be latents.
         terms = list(self.progressive_answers(inputs, before, count))
         with self.every_cell(inputs, targets):
             for name, weight, logits in terms:
@@ -114,7 +114,7 @@ class RecurrentSolver(PyroModule):
         with torch.set_grad_enabled(weight < 1 and torch.is_grad_enabled()):
             early = network.iterate_from(first, inputs, before)
         if weight < 1:
-            # After extra there are more than m iterations behind, and m are done anew.
+            # After extra iterations more than m are done, so m are done from the start.
             start, done = (early, before) if before < self.iterations else (first, 0)
             late = network.iterate_from(start, inputs, self.iterations - done, done)
             yield "answers", 1 - weight, network.answer(late)
@@ -139,7 +139,7 @@ class RecurrentSolver(PyroModule):
     def every_example(
         self, inputs: Tensor, targets: Tensor | None = None
     ) -> Generator[None, None, None]:
-        """The plate of examples; where weights are latents a batch stands for all the data."""
+        """The plate of examples; where weights are latents, a batch represents all the data."""
         examples = inputs.shape[0]
         size = examples if targets is None or self.data_size is None else self.data_size
         with pyro.plate("examples", examples, dim=-2), scaled(size / examples):
@@ -217,5 +217,5 @@ def flattened(targets: Tensor | None) -> Tensor | None:
 
 
 def scaled(weight: float) -> Any:
-    """Weigh the log-probabilities of all sites within."""
+    """Weight the log-probabilities of all sites within."""
     return poutine.scale(scale=weight)  # pyright: ignore[reportCallIssue]

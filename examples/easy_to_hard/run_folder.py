@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,13 @@ class Settings:
         """The request for problems of this run."""
         source = None if self.source is None else Path(self.source)
         return Request(split, size, count, self.seed, source, self.preset.options)
+
+    def with_data(self, data: Path | None, skip_bad: bool) -> Settings:
+        """These settings with other data, and bad rows of the data left out if asked for."""
+        preset, source = self.preset, self.source if data is None else str(data)
+        if skip_bad:
+            preset = replace(preset, options={**preset.options, "skip_bad": True})
+        return replace(self, preset=preset, source=source)
 
 
 class RunFolder:

@@ -26,7 +26,7 @@ from . import building, tasks
 from .run_folder import RunFolder, Settings
 from .solvers import Solver
 from .sweep import LONGEST_SEARCH, Rule, Sweep, choose, sweep
-from .tasks import Preset, SolutionTrace, Task
+from .tasks import SolutionTrace, Task
 from .training_task import SolverTask, train_config
 
 BEYOND = 1.5
@@ -108,10 +108,7 @@ def choose_rule(trainer: Trainer, folder: RunFolder) -> Iterator[str]:
 
 @contextlib.contextmanager
 def sweep_progress() -> Generator[Callable[[int, int], None], None, None]:
-    """A function of (problems done, problems) that shows progress on standard error.
-
-    It shows a bar in a terminal and a line every ten seconds elsewhere.
-    """
+    """A function of (problems done, problems) that shows a bar, or a line every ten seconds."""
     console = common.console(highlight=False, soft_wrap=True)
     pace = Pace()
 
@@ -144,21 +141,23 @@ def test(
     """A sweep for each size, and the number of iterations that counts for it."""
     task = tasks.load(name)
     folder, settings = _opened(task, run)
-    settings = _with_data(settings, seed, data, skip_bad)
+    settings = settings.with_data(data, skip_bad)
+    if seed is not None:
+        settings = dataclasses.replace(settings, seed=seed)
     solver = _loaded(task, folder, settings).to(choose_device(device))
     rule = None if iterations is not None else folder.rule()
     for size in _sizes(sizes, settings):
         request = settings.request("test", size, count)
         examples = task.build(request)
-        thinking = _iterations(iterations, rule, task, size, solver)
-        # A solver that stops by itself must be free to stop later than the rule would.
+        num_iterations = _iterations(iterations, rule, task, size, solver)
+        # A solver with its own stopping rule may stop later than the rule of the run.
         further = picture is not None or settings.depth == "latent"
-        longest = math.ceil(BEYOND * thinking) if further else thinking
+        longest = math.ceil(BEYOND * num_iterations) if further else num_iterations
         with sweep_progress() as on_batch:
             found = sweep(solver, task, examples, size, longest, on_batch)
         if task.players is not None:
             found = dataclasses.replace(found, players=task.players(request))
-        yield found, min(thinking, len(found.accuracy))
+        yield found, min(num_iterations, len(found.accuracy))
 
 
 def show(
@@ -175,18 +174,18 @@ def show(
     """Print (or draw) one problem being solved."""
     task = tasks.load(name)
     folder, settings = _opened(task, run)
-    settings = _with_data(settings, None, data, skip_bad)
+    settings = settings.with_data(data, skip_bad)
     size = settings.preset.train_size if size is None else size
     solver = _loaded(task, folder, settings)
     rule = None if iterations is not None else folder.rule()
-    thinking = _iterations(iterations, rule, task, size, solver)
+    num_iterations = _iterations(iterations, rule, task, size, solver)
     examples = task.build(settings.request("test", size, number + 1))
     if len(examples.inputs) <= number:
         raise UserError(f"--number {number}: there are only {len(examples.inputs)} problems")
     inputs, targets = examples.inputs[number : number + 1], examples.targets[number : number + 1]
     solver.eval()
     with torch.no_grad():
-        answers = [answer.logits for answer in solver.answers(inputs.float(), thinking)]
+        answers = [answer.logits for answer in solver.answers(inputs.float(), num_iterations)]
     console = common.console(stderr=False, soft_wrap=True, highlight=False)
     for line in task.show(SolutionTrace(inputs, targets, answers, out)):
         # The boards are in rich's markup; paths among the lines are escaped.
@@ -254,26 +253,18 @@ def draw(found: Sequence[tuple[Sweep, int]], task: Task, path: Path) -> None:
     plots.save_figure(figure, path)
 
 
-# -- helpers --------------------------------------------------------------------------------------
+# -- opening runs ---------------------------------------------------------------------------------
 
 
 def _settings(task: Task, options: dict[str, Any], device: torch.device) -> Settings:
     preset = task.preset(options["preset"])
     precision = resolve_precision(preset.precision, device)
-    preset = dataclasses.replace(preset, precision=precision)
-    if options["epochs"] is not None:
-        preset = dataclasses.replace(preset, epochs=options["epochs"])
-    preset = _skipping(preset, options["skip_bad"])
-    data = options["data"]
-    return Settings(
-        task.name,
-        options["preset"],
-        preset,
-        options["solver"],
-        options["depth"],
-        options["seed"],
-        None if data is None else str(data.absolute()),
-    )
+    epochs = preset.epochs if options["epochs"] is None else options["epochs"]
+    preset = dataclasses.replace(preset, precision=precision, epochs=epochs)
+    data: Path | None = options["data"]
+    names = (options[name] for name in ("solver", "depth", "seed"))
+    settings = Settings(task.name, options["preset"], preset, *names)
+    return settings.with_data(None if data is None else data.absolute(), options["skip_bad"])
 
 
 def _solver(task: Task, settings: Settings) -> Solver:
@@ -294,28 +285,13 @@ def _opened(task: Task, path: Path) -> tuple[RunFolder, Settings]:
     return folder, settings
 
 
-def _skipping(preset: Preset, skip_bad: bool) -> Preset:
-    """A preset that leaves out bad rows of the user's file, if asked to."""
-    if not skip_bad:
-        return preset
-    return dataclasses.replace(preset, options={**preset.options, "skip_bad": True})
-
-
-def _with_data(settings: Settings, seed: int | None, data: Path | None, skip_bad: bool) -> Settings:
-    settings = dataclasses.replace(settings, preset=_skipping(settings.preset, skip_bad))
-    if seed is not None:
-        settings = dataclasses.replace(settings, seed=seed)
-    return settings if data is None else dataclasses.replace(settings, source=str(data))
-
-
 def _sizes(text: str | None, settings: Settings) -> tuple[int, ...]:
     if text is None:
         return settings.preset.test_sizes or (settings.preset.train_size,)
     try:
-        sizes = tuple(int(part) for part in text.split(","))
+        return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise UserError(f"--sizes {text!r}: write whole numbers as in 64,128,512") from error
-    return sizes
 
 
 def _iterations(given: int | None, rule: Rule | None, task: Task, size: int, solver: Solver) -> int:

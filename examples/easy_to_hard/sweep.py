@@ -2,7 +2,7 @@
 
 The rule: on held-out problems of every validation size v, let t_v be the first number of
 iterations at which most problems are solved wholly. A problem of size n then gets
-``ceil(MARGIN * max_v(t_v / difficulty(v)) * difficulty(n))`` iterations. Nothing else is looked at.
+``ceil(MARGIN * max_v(t_v / difficulty(v)) * difficulty(n))`` iterations. Nothing else is used.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from zpyro.nn import evaluation_mode
+
 from .solvers import Solver
 from .tasks import Examples, Task
 
 MARGIN = 1.5
-"""How much longer than on validation problems of the same difficulty; written down beforehand."""
+"""Factor on the iterations for validation problems of the same difficulty, fixed before tests."""
 
 LONGEST_SEARCH = 6
-"""Validation tries up to so many times the iterations of training."""
+"""Validation tries up to this many times the iterations of training."""
 
 ROWS = 1 << 15
 """Cells in a batch of a sweep."""
@@ -71,7 +73,7 @@ class Rule:
     longest: int | None
 
     def iterations(self, task: Task, size: int) -> int:
-        """How long to think about problems of a size."""
+        """The number of iterations for problems of a size."""
         # Rounding first: 1.5 * 32 / 64 * 128 must not become 97 through the last binary digit.
         count = max(1, math.ceil(round(self.rate * task.difficulty(size), 9)))
         return count if self.longest is None else min(count, self.longest)
@@ -84,7 +86,6 @@ def choose(task: Task, sweeps: Sequence[Sweep], longest: int | None) -> Rule:
     return Rule(MARGIN * rate, longest)
 
 
-@torch.no_grad()
 def sweep(
     solver: Solver,
     task: Task,
@@ -93,35 +94,33 @@ def sweep(
     iterations: int,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Sweep:
-    """Let a solver think about problems and count what it solves after every iteration.
+    """Count the problems that a solver solves after every iteration.
 
     Args:
-        solver: anything with answers.
-        task: says what is right.
+        solver: the solver.
+        task: defines which answers are right.
         examples: the problems.
         size: of the problems, for the record.
-        iterations: how long to think, at most; cut to what the solver can do.
+        iterations: how many, at most; limited to what the solver can do.
         on_batch: receives (problems done, problems) after each batch.
     """
     count = len(examples.inputs)
     if solver.longest is not None:
         iterations = min(iterations, solver.longest)
     like = next(solver.parameters())
-    tallies = _Tallies(iterations)
+    counts = _Counts(iterations)
     rows = max(1, ROWS // examples.targets[0].numel())
-    was_training = solver.training
-    solver.eval()
-    for first in range(0, count, rows):
-        inputs = examples.inputs[first : first + rows].to(like)
-        targets = examples.targets[first : first + rows].to(like.device)
-        tallies.add(solver, task, inputs, targets)
-        if on_batch is not None:
-            on_batch(min(first + rows, count), count)
-    solver.train(was_training)
-    return tallies.result(size, count)
+    with evaluation_mode(solver):
+        for first in range(0, count, rows):
+            inputs = examples.inputs[first : first + rows].to(like)
+            targets = examples.targets[first : first + rows].to(like.device)
+            counts.add(solver, task, inputs, targets)
+            if on_batch is not None:
+                on_batch(min(first + rows, count), count)
+    return counts.result(size, count)
 
 
-class _Tallies:
+class _Counts:
     """Running counts of one sweep."""
 
     def __init__(self, iterations: int) -> None:
@@ -155,15 +154,13 @@ class _Tallies:
             self.stopped = (self.stopped or 0) + int(stopped_right.sum())
 
     def result(self, size: int, count: int) -> Sweep:
-        own = self.stopped is not None
-        return Sweep(
-            size,
-            count,
-            tuple((self.solved.double() / count).tolist()),
-            tuple((self.confident.double() / count).tolist()),
-            None if self.stopped is None else self.stopped / count,
-            self.stopped_after / count if own else None,
+        accuracy, confident = (
+            tuple((each.double() / count).tolist()) for each in (self.solved, self.confident)
         )
+        if self.stopped is None:
+            return Sweep(size, count, accuracy, confident)
+        stops = (self.stopped / count, self.stopped_after / count)
+        return Sweep(size, count, accuracy, confident, *stops)
 
 
 def confidence_of(logits: Tensor, scored: Tensor | None) -> Tensor:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MODULES = {
-    "prefix-sums": "zpyro_examples.easy_to_hard.prefix_sums_task",
+    "prefix-sums": "zpyro_examples.easy_to_hard.prefix_sums",
     "mazes": "zpyro_examples.easy_to_hard.mazes_task",
     "chess": "zpyro_examples.easy_to_hard.chess_task",
 }
@@ -32,7 +32,7 @@ class Preset:
 
     Attributes:
         width: channels of a state.
-        iterations: m, how long the network thinks in training.
+        iterations: m, the number of iterations in training.
         progressive_weight: a, the weight of the progressive term.
         extra_iterations: see :class:`zpyro_examples.easy_to_hard.programs.RecurrentSolver`.
         train_size: the size of the problems to train on.
@@ -96,7 +96,7 @@ class Examples(NamedTuple):
     """Problems and answers.
 
     Attributes:
-        inputs: (N, channels, *cells), of whatever type; networks get them as float32.
+        inputs: (N, channels, *cells), of any type; networks get them as float32.
         targets: (N, *cells), whole numbers.
     """
 
@@ -110,9 +110,9 @@ class Request:
 
     Attributes:
         split: "train", "valid" or "test"; problems of different splits differ.
-        size: how hard: bits, or the side of a maze, or whatever the task says.
+        size: how hard: bits, or the side of a maze, or another measure.
         count: how many at most.
-        seed: of the draw.
+        seed: of the problems.
         source: a file or folder that the user named, or None.
         options: those of the preset.
     """
@@ -124,10 +124,20 @@ class Request:
     source: Path | None = None
     options: Mapping[str, Option] = dataclasses.field(default_factory=dict)
 
+    def part(self, held_out: int) -> tuple[int, int]:
+        """First and end of the problems in one stream: test, valid, then train.
+
+        Args:
+            held_out: problems of the stream in each of "test" and "valid".
+        """
+        first = ("test", "valid", "train").index(self.split) * held_out
+        count = self.count if self.split == "train" else min(self.count, held_out)
+        return first, first + count
+
 
 @dataclass(frozen=True)
 class SolutionTrace:
-    """One problem and the answers after every iteration, to be shown.
+    """One problem and the answers after every iteration.
 
     Attributes:
         inputs: (1, channels, *cells).
@@ -155,11 +165,12 @@ class Task:
         build: makes the problems of a request.
         correct: from inputs, logits (B, classes, *cells) and targets to whether each problem is
             solved wholly, (B,).
-        show: prints or draws an answer forming; returns the lines to print.
+        show: writes pictures of the answers if asked to; returns the lines to print.
+        sources: classes whose docstrings hold the BibTeX of the data and of its networks.
         difficulty: what the number of iterations grows in proportion to, from a size.
         scored: the cells that count, (B, *cells), from inputs; None where all do.
-        players: what is solved without learning of the problems of a request, by player; None
-            where there is nobody to compare with.
+        players: the fraction of a request's problems that players without learning solve, by
+            player; None where there are none.
         unit: what a size is, for tables ("bits").
         summary: one line for the help.
     """
@@ -172,6 +183,7 @@ class Task:
     build: Callable[[Request], Examples]
     correct: Callable[[Tensor, Tensor, Tensor], Tensor]
     show: Callable[[SolutionTrace], list[str]]
+    sources: tuple[object, ...]
     difficulty: Callable[[int], float] = float
     scored: Callable[[Tensor], Tensor] | None = None
     players: Callable[[Request], Mapping[str, float]] | None = None

@@ -1,4 +1,4 @@
-"""Prefix sums by Z-Forcing: a learned sequential automaton beside learned parallel thinking.
+"""Prefix sums by Z-Forcing: a learned sequential automaton, to compare with iterated networks.
 
 The bits u_1..u_T are given and the sums y_1..y_T are modeled, one after another::
 
@@ -6,10 +6,10 @@ The bits u_1..u_T are given and the sums y_1..y_T are modeled, one after another
     h_t             = LSTM([g(z_t), e(u_t)], h_{t-1})
     y_t | h_t       ~ Bernoulli(f(h_t))
 
-so y_t is drawn given u_1..u_t and the latents; the earlier sums are *not* fed back, since with them
-the answer would be one exclusive-or away. The posterior hears an LSTM running backward over the
-sums and bits to come, as in :class:`zpyro.ZForcing`, whose programs and objective are used as they
-are: a frame holds y_t and the bit u_{t+1} that is read next, only the first is scored, and the
+so y_t is sampled given u_1..u_t and the latents. The earlier sums are *not* fed back: y_t would be
+the exclusive or of its inputs. The posterior reads an LSTM that runs backward over the later
+sums and bits, as in :class:`zpyro.ZForcing`, whose programs and objective are used unchanged: a
+frame holds y_t and the bit u_{t+1} that is read next, only the first is scored, and the
 start frame holds u_1.
 """
 
@@ -56,7 +56,7 @@ class ScoredSum(Bernoulli):
 
 
 class SumEmbedding(nn.Module):
-    """(..., 2) frames to (..., 2 E): first what comes of the sum, then what comes of the bit."""
+    """(..., 2) frames to (..., 2 E): the embedding of the sum, then that of the bit."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class SumEmbedding(nn.Module):
 
 
 class PrefixSumZForcing(zpyro.ZForcing):
-    """Z-Forcing whose recurrence reads the bits alone; the backward LSTM reads the sums too.
+    """Z-Forcing whose recurrence reads only the bits; the backward LSTM reads the sums too.
 
     Args:
         hidden_size: H, of both LSTMs.

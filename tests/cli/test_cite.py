@@ -10,8 +10,8 @@ import pytest
 from zpyro.analysis import citations
 from zpyro.errors import UserError
 from zpyro.models import MODELS
+from zpyro_examples.easy_to_hard import tasks
 from zpyro_examples.easy_to_hard.commands import HELP
-from zpyro_examples.easy_to_hard.papers import PAPERS
 
 from .conftest import Zpyro
 
@@ -59,7 +59,7 @@ def test_every_task_cites_its_data_and_its_networks(zpyro: Zpyro, name: str) -> 
 
 def test_all_holds_each_paper_once(zpyro: Zpyro) -> None:
     everything = cited(zpyro, "all")
-    single = [cited(zpyro, name) for name in (*citations.SOURCES, *PAPERS)]
+    single = [cited(zpyro, name) for name in (*citations.SOURCES, *tasks.MODULES)]
     assert everything == {key: text for papers in single for key, text in papers.items()}
     assert len(everything) == zpyro("cite", "all").stdout.count("@")
 

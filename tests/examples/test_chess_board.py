@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 
 from zpyro.errors import UserError
-from zpyro_examples.easy_to_hard.chess_board import Board, Move, square, square_name
-from zpyro_examples.easy_to_hard.chess_moves import checked, count_games, legal_moves, played
+from zpyro_examples.easy_to_hard.chess_board import (
+    Board,
+    Move,
+    checked,
+    count_games,
+    legal_moves,
+    played,
+    square,
+    square_name,
+)
 
 START = "rnbqkbnr/pppppppp/8/8/8/8/PPPPPPPP/RNBQKBNR w KQkq - 0 1"
 

@@ -15,11 +15,9 @@ import torch
 
 from zpyro.errors import UserError
 from zpyro_examples.easy_to_hard import chess_task
-from zpyro_examples.easy_to_hard.chess import ChessPuzzles, read_puzzles
-from zpyro_examples.easy_to_hard.chess_archive import archived_puzzles
-from zpyro_examples.easy_to_hard.chess_board import PIECES, Board, square_name
-from zpyro_examples.easy_to_hard.chess_moves import legal_moves
-from zpyro_examples.easy_to_hard.chess_players import chance, gain, greedy
+from zpyro_examples.easy_to_hard.chess import ChessPuzzles, archived_puzzles, read_puzzles
+from zpyro_examples.easy_to_hard.chess_board import PIECES, Board, legal_moves, square_name
+from zpyro_examples.easy_to_hard.chess_task import chance, gain, greedy
 from zpyro_examples.easy_to_hard.tasks import Request, SolutionTrace
 
 HEADER = "PuzzleId,FEN,Moves,Rating,RatingDeviation,Popularity,NbPlays,Themes,GameUrl,OpeningTags"

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from zpyro_cli.main import main
-from zpyro_examples.easy_to_hard import prefix_sums_task
+from zpyro_examples.easy_to_hard import prefix_sums
 from zpyro_examples.easy_to_hard.tasks import Preset
 
 TINY = Preset(
@@ -37,7 +37,7 @@ def run(*arguments: object) -> Result:
 @pytest.fixture(scope="module", autouse=True)
 def _tiny() -> object:
     patch = pytest.MonkeyPatch()
-    patch.setitem(prefix_sums_task.PRESETS, "tiny", TINY)  # pyright: ignore[reportArgumentType]
+    patch.setitem(prefix_sums.PRESETS, "tiny", TINY)  # pyright: ignore[reportArgumentType]
     yield
     patch.undo()
 

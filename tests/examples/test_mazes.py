@@ -11,8 +11,7 @@ import torch
 
 from zpyro.errors import UserError
 from zpyro_examples.easy_to_hard import mazes_task, tasks
-from zpyro_examples.easy_to_hard.mazes import Mazes
-from zpyro_examples.easy_to_hard.mazes_archive import archived, compacted
+from zpyro_examples.easy_to_hard.mazes import Mazes, archived, compacted
 from zpyro_examples.easy_to_hard.tasks import Request
 
 pytestmark = pytest.mark.fast

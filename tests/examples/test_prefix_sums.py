@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from zpyro.errors import UserError
-from zpyro_examples.easy_to_hard.prefix_sums import PrefixSums
-from zpyro_examples.easy_to_hard.prefix_sums_task import build
+from zpyro_examples.easy_to_hard.prefix_sums import PrefixSums, build
 from zpyro_examples.easy_to_hard.tasks import Request
 
 

@@ -147,10 +147,6 @@ def plot_curves(
 def curves_figure(runs: Mapping[str, Records], metrics: Sequence[str] = DEFAULT) -> Figure:
     """One panel per metric, one color per run: training dashed, held-out data solid.
 
-    Args:
-        runs: the records of each run by the name to show.
-        metrics: the metrics to plot.
-
     Raises:
         UserError: if matplotlib is missing.
     """

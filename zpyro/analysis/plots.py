@@ -47,12 +47,9 @@ def require_matplotlib() -> None:
 def new_figure(
     width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained"
 ) -> Figure:
-    """An empty figure.
+    """An empty figure; sizes in inches.
 
-    Args:
-        width: inches.
-        height: inches.
-        layout: "compressed" if panels have a fixed aspect ratio, as images do.
+    The layout is "compressed" for panels with a fixed aspect ratio, as images have.
 
     Raises:
         UserError: if matplotlib is missing.
@@ -94,8 +91,8 @@ def plot_sounds(
     Args:
         sounds: title and samples (N_i,) of each, full scale 1.
         sample_rate: Hz.
-        width: inches.
-        height: inches of each sound.
+        width: of the figure, inches.
+        height: of each sound, inches.
 
     Raises:
         UserError: if matplotlib is missing.
@@ -225,12 +222,9 @@ def frames_image(axes: Axes, frames: Array, **style: Any) -> Any:
 
 
 def plot_spectrogram(axes: Axes, waveform: Array, sample_rate: int) -> None:
-    """Plot the power in decibel below the loudest point, windows of 25 ms every 5 ms.
+    """Plot the power of samples (N,) in decibel below the loudest point.
 
-    Args:
-        axes: where to plot.
-        waveform: samples, (N,).
-        sample_rate: Hz.
+    Windows of 25 ms begin every 5 ms; the sample rate is in Hz.
     """
     window = min(len(waveform), max(32, sample_rate // 40))
     hop = max(1, sample_rate // 200)

@@ -66,12 +66,7 @@ def sample(
 
 
 def write_sound(path: Path, waveform: np.ndarray, rate: int) -> Path:
-    """Write a wav file and return its path.
-
-    Args:
-        path: the file.
-        waveform: samples of any shape, full scale 1; they are flattened.
-        rate: samples per second.
+    """Write samples of any shape, full scale 1, flattened to a wav file; return its path.
 
     Raises:
         UserError: if the file cannot be written.

@@ -91,12 +91,12 @@ def baseline_scores(values: dict[str, np.ndarray], sequences: Sequences) -> Scor
 
 
 def score_baselines(run: Run, size: int, sequences: Sequences) -> dict[str, np.ndarray]:
-    """The score of each sequence, (N,) nats, by simple models fitted to the training data.
+    """The score of each sequence, (N,) nats, by simple models fitted to the training data of a run.
 
     Args:
         run: the run, which holds the fitted baselines.
         size: D, or the number of tokens.
-        sequences: what to score, on the scale of the run's model.
+        sequences: on the scale of the run's model.
     """
     baselines = run.baselines(sequences, size)
     return {name: np.asarray(baseline.score(sequences)) for name, baseline in baselines.items()}

@@ -1,4 +1,4 @@
-"""Several processes that train or score together; one process is the simplest case of it."""
+"""Processes that train or score together; a single process is the simplest group."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from zpyro.datasets.sequences import Sequences
 
 LONGEST_WAIT = timedelta(hours=2)
-"""For a process that prepares data while the others wait; one that died is noticed at once."""
+"""Time for one process to prepare data while the others wait; a crash is noticed at once."""
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun tells every process."""
+"""Variables that torchrun sets in every process."""
 
 T = TypeVar("T")
 
 
 class ProcessError(UserError):
-    """What one of several processes alone has to say."""
+    """An error of one process of several."""
 
     of_one_process = True
 
@@ -53,14 +53,14 @@ class ProcessGroup:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether it is the one that writes and speaks."""
+        """Whether it is the one that writes files and logs."""
         return self.rank == 0
 
     def parallel(self, module: nn.Module) -> nn.Module:
-        """A module whose gradients are the mean of all processes'."""
+        """The module with gradients averaged over all processes."""
         if self.world_size == 1:
             return module
-        # Costs whose weight is zero leave their networks unused; where all are used torch says so.
+        # Networks of costs with weight zero are unused; torch warns where all are used.
         warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
         like = next(module.parameters())
         devices = [like.device.index] if like.is_cuda else None
@@ -69,9 +69,9 @@ class ProcessGroup:
     def shard(
         self, sequences: Sequences, lengths: NDArray[np.int64], group: NDArray[np.int64]
     ) -> BatchShard:
-        """This process' part of a batch: every ``count``-th row, and no other is read.
+        """This process' part of a batch: every ``world_size``-th row; only those are read.
 
-        A process for which none is left gets the first row, which then counts for nothing.
+        A process without a row gets the first one, which does not count.
 
         Args:
             sequences: where the batch is read from.
@@ -96,13 +96,13 @@ class ProcessGroup:
         """The largest of each number over all processes, in each."""
         if self.world_size == 1:
             return list(numbers)
-        # On the host, so that an accelerator is not waited for.
+        # On the host, to avoid waiting for an accelerator.
         values = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return values.tolist()
 
     def gather(self, value: T) -> list[T]:
-        """What every process has, by rank, in each."""
+        """The values of all processes by rank, in each."""
         if self.world_size == 1:
             return [value]
         found: list[Any] = [None] * self.world_size
@@ -110,13 +110,13 @@ class ProcessGroup:
         return found
 
     def barrier(self) -> None:
-        """Go on when all have come here."""
+        """Wait for all processes."""
         if self.world_size > 1:
             self.all_reduce_max(0.0)
 
     @contextlib.contextmanager
     def main_process_first(self) -> Generator[None, None, None]:
-        """What the leader does alone before the others do it, such as filling a cache."""
+        """The main process runs the block before the others, for example to fill a cache."""
         if not self.is_main_process:
             self.barrier()
         yield
@@ -156,7 +156,7 @@ def launched_by_torchrun() -> bool:
 
 @contextlib.contextmanager
 def init_distributed(device: str = "auto") -> Generator[ProcessGroup, None, None]:
-    """Within it, the processes that torchrun started work together.
+    """Join the processes that torchrun started for the length of the block.
 
     Args:
         device: "cpu", "cuda", or "auto" for a GPU where every process can have one.

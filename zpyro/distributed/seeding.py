@@ -1,4 +1,4 @@
-"""The one place where random numbers start."""
+"""Seeds and states of random number generators."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 
 
 def seed_everything(seed: int) -> None:
-    """Start torch's generators, of every device, anew: weights, training noise, prior samples.
+    """Seed torch's generators of every device, for weights, training noise and prior samples.
 
-    Data sets and their batches take their seeds as arguments and need no global state.
+    Data sets and their batches take their seeds as arguments.
     """
     torch.manual_seed(seed)
 
 
 def random_states() -> dict[str, object]:
-    """The state of every generator that training draws from, as plain tensors."""
+    """The state of every generator that training uses, as plain tensors."""
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": devices}
 
 
 def restore_random_states(states: dict[str, object]) -> None:
-    """Put back what :func:`random_states` gave; a machine without those devices ignores theirs."""
+    """Restore :func:`random_states`; states of devices that this machine lacks are ignored."""
     cpu, devices = states["cpu"], states["cuda"]
     assert isinstance(cpu, Tensor)
     assert isinstance(devices, list)
@@ -35,16 +35,16 @@ def restore_random_states(states: dict[str, object]) -> None:
 
 
 def named_noise(names: Sequence[str], steps: int, size: int, seed: int, draw: int = 0) -> Tensor:
-    """Standard normal draws (B, steps, size) that depend on each sequence's name, not on its place.
+    """Standard normal noise (B, steps, size) that depends on the names of the sequences.
 
-    A sequence so has the same noise in whatever batch, order or device it is evaluated.
+    A sequence has the same noise in every batch, in every order and on every device.
 
     Args:
         names: of the sequences.
         steps: T, of the padded batch.
         size: Z.
-        seed: of all the draws.
-        draw: number of the draw, for several particles a sequence.
+        seed: of the noise.
+        draw: number of the particle.
     """
     noise = np.empty((len(names), steps, size), dtype=np.float32)
     for row, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""Terms of a model with a custom guide, whose sites may be anything."""
+"""Terms of a model with a custom guide, which may have any sites."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from zpyro.models.sites import sample_sites
 def sample_trace(
     module: SequenceModel, batch: Batch, seed: int, draw: int
 ) -> tuple[Trace, tuple[Tensor, Tensor, Tensor | None]]:
-    """One call of a model's custom guide, whose draws depend only on seeds and names.
+    """One call of a model's custom guide, whose samples depend only on the seed and the names.
 
     Args:
         module: a model with a custom guide.
         batch: on any device.
-        seed: of the draws, together with the names in the batch.
-        draw: number of the draw.
+        seed: of the samples, together with the names in the batch.
+        draw: number of the sample.
 
     Returns:
         The guide's trace, and the arguments x, lengths and start on the module's device.

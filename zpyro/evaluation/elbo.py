@@ -1,15 +1,13 @@
-"""How good a model is on held-out sequences: the pure evidence lower bound and its parts.
-
-No weight of the training objective enters here.
-"""
+"""The evidence lower bound on held-out sequences and its parts, without any training weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from zpyro.datasets.batching import Batch
 from zpyro.datasets.sequences import Sequences
@@ -26,7 +24,7 @@ from zpyro.objectives.sequence_terms import SequenceTerms, sequence_terms
 ACTIVE_VARIANCE = 0.01
 
 OnBatch = Callable[[int, int], None]
-"""Told after each batch how many sequences are done, and how many there are."""
+"""Receives, after each batch, the number of sequences that are done and of all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +40,7 @@ class Evaluation:
         active_units: latents whose posterior mean has a variance above 0.01 over all frames
             (Burda et al., arXiv:1509.00519, section 5.2).
         mutual_information: between z_t and the frame it was inferred from, over all frames; see
-            :class:`zpyro.evaluation.information.FrameSample`; NaN with a guide of the user's own.
+            :class:`zpyro.evaluation.information.FrameSample`; NaN with a custom guide.
         sequences: N.
         frames: F.
         names: of the sequences, in the order of ``elbo_by_sequence``.
@@ -68,14 +66,33 @@ class Evaluation:
 
 
 def perplexity(nats: float, tokens: int) -> float:
-    """exp(-nats / tokens), infinity where that is beyond all numbers.
+    """exp(-nats / tokens), infinity on overflow.
 
     Args:
         nats: log-probability of all tokens, or a lower bound of it.
-        tokens: how many were scored, the end of every sequence among them.
+        tokens: how many were scored, including the end of every sequence.
     """
     with np.errstate(over="ignore"):
         return float(np.exp(np.float64(-nats / tokens)))
+
+
+def sorted_by_length(sequences: Sequences) -> tuple[Sequences, np.ndarray]:
+    """The sequences by length, so that batches have little padding, and indices that undo it.
+
+    Raises:
+        UserError: if there are no sequences.
+    """
+    if len(sequences) == 0:
+        raise UserError("there are no sequences to evaluate; choose another split")
+    order = np.argsort(sequences.lengths, kind="stable")
+    return sequences[order.tolist()], np.argsort(order)
+
+
+def mean_and_stderr(values: np.ndarray) -> tuple[float, float]:
+    """The mean over sequences, and its standard error; 0 for one sequence."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    return float(values.mean()), spread / len(values) ** 0.5
 
 
 def evaluate(
@@ -90,26 +107,22 @@ def evaluate(
 ) -> Evaluation:
     """The pure evidence lower bound of a model on a set of sequences.
 
-    The noise behind the latents depends on ``seed`` and each sequence's name alone, so numbers of
-    one model at different times, batch sizes and devices can be compared.
+    The noise of the latents depends only on ``seed`` and each sequence's name, so numbers of one
+    model at different times, batch sizes and devices can be compared.
 
     Args:
-        module: the model; it is evaluated without dropout and left in the mode it was in.
+        module: the model; it is evaluated without dropout, and its mode is restored.
         sequences: what to score.
         batch_size: sequences scored together.
-        particles: paths drawn for each sequence; the bound is their mean.
+        particles: paths sampled for each sequence; the bound is their mean.
         seed: of the noise.
         on_batch: receives (done, total) after each batch.
-        process_group: the processes that score batches in turn; all get the whole result.
+        process_group: the processes that share the batches; all get the whole result.
 
     Raises:
         UserError: if there are no sequences.
     """
-    if len(sequences) == 0:
-        raise UserError("there are no sequences to evaluate; choose another split")
-    # Sequences of like length together, so that little is padded; the result is put back in order.
-    order = np.argsort(sequences.lengths, kind="stable")
-    ordered = sequences[order.tolist()]
+    ordered, back = sorted_by_length(sequences)
     begins = np.cumsum(ordered.lengths) - ordered.lengths
     found = _Found(len(ordered), ordered.num_frames, module.latent_size)
     with evaluation_mode(module):
@@ -117,26 +130,31 @@ def evaluate(
             process_group.rank * batch_size, len(ordered), process_group.world_size * batch_size
         ):
             part = slice(first, min(first + batch_size, len(ordered)))
-            score = _score(module, ordered[part].batch(), particles, seed)
-            found.add(part, int(begins[first]), score)
+            found.add(part, int(begins[first]), *_score(module, ordered[part], particles, seed))
             if on_batch is not None:
                 on_batch(part.stop, len(sequences))
     found, *others = process_group.gather(found)
     for other in others:
         found.merge(other)
-    back = np.argsort(order)
-    return _summary(
-        tuple(sequences.names),
-        found.log_likelihood[back],
-        found.kl[back],
-        sequences.num_frames,
-        int((found.units.value() > ACTIVE_VARIANCE).sum()),
-        found.sample.mutual_information(),
+    elbo = found.log_likelihood[back] - found.kl[back]
+    mean, stderr = mean_and_stderr(elbo)
+    return Evaluation(
+        elbo=mean,
+        elbo_stderr=stderr,
+        elbo_per_frame=float(elbo.sum()) / sequences.num_frames,
+        kl=float(found.kl[back].mean()),
+        log_likelihood=float(found.log_likelihood[back].mean()),
+        active_units=int((found.units.value() > ACTIVE_VARIANCE).sum()),
+        mutual_information=found.sample.mutual_information(),
+        sequences=len(elbo),
+        frames=sequences.num_frames,
+        names=tuple(sequences.names),
+        elbo_by_sequence=elbo,
     )
 
 
 def check_finite(evaluation: Evaluation) -> None:
-    """Make sure that every bound is a number.
+    """Check that every bound is finite.
 
     Raises:
         UserError: naming the first sequence whose bound is not finite.
@@ -151,58 +169,37 @@ def check_finite(evaluation: Evaluation) -> None:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Score:
-    """What one batch gives, in double precision on the host.
+def _score(
+    module: SequenceModel, sequences: Sequences, particles: int, seed: int
+) -> tuple[np.ndarray, ...]:
+    """The scores of one batch of B sequences with F frames, in double precision on the host.
 
-    Attributes:
-        log_likelihood: summed over steps, (B,).
-        kl: likewise, (B,).
-        posterior_means: of every scored frame, mean over draws, (frames, Z).
-        z: latents of the first draw, (frames, Z).
-        means_of_draw: posterior means along the first draw, (frames, Z).
-        log_variances_of_draw: likewise, (frames, Z).
+    Returns:
+        Log-likelihood and KL summed over steps, (B,); the posterior means, averaged over paths,
+        (F, Z); latents, posterior means and log variances of the first path, (F, Z). With a custom
+        guide the KL and the means are those of the sampled latents, and the last three are empty.
     """
-
-    log_likelihood: np.ndarray
-    kl: np.ndarray
-    posterior_means: np.ndarray
-    z: np.ndarray
-    means_of_draw: np.ndarray
-    log_variances_of_draw: np.ndarray
-
-
-def _score(module: SequenceModel, batch: Batch, particles: int, seed: int) -> _Score:
+    batch = sequences.batch()
     if module.custom_guide is not None:
-        return _score_with_custom_guide(module, batch, particles, seed)
-    draws = [named_terms(module, batch, seed, draw) for draw in range(particles)]
-    log_likelihood = torch.stack([terms.log_likelihood.double().sum(1) for terms in draws]).mean(0)
-    kl = torch.stack([terms.kl.double().sum(1) for terms in draws]).mean(0)
-    means = torch.stack([terms.posterior_mean.double() for terms in draws]).mean(0)
-    steps = torch.arange(means.shape[1])
-    valid = steps < batch.lengths.cpu().unsqueeze(-1)
-    first = draws[0]
-    return _Score(
-        log_likelihood.cpu().numpy(),
-        kl.cpu().numpy(),
-        *(
-            values.double().cpu()[valid].numpy()
-            for values in (means, first.z, first.posterior_mean, first.posterior_log_variance)
-        ),
-    )
+        paths = [path_log_probs(module, batch, seed, number) for number in range(particles)]
+        likelihood, prior, posterior, z = map(_average, zip(*paths, strict=True))
+        kl, means, of_first = posterior - prior, z, ()
+    else:
+        terms = [named_terms(module, batch, seed, number) for number in range(particles)]
+        likelihood = _average([each.log_likelihood.double().sum(1) for each in terms])
+        kl = _average([each.kl.double().sum(1) for each in terms])
+        means = _average([each.posterior_mean for each in terms])
+        first = terms[0]
+        of_first = (first.z, first.posterior_mean, first.posterior_log_variance)
+    valid = torch.arange(means.shape[1]) < batch.lengths.cpu().unsqueeze(-1)
+    by_frame = [values.double().cpu()[valid].numpy() for values in (means, *of_first)]
+    unknown = [np.zeros((0, 0))] * (3 - len(of_first))
+    return likelihood.numpy(), kl.numpy(), *by_frame, *unknown
 
 
-def _score_with_custom_guide(
-    module: SequenceModel, batch: Batch, particles: int, seed: int
-) -> _Score:
-    """The same from densities at drawn latents; means are over the draws."""
-    draws = [path_log_probs(module, batch, seed, draw) for draw in range(particles)]
-    average = [torch.stack([draw[n].double() for draw in draws]).mean(0).cpu() for n in range(4)]
-    valid = torch.arange(average[3].shape[1]) < batch.lengths.cpu().unsqueeze(-1)
-    kl = average[2] - average[1]
-    unknown = np.zeros((0, 0))
-    means = average[3][valid].numpy()
-    return _Score(average[0].numpy(), kl.numpy(), means, unknown, unknown, unknown)
+def _average(paths: Iterable[Tensor]) -> Tensor:
+    """The mean over paths in double precision, on the host."""
+    return torch.stack([path.double() for path in paths]).mean(0).cpu()
 
 
 def named_terms(module: SequenceModel, batch: Batch, seed: int, draw: int) -> SequenceTerms:
@@ -212,57 +209,30 @@ def named_terms(module: SequenceModel, batch: Batch, seed: int, draw: int) -> Se
     return sequence_terms(module, x, lengths, start, noise=noise.to(next(module.parameters())))
 
 
-def _summary(
-    names: tuple[str, ...],
-    log_likelihood: np.ndarray,
-    kl: np.ndarray,
-    frames: int,
-    active_units: int,
-    mutual_information: float,
-) -> Evaluation:
-    elbo = log_likelihood - kl
-    count = len(elbo)
-    with np.errstate(invalid="ignore", over="ignore"):
-        spread = float(elbo.std(ddof=1)) if count > 1 else 0.0
-    return Evaluation(
-        elbo=float(elbo.mean()),
-        elbo_stderr=spread / count**0.5,
-        elbo_per_frame=float(elbo.sum()) / frames,
-        kl=float(kl.mean()),
-        log_likelihood=float(log_likelihood.mean()),
-        active_units=active_units,
-        mutual_information=mutual_information,
-        sequences=count,
-        frames=frames,
-        names=names,
-        elbo_by_sequence=elbo,
-    )
-
-
 class _Found:
-    """What the batches of one process, and then of all, gave.
-
-    Args:
-        sequences: how many there are in all.
-        frames: of all of them.
-        latents: Z.
-    """
+    """The scores of the batches of one process, and after merging those of all processes."""
 
     def __init__(self, sequences: int, frames: int, latents: int) -> None:
-        # Zero where another process scores, so that sums put the parts together.
+        # Zero for the sequences of other processes, so that sums combine them.
         self.log_likelihood = np.zeros(sequences)
         self.kl = np.zeros(sequences)
         self.units = _Variance(latents)
         self.sample = FrameSample(frames)
 
-    def add(self, part: slice, first_frame: int, score: _Score) -> None:
-        """Take in the sequences of one batch."""
-        self.log_likelihood[part], self.kl[part] = score.log_likelihood, score.kl
-        self.units.add(score.posterior_means)
-        self.sample.add(first_frame, score.z, score.means_of_draw, score.log_variances_of_draw)
+    def add(
+        self,
+        part: slice,
+        first_frame: int,
+        log_likelihood: np.ndarray,
+        kl: np.ndarray,
+        posterior_means: np.ndarray,
+        *of_first_path: np.ndarray,
+    ) -> None:
+        self.log_likelihood[part], self.kl[part] = log_likelihood, kl
+        self.units.add(posterior_means)
+        self.sample.add(first_frame, *of_first_path)
 
     def merge(self, other: _Found) -> None:
-        """Take in what another process found."""
         self.log_likelihood += other.log_likelihood
         self.kl += other.kl
         self.units.merge(other.units)

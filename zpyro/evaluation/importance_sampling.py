@@ -1,4 +1,4 @@
-"""The importance-weighted bound: several paths a sequence, weighted as a whole."""
+"""The importance-weighted bound: several paths per sequence, each with one weight."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numpy as np
 
 from zpyro.datasets.batching import Batch
 from zpyro.datasets.sequences import Sequences
-from zpyro.errors import UserError
 from zpyro.evaluation.custom_guides import path_log_probs
-from zpyro.evaluation.elbo import OnBatch, named_terms
+from zpyro.evaluation.elbo import OnBatch, mean_and_stderr, named_terms, sorted_by_length
 from zpyro.models.base import SequenceModel
 from zpyro.nn.modes import evaluation_mode
 
@@ -49,11 +48,11 @@ def iwae(
 ) -> ImportanceEvaluation:
     """The importance-weighted bound of a model on a set of sequences (arXiv:1509.00519).
 
-    Paths are drawn one after the other, so that memory does not grow with their number. Their noise
-    depends on ``seed`` and each sequence's name alone, as in :func:`evaluate`.
+    Paths are sampled one after the other, so that memory does not grow with their number. Their
+    noise depends only on ``seed`` and each sequence's name, as in :func:`evaluate`.
 
     Args:
-        module: the model; it is evaluated without dropout and left in the mode it was in.
+        module: the model; it is evaluated without dropout, and its mode is restored.
         sequences: what to score.
         particles: K; a model without latents has the same number for every K.
         batch_size: sequences scored together.
@@ -63,20 +62,36 @@ def iwae(
     Raises:
         UserError: if there are no sequences.
     """
-    if len(sequences) == 0:
-        raise UserError("there are no sequences to evaluate; choose another split")
-    order = np.argsort(sequences.lengths, kind="stable")
+    ordered, back = sorted_by_length(sequences)
     draws = particles if module.latent_size else 1
     parts: list[np.ndarray] = []
     with evaluation_mode(module):
-        for batch in sequences[order.tolist()].batches(batch_size):
+        for batch in ordered.batches(batch_size):
             parts.append(
                 np.stack([_log_weights(module, batch, seed, draw) for draw in range(draws)])
             )
             if on_batch is not None:
                 on_batch(sum(part.shape[1] for part in parts), len(sequences))
-    log_weights = np.concatenate(parts, axis=1)[:, np.argsort(order)]
-    return _importance(tuple(sequences.names), log_weights, particles)
+    log_weights = np.concatenate(parts, axis=1)[:, back]
+    largest = log_weights.max(0)
+    weights = np.exp(log_weights - largest)
+    bounds = largest + np.log(weights.mean(0))
+    shares = weights / weights.sum(0)
+    # Of the log of a mean of K weights: their variance over K times their squared mean.
+    paths = len(weights)
+    variance = (shares**2).sum(0) - 1.0 / paths
+    correction = paths / (paths - 1) if paths > 1 else 1.0
+    mean, stderr = mean_and_stderr(bounds)
+    noise = float(np.sqrt(np.maximum(variance, 0.0).sum() * correction))
+    return ImportanceEvaluation(
+        iwae=mean,
+        stderr=stderr,
+        monte_carlo_stderr=noise / len(bounds),
+        effective_paths=float((1.0 / (shares**2).sum(0)).mean()),
+        particles=particles,
+        names=tuple(sequences.names),
+        iwae_by_sequence=bounds,
+    )
 
 
 def _log_weights(module: SequenceModel, batch: Batch, seed: int, draw: int) -> np.ndarray:
@@ -87,28 +102,3 @@ def _log_weights(module: SequenceModel, batch: Batch, seed: int, draw: int) -> n
     terms = named_terms(module, batch, seed, draw)
     steps = terms.log_likelihood + terms.log_prior - terms.log_posterior
     return steps.double().sum(1).cpu().numpy()
-
-
-def _importance(
-    names: tuple[str, ...], log_weights: np.ndarray, particles: int
-) -> ImportanceEvaluation:
-    """The bound from log weights (K, N)."""
-    largest = log_weights.max(0)
-    weights = np.exp(log_weights - largest)
-    bounds = largest + np.log(weights.mean(0))
-    shares = weights / weights.sum(0)
-    # Of the log of a mean of K draws: variance of the weights over K times their squared mean.
-    paths = len(weights)
-    variance = (shares**2).sum(0) - 1.0 / paths
-    correction = paths / (paths - 1) if paths > 1 else 1.0
-    count = len(bounds)
-    spread = float(bounds.std(ddof=1)) if count > 1 else 0.0
-    return ImportanceEvaluation(
-        iwae=float(bounds.mean()),
-        stderr=spread / count**0.5,
-        monte_carlo_stderr=float(np.sqrt(np.maximum(variance, 0.0).sum() * correction)) / count,
-        effective_paths=float((1.0 / (shares**2).sum(0)).mean()),
-        particles=particles,
-        names=names,
-        iwae_by_sequence=bounds,
-    )

@@ -1,4 +1,4 @@
-"""What the latents tell about the frames they were inferred from."""
+"""The information that latents hold about the frames they were inferred from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 SAMPLE = 1000
-"""Frames that the estimate rests on, at most."""
+"""Frames in the estimate, at most."""
 _BLOCK = 64
 
 

@@ -1,10 +1,11 @@
-"""The particle-filter bound: paths that do badly on the way are replaced by those that do well."""
+"""The particle-filter bound: paths with low weights are replaced by ones with high weights."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from zpyro.datasets.batching import Batch
 from zpyro.datasets.sequences import Sequences
 from zpyro.errors import UserError
-from zpyro.evaluation.elbo import OnBatch
+from zpyro.evaluation.elbo import OnBatch, mean_and_stderr, sorted_by_length
 from zpyro.models.base import SequenceModel
 from zpyro.models.bound_model import BoundModel
 from zpyro.models.guides import model_inputs
@@ -21,7 +22,7 @@ from zpyro.nn.layers import State, gaussian_log_density
 from zpyro.nn.modes import evaluation_mode
 
 ROWS = 8192
-"""Particles of all sequences together that are moved at once, so that memory stays bounded."""
+"""Particles of all sequences in a batch, at most, so that memory stays bounded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +65,14 @@ def smc(
 ) -> FilterEvaluation:
     """Sequential importance resampling with the guide as proposal (FIVO, arXiv:1705.09279).
 
-    K paths move step by step; a step multiplies a path's weight by p(x_t | h_t) p(z_t) / q(z_t).
-    Where the effective number of paths falls below ``threshold`` K, paths are drawn anew in
-    proportion to their weights (systematic resampling), and the mean weight goes into the estimate
-    of p(x). That estimate is unbiased, so its logarithm is in expectation a lower bound. The
-    auxiliary costs have no part in it. The noise depends on ``seed`` and each sequence's name.
+    Each step multiplies the weight of each of K paths by p(x_t | h_t) p(z_t) / q(z_t). Where the
+    effective number of paths falls below ``threshold`` K, paths are resampled in proportion to
+    their weights (systematic resampling), and the mean weight is a factor of the estimate of p(x).
+    That estimate is unbiased, so its logarithm is in expectation a lower bound. The auxiliary costs
+    are not part of it. The noise depends only on ``seed`` and each sequence's name.
 
     Args:
-        module: the model; it is evaluated without dropout and left in the mode it was in.
+        module: the model; it is evaluated without dropout, and its mode is restored.
         sequences: what to score.
         particles: K; a model without latents has the same number for every K.
         runs: how often every sequence is filtered; two or more give ``monte_carlo_stderr``.
@@ -81,39 +82,45 @@ def smc(
         on_batch: receives (done, total) after each batch.
 
     Raises:
-        UserError: if there are no sequences, or the model has a guide of the user's own, which
-            gives whole paths.
+        UserError: if there are no sequences, or the model has a custom guide, which samples whole
+            paths.
     """
-    if len(sequences) == 0:
-        raise UserError("there are no sequences to evaluate; choose another split")
+    ordered, back = sorted_by_length(sequences)
     check_can_filter(module)
-    order = np.argsort(sequences.lengths, kind="stable")
     if not module.latent_size:
         particles, runs = 1, 1
     together = max(1, min(batch_size, ROWS // particles))
     parts: list[list[_Filtered]] = []
     with evaluation_mode(module):
-        for batch in sequences[order.tolist()].batches(together):
-            scored = [
-                _filter(module, batch, particles, threshold, seed, run) for run in range(runs)
-            ]
-            parts.append(scored)
+        for batch in ordered.batches(together):
+            parts.append(
+                [_filter(module, batch, particles, threshold, seed, run) for run in range(runs)]
+            )
             if on_batch is not None:
                 on_batch(sum(len(part[0].bounds) for part in parts), len(sequences))
-    back = np.argsort(order)
     by_run = np.stack(
         [np.concatenate([part[run].bounds for part in parts])[back] for run in range(runs)]
     )
+    bounds = by_run.mean(0)
+    mean, stderr = mean_and_stderr(bounds)
+    noise = by_run.var(0, ddof=1).sum() / runs if runs > 1 else 0.0
     every = [part for scored in parts for part in scored]
-    return _summary(tuple(sequences.names), by_run, every, particles)
+    steps = sum(part.steps for part in every)
+    return FilterEvaluation(
+        smc=mean,
+        stderr=stderr,
+        monte_carlo_stderr=float(noise) ** 0.5 / len(bounds),
+        effective_paths=sum(part.effective for part in every) / steps,
+        resampled=sum(part.resampled for part in every) / steps,
+        particles=particles,
+        names=tuple(sequences.names),
+        smc_by_sequence=bounds,
+        smc_by_run=by_run,
+    )
 
 
 def check_can_filter(module: SequenceModel) -> None:
-    """See that a model's latents can be drawn step by step.
-
-    Raises:
-        UserError: if it has a guide of the user's own, which gives whole paths.
-    """
+    """Raise UserError for a model with a custom guide, which samples whole paths."""
     if module.custom_guide is not None:
         raise UserError(
             "the particle filter moves with the model's own guide, this run has another; "
@@ -121,8 +128,7 @@ def check_can_filter(module: SequenceModel) -> None:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Filtered:
+class _Filtered(NamedTuple):
     """One batch: bounds (B,), and sums over its steps."""
 
     bounds: np.ndarray
@@ -144,7 +150,7 @@ def _filter(
     effective = resampled = 0.0
     for t in range(bound.steps):
         draws, places = next(noise)
-        state, gain = _step(module, _given(bound, t, particles), state, draws.to(like))
+        state, gain = _step(bound, t, state, draws.to(like))
         running = t < lengths
         weights = weights + gain.double().unflatten(0, (particles, -1)).where(running, 0.0)
         paths = _effective(weights)
@@ -159,48 +165,40 @@ def _filter(
     return _Filtered(total.cpu().numpy(), effective, resampled, float(lengths.sum()))
 
 
-@dataclass(frozen=True, eq=False)
-class _Given:
-    """What step t is given, a row for every path: e(x_{t-1}), b_t and x_t."""
+def _step(bound: BoundModel, t: int, state: State, noise: Tensor) -> tuple[State, Tensor]:
+    """The next state of every path, and the logarithm of the factor of its weight, (K B,).
 
-    inputs: Tensor
-    backward: Tensor | None
-    frames: Tensor
-
-
-def _given(bound: BoundModel, t: int, particles: int) -> _Given:
-    """Step t of a bound model, repeated for every particle (particles outermost)."""
+    Args:
+        bound: a model and a batch of B sequences.
+        t: the step.
+        state: of K B paths, particles outermost.
+        noise: (K, B, Z).
+    """
 
     def rows(values: Tensor) -> Tensor:
-        return values[:, t].repeat(particles, *(1,) * (values.dim() - 2))
+        return values[:, t].repeat(len(noise), *(1,) * (values.dim() - 2))
 
-    backward = bound.backward_states if bound.model.latent_size else None
-    return _Given(rows(bound.inputs), None if backward is None else rows(backward), rows(bound.x))
-
-
-def _step(
-    module: SequenceModel, given: _Given, state: State, noise: Tensor
-) -> tuple[State, Tensor]:
-    """Every path one step on, and the log of what its weight is multiplied by, (K B,)."""
-    state = module.prepare(given.inputs, state)
+    module, inputs = bound.model, rows(bound.inputs)
+    state = module.prepare(inputs, state)
     context = module.context(state)
     z, gain = noise.flatten(0, 1), 0.0
-    if given.backward is not None:
-        mean, log_variance = module.posterior(context, given.backward)
+    backward = bound.backward_states if module.latent_size else None
+    if backward is not None:
+        mean, log_variance = module.posterior(context, rows(backward))
         z = mean + (0.5 * log_variance).exp() * z
         prior = gaussian_log_density(z, *module.prior(context))
         gain = (prior - gaussian_log_density(z, mean, log_variance)).sum(-1)
-    state = module.transition(z, given.inputs, state)
+    state = module.transition(z, inputs, state)
     parameters = module.emission(module.features(state))
-    return state, gain + module.likelihood.log_prob(parameters, given.frames)
+    return state, gain + module.likelihood.log_prob(parameters, rows(bound.x))
 
 
 def _noise(
     names: Sequence[str], particles: int, size: int, seed: int, run: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """For every step: standard normal draws (K, B, Z), and where to begin resampling (B,).
+    """For every step: standard normal noise (K, B, Z), and offsets for resampling (B,).
 
-    One path draws what :func:`zpyro.distributed.seeding.named_noise` gives it.
+    The noise of a single path is that of :func:`zpyro.distributed.seeding.named_noise`.
     """
     keys = [zlib.crc32(name.encode("utf-8", "surrogateescape")) for name in names]
     paths = [np.random.default_rng([seed, run, key]) for key in keys]
@@ -223,7 +221,7 @@ def _mean_weight(weights: Tensor) -> Tensor:
 
 
 def _resampled(state: State, weights: Tensor, places: Tensor, poor: Tensor) -> State:
-    """The states of paths drawn systematically where ``poor``, as they are elsewhere."""
+    """The states after systematic resampling where ``poor``, unchanged elsewhere."""
     particles, sequences = weights.shape
     own = torch.arange(particles, device=weights.device)
     edges = weights.softmax(0).cumsum(0).T.contiguous()
@@ -233,24 +231,3 @@ def _resampled(state: State, weights: Tensor, places: Tensor, poor: Tensor) -> S
     chosen = chosen.where(poor, own.unsqueeze(1))
     rows = (chosen * sequences + torch.arange(sequences, device=weights.device)).flatten()
     return tuple(part[rows] for part in state)
-
-
-def _summary(
-    names: tuple[str, ...], by_run: np.ndarray, parts: list[_Filtered], particles: int
-) -> FilterEvaluation:
-    bounds = by_run.mean(0)
-    runs, count = by_run.shape
-    spread = float(bounds.std(ddof=1)) if count > 1 else 0.0
-    noise = by_run.var(0, ddof=1).sum() / runs if runs > 1 else 0.0
-    steps = sum(part.steps for part in parts)
-    return FilterEvaluation(
-        smc=float(bounds.mean()),
-        stderr=spread / count**0.5,
-        monte_carlo_stderr=float(noise) ** 0.5 / count,
-        effective_paths=sum(part.effective for part in parts) / steps,
-        resampled=sum(part.resampled for part in parts) / steps,
-        particles=particles,
-        names=names,
-        smc_by_sequence=bounds,
-        smc_by_run=by_run,
-    )

@@ -1,4 +1,4 @@
-"""Where zpyro keeps what it can always make again."""
+"""The folder of files that zpyro can compute again."""
 
 from __future__ import annotations
 

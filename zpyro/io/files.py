@@ -1,4 +1,4 @@
-"""Files that a kill or a full disk leaves whole: written aside, flushed, then renamed."""
+"""Atomic writes: to a temporary name, flushed, then renamed, so that files are never partial."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ DAMAGED = ".damaged"
 
 
 def replace_folder(folder: Path, fill: Callable[[Path], None], *, keep_previous: bool) -> None:
-    """Write a folder so that at every instant a complete one is there.
+    """Replace a folder so that a complete one exists at every time.
 
-    The new one is filled beside the old, flushed, and renamed; in between the old one bears the
-    name with ``.previous`` after it, see :func:`complete_folder`.
+    The new one is written beside the old one, flushed, and renamed; in between the old one has the
+    suffix ``.previous``, see :func:`complete_folder`.
 
     Args:
         folder: the folder to replace or make.
         fill: writes the files into the folder it is given.
-        keep_previous: leave the old one there in the end.
+        keep_previous: keep the old one under that name.
 
     Raises:
         UserError: if the disk is full or the place cannot be written.
@@ -46,7 +46,7 @@ def replace_folder(folder: Path, fill: Callable[[Path], None], *, keep_previous:
                 folder.rename(previous)
             writing.rename(folder)
         finally:
-            # What a full disk holds of a failed attempt is room that someone needs.
+            # A failed attempt must not keep space on a full disk.
             shutil.rmtree(writing, ignore_errors=True)
         flush(folder.parent)
         if not keep_previous:
@@ -54,16 +54,16 @@ def replace_folder(folder: Path, fill: Callable[[Path], None], *, keep_previous:
 
 
 def complete_folder(folder: Path) -> Path:
-    """The folder, or the one before it if a kill came just between the two renames."""
+    """The folder, or the previous one if the process was killed between the two renames."""
     previous = folder.with_name(folder.name + PREVIOUS)
     return previous if not folder.exists() and previous.exists() else folder
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a folder that was found damaged, so that the one before it takes its place.
+    """Rename a damaged folder, so that the previous one is used.
 
     Returns:
-        Where it is now: its name with ``.damaged`` after it, in place of an older one.
+        Its new path, with the suffix ``.damaged``; an older folder of that name is removed.
 
     Raises:
         UserError: if the place cannot be written.
@@ -77,11 +77,11 @@ def set_aside(folder: Path) -> Path:
 
 
 def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
-    """Write a file so that at every instant the old or the new one is there.
+    """Replace a file so that the old or the new one exists at every time.
 
     Args:
         path: the file to replace or make.
-        content: its text, or what writes it to the path it is given.
+        content: its text, or a function that writes it to a path.
 
     Raises:
         UserError: if the disk is full or the place cannot be written.
@@ -102,7 +102,7 @@ def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Flush a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,8 @@
-"""One training at a time in a run directory: a lock that the kernel lets go of when its owner dies.
+"""One training at a time in a run directory: a lock that ends with its process.
 
 The lock is ``flock`` on the file ``.lock`` in the directory. On NFS it holds between machines where
 the server runs a lock service (Linux turns it into a byte-range lock there). Where the file system
-or the operating system knows no such lock, :func:`locked` says so once and goes on without.
+or the operating system knows no such lock, :func:`locked` logs a warning and continues without it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Generator[None, None, None]:
-    """Within it, this process alone trains in a run directory; within itself it changes nothing.
+    """Lock a run directory for the length of the block; nested locks of one directory do nothing.
 
-    Of the processes that torchrun starts for one training the first takes the lock for all.
+    With torchrun, the process of rank 0 takes the lock for all.
 
     Args:
         folder: the run directory; it must be there.
@@ -93,6 +93,6 @@ def _take(folder: Path, descriptor: int) -> None:
 
 
 def _owner(descriptor: int) -> str:
-    """Who holds the lock, as far as its file says."""
+    """The owner of the lock according to its file, in parentheses."""
     owner = os.read(descriptor, _LONGEST_OWNER).decode("utf-8", "replace").strip()
     return f" ({owner})" if owner.isprintable() and owner else ""

@@ -1,4 +1,4 @@
-"""``meta.json``: what a checkpoint declares, and whether its files are those that were written."""
+"""``meta.json``: the metadata of a checkpoint, with checksums of its files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ENTRIES = {
     *("format", "zpyro", "step", "epoch", "averaged", "metrics"),
     *("dtype", "model", "likelihood", "data", "sha256"),
 }
-"""Those of a file from before there was a checksum over them."""
+"""The entries of a file without a checksum, from earlier versions."""
 
 
 def signed(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def signed(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(folder: Path, entries: Mapping[str, Any]) -> None:
-    """Declare what a checkpoint is, with the checksum of every file that its folder holds.
+    """Write the metadata of a checkpoint, with the checksum of every file in its folder.
 
     Args:
         folder: with all other files in place.
@@ -45,7 +45,7 @@ def write(folder: Path, entries: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What a checkpoint declares.
+    """The metadata of a checkpoint.
 
     Raises:
         UserError: if the file is missing, corrupt, or of another format version.
@@ -63,7 +63,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def check(path: Path, meta: Mapping[str, Any]) -> None:
-    """Compare a file with its checksum; one that is neither there nor declared is all right.
+    """Compare a file with its checksum; a file that is neither present nor listed passes.
 
     Raises:
         UserError: if they differ, or the file is missing.
@@ -74,7 +74,7 @@ def check(path: Path, meta: Mapping[str, Any]) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is not as it was written, in words that name the first bad file; None if all is sound.
+    """A message that names the first damaged file, or None.
 
     Every file is compared with its checksum; none is loaded.
     """
@@ -83,7 +83,7 @@ def damage(folder: Path) -> str | None:
     except UserError as error:
         return str(error).partition("; ")[0]
     if CHECKSUM not in meta and meta.get("format") != FORMAT:
-        # Of another version: reading it says so.
+        # Of another version: reading it raises the error.
         return None
     if not _unaltered(meta):
         return f"{folder / META}: does not match its checksum, it is corrupt"
@@ -123,7 +123,7 @@ def count(meta: Mapping[str, Any], name: str, source: str) -> int:
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    """What the file holds, of whatever format; an empty table where it is none."""
+    """The content of the file in any format; an empty table if it is not a table."""
     if not path.is_file():
         raise UserError(f"{path.parent}: is not a checkpoint ({META} is missing); choose another")
     if path.stat().st_size > _LARGEST:
@@ -140,7 +140,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def _unaltered(meta: Mapping[str, Any]) -> bool:
-    """Whether the entries are those that were written."""
+    """Whether the entries match their checksum."""
     return meta == signed(meta) if CHECKSUM in meta else meta.keys() <= _ENTRIES
 
 

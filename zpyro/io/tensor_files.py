@@ -17,10 +17,10 @@ _TYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors, from whatever device."""
-    # Own memory for each: safetensors refuses tensors that share storage.
+    """Write tensors of any device."""
+    # Copies, because safetensors refuses tensors that share storage.
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    # Not save_file, which lets nobody but the owner read what it writes.
+    # save_file makes files that only their owner can read.
     path.write_bytes(safetensors.torch.save(copies, {"format": "pt"}))
 
 
@@ -31,17 +31,17 @@ def read(
     optional: str | None = None,
     advice: str = "choose another checkpoint",
 ) -> dict[str, Tensor]:
-    """Read the tensors of a file, after their names, shapes and types proved to be right.
+    """Read the tensors of a file, after a check of their names, shapes and types.
 
     Args:
         path: the file.
         expected: tensors of the shapes and types to find, such as ones on the "meta" device.
-        optional: tensors whose names begin so may stand there and are not read.
+        optional: prefix of tensors that may be in the file and are not read.
         advice: what to do about tensors that are missing, extra or of another shape.
 
     Raises:
         UserError: naming the first tensor that is missing, extra, or of another shape or type, or
-            translate_os_errors that the file is missing or corrupt.
+            if the file is missing or corrupt.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""Files of ``torch.save`` that someone else may have written: tensors and plain values, no code."""
+"""Files of ``torch.save`` from any source: tensors and plain values, no code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _DAMAGED = (
 
 
 def read(path: Path) -> Any:
-    """What a file of ``torch.save`` holds, on the CPU; loaded with ``weights_only=True``.
+    """The content of a file of ``torch.save``, on the CPU; loaded with ``weights_only=True``.
 
     Raises:
         UserError: if it cannot be read, was not written by torch, declares more than it holds, or
@@ -68,12 +68,12 @@ def write(path: Path, value: Any) -> None:
         try:
             torch.save(value, file)
         except RuntimeError as error:
-            # What torch's writer makes of an OSError in file.write.
+            # torch's writer raises this for an OSError in file.write.
             raise _cause(error) from error
 
 
 def _cause(error: RuntimeError) -> OSError:
-    """The failure to write behind torch's own complaint, if it tells."""
+    """The OSError that caused an error of torch, if it is known."""
     before: BaseException | None = error
     while before is not None:
         if isinstance(before, OSError):

@@ -34,13 +34,14 @@ def products(precision: str) -> Generator[None, None, None]:
     Args:
         precision: one of :data:`PRECISIONS`.
     """
-    before = _tf32()
-    rounded = precision == "tf32"
-    _set_tf32((rounded, rounded))
+    matmul, rounded = torch.backends.cuda.matmul, precision == "tf32"
+    # cuDNN computes the LSTMs, with a setting of its own.
+    before = bool(matmul.allow_tf32), torch.backends.cudnn.allow_tf32
+    matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = rounded, rounded
     try:
         yield
     finally:
-        _set_tf32(before)
+        matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
@@ -98,12 +99,3 @@ def _has_fast_bfloat16(device_type: str) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def _tf32() -> tuple[bool, bool]:
-    """Whether matrix products and cuDNN (its LSTM) round to TF32."""
-    return bool(torch.backends.cuda.matmul.allow_tf32), torch.backends.cudnn.allow_tf32
-
-
-def _set_tf32(rounded: tuple[bool, bool]) -> None:
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = rounded

@@ -114,13 +114,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a comparison.
-
-    Attributes:
-        variant: name of the variant.
-        seed: its seed.
-        folder: its run directory.
-    """
+    """One run of a comparison: the name of its variant, its seed and its directory."""
 
     variant: str
     seed: int
@@ -274,12 +268,7 @@ def run_jobs(
 ) -> signal.Signals | None:
     """Run the jobs that are not done.
 
-    Args:
-        spec: what is scored, and how.
-        jobs: the jobs.
-        resources: how many run at once, and with what.
-        on_start: receives each job that starts.
-        on_end: receives each job that ends, with its exit status.
+    ``on_start`` receives each job that starts, ``on_end`` each one that ends and its exit status.
 
     Returns:
         The signal that ended it early, with every run saved; or None.

@@ -87,13 +87,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def summarize(title: str, particles: int, results: Mapping[str, Mapping[int, Result]]) -> Summary:
-    """The statistics of results.
-
-    Args:
-        title: what was compared.
-        particles: of the importance-weighted bound.
-        results: by variant, in the order of the table, then by seed.
-    """
+    """The statistics of results by variant, in the order of the table, then by seed."""
     rows: list[VariantSummary] = []
     first: Mapping[int, Result] | None = None
     for name, by_seed in results.items():
@@ -132,7 +126,7 @@ def markdown_table(summary: Summary) -> str:
     }
     head = ["row", "parameters", "seeds", *columns.values(), "bound less the first row's"]
     lines = [
-        f"{summary.title}",
+        summary.title,
         "",
         "Means over seeds, with the half width of their 95 % interval (Student's t); nats per "
         "sequence. Differences are paired by seed.",

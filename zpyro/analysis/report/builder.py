@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zpyro.analysis import plots
-from zpyro.analysis.loading import LoadedRun, load_run
+from zpyro.analysis.loading import load_run
 from zpyro.analysis.report import page, sections
 from zpyro.analysis.report.sections import Score
 from zpyro.analysis.report.views import SequenceView, view_sequence
@@ -92,7 +92,13 @@ def write_report(
     report_stage = on_stage or (lambda _: None)
     loaded = load_run(run, which, device, guide)
     checkpoint = loaded.checkpoint
-    _check_guide(loaded)
+    record = custom_guides.recorded(loaded.run.folder)
+    if record is not None and loaded.model.custom_guide is None:
+        # The built-in guide is untrained in a run with a custom guide.
+        raise UserError(
+            f"{loaded.run.folder}: was trained with the custom guide {record.name} of "
+            f'{record.file}; pass guide=custom_guides.load("FILE.py:NAME")'
+        )
     report_stage("loading the data")
     found = loaded.split(split, data_folder)
     chosen = select_sequences(found, sequences, split, default_count=DEFAULT_COUNT)
@@ -126,16 +132,6 @@ def write_report(
     )
     files.replace_file(folder / PAGE, text)
     return Report(folder, folder / PAGE, views, tuple(scores))
-
-
-def _check_guide(loaded: LoadedRun) -> None:
-    """The built-in guide is untrained in a run with a custom guide, so it is not shown instead."""
-    record = custom_guides.recorded(loaded.run.folder)
-    if record is not None and loaded.model.custom_guide is None:
-        raise UserError(
-            f"{loaded.run.folder}: was trained with the custom guide {record.name} of "
-            f'{record.file}; pass guide=custom_guides.load("FILE.py:NAME")'
-        )
 
 
 def _lead(checkpoint: Checkpoint, which: str) -> list[str]:

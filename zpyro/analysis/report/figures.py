@@ -1,4 +1,7 @@
-"""Figures of one sequence: its terms step by step, its reconstruction, and its latents."""
+"""Figures of one sequence: its terms step by step, its reconstruction, and its latents.
+
+Each function raises UserError if matplotlib is missing.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 WIDTH = 4.5
-"""Inches; letters stay readable on the screen of a telephone."""
+"""Inches; text stays readable on the screen of a phone."""
 WORDS_PER_LINE, CHARACTERS_PER_LINE = 12, 36
 SHOWN_LATENTS, SHOWN_SAMPLES = 3, 3
 MIN_KL_SHARE = 0.01
@@ -30,11 +33,7 @@ def terms(view: SequenceView) -> list[tuple[str, Array, str]]:
 
 
 def plot_input(view: SequenceView) -> Figure:
-    """Plot a sequence with the KL and the surprise -log p(x_t | h_t) of each step.
-
-    Raises:
-        UserError: if matplotlib is missing.
-    """
+    """Plot a sequence with the KL and the surprise -log p(x_t | h_t) of each step."""
     if view.data_type == "tokens":
         return _plot_tokens(view)
     if view.image_shape is not None:
@@ -133,7 +132,9 @@ def _plot_tokens(view: SequenceView) -> Figure:
         for number, (label, values, color) in enumerate(shown):
             shift = (number - (len(shown) - 1) / 2) * width
             axes.bar(places + shift, values[part], width, color=color, label=label)
-        axes.set_xticks(places, [_tick_label(word) for word in words[part]])
+        shown_words = (word if len(word) <= 14 else f"{word[:13]}…" for word in words[part])
+        # matplotlib reads a formula from a dollar sign.
+        axes.set_xticks(places, [word.replace("$", r"\$") for word in shown_words])
         if not characters:
             axes.tick_params(axis="x", rotation=40)
             for label in axes.get_xticklabels():
@@ -149,16 +150,10 @@ def _plot_tokens(view: SequenceView) -> Figure:
     return figure
 
 
-def _tick_label(word: str) -> str:
-    # matplotlib reads a formula from a dollar sign.
-    return (word if len(word) <= 14 else f"{word[:13]}…").replace("$", r"\$")
-
-
 def plot_reconstruction(view: SequenceView) -> Figure:
     """Plot a sequence with the outputs of the model, see ``SequenceView.outputs``.
 
     Raises:
-        UserError: if matplotlib is missing.
         ValueError: for tokens, which the report shows as text.
     """
     shown = [("input", view.frames), *view.outputs]
@@ -196,16 +191,9 @@ def top_latents_by_kl(view: SequenceView, count: int = SHOWN_LATENTS) -> list[in
 
 
 def plot_prior_posterior(view: SequenceView, count: int = SHOWN_LATENTS) -> Figure:
-    """Plot prior and posterior of the latents with the most KL: mean and standard deviation.
+    """Plot prior and posterior of the ``count`` latents with the most KL.
 
-    Both are along the first posterior sample; samples are thin lines.
-
-    Args:
-        view: of a model with latents.
-        count: the number of latents.
-
-    Raises:
-        UserError: if matplotlib is missing.
+    Mean and standard deviation are along the first posterior sample; samples are thin lines.
     """
     latents = top_latents_by_kl(view, count)
     figure = plots.new_figure(WIDTH, 0.9 + 1.5 * len(latents))
@@ -223,10 +211,8 @@ def plot_prior_posterior(view: SequenceView, count: int = SHOWN_LATENTS) -> Figu
             axes.fill_between(time, low, high, color=color, alpha=0.3, linewidth=0.0)
             axes.plot(time, mean, color=color, linewidth=1.2, zorder=3, label=f"{name} ± 1 sd")
         for number, path in enumerate(view.z[:SHOWN_SAMPLES, :, latent]):
-            (line,) = axes.plot(
-                time, path, color=SAMPLE_COLOR, linewidth=0.5, alpha=0.4, zorder=1.5
-            )
-            line.set(label="samples" if number == 0 else "_")
+            (line,) = axes.plot(time, path, color=SAMPLE_COLOR, linewidth=0.5, alpha=0.4)
+            line.set(label="samples" if number == 0 else "_", zorder=1.5)
         axes.set(ylabel=f"latent {latent}")
         axes.set_title(f"KL {nats[latent]:,.2f} nats/sequence", fontsize=9, loc="right")
         axes.grid(alpha=0.25)
@@ -238,11 +224,7 @@ def plot_prior_posterior(view: SequenceView, count: int = SHOWN_LATENTS) -> Figu
 
 
 def plot_latents(view: SequenceView) -> Figure:
-    """Plot all latents over time by falling KL: posterior means above, KL below.
-
-    Raises:
-        UserError: if matplotlib is missing.
-    """
+    """Plot all latents over time by falling KL: posterior means above, KL below."""
     means, kl = view.posterior_loc[0][:, view.order], view.kl_by_latent[:, view.order]
     largest = max(float(np.abs(means).max()), 1e-6)
     figure = plots.new_figure(WIDTH, 4.2)

@@ -115,14 +115,7 @@ class Section:
 
 
 def page(title: str, lead: Sequence[str], sections: Sequence[Section], foot: str) -> str:
-    """The whole page.
-
-    Args:
-        title: of the page.
-        lead: HTML below the title.
-        sections: the contents.
-        foot: a plain line at the end.
-    """
+    """The whole page; ``lead`` is HTML below the title, ``foot`` plain text at the end."""
     return PAGE.substitute(
         policy=html.escape(POLICY),
         title=html.escape(title),
@@ -148,13 +141,13 @@ def paragraph(text: str, *, note: bool = False) -> str:
 
 
 def figure(picture: Path, alternative: str, caption: str, players: Sequence[str] = ()) -> str:
-    """A picture with its caption.
+    """A picture, which is embedded in the page, with its caption.
 
     Args:
-        picture: its file, whose content is put into the page.
-        alternative: what it shows, for readers who cannot see it.
+        picture: its file.
+        alternative: a description for readers who cannot see it.
         caption: the text below it.
-        players: HTML of :func:`player`, put below the caption.
+        players: HTML of :func:`player`, below the caption.
     """
     return (
         f'<figure><img src="{_data_uri(picture)}" alt="{html.escape(alternative)}">'
@@ -163,7 +156,7 @@ def figure(picture: Path, alternative: str, caption: str, players: Sequence[str]
 
 
 def player(sound: Path, label: str) -> str:
-    """A player of a sound file, whose content is put into the page."""
+    """A player of a sound file, which is embedded in the page."""
     text = html.escape(label)
     return (
         f'<span class="sound">{text}<audio controls preload="auto" aria-label="{text}" '
@@ -179,10 +172,7 @@ def grid(items: Iterable[str]) -> str:
 def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of plain text; its first column names the rows.
 
-    Args:
-        caption: what it shows.
-        header: names of the columns; a name that ends in ``#`` marks a column of numbers.
-        rows: their cells.
+    A column whose name ends in ``#`` holds numbers.
     """
     styles = [NUMBER if name.endswith("#") else "" for name in header]
     heads = "".join(

@@ -1,4 +1,7 @@
-"""The sections of a report; each writes its pictures and sounds to a folder."""
+"""The sections of a report; each writes its pictures and sounds to a folder.
+
+The functions raise UserError if matplotlib is missing or the folder cannot be written.
+"""
 
 from __future__ import annotations
 
@@ -45,13 +48,7 @@ def _write(figure: Figure, path: Path) -> Path:
 def training_section(run: Run, folder: Path, *, latents: bool = True) -> Section:
     """The training curves of the bound, of each term of the objective, and of the gradient norm.
 
-    Args:
-        run: its records are shown.
-        folder: where to write.
-        latents: whether the model has any; without them the bound is the log-likelihood.
-
-    Raises:
-        UserError: if matplotlib is missing or the folder cannot be written.
+    Without latents, the bound is the log-likelihood and is shown once.
     """
     records = run.records()
     terms = [name for name in curves.weighted_terms(records) if name != "kl"]
@@ -104,7 +101,7 @@ def compute_scores(
 
     Args:
         loaded: the run.
-        sequences: what to score, on the scale of the model.
+        sequences: on the scale of the model.
         particles: K of the importance-weighted and the particle-filter bound; 1 omits both. The
             particle filter is omitted for a custom guide.
         batch_size: sequences scored together.
@@ -147,14 +144,7 @@ def compute_scores(
 
 
 def bounds_section(table: Sequence[Score], split: str, count: int, total: int) -> Section:
-    """The table of bounds.
-
-    Args:
-        table: its rows.
-        split: name of the split.
-        count: how many of its sequences were scored.
-        total: how many it has.
-    """
+    """The table of bounds on the first ``count`` of the ``total`` sequences of a split."""
     which = f"all {total:,}" if count == total else f"the first {count:,} of {total:,}"
     rows = [
         (
@@ -182,11 +172,7 @@ def bounds_section(table: Sequence[Score], split: str, count: int, total: int) -
 
 
 def sequences_section(views: Sequence[SequenceView], folder: Path, split: str) -> Section:
-    """Each sequence with its terms, its reconstruction and its latents.
-
-    Raises:
-        UserError: if matplotlib is missing or the folder cannot be written.
-    """
+    """Each sequence with its terms, its reconstruction and its latents."""
     parts = [part for view in views for part in _sequence_parts(view, folder)]
     return Section("sequences", f"Sequences of the {split} split", tuple(parts))
 
@@ -324,9 +310,6 @@ def samples_section(
         steps: their length, for data that are not images, sound or text.
         folder: where to write.
         seed: of the samples.
-
-    Raises:
-        UserError: if matplotlib is missing or the folder cannot be written.
     """
     data, size = checkpoint.data, checkpoint.model.likelihood.size
     if data.image_shape is not None:

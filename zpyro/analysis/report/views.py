@@ -235,13 +235,7 @@ def gaussian_kl(loc: Array, scale: Array, prior_loc: Array, prior_scale: Array) 
 def custom_guide_paths(
     model: SequenceModel, batch: Batch, num_samples: int, seed: int
 ) -> tuple[dict[str, Array], str]:
-    """Latents and terms of S samples from a model's custom guide for one sequence.
-
-    Args:
-        model: a model that a guide is attached to.
-        batch: of one sequence.
-        num_samples: S.
-        seed: of the samples.
+    """Latents and terms of S samples from a model's custom guide for a batch of one sequence.
 
     Returns:
         The arrays :data:`PATH_ARRAYS`, latents (S, T, Z) and terms (S, T), nats; and a note on the

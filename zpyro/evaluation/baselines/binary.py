@@ -1,9 +1,9 @@
-"""What a model of binary frames must beat: tables of frequencies counted in the training data."""
+"""The baselines for models of binary frames: tables of frequencies in the training data."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,11 +34,6 @@ class BitTable:
     """
 
     probability: Matrix
-
-    @property
-    def parts(self) -> dict[str, Matrix]:
-        """The arrays that make it, by name."""
-        return {"probability": self.probability}
 
     def score(self, sequences: Sequences) -> Matrix:
         """log-probability of each sequence, nats, (N,)."""
@@ -86,16 +81,8 @@ def table_shape(sequences: Sequences) -> tuple[int, int]:
     return 1, sequences.frame_size
 
 
-FITS: dict[str, Callable[[Sequences], BitTable]] = {
-    "bernoulli": single_bits,
-    "neighbors": neighboring_bits,
-}
+FITS = {"bernoulli": single_bits, "neighbors": neighboring_bits}
 """The baselines by the names they are stored and printed under."""
-
-
-def fit(train: Sequences) -> dict[str, BitTable]:
-    """All of them."""
-    return {name: function(train) for name, function in FITS.items()}
 
 
 def shapes(sequences: Sequences) -> dict[str, tuple[int, ...]]:

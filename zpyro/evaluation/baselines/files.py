@@ -1,4 +1,4 @@
-"""The baselines that a run keeps: fitted once to the training data, scored on any other.
+"""The baselines that a run keeps: fitted once to the training data, scored on any data.
 
 Continuous frames have those of :mod:`zpyro.evaluation.baselines.continuous`, binary ones those of
 :mod:`zpyro.evaluation.baselines.binary`, tokens that of :mod:`zpyro.evaluation.baselines.ngrams`.
@@ -22,9 +22,9 @@ from zpyro.evaluation.baselines.ngrams import Trigram, trigram
 from zpyro.io import files, tensor_files
 
 BASELINE_FRAMES = 2_000_000
-"""Continuous frames are fitted on as many sequences as hold so many."""
+"""Densities are fitted to the first sequences with this many frames."""
 BASELINE_TOKENS = 50_000_000
-"""Trigrams are counted in as many sequences as hold so many."""
+"""Trigrams are counted in the first sequences with this many tokens."""
 
 DENSITIES = {"gaussian": diagonal_gaussian, "linear": linear_predictor}
 TRIGRAM = "trigram"
@@ -32,12 +32,7 @@ NAMES = (*DENSITIES, *binary_baselines.FITS, TRIGRAM)
 
 
 class Baseline(Protocol):
-    """What every baseline offers."""
-
-    @property
-    def parts(self) -> Mapping[str, Array]:
-        """The arrays that make it, by name."""
-        ...
+    """A baseline; a dataclass whose arrays are written to a file."""
 
     def score(self, sequences: Sequences) -> Array:
         """log-density or log-probability of each sequence, nats, (N,)."""
@@ -52,7 +47,7 @@ def fit(train: Sequences, size: int) -> Mapping[str, Baseline]:
         size: D, or V for tokens.
     """
     if train.data_type == "binary":
-        return binary_baselines.fit(train)
+        return {name: bits(train) for name, bits in binary_baselines.FITS.items()}
     if train.data_type == "tokens":
         return {TRIGRAM: trigram(_first(train, BASELINE_TOKENS), size)}
     few = _first(train, BASELINE_FRAMES)
@@ -68,7 +63,8 @@ def write(path: Path, fitted: Mapping[str, Baseline]) -> None:
     tensors = {
         f"{name}.{key}": torch.from_numpy(np.ascontiguousarray(part))
         for name, baseline in fitted.items()
-        for key, part in baseline.parts.items()
+        for key, part in vars(baseline).items()
+        if isinstance(part, np.ndarray)
     }
     files.replace_file(path, lambda place: tensor_files.write(place, tensors))
 
@@ -123,6 +119,6 @@ def _read_trigram(path: Path, size: int) -> Trigram:
 
 
 def _first(train: Sequences, frames: int) -> Sequences:
-    """As many of the first sequences as hold so many frames or tokens."""
+    """The first sequences that hold this many frames or tokens."""
     enough = int(np.searchsorted(np.cumsum(train.lengths), frames)) + 1
     return train[:enough]

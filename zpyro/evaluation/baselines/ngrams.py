@@ -1,4 +1,4 @@
-"""What a model of tokens must beat: a trigram model with modified Kneser-Ney smoothing.
+"""The baseline for models of tokens: a trigram model with modified Kneser-Ney smoothing.
 
 Chen and Goodman, "An empirical study of smoothing techniques for language modeling", Computer
 Speech and Language 13 (1999), section 3, in its interpolated form::
@@ -9,8 +9,8 @@ Speech and Language 13 (1999), section 3, in its interpolated form::
 
 c counts occurrences, n(v w) the different words before v w, and n(w) those before w. D is one of
 three discounts, for counts of 1, 2, and 3 or more, estimated from counts of counts; gamma is what
-makes each line sum to one over all V tokens. Two start symbols, which are no tokens, stand before
-every sequence; n-grams that begin with one have nothing before them, so there n is c.
+makes each line sum to one over all V tokens. Two start symbols, which are not tokens, precede
+every sequence; nothing precedes n-grams that begin with one, so there n is c.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Numbers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 USUAL_DISCOUNT = 0.75
-"""Where there are too few counts to estimate the discounts from."""
+"""For counts that are too few to estimate the discounts from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +44,8 @@ class Trigram:
     keys: Numbers
     counts: Numbers
 
-    @property
-    def parts(self) -> dict[str, Numbers]:
-        """The arrays that make it, by name."""
-        return {"keys": self.keys, "counts": self.counts}
-
     def log_prob(self, first: Array, second: Array, word: Array) -> Floats:
-        """log p(word | first second), nats, all of shape (N,); V stands for a start symbol."""
+        """log p(word | first second), nats, all of shape (N,); V is a start symbol."""
         first, second, word = (part.astype(np.int64) for part in (first, second, word))
         base = self.size + 1
         unigram = self._unigrams.probability(np.zeros_like(word), word, 1.0 / self.size)
@@ -113,7 +108,7 @@ class _Level:
         self.discounted = counts - _discounts(counts)[np.minimum(counts, 3)]
         self.histories, first = np.unique(keys // base, return_index=True)
         self.totals = np.add.reduceat(counts, first).astype(np.float64)
-        # What the discounts took is what the line above hands down.
+        # The probability that the discounts free goes to the shorter history.
         self.gamma = 1.0 - np.add.reduceat(self.discounted, first) / self.totals
 
     def probability(self, history: Numbers, keys: Numbers, lower: Floats | float) -> Floats:

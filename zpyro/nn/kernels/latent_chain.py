@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from zpyro.nn import recurrence
 from zpyro.nn.kernels.fused_blocks import (
     Gradient,
     activate,
@@ -23,7 +24,6 @@ from zpyro.nn.kernels.fused_blocks import (
     weight_gradient,
 )
 from zpyro.nn.layers import GAUSSIAN_BOUND, GaussianMLP
-from zpyro.nn.recurrence import RECURRENCES
 
 Chain = Callable[
     [GaussianMLP, GaussianMLP | None, Tensor, Tensor, Tensor, Tensor],
@@ -196,6 +196,5 @@ def choose(name: str) -> Chain:
     Raises:
         ValueError: if there is none of that name.
     """
-    if name != "auto" and name not in RECURRENCES:
-        raise ValueError(f"recurrence is {name!r}; choose auto or one of {tuple(RECURRENCES)}")
+    recurrence.choose(name)
     return plain if name == "plain" else fused
