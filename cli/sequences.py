@@ -61,7 +61,7 @@ def open_run(
 
 def load_split(loaded: LoadedRun, split: str, data: Path | None) -> Sequences:
     """Load a split of a run's data and report it."""
-    config = loaded.run.config()
+    config = loaded.config
     folder = data or config.data_folder
     with status(f"loading {config.dataset}" + ("" if folder is None else f" from {folder}")):
         return loaded.split(split, data)

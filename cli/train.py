@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zpyro.datasets.sequences import Dataset
     from zpyro.distributed.processes import ProcessGroup
     from zpyro.models import SequenceModel
+    from zpyro.training.callbacks import Callback
     from zpyro.training.config import Config
     from zpyro.training.runs import Run
     from zpyro.training.trainer import Outcome
@@ -93,10 +94,9 @@ def command(
     for name in loggers:
         LOGGERS[name].check_installed()
     given = {f"train.{name}": value for name, value in options.items() if value is not None}
-    if resume and (dataset or preset or assignments or out or "train.seed" in given):
+    if resume and (dataset or preset or out or "train.seed" in given):
         raise UserError(
-            "--resume takes the run's own settings; leave out --dataset, --preset, --set, "
-            "--out and --seed"
+            "--resume takes the run's own settings; leave out --dataset, --preset, --out and --seed"
         )
     keep_freed_memory()
     with contextlib.ExitStack() as stack:
@@ -104,7 +104,7 @@ def command(
         if resume is None:
             session = _start(dataset, data, preset, assignments, out, given, code, process_group)
         else:
-            session = _resume(resume, data, given, code, process_group)
+            session = _resume(resume, data, assignments, given, code, process_group)
         stack.enter_context(session.run.locked())
         session.log_start()
         settings = flatten(tomllib.loads(write_config(session.config)))
@@ -115,7 +115,7 @@ def command(
             session.config,
             run=session.run,
             resume=session.resume,
-            callbacks=[logger_for(console()), *trackers],
+            callbacks=[_settings_writer(session), logger_for(console()), *trackers],
             detect_anomaly=detect_anomaly,
             process_group=process_group,
         )
@@ -206,35 +206,51 @@ def _start(
 def _resume(
     folder: Path,
     data: Path | None,
+    assignments: tuple[str, ...],
     given: dict[str, object],
     code: UserCode,
     process_group: ProcessGroup,
 ) -> Session:
     """The model of a run, from its last checkpoint."""
-    from zpyro.io import files
     from zpyro.training import config, runs
     from zpyro.training.building import choose_device
+    from zpyro.training.sequence_task import check_same_data
 
     run = runs.open_run(folder)
     with run.locked():
-        settled = config.with_options(run.config(), _with_limits(given))
-        if data is not None:
-            settled = replace(settled, data_folder=str(data.absolute()))
         with process_group.main_process_first():
             damage = run.recover() if process_group.is_main_process else None
         if damage is not None:
             log(f"warning: {damage}")
         # A training killed before its first checkpoint starts again.
-        resume = run.has("last")
+        last = run.load("last", guide=code.guide) if run.has("last") else None
+        resumed = run.config(last, resume=True, assignments=assignments)
+        settled = config.with_options(resumed, _with_limits(given))
+        if data is not None:
+            settled = replace(settled, data_folder=str(data.absolute()))
         loaded = load_data(settled, process_group=process_group)
-        if resume:
-            model = run.load("last", choose_device(settled.train.device), code.guide).model
-        else:
+        if last is None:
             model = _new_model(settled, loaded, code)
-        if process_group.is_main_process:
-            files.replace_file(folder / runs.CONFIG, config.write_config(settled))
-        _prepare_run(run, loaded, code, process_group, new=not resume)
-    return Session(model, loaded, settled, run, resume)
+        else:
+            check_same_data(folder, last, loaded)
+            model = last.model.to(choose_device(settled.train.device))
+        _prepare_run(run, loaded, code, process_group, new=last is None)
+    return Session(model, loaded, settled, run, resume=last is not None)
+
+
+def _settings_writer(session: Session) -> Callback:
+    """Writes the settings when nothing is left to check: a mistake leaves the run as it was."""
+    from zpyro.io import files
+    from zpyro.training import config, runs
+    from zpyro.training.callbacks import Callback
+
+    class SettingsWriter(Callback):
+        def on_fit_start(self, task: object, state: object) -> None:
+            del task, state
+            text = config.write_config(session.config)
+            files.replace_file(session.run.folder / runs.CONFIG, text)
+
+    return SettingsWriter()
 
 
 def _new_model(settled: Config, data: Dataset, code: UserCode) -> SequenceModel:

@@ -120,11 +120,11 @@ class Field:
             converted = _convert(value, self.hint)
         except TypeError:
             raise UserError(
-                f"{source}: {self.key} must be {describe(self.hint)}, but is {_shown(value)}"
+                f"{source}: {self.key} must be {describe(self.hint)}, but is {shown(value)}"
             ) from None
         complaint = self.limits.complaint(converted)
         if complaint is not None:
-            raise UserError(f"{source}: {self.key} must be {complaint}, but is {_shown(value)}")
+            raise UserError(f"{source}: {self.key} must be {complaint}, but is {shown(value)}")
         return converted
 
     def parse(self, text: str, source: str) -> Any:
@@ -240,6 +240,18 @@ def to_toml(settings: object) -> str:
     return "\n".join([*plain, *tables]) + "\n"
 
 
+def plain(values: Any, section: str = "") -> dict[str, object]:
+    """The fields of a dataclass by (dotted) name, as readers of JSON and TOML take them back."""
+    prefix = f"{section}." if section else ""
+    found: dict[str, object] = {}
+    for field in dataclasses.fields(values):
+        if field.init:
+            value = getattr(values, field.name)
+            value = list(value) if isinstance(value, tuple) else value
+            found[prefix + field.name] = NONE if value is None else value
+    return found
+
+
 def literal(value: object) -> str:
     """One value as TOML writes it."""
     if value is None:
@@ -308,7 +320,7 @@ def _convert_items(values: Sequence[object], items: tuple[Any, ...]) -> tuple[An
     return tuple(_convert(value, kind) for value, kind in zip(values, kinds, strict=True))
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A value for an error message, on one line and not endless."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."

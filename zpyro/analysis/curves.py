@@ -67,7 +67,7 @@ def points(records: Records, kind: str, name: str) -> tuple[list[int], list[floa
     found = [
         (record["step"], float(record[key]))
         for record in records
-        if record.get("kind") == kind and record.get(key) is not None
+        if record.get("kind") == kind and isinstance(record.get(key), int | float)
     ]
     return [step for step, _ in found], [value for _, value in found]
 

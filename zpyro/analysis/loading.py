@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,14 @@ class LoadedRun:
         """The model of the checkpoint."""
         return self.checkpoint.model
 
+    @cached_property
+    def config(self) -> Config:
+        """The settings of the run."""
+        return self.run.config(self.checkpoint)
+
     def split(self, split: str = "test", data_folder: Path | None = None) -> Sequences:
         """A split of the run's data, see :func:`load_split`."""
-        return load_split(self.run, self.checkpoint, split, data_folder)
+        return load_split(self.run, self.checkpoint, split, data_folder, self.config)
 
     def all_of(self, data_folder: Path) -> Sequences:
         """Every sequence of another folder, on the scale of the model.
@@ -50,7 +56,7 @@ class LoadedRun:
         Raises:
             UserError: if the data cannot be read or do not suit the model.
         """
-        config, data = self.run.config(), self.checkpoint.data
+        config, data = self.config, self.checkpoint.data
         scale, vocabulary = Normalization(data.mean, data.scale), self.checkpoint.vocabulary
         found = datasets.load_all(config.dataset, data_folder, config.data, scale, vocabulary)
         return renormalize_like(self.checkpoint, found)
@@ -96,7 +102,11 @@ def load_dataset(config: Config, vocabulary: Vocabulary | None = None) -> Datase
 
 
 def load_split(
-    run: Run, checkpoint: Checkpoint, split: str, data_folder: Path | None = None
+    run: Run,
+    checkpoint: Checkpoint,
+    split: str,
+    data_folder: Path | None = None,
+    config: Config | None = None,
 ) -> Sequences:
     """A split of the data that a run was trained on, on the scale of its model.
 
@@ -105,12 +115,13 @@ def load_split(
         checkpoint: its normalization and vocabulary are used.
         split: "train", "valid", "test" or "all".
         data_folder: where the data are now; by default where they were at training.
+        config: the settings of the run, where they are known.
 
     Raises:
         UserError: if the data are missing or do not suit the model, or the split is unknown or
             empty.
     """
-    config = run.config()
+    config = config or run.config(checkpoint)
     if data_folder is not None:
         config = replace(config, data_folder=str(data_folder.absolute()))
     sequences = load_dataset(config, checkpoint.vocabulary).split(split)

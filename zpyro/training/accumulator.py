@@ -101,14 +101,18 @@ class MetricAccumulator:
 
     def state_dict(self) -> dict[str, Any]:
         """The sums and counts as plain numbers."""
-        return {name: part.tolist() for name, part in self._parts().items()}
+        parts: dict[str, Any] = {name: part.tolist() for name, part in self._parts().items()}
+        return {**parts, "columns": list(self.columns)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned.
+        """Restore what :meth:`state_dict` returned; of an objective with other terms, the counts.
 
         Raises:
             KeyError, RuntimeError: if the state has another form.
         """
+        if state.get("columns", list(self.columns)) != list(self.columns):
+            self._skipped[0] = state["skipped"][0]
+            return
         for name, part in self._parts().items():
             part.copy_(torch.tensor(state[name], dtype=torch.float64))
 

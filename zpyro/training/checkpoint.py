@@ -13,9 +13,10 @@ memory is taken for it.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 MODEL, START, STATE = "model.safetensors", "start.safetensors", "state.pt"
 VOCABULARY = "vocabulary.json"
 START_FRAMES = 64
+LARGEST_CHECKED = 1 << 26
+"""Numbers of a split that a fingerprint covers, a fraction of a second."""
 
 DATA_TYPES = ("audio", "frames", "binary", "tokens")
 
@@ -100,6 +103,8 @@ class Checkpoint:
         metrics: the validation that these weights were kept for; empty before the first.
         averaged: whether the weights are a moving average.
         vocabulary: the words behind the tokens, or None where there are none.
+        settings: of the run when this was written, by dotted key; those of the model at least.
+        fingerprint: of the training and validation data, see :func:`fingerprint`, or None.
     """
 
     model: SequenceModel
@@ -111,6 +116,8 @@ class Checkpoint:
     metrics: Mapping[str, float | int | None] | None = None
     averaged: bool = False
     vocabulary: Vocabulary | None = None
+    settings: Mapping[str, object] = field(default_factory=dict[str, object])
+    fingerprint: str | None = None
 
 
 def data_spec(dataset: Dataset) -> DataSpec:
@@ -124,6 +131,22 @@ def data_spec(dataset: Dataset) -> DataSpec:
         scale=float(train.normalization.scale),
         image_shape=train.image_shape,
     )
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """A checksum of the sequences that train and validate, on the scale of the model.
+
+    Of more than :data:`LARGEST_CHECKED` numbers it covers all lengths and every n-th sequence.
+    """
+    digest = hashlib.sha256()
+    for part in (dataset.train, dataset.valid):
+        digest.update(part.lengths.tobytes())
+        every = 1 + part.num_frames * part.frame_size // LARGEST_CHECKED
+        for index in range(0, len(part), every):
+            digest.update(np.ascontiguousarray(part.values[index]).tobytes())
+            if part.start is not None:
+                digest.update(np.ascontiguousarray(part.start[index]).tobytes())
+    return digest.hexdigest()
 
 
 def some_start_frames(sequences: Sequences, seed: int) -> Tensor | None:
@@ -208,6 +231,7 @@ def load(
         manifest.check(folder / name, meta)
     vocabulary = _read_vocabulary(folder / VOCABULARY, likelihood)
     model.load_state_dict(tensors, assign=True)
+    recorded = manifest.table(meta, "settings", source) if "settings" in meta else {}
     return Checkpoint(
         model=model.to(device).eval().requires_grad_(True),
         config=config,
@@ -218,6 +242,8 @@ def load(
         metrics=manifest.table(meta, "metrics", source),
         averaged=meta.get("averaged") is True,
         vocabulary=vocabulary,
+        settings=recorded | settings.plain(config, "model"),
+        fingerprint=None if meta.get("fingerprint") is None else str(meta["fingerprint"]),
     )
 
 
@@ -247,16 +273,13 @@ def _meta(checkpoint: Checkpoint) -> dict[str, Any]:
         "epoch": checkpoint.epoch,
         "averaged": checkpoint.averaged,
         "metrics": dict(checkpoint.metrics or {}),
+        "settings": dict(checkpoint.settings),
+        "fingerprint": checkpoint.fingerprint,
         "dtype": str(kind).removeprefix("torch."),
-        "model": _plain(asdict(checkpoint.config)),
-        "likelihood": _plain({"name": likelihood.name, **asdict(likelihood)}),
-        "data": _plain(asdict(checkpoint.data)),
+        "model": settings.plain(checkpoint.config),
+        "likelihood": {"name": likelihood.name, **settings.plain(likelihood)},
+        "data": settings.plain(checkpoint.data),
     }
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as JSON and TOML readers take them back."""
-    return {name: settings.NONE if value is None else value for name, value in values.items()}
 
 
 # -- reading --------------------------------------------------------------------------------------

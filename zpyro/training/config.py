@@ -336,6 +336,20 @@ def known_fields(data_settings: type[Any], model: str = "zforcing") -> dict[str,
     return fields
 
 
+def recorded_settings(config: Config) -> dict[str, object]:
+    """Every setting by dotted key, for a checkpoint to hold."""
+    found: dict[str, object] = {"dataset": config.dataset}
+    for section in ("data", "model", "objective", "train"):
+        found |= settings.plain(getattr(config, section), section)
+    return found
+
+
+def is_fixed(key: str) -> bool:
+    """Whether a run cannot change a setting: weights, optimizer state and splits depend on it."""
+    fixed = ("dataset", "train.seed", "train.optimizer")
+    return key in fixed or key.startswith(("data.", "model."))
+
+
 def write_config(config: Config) -> str:
     """The text of ``config.toml``, every value in it."""
     return settings.to_toml(config)

@@ -47,16 +47,14 @@ class Optimizer:
         self._rates = (
             [torch.tensor(train.learning_rate, device=device) for _ in groups] if on_cuda else None
         )
-        self._options: dict[str, Any] = {"fused": True}
+        self._options: dict[str, Any] = {"fused": True, "weight_decay": train.weight_decay}
         each = [{"params": parameters} for parameters, _ in groups]
-        common = {"lr": train.learning_rate, "weight_decay": train.weight_decay}
         if train.optimizer == "adam":
-            self._options["capturable"] = on_cuda
-            self._optimizer = torch.optim.Adam(
-                each, eps=train.adam_epsilon, **common, **self._options
-            )
+            self._options |= {"capturable": on_cuda, "eps": train.adam_epsilon}
+            self._optimizer = torch.optim.Adam(each, lr=train.learning_rate, **self._options)
         else:
-            self._optimizer = torch.optim.SGD(each, momentum=MOMENTUM, **common, **self._options)
+            self._options["momentum"] = MOMENTUM
+            self._optimizer = torch.optim.SGD(each, lr=train.learning_rate, **self._options)
             for parameter in self.parameters:
                 # The fused kernel leaves a buffer that it makes in a skipped first step undefined.
                 buffer = torch.zeros_like(parameter)
@@ -109,8 +107,10 @@ class Optimizer:
             factor = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * fraction))
         elif train.learning_rate_schedule == "milestones":
             factor = 0.1 ** sum(epoch >= milestone for milestone in train.milestones)
-        else:
+        elif train.learning_rate_schedule == "plateau":
             factor = max(self._scale, floor)
+        else:
+            factor = 1.0
         if train.warmup_epochs:
             factor *= 1 - math.exp(-(epoch + 1) / train.warmup_epochs)
         return train.learning_rate * factor
@@ -131,7 +131,7 @@ class Optimizer:
         """Restore what :meth:`state_dict` returned."""
         self._optimizer.load_state_dict(state["optimizer"])
         for group in self._optimizer.param_groups:
-            # A checkpoint of another device has other options.
+            # A checkpoint of another device, or from before a setting was changed, has others.
             group.update(self._options)
         self._scale = state["scale"]
         if self.average is not None and state["average"] is not None:

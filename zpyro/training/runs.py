@@ -11,10 +11,12 @@ Checkpoints are written aside and renamed, so that a kill leaves the old one or 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,9 @@ from zpyro.training.checkpoint import Checkpoint
 from zpyro.training.config import Config
 from zpyro.training.custom_guides import GuideSource
 
+logger = logging.getLogger(__name__)
+
+LARGEST_STEP = 1 << 53
 CONFIG, METRICS, BASELINE_FILE = "config.toml", "metrics.jsonl", "baselines.safetensors"
 
 
@@ -54,24 +59,76 @@ class Run:
         """The newest checkpoint, the one that training continues from."""
         return self.folder / "last"
 
-    def config(self) -> Config:
-        """The settings.
+    def config(
+        self,
+        checkpoint: Checkpoint | None = None,
+        *,
+        resume: bool = False,
+        assignments: Sequence[str] = (),
+    ) -> Config:
+        """The settings: those of config.toml, which users may edit.
+
+        A setting that the file does not have is that of the checkpoint. Of settings that cannot
+        change (:func:`zpyro.training.config.is_fixed`) the checkpoint's count.
+
+        Args:
+            checkpoint: of this run, if one is used.
+            resume: whether to train on; an edited setting that cannot change is then an error
+                instead of a warning.
+            assignments: texts ``section.name=value`` over those of the file.
 
         Raises:
-            UserError: if config.toml is missing or wrong.
+            UserError: if config.toml is missing or wrong, or for a setting that cannot change.
         """
         path = self.folder / CONFIG
         table = settings.read_toml(path)
+        recorded = {} if checkpoint is None else _renamed(checkpoint.settings)
+        preset = config.preset_of({**recorded, **table}, str(path), accept_renamed=True)
         folder = table.get("data_folder", settings.NONE)
-        preset = config.preset_of(table, str(path), accept_renamed=True)
         if preset.dataset is None or not isinstance(folder, str):
             raise UserError(f"{path}: dataset and data_folder must be text; choose another run")
-        return config.resolve(
-            preset.dataset,
-            datasets.entry(preset.dataset).settings,
-            preset=preset,
-            data_folder=None if folder == settings.NONE else folder,
-        )
+
+        def resolved(values: Mapping[str, object], assignments: Sequence[str] = ()) -> Config:
+            dataset = str(values["dataset"])
+            others = {key: value for key, value in values.items() if key != "dataset"}
+            return config.resolve(
+                dataset,
+                datasets.entry(dataset).settings,
+                preset=replace(preset, dataset=dataset, values=others),
+                assignments=assignments,
+                data_folder=None if folder == settings.NONE else folder,
+                on_dropped=refuse if resume else None,
+            )
+
+        def refuse(model: str, keys: Sequence[str]) -> None:
+            if keys[-1].startswith("objective."):
+                raise UserError(
+                    f"{path}: {keys[-1]} has no effect on the model {model}; set it to 0"
+                )
+
+        values = {"dataset": preset.dataset, **preset.values}
+        fixed = {key: value for key, value in recorded.items() if config.is_fixed(key)}
+        edited = [key for key in fixed if values[key] != fixed[key]]
+        for key in edited:
+            line = (
+                f"{path}: {key} is {settings.shown(values[key])}, but the checkpoint was trained "
+                f"with {settings.shown(fixed[key])}"
+            )
+            if resume:
+                raise UserError(f"{line}; set it back, or start a new training")
+            logger.warning("%s, which is used", line)
+        if edited:
+            # What is not used must be sound all the same: a damaged file is an error.
+            resolved(values)
+        for text in assignments:
+            key, _, value = (part.strip() for part in text.partition("="))
+            if key in fixed and settings.parse_value(value) != fixed[key]:
+                raise UserError(
+                    f"--set {text}: the run was trained with {settings.shown(fixed[key])}; "
+                    "--resume takes the run's own settings of data, model, optimizer and seed, "
+                    "leave it out"
+                )
+        return resolved({**values, **fixed}, assignments)
 
     def load(
         self, which: str = "best", device: Any = "cpu", guide: GuideSource | None = None
@@ -119,11 +176,16 @@ class Run:
         return files.complete_folder(self.folder / which).exists()
 
     def records(self) -> list[dict[str, Any]]:
-        """What metrics.jsonl holds; a line cut short by a kill is left out."""
+        """What metrics.jsonl holds; damaged lines, as a kill may leave one, are left out.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
         path = self.folder / METRICS
         if not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with files.translate_os_errors(path):
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         return [record for record in map(_record, lines) if record is not None]
 
     def write_baselines(self, train: Sequences, size: int) -> None:
@@ -211,6 +273,10 @@ def open_run(folder: str | Path) -> Run:
     return Run(folder)
 
 
+def _renamed(recorded: Mapping[str, object]) -> dict[str, object]:
+    return {settings.RENAMED.get(key, key): value for key, value in recorded.items()}
+
+
 class MetricsLog:
     """Appends to metrics.jsonl.
 
@@ -254,10 +320,19 @@ def _finite(value: Any) -> Any:
 
 
 def _record(line: str) -> dict[str, Any] | None:
+    """A record, or None for a line that is none: the file may be cut short or edited."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(record, dict) or type(record.get("step")) is not int:
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
         return None
-    return record
+    step = record.get("step")
+    sound = type(step) is int and 0 <= step <= LARGEST_STEP
+    return record if sound and all(map(_is_plain, record.values())) else None
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, int | float):
+        return abs(value) <= sys.float_info.max
+    return value is None or isinstance(value, str)

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from zpyro.training.accumulator import means
 from zpyro.training.building import build_objective
 from zpyro.training.callbacks import Callback, duration, shown_number
 from zpyro.training.checkpoint import Checkpoint, data_spec, some_start_frames
-from zpyro.training.config import Config
+from zpyro.training.config import Config, recorded_settings
 from zpyro.training.runs import Run
 from zpyro.training.task import Numbers, StepTerms, Tensors, TrainingTask, TrainState
 from zpyro.training.trainer import Outcome, Trainer, to_device
@@ -128,6 +128,9 @@ class SequenceTask(TrainingTask[SequenceModel]):
             raise UserError(
                 "train.carry_state: needs a single process; start zpyro train without torchrun"
             )
+        if config.train.carry_state:
+            # Reads one row, so that other data are refused before anything is written.
+            next(dataset.train.stream_batches(1))
         self.model, self.dataset, self.config = model, dataset, config
         model.skip_gradient = config.objective.skip_gradient
         self.steps_per_epoch = dataset.train.num_batches(config.train.batch_size)
@@ -141,6 +144,7 @@ class SequenceTask(TrainingTask[SequenceModel]):
         self._padded_lengths = length_edges(dataset.train.lengths) if captures else None
         # The state after the newest batch, where the rows of streams continue from it.
         self._carried: State = ()
+        self._restores_state = True
         self._weights = self.elbo.weights()
         self._is_first_step = True
 
@@ -292,23 +296,55 @@ class SequenceTask(TrainingTask[SequenceModel]):
             metrics=metrics,  # pyright: ignore[reportArgumentType]
             averaged=averaged,
             vocabulary=self.dataset.vocabulary,
+            settings=recorded_settings(self.config),
+            fingerprint=self._fingerprint,
         )
         checkpoint.save(folder, held, training_state, keep_previous=training_state is not None)
 
+    @cached_property
+    def _fingerprint(self) -> str:
+        return checkpoint.fingerprint(self.dataset)
+
     def check_resumable(self, folder: Path) -> None:
         last = checkpoint.load(folder)
-        if (last.data, last.vocabulary) != (data_spec(self.dataset), self.dataset.vocabulary):
-            raise UserError(
-                f"{folder.parent}: the data are not those it was trained on; "
-                "point --data at those, unchanged"
-            )
+        check_same_data(folder.parent, last, self.dataset, self._fingerprint)
+        # Rows of streams continue each other only in batches of the size that they had.
+        self._restores_state = last.settings.get("train.batch_size") in (
+            None,
+            self.config.train.batch_size,
+        )
 
     def state_dict(self) -> list[Tensor]:
         """The state of the recurrence after the newest batch."""
         return list(self._carried)
 
     def load_state_dict(self, state: list[Tensor]) -> None:
-        self._carried = tuple(part.to(self._like.device) for part in state)
+        if self._restores_state:
+            self._carried = tuple(part.to(self._like.device) for part in state)
+
+
+def check_same_data(
+    folder: Path, last: Checkpoint, dataset: Dataset, fingerprint: str | None = None
+) -> None:
+    """Check that a data set is the one that a run was trained on.
+
+    Args:
+        folder: of the run, for the message.
+        last: its newest checkpoint.
+        dataset: the data set.
+        fingerprint: of the data set if it is known, see :func:`checkpoint.fingerprint`.
+
+    Raises:
+        UserError: if it is another one, or has changed.
+    """
+    same = (last.data, last.vocabulary) == (data_spec(dataset), dataset.vocabulary)
+    if same and last.fingerprint is not None:
+        same = last.fingerprint == (fingerprint or checkpoint.fingerprint(dataset))
+    if not same:
+        raise UserError(
+            f"{folder}: the data are not those it was trained on; "
+            "point --data at those, unchanged, or start a new training"
+        )
 
 
 def summarize(sums: Mapping[str, float], seconds: float) -> dict[str, float | None]:

@@ -33,6 +33,9 @@ class TrainState:
         validated: step of the newest validation.
         evals_without_improvement: validations since the best.
         interval_seconds: time spent on steps since the last record.
+        steps_per_epoch: batches in a pass when this was saved; None before the first checkpoint.
+        extra_steps: steps taken beyond those that ``epoch`` and ``batch`` count. It is 0 unless a
+            resumed training has another number of batches in a pass.
     """
 
     step: int = 0
@@ -43,6 +46,8 @@ class TrainState:
     validated: int | None = None
     evals_without_improvement: int = 0
     interval_seconds: float = 0.0
+    steps_per_epoch: int | None = None
+    extra_steps: int = 0
 
     def advance(self, steps_per_epoch: int) -> None:
         """Count one step; the last batch of a pass begins the next pass."""
@@ -50,6 +55,14 @@ class TrainState:
         self.batch += 1
         if self.batch == steps_per_epoch:
             self.epoch, self.batch = self.epoch + 1, 0
+
+    def adapt(self, steps_per_epoch: int) -> None:
+        """Keep the share of the pass that is done where a pass has another number of batches."""
+        before = self.steps_per_epoch or max(steps_per_epoch, self.batch + 1)
+        if before != steps_per_epoch:
+            self.batch = self.batch * steps_per_epoch // before
+            self.extra_steps = self.step - self.epoch * steps_per_epoch - self.batch
+        self.steps_per_epoch = steps_per_epoch
 
 
 @dataclass(frozen=True, eq=False)

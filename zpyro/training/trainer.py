@@ -102,7 +102,7 @@ class Trainer:
     ) -> None:
         self.task, self.train, self.process_group = task, train, process_group
         self.callbacks = callbacks if process_group.is_main_process else ()
-        self.state = TrainState()
+        self.state = TrainState(steps_per_epoch=task.steps_per_epoch)
         self.optimizer = Optimizer(task.parameter_groups(), train)
         self.device = self.optimizer.parameters[0].device
         self.accumulator = MetricAccumulator(self.device, task.term_names)
@@ -312,6 +312,7 @@ class Trainer:
         self.task.check_resumable(self._run.last)
         try:
             self.state = TrainState(**state["train_state"])
+            self.state.adapt(self.task.steps_per_epoch)
             self.accumulator.load_state_dict(state["accumulator"])
             self.task.load_state_dict(state["task"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -424,16 +425,18 @@ class Budget:
     """
 
     def __init__(self, train: TrainConfig, steps_per_epoch: int) -> None:
-        of_epochs = None if train.epochs is None else train.epochs * steps_per_epoch
-        limits = [limit for limit in (of_epochs, train.max_steps) if limit is not None]
-        self.steps = min(limits, default=None)
+        self.epoch_steps = None if train.epochs is None else train.epochs * steps_per_epoch
+        self.max_steps = train.max_steps
         self.seconds = None if train.max_minutes is None else 60.0 * train.max_minutes
 
     def fraction(self, state: TrainState) -> float:
         """How much of the training is done, 0 to 1; always 0 where nothing limits it."""
-        steps = 0.0 if self.steps is None else state.step / self.steps
-        seconds = 0.0 if self.seconds is None else state.seconds / self.seconds
-        return min(1.0, max(steps, seconds))
+        limits = (
+            (state.step - state.extra_steps, self.epoch_steps),
+            (state.step, self.max_steps),
+            (state.seconds, self.seconds),
+        )
+        return min(1.0, max(0.0 if limit is None else done / limit for done, limit in limits))
 
     def seconds_left(self, state: TrainState) -> float | None:
         """An estimate from the speed so far; None without a limit or before the first step."""
@@ -449,9 +452,10 @@ def is_due(state: TrainState, every: int | None, steps_per_epoch: int) -> bool:
         every: steps between the actions; None for the end of epochs, at least 50 steps apart.
         steps_per_epoch: batches in a pass over the data.
     """
-    if every is None:
-        every = steps_per_epoch * -(-MIN_STEPS_BETWEEN_VALIDATIONS // steps_per_epoch)
-    return state.step % every == 0
+    if every is not None:
+        return state.step % every == 0
+    every = steps_per_epoch * -(-MIN_STEPS_BETWEEN_VALIDATIONS // steps_per_epoch)
+    return (state.step - state.extra_steps) % every == 0
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

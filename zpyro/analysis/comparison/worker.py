@@ -34,14 +34,15 @@ from zpyro.training.trainer import Outcome
 def train(run: Run, dataset: Dataset) -> Outcome:
     """Start or resume the training of a run."""
     with run.locked():
-        config = run.config()
-        device = choose_device(config.train.device)
         damage = run.recover()
         if damage is not None:
             print(f"warning: {damage}", file=sys.stderr)
         resume = run.has("last")
-        if resume:
-            model = run.load("last", device).model
+        last = run.load("last") if resume else None
+        config = run.config(last, resume=True)
+        device = choose_device(config.train.device)
+        if last is not None:
+            model = last.model.to(device)
         else:
             likelihood = build_likelihood(config.model, dataset.likelihood, dataset.frame_size)
             seed_everything(config.train.seed)
