@@ -14,10 +14,9 @@ import pytest
 
 from tests.cli.conftest import Zpyro, train
 from zpyro import datasets, settings
-from zpyro.datasets.npz import NpzSettings
 from zpyro.training import config, runs
 
-FIELDS = config.known_fields(NpzSettings)
+FIELDS = config.known_fields(datasets.entry("npz").settings)
 CHANGED: dict[str, object] = {
     "objective.kl_weight": 0.9,
     "objective.bound": "iwae",
