@@ -142,6 +142,16 @@ def test_every_float_type_is_taken(convert: Any) -> None:
         np.testing.assert_allclose(a, b, atol=2e-4)
 
 
+def test_containers_of_unequal_lengths() -> None:
+    objects = np.empty(30, dtype=object)
+    objects[:] = RAGGED
+    same(from_arrays(objects), from_arrays(RAGGED))
+    same(from_arrays(value for value in RAGGED), from_arrays(RAGGED))
+    tensors = [torch.from_numpy(value) for value in RAGGED]
+    nested = torch.nested.nested_tensor(tensors, layout=torch.jagged)
+    same(from_arrays(nested), from_arrays(RAGGED))
+
+
 def test_numbers_alone_become_frames_of_one() -> None:
     data = from_arrays([np.sin(np.arange(float(5 + i))) for i in range(20)])
     assert (data.frame_size, data.likelihood) == (1, "gaussian")

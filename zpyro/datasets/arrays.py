@@ -68,8 +68,9 @@ def from_arrays(
 
     Args:
         arrays: all sequences, or those to train on. Frames (T_i, D), numbers (T_i,), or tokens
-            (T_i,) of whole numbers, each; one array (N, T, D), or (N, T) of tokens; a mapping from
-            names to sequences; or a mapping from "train", "valid" and "test" to any of these.
+            (T_i,) of whole numbers, each; one array (N, T, D), or (N, T) of tokens; a nested
+            tensor, or an array of arrays; a mapping from names to sequences; or a mapping from
+            "train", "valid" and "test" to any of these.
         valid: the sequences to validate on; a share of ``arrays`` without.
         test: the sequences to test on; a share of ``arrays`` without.
         names: of the sequences in ``arrays``, by default their keys or their numbers from 0. The
@@ -298,6 +299,11 @@ def _groups(
 
 def _named(label: str, arrays: Any, names: Sequence[str] | None) -> Named:
     """Checked sequences of a split with their names."""
+    # Two containers of sequences of unequal lengths.
+    if isinstance(arrays, np.ndarray) and arrays.dtype == object and arrays.ndim == 1:
+        arrays = list(cast("Iterable[Any]", arrays))
+    elif isinstance(arrays, torch.Tensor) and arrays.is_nested:
+        arrays = arrays.unbind()
     if isinstance(arrays, Mapping):
         if names is not None:
             raise UserError(f"{label}: a mapping has names; leave out names")
