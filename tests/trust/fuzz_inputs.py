@@ -26,11 +26,13 @@ class Target:
         inputs: makes the strategy of the file's contents; called once, in the process that reads.
         read: reads the file; only the library's user error may come of it.
         file_name: name that the file gets.
+        others: what an error may name instead of the file: settings in it, files beside it.
     """
 
     inputs: Callable[[], st.SearchStrategy[bytes]]
     read: Callable[[Path], object]
     file_name: str
+    others: tuple[str, ...] = ()
 
 
 @st.composite

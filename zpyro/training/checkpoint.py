@@ -300,7 +300,7 @@ def _model_config(table: dict[str, Any], source: str) -> ModelConfig:
 
 def _likelihood(table: dict[str, Any], source: str) -> Likelihood:
     name = table.pop("name", None)
-    if name not in LIKELIHOODS:
+    if not isinstance(name, str) or name not in LIKELIHOODS:
         raise UserError(f"{source}: likelihood {name!r} is unknown; choose another checkpoint")
     return settings.build(LIKELIHOODS[name], table, source)
 

@@ -187,7 +187,7 @@ def recorded(folder: Path, record: str) -> list[RecordedFile]:
         return []
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: is corrupt ({error}); choose another run") from error
     entries = [found] if isinstance(found, dict) else found
     if not isinstance(entries, list) or not entries or not all(map(_is_entry, entries)):

@@ -11,6 +11,8 @@ from zpyro.errors import UserError
 
 GZIP_MAGIC = b"\x1f\x8b"
 
+BLOCK = 1 << 20
+
 LARGEST_RATIO = 1032
 """Deflate makes nothing smaller than by this factor, so what claims more is damaged."""
 
@@ -56,11 +58,18 @@ def largest_content(path: Path) -> int:
 def _expand(path: Path, stream: BinaryIO, limit: int | None) -> bytes:
     try:
         with gzip.GzipFile(fileobj=stream) as expanded:
-            return expanded.read(-1 if limit is None else limit)
+            return _read(expanded, limit)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         what = "cut short" if isinstance(error, EOFError) else "damaged"
         raise UserError(f"{path}: is a {what} gzip file ({error}); copy it again") from error
 
 
-def _read(stream: BinaryIO, limit: int | None) -> bytes:
-    return stream.read(-1 if limit is None else limit)
+def _read(stream: BinaryIO | gzip.GzipFile, limit: int | None) -> bytes:
+    if limit is None:
+        return stream.read()
+    # In blocks: a read takes memory for as many bytes as it is asked for.
+    parts: list[bytes] = []
+    while limit and (block := stream.read(min(limit, BLOCK))):
+        parts.append(block)
+        limit -= len(block)
+    return b"".join(parts)
