@@ -116,9 +116,9 @@ def _arrays() -> st.SearchStrategy[bytes]:
 
 
 def _read_arrays(path: Path) -> object:
-    from zpyro.datasets import npz
+    from zpyro import datasets
 
-    return npz.load(path, npz.NpzSettings())
+    return datasets.load("npz", path)
 
 
 # -- puzzles --------------------------------------------------------------------------------------
