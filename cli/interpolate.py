@@ -116,7 +116,7 @@ def command(
         log(f"{len(lines)} lines in {to}")
     elif checkpoint.data.sample_rate is not None:
         for number, each in enumerate(frames):
-            write_sound(out / f"step_{number}.wav", each, checkpoint.data.sample_rate)
+            write_sound(out / f"step_{number}.wav", each, checkpoint.data.sample_rate, log)
         click.echo(f"{len(frames)} wav files in {out}")
     else:
         to = out / "interpolation.npz"

@@ -82,8 +82,9 @@ def command(
     pairs = list(zip(inputs, outputs, strict=True))
     if checkpoint.data.sample_rate is not None:
         for index, (before, after) in zip(indices, pairs, strict=True):
-            write_sound(out / f"{index}_input.wav", before, checkpoint.data.sample_rate)
-            write_sound(out / f"{index}_reconstruction.wav", after, checkpoint.data.sample_rate)
+            rate = checkpoint.data.sample_rate
+            write_sound(out / f"{index}_input.wav", before, rate, log)
+            write_sound(out / f"{index}_reconstruction.wav", after, rate, log)
         click.echo(f"{pluralize(len(pairs), 'pair')} of wav files in {out}")
     else:
         path = out / "reconstructions.npz"

@@ -130,7 +130,7 @@ def _write_sound(
     before = np.zeros(0, np.float32) if prefix is None else prefix.reshape(-1)
     sounds = [np.concatenate([before, each.reshape(-1)[:length]]) for each in samples]
     for number, sound in enumerate(sounds, start=1):
-        write_sound(out / f"sample_{number}.wav", sound, rate)
+        write_sound(out / f"sample_{number}.wav", sound, rate, log)
     click.echo(f"{pluralize(len(sounds), 'wav file')} in {out}")
     titled = [(f"sample {number}", sound) for number, sound in enumerate(sounds[:PLOTTED], 1)]
     write_plot(

@@ -141,7 +141,7 @@ class Session:
     resume: bool
 
     def log_start(self) -> None:
-        """Log the sizes of data and model, and the run directory."""
+        """Log the sizes of data and model, the run directory, and the notes on the data."""
         weights = sum(parameter.numel() for parameter in self.model.parameters())
         device = next(self.model.parameters()).device.type
         log(
@@ -149,6 +149,8 @@ class Session:
             f"{len(self.data.valid)} held out; {self.config.model.name} with {weights:,} weights "
             f"on {device}; run directory {self.run.folder}"
         )
+        for note in self.data.notes:
+            log(f"note: {note}")
 
 
 def _start(

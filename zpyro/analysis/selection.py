@@ -19,7 +19,7 @@ from zpyro.io.paths import user_path
 from zpyro.training.checkpoint import Checkpoint
 
 SHOWN_NAMES = 3
-FILE_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".npy", ".txt")
+FILE_SUFFIXES = (*sorted(audio.EXTENSIONS), ".npy", ".txt")
 
 OnNote = Callable[[str], None]
 """Receives a line that the user should see."""
@@ -201,7 +201,8 @@ def frames_from_file(path: Path, checkpoint: Checkpoint, on_note: OnNote | None 
         path: a recording or a text file of one line, as the run's data are, or a ``.npy`` array of
             frames, of the samples of a recording, of the rows or pixels of an image, or of tokens.
         checkpoint: the model.
-        on_note: receives a line about words that are not in the vocabulary.
+        on_note: receives a line about words that are not in the vocabulary, or about a recording
+            that is odd.
 
     Raises:
         UserError: if the file cannot be read, is empty, or does not suit the model.
@@ -212,7 +213,7 @@ def frames_from_file(path: Path, checkpoint: Checkpoint, on_note: OnNote | None 
     if path.suffix.lower() == ".npy":
         frames = _in_frames(_read_array(path), checkpoint)
     elif checkpoint.data.data_type == "audio":
-        frames = _read_recording(path, checkpoint)
+        frames = _read_recording(path, checkpoint, on_note)
     elif checkpoint.vocabulary is not None:
         frames = _read_line(path, checkpoint.vocabulary, on_note)
     else:
@@ -224,10 +225,13 @@ def frames_from_file(path: Path, checkpoint: Checkpoint, on_note: OnNote | None 
     return frames
 
 
-def _read_recording(path: Path, checkpoint: Checkpoint) -> Array:
+def _read_recording(path: Path, checkpoint: Checkpoint, on_note: OnNote | None) -> Array:
     rate, size = checkpoint.data.sample_rate, checkpoint.model.likelihood.size
     assert rate is not None
-    samples, found = audio.read(path)
+    samples, found, remarks = audio.read_with_remarks(path)
+    if on_note is not None:
+        for note in audio.notes(audio.Remark(str(path), *remark) for remark in remarks.items()):
+            on_note(f"note: {note}")
     frames = audio.frame(audio.resample(samples, found, rate), size)
     if len(frames) == 0:
         raise UserError(

@@ -20,7 +20,13 @@ from zpyro.datasets.prepared.corpus import (
     cut_rows,
     streams_of,
 )
-from zpyro.datasets.recordings import FULL_SCALE, RecordingReader, file_notes, items_in
+from zpyro.datasets.recordings import (
+    FULL_SCALE,
+    RecordingReader,
+    file_notes,
+    items_in,
+    notes,
+)
 from zpyro.datasets.splitting import SPLITS
 from zpyro.errors import UserError
 from zpyro.settings import setting
@@ -48,7 +54,7 @@ class BlizzardSettings:
 
 
 class Blizzard(Corpus):
-    """Folders of mp3, wav or flac of one reader; rows split contiguously about 90/5/5.
+    """Folders of recordings of one reader; rows split contiguously about 90/5/5.
 
     Every frame's target is the next frame of its own recording. A score is a sum over a row, so
     all rows are equally long: what does not fill one at a recording's end is left out. The
@@ -59,6 +65,7 @@ class Blizzard(Corpus):
 
     name = "blizzard"
     dtype = "int16"
+    revision = 2
 
     def items(self, source: Path, settings: Any) -> list[SourceFile]:
         del settings
@@ -103,7 +110,7 @@ class Blizzard(Corpus):
             gain=1.0 / FULL_SCALE,
             normalized=True,
             sample_rate=settings.sample_rate,
-            notes=(WHOLE_ROWS,),
+            notes=(WHOLE_ROWS, *notes(spans)),
         )
         return splits, layout
 

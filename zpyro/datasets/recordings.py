@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from zpyro.datasets.formats import audio
 from zpyro.datasets.formats.folders import relative_name
-from zpyro.datasets.prepared.corpus import ParsedFile, Reader, SourceFile
+from zpyro.datasets.prepared.corpus import FileSpan, ParsedFile, Reader, SourceFile
 from zpyro.datasets.splitting import describe_split, named_splits
 from zpyro.errors import UserError
 
 FULL_SCALE = 32768.0
 """Stored numbers are samples of [-1, 1] times this."""
+
+LARGEST_ERROR = 1e-3
+"""Share of a recording's power that rounding may change unnoticed."""
 
 
 def items_in(folder: Path) -> list[SourceFile]:
@@ -32,10 +36,9 @@ def items_in(folder: Path) -> list[SourceFile]:
 
 
 def file_notes(folder: Path) -> tuple[str, ...]:
-    """Which splits names of files and folders decide, and which recordings are left out."""
-    return describe_split(
-        [relative_name(path, folder) for path in audio.find(folder)], "the last rows of train"
-    )
+    """Which splits names of files and folders decide, and which files are left out."""
+    names = [relative_name(path, folder) for path in audio.find(folder)]
+    return (*describe_split(names, "the last rows of train"), *audio.left_out(folder))
 
 
 class RecordingReader(Reader):
@@ -53,7 +56,7 @@ class RecordingReader(Reader):
         self._same_rate = same_rate
 
     def read(self, item: SourceFile) -> ParsedFile:
-        waveform, rate = audio.read(item.path)
+        waveform, rate, remarks = audio.read_with_remarks(item.path)
         if self._same_rate and rate != self._rate:
             raise UserError(
                 f"{item.path}: has {rate} samples a second, not {self._rate}; resample it"
@@ -63,5 +66,25 @@ class RecordingReader(Reader):
             raise UserError(
                 f"{item.path}: has {len(waveform)} samples; {self._shortest} are needed; remove it"
             )
-        samples = np.clip(np.rint(waveform * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1.0)
-        return ParsedFile(samples.astype(np.int16), [len(samples)], metadata={"rate": rate})
+        if rate != self._rate:
+            remarks[f"resampled to {self._rate} samples a second"] = f"from {rate}"
+        peak = audio.peak(waveform)
+        if peak > 1.0:
+            remarks["samples beyond full scale, all scaled to fit"] = f"peak {peak:.3g}"
+        scaled = audio.fit(waveform) * FULL_SCALE
+        samples = np.clip(np.rint(scaled), -FULL_SCALE, FULL_SCALE - 1.0)
+        # Of integers nothing is lost, of a quiet float recording everything may be.
+        error = float(np.square(samples - scaled, dtype=np.float64).sum())
+        if peak < 1.0 and error > LARGEST_ERROR * float(np.square(scaled, dtype=np.float64).sum()):
+            remarks["too quiet for 16 bits, rounded"] = f"peak {peak:.2g}"
+        metadata = {"rate": rate, "remarks": remarks}
+        return ParsedFile(samples.astype(np.int16), [len(samples)], metadata=metadata)
+
+
+def notes(spans: Iterable[FileSpan]) -> tuple[str, ...]:
+    """What is odd about the recordings, one line for each kind."""
+    return audio.notes(
+        audio.Remark(span.key, what, measure)
+        for span in spans
+        for what, measure in span.metadata.get("remarks", {}).items()
+    )

@@ -22,7 +22,7 @@ from zpyro.datasets.prepared.corpus import (
     Split,
     cut_rows,
 )
-from zpyro.datasets.recordings import FULL_SCALE, RecordingReader
+from zpyro.datasets.recordings import FULL_SCALE, RecordingReader, notes
 from zpyro.datasets.sequences import Normalization, Sequences
 from zpyro.datasets.splitting import SPLITS, list_files
 from zpyro.datasets.timit_files import MISSING, RATE, Utterance, find, other_recordings
@@ -63,6 +63,7 @@ class Timit(Corpus):
 
     name = "timit"
     dtype = "int16"
+    revision = 2
 
     def items(self, source: Path, settings: TimitSettings) -> list[SourceFile]:
         # Split by split, so that the utterances to be joined are stored one after another.
@@ -96,7 +97,10 @@ class Timit(Corpus):
             gain=1.0 / FULL_SCALE,
             normalized=True,
             sample_rate=RATE,
-            notes=(_note({name: [p.key for p in part] for name, part in parts.items()}),),
+            notes=(
+                _note({name: [p.key for p in part] for name, part in parts.items()}),
+                *notes(spans),
+            ),
         )
         return splits, layout
 

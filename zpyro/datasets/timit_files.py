@@ -23,7 +23,8 @@ MISSING = (
     " right now, run `zpyro train --dataset vowels`"
 )
 
-_SENTENCE = r"(?P<sentence>(sa|si|sx)\d+)(\.wav)?\.(wav|sph|nist|flac)"
+_SUFFIX = "|".join(sorted(re.escape(extension) for extension in EXTENSIONS))
+_SENTENCE = rf"(?P<sentence>(sa|si|sx)\d+)(\.wav)?({_SUFFIX})"
 _SPEAKER = r"(?P<speaker>[fm][a-z]{2}[a-z0-9]\d)"
 _PATH = re.compile(rf"((?P<above>.*)/)?(?P<dialect>dr\d)[/-]{_SPEAKER}/{_SENTENCE}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class WavSettings:
 
 
 def load(folder: Path, settings: WavSettings) -> Dataset:
-    """Read a folder of wav, flac, mp3 or SPHERE recordings.
+    """Read a folder of recordings in any container that libsndfile reads.
 
     The samples are normalized by the mean and standard deviation of the training waveform. The
     first frame of each recording or row is its start frame: conditioned on, not scored.
@@ -66,7 +66,8 @@ def load(folder: Path, settings: WavSettings) -> Dataset:
     Raises:
         UserError: if the folder or a file cannot be used, or a split would be empty.
     """
-    names, waveforms, rate = read_folder(folder, settings)
+    remarks = list[audio.Remark]()
+    names, waveforms, rate = read_folder(folder, settings, remarks.append)
     splits = split_by_name(
         names,
         settings.valid_fraction,
@@ -76,7 +77,8 @@ def load(folder: Path, settings: WavSettings) -> Dataset:
         seed=settings.seed,
     )
     data = assemble("wav", names, waveforms, splits, rate, settings)
-    return replace(data, notes=(*data.notes, *describe_split(names)))
+    notes = (*audio.notes(remarks), *describe_split(names), *audio.left_out(folder))
+    return replace(data, notes=(*data.notes, *notes))
 
 
 def load_all(folder: Path, settings: WavSettings, normalization: Normalization) -> Sequences:
@@ -108,8 +110,15 @@ def assemble(
     return Dataset(name, parts[0], parts[1], parts[2], "gaussian", settings.frame_size)
 
 
-def read_folder(folder: Path, settings: WavSettings) -> tuple[list[str], list[Waveform], int]:
+def read_folder(
+    folder: Path, settings: WavSettings, on_remark: Callable[[audio.Remark], None] | None = None
+) -> tuple[list[str], list[Waveform], int]:
     """Names (relative paths), waveforms and the one sample rate of a folder's recordings.
+
+    Args:
+        folder: where they are.
+        settings: the rate, and how long a recording must be.
+        on_remark: receives what is odd about recordings.
 
     Raises:
         UserError: naming the first file that cannot be used, and how many more there are.
@@ -121,11 +130,16 @@ def read_folder(folder: Path, settings: WavSettings) -> tuple[list[str], list[Wa
     problems: list[UserError] = []
     for name, path in zip(names, paths, strict=True):
         try:
-            waveform, rate = audio.read(path)
+            waveform, rate, odd = audio.read_with_remarks(path)
             rates.setdefault(rate if settings.sample_rate is None else settings.sample_rate, name)
             waveform = audio.resample(waveform, rate, settings.sample_rate or rate)
             _check_length(path, waveform, settings.frame_size)
             waveforms.append(waveform)
+            if audio.peak(waveform) > 1.0:
+                odd["samples beyond full scale, kept"] = f"peak {audio.peak(waveform):.3g}"
+            if on_remark is not None:
+                for what, measure in odd.items():
+                    on_remark(audio.Remark(name, what, measure))
         except UserError as problem:
             problems.append(problem)
     if problems:
@@ -199,7 +213,7 @@ def _check_length(path: Path, waveform: Waveform, frame_size: int) -> None:
 
 ENTRY = DatasetEntry(
     "wav",
-    "a folder of your own recordings (wav, flac, mp3, SPHERE), split by file",
+    "a folder of your own recordings (wav, flac, mp3, ogg, aiff, ...), split by file",
     WavSettings,
     load,
     load_all,

@@ -37,6 +37,12 @@ SAMPLE_IMAGES = 16
 SAMPLE_TOKENS = 60
 
 
+def _player(path: Path, frames: Array, rate: int, label: str) -> str:
+    notes = list[str]()
+    write_sound(path, frames, rate, notes.append)
+    return page.player(path, f"{label}, scaled to fit full scale" if notes else label)
+
+
 def _write(figure: Figure, path: Path) -> Path:
     plots.save_figure(figure, path, DPI)
     return path
@@ -221,8 +227,8 @@ def _input_figure(view: SequenceView, folder: Path, stem: str) -> str:
         caption += ", and the KL of posterior from prior: where it is high, the latents are used"
     players: list[str] = []
     if view.sample_rate is not None:
-        sound = write_sound(folder / f"{stem}-input.wav", view.frames, view.sample_rate)
-        players.append(page.player(sound, f"Input, {view.edges[-1]:.2f} s"))
+        label = f"Input, {view.edges[-1]:.2f} s"
+        players.append(_player(folder / f"{stem}-input.wav", view.frames, view.sample_rate, label))
     return page.figure(path, alternative, f"{caption}.", players)
 
 
@@ -232,8 +238,7 @@ def _reconstruction_figure(view: SequenceView, folder: Path, stem: str) -> str:
     if view.sample_rate is not None:
         for name, frames in view.outputs:
             sound = folder / f"{stem}-{file_stem(name)}.wav"
-            write_sound(sound, frames, view.sample_rate)
-            players.append(page.player(sound, name.capitalize()))
+            players.append(_player(sound, frames, view.sample_rate, name.capitalize()))
     error = float(np.sqrt(np.mean((view.frames - view.reconstruction) ** 2)))
     alternative = (
         f"{view.name} beside its {view.output_name}; "
@@ -347,9 +352,9 @@ def _sample_sounds(sampled: Array, rate: int, folder: Path) -> list[str]:
         sound, seconds = frames.reshape(-1), frames.size / rate
         figure = plots.plot_sounds([(f"sample {number}", sound)], rate, figures.WIDTH)
         path = _write(figure, folder / f"sample-{number}.png")
-        played = write_sound(folder / f"sample-{number}.wav", sound, rate)
         alternative = f"Waveform and spectrogram of sample {number}, {seconds:.2f} s."
-        player = page.player(played, f"Sample {number}, {seconds:.2f} s")
+        label = f"Sample {number}, {seconds:.2f} s"
+        player = _player(folder / f"sample-{number}.wav", sound, rate, label)
         parts.append(page.figure(path, alternative, f"Sample {number}.", [player]))
     return parts
 

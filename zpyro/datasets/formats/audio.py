@@ -1,32 +1,48 @@
 """Reading, resampling, framing and writing recordings.
 
-libsndfile (through soundfile) decodes wav, flac, mp3 and NIST SPHERE. A known limit of its own: of
-an mp3 with a variable bit rate and no Xing header it reads only as much as the first frame's bit
-rate foretells.
+libsndfile (through soundfile) decodes every container but shorten; :mod:`containers` tells it where
+the samples are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections import Counter
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from zpyro.datasets.formats.folders import walk
-from zpyro.datasets.formats.headers import check_size
+from zpyro.datasets.formats import containers
+from zpyro.datasets.formats.containers import CUT_SHORT, Part, PartFile
+from zpyro.datasets.formats.folders import relative_name, walk
 from zpyro.errors import UserError
 
-EXTENSIONS = frozenset({".wav", ".flac", ".mp3", ".sph", ".nist"})
+_NOT_RECORDINGS = {"RAW", "MAT4", "MAT5", "HTK", "SD2", "XI"}
+"""Containers of libsndfile without a header, for other data mostly, or in several files."""
 
-CUT_SHORT = 0.95
-"""A file that gives less than this share of the samples it announces was cut short.
+_MORE_EXTENSIONS = {
+    "AIFF": (".aif", ".aifc"),
+    "AU": (".snd",),
+    "IRCAM": (".sf",),
+    "NIST": (".sph",),
+    "OGG": (".oga", ".opus"),
+    "SVX": (".8svx", ".16sv", ".iff"),
+    "WAV": (".wave", ".bwf", ".bw64"),
+}
 
-For an mp3 the declared number may be an estimate, so the share is not 1.
-"""
+EXTENSIONS = frozenset(
+    extension
+    for name in set(soundfile.available_formats()) - _NOT_RECORDINGS
+    for extension in (f".{name.lower()}", *_MORE_EXTENSIONS.get(name, ()))
+)
+"""Names of recordings end like this, in lower case: what libsndfile reads."""
 
 BLOCK = 1 << 20
 """Samples of all channels that are read at once."""
@@ -34,7 +50,37 @@ BLOCK = 1 << 20
 RATES = range(1_000, 1_000_000)
 """Samples a second that a recording may have; a damaged header asks for others."""
 
+LARGEST_PEAK = 4.0
+"""A larger one is that of whole numbers stored as floats; full scale is 1."""
+
+CANCELLING = 0.5
+"""Share of the power of unrelated channels below which their average has lost the sound."""
+
+SILENT = 1e-6
+"""Share of the loudest channel's power below which a channel is silent."""
+
+LARGEST_OFFSET = 0.05
+"""A mean beyond this part of full scale is noted."""
+
+NAMED = 3
+"""Files that a note names."""
+
 Waveform = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What is odd about a recording.
+
+    Attributes:
+        name: of the recording.
+        what: is odd, and what was done.
+        measure: how much, e.g. "peak 1.5", or nothing.
+    """
+
+    name: str
+    what: str
+    measure: str
 
 
 def find(folder: Path) -> list[Path]:
@@ -52,38 +98,84 @@ def find(folder: Path) -> list[Path]:
     found = sorted(path for path in walk(folder) if path.suffix.lower() in EXTENSIONS)
     if not found:
         kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
-        raise UserError(f"{folder} holds no recordings ({kinds}); point --data at some")
+        others = "".join(f", {note}" for note in left_out(folder))
+        raise UserError(f"{folder} holds no recordings ({kinds}){others}; point --data at some")
     return found
 
 
-def read(path: Path) -> tuple[Waveform, int]:
-    """A recording as mono float32 in [-1, 1] (channels averaged) and its samples a second.
+def left_out(folder: Path) -> tuple[str, ...]:
+    """A note on the files below a folder that :func:`find` passes over, or nothing.
 
     Raises:
-        UserError: if the file cannot be read, is not audio, is cut short, empty, or holds NaN.
+        UserError: if part of the folder cannot be read.
     """
-    check_size(path)
+    paths = sorted(path for path in walk(folder) if path.suffix.lower() not in EXTENSIONS)
+    if not paths:
+        return ()
+    counts = Counter(path.suffix.lower() or "without suffix" for path in paths)
+    what = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
+    names = [relative_name(path, folder) for path in paths]
+    return (f"left out, not readable as audio: {what} ({_some(names)})",)
+
+
+def notes(remarks: Iterable[Remark]) -> tuple[str, ...]:
+    """One line for each kind of remark."""
+    kinds: dict[str, list[str]] = {}
+    for each in remarks:
+        named = f"{each.name}, {each.measure}" if each.measure else each.name
+        kinds.setdefault(each.what, []).append(named)
+    return tuple(
+        f"{what} in {len(found)} recording{'s' if len(found) > 1 else ''} ({_some(found, '; ')})"
+        for what, found in kinds.items()
+    )
+
+
+def read(path: Path) -> tuple[Waveform, int]:
+    """A recording as mono float32 and its samples a second; full scale is 1.
+
+    Channels are averaged, silent ones left out; where channels cancel each other, the loudest is
+    taken. Samples slightly beyond full scale are kept.
+
+    Raises:
+        UserError: as :func:`read_with_remarks` does.
+    """
+    waveform, rate, _ = read_with_remarks(path)
+    return waveform, rate
+
+
+def read_with_remarks(path: Path) -> tuple[Waveform, int, dict[str, str]]:
+    """A recording as :func:`read` gives it, and what is odd about it, with a measure of each.
+
+    Raises:
+        UserError: if the file cannot be read, is not audio, is cut short, empty, holds NaN, or its
+            samples are not on a scale of 1.
+    """
+    found, rates, remarks = list[Waveform](), set[int](), dict[str, str]()
+    parts = containers.parts(path)
     try:
-        # As bytes: soundfile takes names in UTF-8 only.
-        with soundfile.SoundFile(os.fsencode(path)) as stream:
-            declared, rate = stream.frames, stream.samplerate
-            if rate not in RATES:
-                raise UserError(f"{path}: declares {rate} samples a second; repair or remove it")
-            waveform = _mono(stream)
+        for part in parts:
+            waveform, rate = _read_part(path, part, remarks)
+            found.append(waveform)
+            rates.add(rate)
     except (soundfile.SoundFileError, OSError) as error:
         raise UserError(
             f"{path}: cannot be read as audio ({_reason(error)}); repair or remove it"
         ) from error
-    if len(waveform) < CUT_SHORT * declared:
+    if len(rates) > 1:
+        several = ", ".join(map(str, sorted(rates)))
         raise UserError(
-            f"{path}: is cut short, it announces {declared} samples and has {len(waveform)};"
-            " copy it again"
+            f"{path}: holds {len(parts)} recordings of {several} samples a second; split it"
         )
-    if len(waveform) == 0:
-        raise UserError(f"{path}: holds no samples; remove it")
-    if not np.isfinite(waveform).all():
-        raise UserError(f"{path}: holds NaN or infinity; repair or remove it")
-    return waveform, int(rate)
+    waveform = np.concatenate(found) if len(found) > 1 else found[0]
+    _check(path, waveform)
+    if any(part.placeholder for part in parts):
+        remarks["no usable length in the header, read to the end of the file"] = ""
+    if len(parts) > 1:
+        remarks["recordings joined in one file, read one after another"] = f"{len(parts)}"
+    offset = float(waveform.mean(dtype=np.float64))
+    if abs(offset) > LARGEST_OFFSET:
+        remarks["constant offset, kept"] = f"{offset:.2g}"
+    return waveform, rates.pop(), remarks
 
 
 def resample(waveform: Waveform, rate: int, wanted: int) -> Waveform:
@@ -99,19 +191,124 @@ def frame(waveform: NDArray[Any], frame_size: int) -> NDArray[Any]:
     return waveform[: count * frame_size].reshape(count, frame_size)
 
 
-def write_wav(path: Path, waveform: NDArray[Any], rate: int) -> None:
-    """Write mono 16-bit wav, clipped to [-1, 1]."""
-    soundfile.write(path, np.clip(waveform, -1.0, 1.0), rate, subtype="PCM_16")
+def peak(waveform: NDArray[Any]) -> float:
+    """The largest absolute sample; of no samples 0."""
+    return float(max(waveform.max(), -waveform.min())) if waveform.size else 0.0
 
 
-def _mono(stream: soundfile.SoundFile) -> Waveform:
+def fit(waveform: NDArray[Any]) -> NDArray[Any]:
+    """The waveform, divided by its peak if that is beyond full scale."""
+    return waveform / max(1.0, peak(waveform))
+
+
+def write_wav(path: Path, waveform: NDArray[Any], rate: int) -> float:
+    """Write mono 16-bit wav and return the peak; samples beyond full scale are scaled to fit.
+
+    Raises:
+        UserError: if a sample is NaN or infinite.
+    """
+    if not np.isfinite(waveform).all():
+        raise UserError(f"{path}: its samples are not finite; nothing is written")
+    soundfile.write(path, fit(waveform), rate, format="WAV", subtype="PCM_16")
+    return peak(waveform)
+
+
+class _Stream(soundfile.SoundFile):
+    """A file that is read from its beginning to its end.
+
+    soundfile seeks after each block of a file that can be sought in, which fails where libsndfile
+    does not know the length.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+@contextlib.contextmanager
+def _opened(path: Path, part: Part) -> Generator[_Stream]:
+    if part == Part(b"", 0, path.stat().st_size):
+        # As bytes: soundfile takes names in UTF-8 only.
+        with _Stream(os.fsencode(path)) as stream:
+            yield stream
+        return
+    with PartFile(path, part) as file, _Stream(cast(BinaryIO, file)) as stream:
+        yield stream
+
+
+def _read_part(path: Path, part: Part, remarks: dict[str, str]) -> tuple[Waveform, int]:
+    with _opened(path, part) as stream:
+        declared, rate = stream.frames, stream.samplerate
+        if rate not in RATES:
+            raise UserError(f"{path}: declares {rate} samples a second; repair or remove it")
+        weights = np.full(stream.channels, 1.0 / stream.channels, np.float32)
+        waveform, powers, mixed = _mix(stream, weights)
+    if stream.channels > 1:
+        chosen = _weights(powers, mixed, remarks)
+        if chosen is not None:
+            with _opened(path, part) as stream:
+                waveform, _, _ = _mix(stream, chosen)
+    # Without a length libsndfile gives the largest number there is.
+    if declared < np.iinfo(np.int64).max and len(waveform) < CUT_SHORT * declared:
+        raise UserError(
+            f"{path}: is cut short, it announces {declared} samples and has {len(waveform)};"
+            " copy it again"
+        )
+    return waveform, int(rate)
+
+
+def _mix(
+    stream: _Stream, weights: NDArray[np.float32]
+) -> tuple[Waveform, NDArray[np.float64], NDArray[np.float64]]:
+    """Channels mixed into one, and the power of channels (S, C) and mix (S,) in each second."""
     # In blocks: a damaged header may announce more samples than any memory holds.
-    parts = [np.zeros(0, np.float32)]
+    parts, powers, mixes = [np.zeros(0, np.float32)], list[Any](), list[Any]()
     count = max(1, BLOCK // stream.channels)
     while len(block := stream.read(count, dtype="float32", always_2d=True)):
-        with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are refused below
-            parts.append(block.mean(axis=1, dtype=np.float32))
-    return np.concatenate(parts)
+        with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are refused later
+            parts.append(block @ weights)
+            if stream.channels > 1:
+                seconds = np.arange(0, len(block), stream.samplerate)
+                powers.append(np.add.reduceat(np.square(block, dtype=np.float64), seconds))
+                mixes.append(np.add.reduceat(np.square(parts[-1], dtype=np.float64), seconds))
+    empty = np.zeros((0, stream.channels))
+    return np.concatenate(parts), np.concatenate([empty, *powers]), np.concatenate([[], *mixes])
+
+
+def _weights(
+    powers: NDArray[np.float64], mixed: NDArray[np.float64], remarks: dict[str, str]
+) -> NDArray[np.float32] | None:
+    """How to mix channels whose average does not do, or nothing where it does."""
+    total, count = powers.sum(axis=0), powers.shape[1]
+    if not np.isfinite(total).all() or not total.any():
+        return None
+    loudest, sounding = int(total.argmax()), total > SILENT * total.max()
+    lost = mixed < CANCELLING * powers.sum(axis=1) / count**2
+    if powers[lost].sum() > 0.1 * powers.sum():
+        share = mixed.sum() * count**2 / total.sum()
+        what = "channels cancel each other, only the loudest is read"
+        remarks[what] = f"{share:.1g} of the power is left"
+        return (np.arange(count) == loudest).astype(np.float32)
+    if sounding.all():
+        return None
+    remarks["silent channels left out"] = f"{count - int(sounding.sum())} of {count}"
+    return (sounding / sounding.sum()).astype(np.float32)
+
+
+def _check(path: Path, waveform: Waveform) -> None:
+    if len(waveform) == 0:
+        raise UserError(f"{path}: holds no samples; remove it")
+    if not np.isfinite(waveform).all():
+        raise UserError(f"{path}: holds NaN or infinity; repair or remove it")
+    if peak(waveform) > LARGEST_PEAK:
+        raise UserError(
+            f"{path}: has a peak of {peak(waveform):.6g}, and full scale is 1; divide its samples"
+            " by their full scale (32768 if they were 16-bit numbers)"
+        )
+
+
+def _some(names: list[str], between: str = ", ") -> str:
+    more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
+    return between.join([*names[:NAMED], *more])
 
 
 def _reason(error: Exception) -> str:

@@ -140,10 +140,12 @@ class Corpus(abc.ABC):
     Attributes:
         name: as in ``--dataset NAME``.
         dtype: of the stored numbers, "int16", "uint8" or "int32".
+        revision: raised when the same files give other numbers, so that cached ones are not used.
     """
 
     name: str
     dtype: str
+    revision: int = 1
 
     @abc.abstractmethod
     def items(self, source: Path, settings: Any) -> list[SourceFile]:

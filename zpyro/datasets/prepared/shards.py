@@ -41,7 +41,7 @@ class Task:
     def fingerprint(self) -> str:
         """Changes when a file, the order of files or a setting does."""
         metadata = [[item.key, item.group, *_stamp(item.path)] for item in self.items]
-        text = json.dumps([self.corpus.name, repr(self.settings), metadata])
+        text = json.dumps([self.corpus.name, self.corpus.revision, repr(self.settings), metadata])
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
