@@ -31,6 +31,27 @@ def _read(path: Path) -> object:
     return audio.read(path)
 
 
+def with_checksums(content: bytes) -> bytes:
+    """The pages of an Ogg file with the checksums that they should have."""
+    changed, place = bytearray(content), 0
+    while (place := changed.find(b"OggS", place)) >= 0 and place + 27 <= len(changed):
+        count = changed[place + 26]
+        end = place + 27 + count + sum(changed[place + 27 : place + 27 + count])
+        changed[place + 22 : place + 26] = bytes(4)
+        total = 0
+        for byte in changed[place:end]:
+            total ^= byte << 24
+            for _ in range(8):
+                total = (total << 1) ^ (0x104C11DB7 if total >> 31 else 0)
+        changed[place + 22 : place + 26] = total.to_bytes(4, "little")
+        place += 4
+    return bytes(changed)
+
+
+def _oggs() -> st.SearchStrategy[bytes]:
+    return _damaged(("OGG", "VORBIS", 1), ("OGG", "OPUS", 1)).map(with_checksums)
+
+
 def _damaged(*files: tuple[str, str, int]) -> st.SearchStrategy[bytes]:
     return damaged([recording(*each) for each in files])
 
@@ -94,12 +115,12 @@ def _spheres() -> st.SearchStrategy[bytes]:
 TARGETS: dict[str, Target] = {
     "wav": Target(_wavs, _read, "a.wav"),
     "sphere": Target(_spheres, _read, "a.sph"),
+    "ogg": Target(_oggs, _read, "a.ogg"),
     **{
         name: Target(partial(_damaged, *files), _read, f"a.{name}")
         for name, files in {
             "aiff": (("AIFF", "PCM_16", 1), ("AIFF", "FLOAT", 2)),
             "flac": (("FLAC", "PCM_16", 1), ("FLAC", "PCM_24", 2)),
-            "ogg": (("OGG", "VORBIS", 1), ("OGG", "OPUS", 1)),
             "mp3": (("MP3", "MPEG_LAYER_III", 1), ("MP3", "MPEG_LAYER_III", 2)),
             "w64": (("W64", "PCM_16", 1), ("W64", "FLOAT", 2)),
             "caf": (("CAF", "PCM_16", 1), ("CAF", "ALAC_16", 1)),
