@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -226,13 +226,12 @@ class _Stream(soundfile.SoundFile):
 
 @contextlib.contextmanager
 def _opened(path: Path, part: Part) -> Generator[_Stream]:
-    if part == Part(b"", 0, path.stat().st_size):
+    with contextlib.ExitStack() as stack:
         # As bytes: soundfile takes names in UTF-8 only.
-        with _Stream(os.fsencode(path)) as stream:
-            yield stream
-        return
-    with PartFile(path, part) as file, _Stream(cast(BinaryIO, file)) as stream:
-        yield stream
+        source: Any = os.fsencode(path)
+        if part != Part(b"", 0, path.stat().st_size):
+            source = stack.enter_context(PartFile(path, part))
+        yield stack.enter_context(_Stream(source))
 
 
 def _read_part(path: Path, part: Part, remarks: dict[str, str]) -> tuple[Waveform, int]:
