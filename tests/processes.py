@@ -36,8 +36,8 @@ CONTEXT.set_forkserver_preload(
         "zpyro.training.sequence_task",
     ]
 )
-LIMIT = 300
-"""Seconds that one process may take; more is a hang."""
+LIMIT = 900
+"""Seconds that one process may take; more is a hang, on whatever busy machine."""
 
 
 @dataclass(frozen=True)

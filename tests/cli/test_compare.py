@@ -89,21 +89,38 @@ def test_nothing_is_done_twice_and_seeds_can_be_added(
     assert (finished / "rnn" / "seed-0" / "result.json").stat().st_mtime_ns == before
 
 
+STOPPING = """
+import os, signal, time
+from zpyro.training.trainer import Trainer
+
+step = Trainer.step
+
+def step_and_stop(trainer, batch):
+    step(trainer, batch)
+    if trainer.state.step == 9 and "STOP_THE_COMPARISON" in os.environ:
+        os.kill(os.getppid(), signal.SIGTERM)
+        while trainer.interruption.signal is None:
+            time.sleep(0.01)
+
+Trainer.step = step_and_stop
+"""
+"""A plugin: its run stops the comparison at the ninth step, and waits for its own signal."""
+
+
 def test_stopped_and_gone_on_with_is_as_if_never_stopped(
     zpyro: Zpyro, arrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     more = ("--models", "vrnn", "--seeds", 1, "--budget-steps", 60, "--jobs", 1, "--particles", 2)
+    (tmp_path / "stopping.py").write_text(STOPPING)
     logs = ("--set=train.log_every=1", "--set=train.checkpoint_every=7")
+    logs = (*logs, "--plugin", tmp_path / "stopping.py")
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     done = zpyro(*arguments(arrays, whole, *more, *logs))
     assert done.exit_code == 0, done.output
     words = arguments(arrays, parted, *more, *logs)
-    process = Command(tmp_path / "output", processes.zpyro, words)
-    metrics = parted / "vrnn" / "seed-0" / "metrics.jsonl"
-    process.wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 5)
-    process.send(signal.SIGTERM)
-    ended = process.wait()
+    variables = {"STOP_THE_COMPARISON": "1"}
+    ended = Command(tmp_path / "output", processes.zpyro, words, **variables).wait()
     assert ended.returncode == 128 + signal.SIGTERM, ended
     assert "the same command resumes from here" in ended.stderr
     assert not (parted / "vrnn" / "seed-0" / "result.json").exists()

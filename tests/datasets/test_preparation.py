@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 import pickle
 import shutil
-import time
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -180,9 +181,20 @@ def test_an_interrupted_preparation_goes_on_to_the_same_files(
     assert len(done) - before <= 7 - (reads - 1) // 2 + 1
 
 
-def prepares(arguments: tuple[str, ...]) -> None:
-    """The command, with a shard a file."""
+def prepares(arguments: tuple[str, ...], kill_at: int | None = None) -> None:
+    """The command, with a shard a file; killed when it reports progress for the n-th time."""
+    from zpyro_cli import data
+
     shards.SHARD_BYTES = 40_000
+    reports = 0
+
+    def report(_self: object, _done: int, _total: int) -> None:
+        nonlocal reports
+        reports += 1
+        if reports == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    data._Lines.__call__ = report
     processes.zpyro(arguments)
 
 
@@ -194,26 +206,20 @@ def test_a_killed_command_goes_on_to_the_same_files(tmp_path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         soundfile.write(path, noise, 22_050)
 
-    def command(out: str) -> Command:
+    def command(out: str, kill_at: int | None = None) -> Command:
         words = ("data", "prepare", "blizzard", str(tmp_path / "books"), "--workers", "1")
         folder = tmp_path / "output" / out
-        return Command(folder, prepares, (*words, "--out", str(tmp_path / out)))
+        return Command(folder, prepares, (*words, "--out", str(tmp_path / out)), kill_at)
 
     assert command("whole").wait().returncode == 0
     journal = tmp_path / "out" / "journal"
-    killed = 0
-    for _ in range(3):
-        process = command("out")
-        seen = len(list(journal.glob("*.json")))
-        while process.poll() is None and len(list(journal.glob("*.json"))) < seen + 3:
-            time.sleep(0.001)
-        if process.poll() is None:
-            killed += 1
-        process.kill()
-    assert killed
-    if not (tmp_path / "out" / "index.json").exists():
-        ended = command("out").wait()
-        assert ended.returncode == 0, ended
+    done = [0]
+    for number in (4, 8, 12):
+        assert command("out", kill_at=number).wait().returncode == -signal.SIGKILL
+        done.append(len(list(journal.glob("*.json"))))
+    assert done == sorted(set(done))
+    ended = command("out").wait()
+    assert ended.returncode == 0, ended
     assert same(tmp_path / "whole", tmp_path / "out")
 
 

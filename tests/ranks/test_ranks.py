@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from zpyro_cli.main import main  # pyright: ignore[reportMissingImports]
 __all__ = ["zpyro"]
 
 ROOT = Path(__file__).parents[2]
-LONGEST = 150
+LONGEST = processes.LIMIT
 """Seconds after which a group of processes counts as stuck."""
 
 
@@ -79,10 +78,9 @@ def test_several_are_one(alone: dict[str, Any], tmp_path: Path, count: int) -> N
 
 
 def test_the_others_end_with_a_process_that_dies(tmp_path: Path) -> None:
-    begun = time.monotonic()
+    # That they do not wait for it is what the time limit of torchrun() tests.
     done = torchrun(2, "-m", "tests.ranks.together", tmp_path / "found.pt", 9, check=False)
     assert done.returncode != 0
-    assert time.monotonic() - begun < 100
     assert "lost another one of the group" in done.stderr or "Signal 9" in done.stderr
     assert not (tmp_path / "found.pt").exists()
 

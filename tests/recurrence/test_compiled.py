@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.processes import LIMIT
 from tests.recurrence.cases import Case, assert_close, gradients, make, outputs
 from zpyro.nn.kernels import compiled
 from zpyro.nn.kernels.fused_blocks import PathGradients
@@ -30,7 +31,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=LIMIT,
     )
 
 

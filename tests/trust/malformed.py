@@ -30,6 +30,7 @@ from typing import Any
 
 from click.testing import CliRunner
 
+from tests.processes import LIMIT
 from tests.trust.mutations import mutate
 from tests.trust.valid_files import KINDS, Kind, copy_for, write_all
 from zpyro.datasets.npz import load as _  # noqa: F401  (torch and pyro, before memory is measured)
@@ -137,11 +138,12 @@ class Harness:
         self._allowed = (str(out), str(self.folder / "cache"), *own)
         before = _memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
-        with _stderr(place / "stderr") as stderr, _limited(3 * LONGEST):
+        with _stderr(place / "stderr") as stderr, _limited(LIMIT):
             self._written = written = []
-            started = time.monotonic()
+            # Of the processor: how long it waits for it depends on what else the machine does.
+            started = time.process_time()
             result = CliRunner().invoke(zpyro, arguments)
-            seconds = time.monotonic() - started
+            seconds = time.process_time() - started
             self._written = None
             stderr.append(result.stderr)
         unexpected = result.exception is not None and not isinstance(result.exception, SystemExit)
@@ -159,7 +161,7 @@ class Harness:
             [sys.executable, "-m", "zpyro_cli", *arguments],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=LIMIT,
             check=False,
         )
         # Of the processor: the start of torch on a busy machine tells of the others there.

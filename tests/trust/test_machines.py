@@ -64,7 +64,7 @@ def test_a_full_disk_is_a_line_and_leaves_the_last_good_checkpoint(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=processes.LIMIT,
         check=False,
     )
     assert done.returncode == 2, done.stderr
@@ -127,7 +127,7 @@ def test_a_run_directory_that_is_read_only(zpyro: Zpyro, arrays: Path, tmp_path:
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=processes.LIMIT,
         check=False,
     )
     if done.returncode == 77:
