@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zpyro.datasets.sequences import Dataset
     from zpyro.datasets.vocabulary import Vocabulary
     from zpyro.distributed.processes import ProcessGroup
+    from zpyro.evaluation import OnBatch
     from zpyro.training.config import Config
 
 WIDEST = 1000
@@ -73,6 +74,30 @@ def status(what: str) -> Generator[None, None, None]:
     else:
         log(what)
         yield
+
+
+@contextlib.contextmanager
+def progress(what: str, noun: str = "") -> Generator[OnBatch, None, None]:
+    """A function of (done, total) that shows progress: a bar in a terminal, lines elsewhere."""
+    from rich.progress import Progress
+
+    from zpyro.training.callbacks import Pace
+
+    screen = console()
+    if not screen.is_terminal:
+        log(what)
+        pace = Pace()
+
+        def on_batch(done: int, total: int) -> None:
+            if pace.due():
+                pace.written()
+                log(f"{what}: {done:,} of {total:,} {noun}".rstrip())
+
+        yield on_batch
+        return
+    with Progress(console=screen, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def load_data(

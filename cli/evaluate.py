@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import console, log, pluralize, print_table, status
+from .common import pluralize, print_table, progress, status
 from .options import model_options
 from .paths import PATH
 from .sequences import load_split, open_run
 
 if TYPE_CHECKING:
     from zpyro.analysis.scores import Scores
-    from zpyro.evaluation import OnBatch
 
 
 @click.command("evaluate")
@@ -90,7 +87,7 @@ def command(
                     sequences = loaded.all_of(data)
             else:
                 sequences = load_split(loaded, split or "test", data)
-        with _progress("evaluating") as on_batch:
+        with progress("evaluating") as on_batch:
             result = evaluation.evaluate(
                 loaded.model, sequences, **scoring, on_batch=on_batch, process_group=process_group
             )
@@ -100,7 +97,7 @@ def command(
     values = scores.elbo_scores(result, sequences)
     if bound != "elbo":
         label = f"{scores.LABELS[bound][0]}, {pluralize(particles, 'path')} a sequence"
-        with _progress(label) as on_batch:
+        with progress(label) as on_batch:
             tighter = evaluation.iwae if bound == "iwae" else evaluation.smc
             scored = tighter(
                 loaded.model, sequences, particles=particles, **scoring, on_batch=on_batch
@@ -114,30 +111,6 @@ def command(
         step = "token" if sequences.data_type == "tokens" else "frame"
         title = f"{run}, {options['which']} checkpoint, {split or ('all' if data else 'test')}"
         _print(values, step, title)
-
-
-@contextlib.contextmanager
-def _progress(what: str) -> Generator[OnBatch, None, None]:
-    """Show progress: a bar in a terminal, lines elsewhere."""
-    from rich.progress import Progress
-
-    from zpyro.training.callbacks import Pace
-
-    screen = console()
-    if not screen.is_terminal:
-        log(what)
-        pace = Pace()
-
-        def on_batch(done: int, total: int) -> None:
-            if pace.due():
-                pace.written()
-                log(f"{what}: {done:,} of {total:,}")
-
-        yield on_batch
-        return
-    with Progress(console=screen, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print(values: Scores, step: str, title: str) -> None:

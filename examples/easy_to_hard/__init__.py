@@ -2,5 +2,5 @@
 
 :mod:`~zpyro_examples.easy_to_hard.networks` holds the networks,
 :mod:`~zpyro_examples.easy_to_hard.programs` the Pyro programs around them,
-:mod:`~zpyro_examples.easy_to_hard.tasks` what a task is; the tasks have a module each.
+:mod:`~zpyro_examples.easy_to_hard.tasks` the interface of tasks; each task has a module.
 """

@@ -12,9 +12,9 @@ from .tasks import Preset, Task
 from .zforcing_solver import ZForcingSolver
 
 SOLVERS = (*networks.NETWORKS, "zforcing")
-"""What ``--solver`` takes."""
+"""Values of ``--solver``."""
 DEPTHS = ("fixed", "latent")
-"""What ``--depth`` takes."""
+"""Values of ``--depth``."""
 
 
 def build(task: Task, preset: Preset, solver: str = "recall", depth: str = "fixed") -> Solver:

@@ -1,8 +1,8 @@
 """Lichess's chess puzzles, sorted by rating, as boards and the squares of the best move.
 
 They are read from Lichess's export or from the published tensors. Each row of the export is a
-position before the opponent's last move and a list of moves: the first is that last
-move and is played on the position, the second is the one to find.
+position before the opponent's last move and a list of moves: the first is that last move and is
+played on the position, the second is the one to find.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MOST_PUZZLES = 1 << 25
 """Puzzles of a file that are held in memory, 2.4 GB; Lichess's export has about 5 million."""
 
 OTHER_SIDE = np.array([0, *range(7, 13), *range(1, 7)], dtype=np.uint8)
-"""What a piece's number becomes when the colors change places."""
+"""The number of the same piece of the other color, by number."""
 
 _RIGHTS = tuple((1 << n, right) for n, right in enumerate("KQkq"))
 _UPSIDE_DOWN = np.arange(64).reshape(8, 8)[::-1].ravel()
@@ -178,7 +178,7 @@ def archived_puzzles(folder: Path) -> ChessPuzzles:
         rating 0 where there are no ratings.
 
     Raises:
-        UserError: if a file is missing or is not what it should be.
+        UserError: if a file is missing or damaged.
     """
     targets_path = folder / "segment_targets.pth"
     if not targets_path.exists():

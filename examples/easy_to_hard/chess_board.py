@@ -15,7 +15,7 @@ from zpyro.errors import UserError
 PIECES = ".KQBNRPkqbnrp"
 KING, QUEEN, BISHOP, KNIGHT, ROOK, PAWN = range(1, 7)
 BLACK = 6
-"""What a black piece's number exceeds its white counterpart's by."""
+"""The difference between the numbers of a black and a white piece."""
 
 _NUMBERS = bytes.maketrans(PIECES.encode(), bytes(range(13)))
 _EXPANDED = str.maketrans({str(n): "." * n for n in range(1, 9)})
@@ -56,7 +56,7 @@ class Move(NamedTuple):
         """A move in long algebraic notation, such as "e2e4" or "a7a8q".
 
         Raises:
-            UserError: if it is none.
+            UserError: if it is not one.
         """
         promotion = text[4:]
         if len(text) < 4 or (promotion and promotion not in _PROMOTIONS):
@@ -103,7 +103,7 @@ PAWN_CAPTURES = {
     True: [[s for line in lines for s in line] for lines in _lines(((1, 1), (-1, 1)), 1)],
     False: [[s for line in lines for s in line] for lines in _lines(((1, -1), (-1, -1)), 1)],
 }
-"""What a pawn of White (True) or Black (False) captures on, from each square."""
+"""The squares that a pawn of White (True) or Black (False) attacks from each square."""
 
 # Castling by right: king from and to, rook from and to.
 CASTLING = {"K": (4, 6, 7, 5), "Q": (4, 2, 0, 3), "k": (60, 62, 63, 61), "q": (60, 58, 56, 59)}
@@ -272,7 +272,7 @@ def checked(board: Board, text: str) -> Move:
 
 
 def count_games(board: Board, moves: int) -> int:
-    """How many games of so many moves there are from a position ("perft")."""
+    """The number of games with this many moves from a position ("perft")."""
     following = legal_moves(board)
     if moves == 1:
         return len(following)

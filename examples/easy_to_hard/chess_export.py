@@ -50,7 +50,7 @@ def rows(path: Path) -> Iterator[Row]:
     """The rows of an export, one after another.
 
     Args:
-        path: the file, plain or compressed with zstd, gzip, bzip2 or xz, whatever its name; a byte
+        path: the file, plain or compressed with zstd, gzip, bzip2 or xz, under any name; a byte
             order mark is dropped.
 
     Raises:
@@ -150,7 +150,10 @@ class _Decompressed(io.RawIOBase):
             if not self._compressed:
                 self._compressed = self._file.read(_CHUNK)
                 if not self._compressed:
-                    self._check_end()
+                    if self._frame is not None:
+                        raise UserError(
+                            f"{self._path}: is cut off before its end; download it again"
+                        )
                     return 0
             self._decompress()
         count = min(len(buffer), len(self._plain))
@@ -169,10 +172,6 @@ class _Decompressed(io.RawIOBase):
         if self._frame.eof:
             # A file may hold several frames one after another.
             self._compressed, self._frame = self._frame.unused_data, None
-
-    def _check_end(self) -> None:
-        if self._frame is not None:
-            raise UserError(f"{self._path}: is cut off before its end; download it again")
 
 
 def _zstandard(path: Path) -> Any:

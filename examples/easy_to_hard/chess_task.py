@@ -41,7 +41,7 @@ BAND = 200
 """Rating points in a band."""
 
 VALUES = {0: 0, PAWN: 1, KNIGHT: 3, BISHOP: 3, ROOK: 5, QUEEN: 9}
-"""What pieces are worth by the usual count, by white number."""
+"""The usual values of pieces by white number, in pawns."""
 
 _SQUARE = 40
 _LIGHT, _DARK = np.array([238, 232, 216]), np.array([176, 160, 136])
@@ -193,7 +193,7 @@ def greedy(puzzles: ChessPuzzles) -> float:
 
 
 def gain(board: Board, move: Move) -> int:
-    """The material that a move wins: what it captures and what its pawn becomes."""
+    """The material that a move wins by a capture and a promotion."""
     captured = board.squares[move.destination]
     pawn = board.squares[move.origin] == (PAWN if board.white else PAWN + BLACK)
     if pawn and move.destination == board.en_passant:

@@ -20,14 +20,14 @@ The network's own stopping rule is to stop at the first t with s_t >= 1/2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.infer import TraceEnum_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.nn import pyro_method
 from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ class LatentDepthSolver(RecurrentSolver):
     """A recurrent solver whose number of iterations is the latent site ``depth``.
 
     ``model(inputs, targets)`` has the sites ``depth`` (enumerated in parallel) and ``answers``;
-    ``training_model`` sets the evidence beside the progressive term, see there. Both go with the
+    ``training_model`` has the evidence and the progressive term, see there. Both are used with the
     empty guide and ``TraceEnum_ELBO``.
 
     Args:
@@ -97,7 +97,7 @@ class LatentDepthSolver(RecurrentSolver):
         self.patience = patience
         self.evidence_weight = evidence_weight
         self.done = nn.Linear(network.width, 1)
-        # At the start a geometric prior whose mean is half of what is allowed.
+        # Initially a geometric prior with half of the greatest depth as its mean.
         nn.init.zeros_(self.done.weight)
         nn.init.constant_(self.done.bias, -torch.tensor(iterations / 2 - 1.0).clamp(1).log().item())
 
@@ -153,18 +153,17 @@ class LatentDepthSolver(RecurrentSolver):
         """w times the evidence, and 1 - w times the progressive term along the same iterations.
 
         As in the progressive loss, n iterations are done without gradient and k with. The evidence
-        is that of depths n + 1..n + k given that there was no stop before; the prior has no memory
-        but the state, so it is the same prior from there on.
+        is that of depths n + 1..n + k given that there was no stop before. The prior depends on the
+        state only, so it is the same prior from there.
         """
         before, count = sample_progress(self.iterations, self.extra_iterations)
         depths = self.depths(inputs, count, before)
         with scaled(self.evidence_weight):
             self.observe(depths, inputs, targets)
-        # Plates of their own: a plate may be entered only once in a program.
+        # A program may enter a plate only once, so these have other names.
         with (
             pyro.plate("progressive_examples", len(inputs), dim=-2),
-            pyro.plate("progressive_cells", inputs[0, 0].numel(), dim=-1),
-            self.masked(inputs),
+            self.cells_of_each(inputs, "progressive_cells"),
             scaled(1 - self.evidence_weight),
         ):
             distribution = answer_distribution(depths.last)
@@ -246,13 +245,10 @@ class LatentDepthTrainer(FixedDepthSolver):
         super().at(fraction, grown=grown)
         self.with_evidence = fraction >= NO_EVIDENCE_SHARE
 
-    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        recurrent = self.latent_depth
-        elbo, model = self.elbo, recurrent.depth_model
+    def objective(self) -> tuple[Trace_ELBO | TraceEnum_ELBO, Callable[..., None]]:
         if self.with_evidence:
-            elbo, model = self.enumeration, recurrent.training_model
-        loss = elbo.differentiable_loss(model, recurrent.guide, inputs, targets)
-        return torch.as_tensor(loss) / recurrent.num_scored(inputs)
+            return self.enumeration, self.latent_depth.training_model
+        return self.elbo, self.latent_depth.depth_model
 
     def answers(self, inputs: Tensor, iterations: int) -> Iterator[Answer]:
         network = self.latent_depth.network

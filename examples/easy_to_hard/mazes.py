@@ -162,7 +162,7 @@ def _distinct(size: int, count: int, seed: int) -> tuple[Drawing, int]:
         kept.append(drawing[fresh])
         found += len(fresh)
         if found == count:
-            # What followed the last maze kept does not count as drawn.
+            # Mazes after the last one that is kept do not count.
             repeats = drawn + int(fresh[-1]) + 1 - count
             arrays = zip(*(vars(drawing).values() for drawing in kept), strict=True)
             return Drawing(*map(np.concatenate, arrays)), repeats

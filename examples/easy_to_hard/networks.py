@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 NETWORKS = ("recall", "recurrent", "feed-forward")
-"""The names that :func:`build` knows."""
+"""The names of networks for :func:`build`."""
 
 
 class IteratedNetwork(nn.Module):
@@ -193,7 +193,7 @@ def keep_sizes(network: IteratedNetwork, branch: float = 0.1) -> None:
 
     Args:
         network: the network.
-        branch: size of a residual branch relative to what it is added to.
+        branch: size of a residual branch relative to its input.
     """
     for name, weight in network.named_parameters():
         scale = branch if name.endswith("second.weight") else 1.0

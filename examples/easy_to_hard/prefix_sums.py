@@ -29,7 +29,7 @@ class PrefixSums:
         seed: of the strings; those of a smaller size are the first ones of a larger.
 
     Raises:
-        UserError: if there are not so many strings of that length (10,000 need 14 bits), or a
+        UserError: if there are fewer strings of that length (10,000 need 14 bits), or a
             number is out of range.
 
     Source: arXiv:2108.06011, section 2.1::

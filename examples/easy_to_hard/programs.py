@@ -80,7 +80,7 @@ class RecurrentSolver(PyroModule):
         """
         count = self.iterations if iterations is None else iterations
         logits = self.network(inputs, count)
-        with self.every_cell(inputs, targets):
+        with self.every_example(inputs, targets), self.cells_of_each(inputs):
             return pyro.sample("answers", answer_distribution(logits), obs=flattened(targets))
 
     @pyro_method
@@ -94,7 +94,7 @@ class RecurrentSolver(PyroModule):
         before, count = sample_progress(self.iterations, self.extra_iterations)
         # Computed outside the plates: the weights may be latents.
         terms = list(self.progressive_answers(inputs, before, count))
-        with self.every_cell(inputs, targets):
+        with self.every_example(inputs, targets), self.cells_of_each(inputs):
             for name, weight, logits in terms:
                 with scaled(weight):
                     pyro.sample(name, answer_distribution(logits), obs=flattened(targets))
@@ -128,14 +128,6 @@ class RecurrentSolver(PyroModule):
         """The empty guide: there are no latents."""
 
     @contextlib.contextmanager
-    def every_cell(
-        self, inputs: Tensor, targets: Tensor | None = None
-    ) -> Generator[None, None, None]:
-        """The plates of examples and cells, with the cells that do not count masked out."""
-        with self.every_example(inputs, targets), self.cells_of_each(inputs):
-            yield
-
-    @contextlib.contextmanager
     def every_example(
         self, inputs: Tensor, targets: Tensor | None = None
     ) -> Generator[None, None, None]:
@@ -146,15 +138,12 @@ class RecurrentSolver(PyroModule):
             yield
 
     @contextlib.contextmanager
-    def cells_of_each(self, inputs: Tensor) -> Generator[None, None, None]:
+    def cells_of_each(self, inputs: Tensor, plate: str = "cells") -> Generator[None, None, None]:
         """The plate of cells, with those that do not count masked out."""
-        with pyro.plate("cells", inputs[0, 0].numel(), dim=-1), self.masked(inputs):
-            yield
-
-    def masked(self, inputs: Tensor) -> Any:
-        """Mask out the cells that do not count."""
         mask = True if self.scored is None else self.scored(inputs).flatten(1)
-        return poutine.mask(mask=mask)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        masked: Any = poutine.mask(mask=mask)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        with pyro.plate(plate, inputs[0, 0].numel(), dim=-1), masked:
+            yield
 
     def num_scored(self, inputs: Tensor) -> int:
         """How many cells of a batch count: the denominator of the mean loss."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import Progress
 from rich.table import Table
 
 from zpyro.analysis import plots
@@ -18,7 +17,6 @@ from zpyro.distributed.seeding import seed_everything
 from zpyro.errors import UserError
 from zpyro.nn.precision import resolve_precision
 from zpyro.training import Trainer, choose_device, logger_for
-from zpyro.training.callbacks import Pace
 from zpyro.training.runs import MetricsLog
 from zpyro_cli import common  # pyright: ignore[reportMissingImports]
 
@@ -106,25 +104,6 @@ def choose_rule(trainer: Trainer, folder: RunFolder) -> Iterator[str]:
     folder.write_rule(choose(task, sweeps, solver.longest))
 
 
-@contextlib.contextmanager
-def sweep_progress() -> Generator[Callable[[int, int], None], None, None]:
-    """A function of (problems done, problems) that shows a bar, or a line every ten seconds."""
-    console = common.console(highlight=False, soft_wrap=True)
-    pace = Pace()
-
-    def print_line(done: int, total: int) -> None:
-        if pace.due():
-            pace.written()
-            console.print(f"solving: {done:,} of {total:,} problems")
-
-    if not console.is_terminal:
-        yield print_line
-        return
-    with Progress(console=console, transient=True) as bar:
-        row = bar.add_task("solving", total=None)
-        yield lambda done, total: bar.update(row, completed=done, total=total)
-
-
 def test(
     name: str,
     *,
@@ -153,7 +132,7 @@ def test(
         # A solver with its own stopping rule may stop later than the rule of the run.
         further = picture is not None or settings.depth == "latent"
         longest = math.ceil(BEYOND * num_iterations) if further else num_iterations
-        with sweep_progress() as on_batch:
+        with common.progress("solving", "problems") as on_batch:
             found = sweep(solver, task, examples, size, longest, on_batch)
         if task.players is not None:
             found = dataclasses.replace(found, players=task.players(request))

@@ -6,11 +6,11 @@ and ``zforcing_solver.py`` has Z-Forcing as a learned sequential automaton.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor, nn
 
 from .programs import RecurrentSolver
@@ -56,7 +56,7 @@ class Solver(nn.Module):
         del fraction, grown
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """What to minimize, nats per scored cell, for one batch."""
+        """The loss of one batch, nats per scored cell."""
         raise NotImplementedError
 
     def answers(self, inputs: Tensor, iterations: int) -> Iterator[Answer]:
@@ -86,12 +86,14 @@ class FixedDepthSolver(Solver):
     def longest(self) -> int | None:
         return self.recurrent.network.longest
 
+    def objective(self) -> tuple[Trace_ELBO | TraceEnum_ELBO, Callable[..., None]]:
+        """The objective and the model of the current training step."""
+        return self.elbo, self.recurrent.training_model
+
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        recurrent = self.recurrent
-        loss = self.elbo.differentiable_loss(
-            recurrent.training_model, recurrent.guide, inputs, targets
-        )
-        return torch.as_tensor(loss) / recurrent.num_scored(inputs)
+        elbo, model = self.objective()
+        loss = elbo.differentiable_loss(model, self.recurrent.guide, inputs, targets)
+        return torch.as_tensor(loss) / self.recurrent.num_scored(inputs)
 
     def answers(self, inputs: Tensor, iterations: int) -> Iterator[Answer]:
         network = self.recurrent.network

@@ -1,6 +1,6 @@
-"""What a task is: where its problems come from, how its network is shaped, what counts as right.
+"""The interface of a task: its problems, the shape of its network, and which answers are right.
 
-A task lives in a module of its own that defines ``TASK``; the registry below names the modules, so
+Each task has a module that defines ``TASK``; the registry below names the modules, so
 that ``--help`` needs no torch.
 """
 
@@ -40,8 +40,8 @@ class Preset:
         epochs: passes over them.
         batch_size: problems in a step.
         learning_rate: of the first steps.
-        throttle: divide the learning rate of what is iterated by the iterations, as published for
-            mazes.
+        throttle: divide the learning rate of the iterated layers by the iterations, as published
+            for mazes.
         optimizer: "adam", or "sgd" (momentum 0.9).
         weight_decay: added to the gradients, as torch's Adam and SGD do it.
         clip_norm: largest norm of the gradient of all weights together; None for any.
@@ -61,7 +61,7 @@ class Preset:
         valid_count: how many problems of each.
         test_sizes: what ``test`` tests by default.
         max_minutes: the training stops there; the cosine ends there too if that is sooner.
-        options: what only this task knows, passed to its data builder.
+        options: settings of this task for its data builder.
     """
 
     width: int
@@ -106,7 +106,7 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """Which problems a data builder is asked for.
+    """A request for problems.
 
     Attributes:
         split: "train", "valid" or "test"; problems of different splits differ.
@@ -165,13 +165,13 @@ class Task:
         build: makes the problems of a request.
         correct: from inputs, logits (B, classes, *cells) and targets to whether each problem is
             solved wholly, (B,).
-        show: writes pictures of the answers if asked to; returns the lines to print.
+        show: returns the lines to print, and writes pictures if the trace has a file.
         sources: classes whose docstrings hold the BibTeX of the data and of its networks.
-        difficulty: what the number of iterations grows in proportion to, from a size.
+        difficulty: from a size to what the number of iterations is proportional to.
         scored: the cells that count, (B, *cells), from inputs; None where all do.
         players: the fraction of a request's problems that players without learning solve, by
             player; None where there are none.
-        unit: what a size is, for tables ("bits").
+        unit: the unit of a size, for tables ("bits").
         summary: one line for the help.
     """
 
@@ -194,7 +194,7 @@ class Task:
         """A preset by name.
 
         Raises:
-            UserError: if there is none of that name.
+            UserError: if it does not exist.
         """
         from zpyro.errors import UserError
 
@@ -208,7 +208,7 @@ def load(name: str) -> Task:
     """A task by name.
 
     Raises:
-        UserError: if there is none of that name.
+        UserError: if it does not exist.
     """
     from zpyro.errors import UserError
 

@@ -1,7 +1,7 @@
-"""Solvers as a :class:`~zpyro.training.TrainingTask`: the recipe that the library's trainer runs.
+"""Solvers as a :class:`~zpyro.training.TrainingTask`, which the library's trainer runs.
 
-The recipe consists of the order of batches, sequences that grow during the training, learning rate
-shares, and what a checkpoint holds. The loop, optimizer and averaged weights are the library's.
+It defines the order of batches, sequences that grow during the training, learning rates of parts,
+and the content of checkpoints. The loop, optimizer and averaged weights are the library's.
 """
 
 from __future__ import annotations

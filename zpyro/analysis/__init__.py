@@ -1,4 +1,4 @@
-"""What to do with a trained model: posteriors, samples, figures, reports and comparisons.
+"""The use of trained models: posteriors, samples, figures, reports and comparisons.
 
 In reading order: ``loading`` (open a run), ``selection`` (sequences that a user names),
 ``decoding`` and ``posteriors`` (latents), ``sampling``, ``scores``, ``plots`` and ``curves``

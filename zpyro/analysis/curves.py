@@ -1,6 +1,6 @@
 """Training curves of one or several runs in one figure.
 
-Every number that a run records can be plotted: the objective's terms, whatever they are, as
+Every number that a run records can be plotted: all terms of the objective as
 ``NAME``, ``NAME_per_frame`` and ``NAME_weight``, and what :data:`LABELS` lists.
 """
 
@@ -35,7 +35,7 @@ LABELS = {
     "frames_per_second": "speed, frames/s",
     "skipped": "updates skipped",
 }
-"""Labels of what is not a term of the objective, with units."""
+"""Labels, with units, of metrics that are not terms of the objective."""
 TERM_LABELS = {
     "loss": "training loss",
     **{term.name: term.label for term in (LogLikelihood, KL, Auxiliary, Reverse)},
@@ -47,7 +47,7 @@ NOT_PLOTTED = {"step", "epoch", "seconds", "bad_step"}
 
 
 def label(name: str) -> str:
-    """What a metric is, with its unit."""
+    """The label of a metric, with its unit."""
     if name in LABELS:
         return LABELS[name]
     stem, unit = name, ", nats/sequence"
@@ -163,7 +163,7 @@ def curves_figure(runs: Mapping[str, Records], metrics: Sequence[str] = DEFAULT)
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """A short name for each folder: as many of its last parts as make all names different.
+    """A short name for each folder: the fewest last parts that make all names different.
 
     Raises:
         UserError: if a folder is given twice.

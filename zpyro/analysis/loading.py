@@ -26,7 +26,7 @@ class LoadedRun:
 
     Attributes:
         run: the run directory.
-        checkpoint: the model, and what it must know of its data.
+        checkpoint: the model, with the scale and vocabulary of its data.
 
     Example:
         >>> loaded = load_run("runs/vowels")

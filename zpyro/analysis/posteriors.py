@@ -157,7 +157,7 @@ def posterior(
 ) -> Posterior:
     """Sample from the posterior of a batch, with prior, posterior and terms along each path.
 
-    Paths are sampled one after the other in evaluation mode, so memory holds one path beside the
+    Paths are sampled one after the other in evaluation mode, so memory holds one path and the
     resulting arrays. The noise depends only on ``seed`` and the name of each sequence.
 
     Args:

@@ -30,7 +30,7 @@ def sample(
     those that the checkpoint holds; audio therefore begins as a recording does.
 
     Args:
-        checkpoint: the model, and what it must know of its data.
+        checkpoint: the model, with the scale and vocabulary of its data.
         count: N, the number of sequences.
         steps: T, frames of each.
         seed: of the samples.

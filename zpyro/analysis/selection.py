@@ -80,7 +80,7 @@ def parse_sequence(
     Args:
         checkpoint: the model.
         text: name of a file, a sentence, or anything else.
-        on_note: receives what to know about the file.
+        on_note: receives notes about the file.
 
     Returns:
         None if the text is neither, so that it can only name a sequence of a split.

@@ -132,10 +132,10 @@ class BatchShard:
     """A part of a batch.
 
     Attributes:
-        batch: the rows of this process, padded as the whole is.
-        rows: which they are, (B,); None where they are all.
-        own: how many of them count.
-        total: how many rows the whole has.
+        batch: the rows of this process, padded like the whole batch.
+        rows: their indices, (B,); None for all rows.
+        own: number of rows that count.
+        total: number of rows of the whole batch.
     """
 
     batch: Batch

@@ -12,10 +12,10 @@ _BLOCK = 64
 
 
 class FrameSample:
-    """Some of the scored frames, evenly spread over all, with their posteriors.
+    """Some of the scored frames, spread evenly, with their posteriors.
 
     Args:
-        frames: how many frames there will be in all.
+        frames: number of scored frames.
     """
 
     def __init__(self, frames: int) -> None:
@@ -23,22 +23,22 @@ class FrameSample:
         self._parts: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def add(self, first: int, z: np.ndarray, mean: np.ndarray, log_variance: np.ndarray) -> None:
-        """Take in some frames: the number of the first, latents and their posterior (frames, Z)."""
+        """Add frames: the number of the first, latents and their posterior (frames, Z)."""
         chosen = slice(-first % self.every, None, self.every)
         self._parts[first] = (z[chosen], mean[chosen], log_variance[chosen])
 
     def merge(self, other: FrameSample) -> None:
-        """Take in what another process sampled of other frames."""
+        """Add the frames of another process."""
         self._parts.update(other._parts)
 
     def mutual_information(self) -> float:
         """An estimate of I(frame; z_t) under the posterior, nats.
 
         ``1/M sum_i log q_i(z_i) - log 1/M sum_j q_j(z_i)`` over M sampled frames with posteriors
-        q_i and draws z_i: how much better a frame's own posterior explains its latent than the
-        aggregate of all does (Hoffman and Johnson 2016, "ELBO surgery"). At most log M; what the
-        latents repeat of the past counts too, since the posterior of z_t knows it. NaN where no
-        posteriors were given, zero without latents.
+        q_i and samples z_i: how much better the posterior of a frame explains its latent than the
+        aggregate of all (Hoffman and Johnson 2016, "ELBO surgery"). It is at most log M, and it
+        includes what the latents repeat of the past, which the posterior of z_t depends on. NaN
+        without posteriors, zero without latents.
         """
         parts = [part for _, part in sorted(self._parts.items()) if len(part[0])]
         if not parts:

@@ -17,8 +17,8 @@ class Registry(Mapping[str, T]):
 
     Args:
         noun: what an entry is, for error messages ("data set").
-        group: entry-point group in which distributions declare further entries. An entry point is
-            loaded by its name; what it loads to is the entry.
+        group: entry-point group in which distributions declare further entries. Entry
+            points are loaded by name; the loaded object is the entry.
 
     Example::
 
@@ -79,11 +79,6 @@ class Registry(Mapping[str, T]):
     def __len__(self) -> int:
         self._load()
         return len(self._entries)
-
-    def __contains__(self, name: object) -> bool:
-        if name not in self._entries:
-            self._load()
-        return name in self._entries
 
     def _load(self) -> None:
         """Load the entries that installed distributions declare, once."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 ROWS_AT_ONCE = 8192
-"""Rows per block. The allocator reuses the memory of so many rows for the next operation; larger
+"""Rows per block. The allocator reuses the memory of this many rows for the next operation; larger
 tensors are requested from the operating system and returned to it by every operation."""
 
 Pair = tuple[Tensor, Tensor]

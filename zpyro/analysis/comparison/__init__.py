@@ -1,6 +1,6 @@
 """Comparing models on one data set: runs over several seeds, statistics, a table and a figure.
 
-In reading order: ``variants`` (what is compared), ``jobs`` (running it), ``worker`` (one run),
+In reading order: ``variants`` (rows of the table), ``jobs`` (running it), ``worker`` (one run),
 ``summary`` (statistics).
 """
 

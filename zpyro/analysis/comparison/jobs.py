@@ -35,12 +35,12 @@ from zpyro.training.interruption import SIGNALS, Interruption
 LOG, RESULT = "log.txt", "result.json"
 POLL_SECONDS = 0.2
 STOPPED = tuple(status for number in SIGNALS for status in (128 + number, -number))
-"""Exit statuses of a run that was asked to stop, or was stopped before it could be asked."""
+"""Exit statuses of a run that a signal stopped, before or after it installed its handlers."""
 
 
 @dataclass(frozen=True)
 class ComparisonSpec:
-    """What is compared.
+    """The settings of a comparison.
 
     Attributes:
         folder: of the comparison; runs are in FOLDER/VARIANT/seed-N.
@@ -63,7 +63,7 @@ class ComparisonSpec:
 
 @dataclass(frozen=True)
 class Resources:
-    """What runs may use.
+    """The resources of the runs.
 
     Attributes:
         at_once: number of processes at a time.
@@ -81,7 +81,7 @@ class Resources:
     ) -> Resources:
         """The resources of this machine: a GPU per run, or two cores.
 
-        With several processes, each runs one at a time, on a GPU of its own if there are any.
+        With several processes, each runs one at a time, on a separate GPU if there are any.
 
         Args:
             at_once: number of processes at a time, or None to choose.
@@ -182,9 +182,9 @@ def compare(
     """Train and score the runs that have no result yet, and summarize all results.
 
     Args:
-        spec: what is compared.
+        spec: the settings.
         load_dataset: loads the data set, which determines the sizes of the models.
-        resources: what the runs may use.
+        resources: of the runs.
         title: of the summary.
         process_group: the processes that share the runs.
         on_log: receives lines of progress.

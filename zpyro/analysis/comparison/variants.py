@@ -1,4 +1,4 @@
-"""What is compared: models, and which remedies for unused latents they are trained with."""
+"""The rows of a comparison: models, and the remedies for unused latents they are trained with."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def variant_config(config: Config, variant: Variant) -> Config:
         variant: the variant.
 
     Raises:
-        UserError: if the variant has costs that the settings lack, or one of its own assignments
+        UserError: if the variant has costs that the settings lack, or one of its assignments
             does not apply to its model.
     """
     config = for_other_model(config, variant.model)[0]

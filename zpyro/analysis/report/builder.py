@@ -24,18 +24,18 @@ PAGE = "report.html"
 DEFAULT_COUNT = 3
 
 OnStage = Callable[[str], object]
-"""Receives a line about what is done next."""
+"""Receives a line about the next stage."""
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What was written.
+    """A report that was written.
 
     Attributes:
         folder: where the pictures and sounds are.
         page: the page, which holds copies of them.
-        views: what is shown of each sequence.
-        scores: the table of bounds; empty if it was not asked for.
+        views: of each sequence.
+        scores: the table of bounds; empty if they were not computed.
 
     Example:
         >>> report = write_report("runs/vowels", split="test", out="looks")
@@ -65,7 +65,7 @@ def write_report(
     guide: GuideSource | None = None,
     on_stage: OnStage | None = None,
 ) -> Report:
-    """Plot what a run has learned, and write a page that shows it.
+    """Write a page with figures of a trained run, its sequences, samples and bounds.
 
     Args:
         run: the run directory.

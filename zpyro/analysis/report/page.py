@@ -12,7 +12,7 @@ from string import Template
 NUMBER = ' class="number"'
 MIME = {".png": "image/png", ".svg": "image/svg+xml", ".wav": "audio/wav"}
 
-# A browser may fetch nothing, whatever the names and texts on the page contain.
+# Browsers fetch nothing, even if names and texts on the page contain links.
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 
 PAGE = Template("""<!DOCTYPE html>

@@ -248,7 +248,7 @@ def _reconstruction_figure(view: SequenceView, folder: Path, stem: str) -> str:
 
 
 def _explanation(view: SequenceView) -> str:
-    """What the outputs of the model are."""
+    """An explanation of the outputs of the model."""
     step = view.step_name
     value = f"the most probable {step}" if view.data_type == "tokens" else f"the mean {step}"
     if not view.has_latents:

@@ -1,4 +1,4 @@
-"""What a report shows of one sequence: its frames, terms, latents and reconstruction."""
+"""The content of a report on one sequence: its frames, terms, latents and reconstruction."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class SequenceView:
 
     @property
     def output_name(self) -> str:
-        """What ``reconstruction`` is: without latents it is a prediction."""
+        """The name of ``reconstruction``; without latents it is a prediction."""
         return "reconstruction" if self.has_latents else "prediction"
 
     @property
@@ -119,7 +119,7 @@ class SequenceView:
 
     @property
     def unit(self) -> str:
-        """What a token is: "word", "character", or "token" without a vocabulary."""
+        """The name of a token: "word", "character", or "token" without a vocabulary."""
         return "token" if self.vocabulary is None else self.vocabulary.unit
 
     def words(self, tokens: Array) -> tuple[str, ...]:
@@ -130,7 +130,7 @@ class SequenceView:
 
     @property
     def step_name(self) -> str:
-        """What one step is: frame, row, pixel, word, character or token."""
+        """The name of one step: frame, row, pixel, word, character or token."""
         if self.data_type == "tokens":
             return self.unit
         if self.image_shape is None:
@@ -167,7 +167,7 @@ def view_sequence(
     """Compute everything that a report shows of one sequence.
 
     Args:
-        checkpoint: the model, and what it must know of its data.
+        checkpoint: the model, with the scale and vocabulary of its data.
         sequences: on the scale of the model.
         number: index of the sequence.
         num_samples: S, posterior samples.

@@ -23,10 +23,10 @@ GROUP = 1000
 
 @dataclass(frozen=True, eq=False)
 class BitTable:
-    """p(x = 1) of each pixel, on its own or given the pixels left of it and above it.
+    """p(x = 1) of each pixel, independent or given the pixels left of it and above it.
 
-    A picture has a table for each place in it. Other binary sequences share one over time: "left"
-    is then the part of the frame before, "above" the same part of the last frame.
+    An image has a table for each place in it. Other binary sequences share one over time; "left" is
+    then the previous element of the frame, "above" the same element of the last frame.
 
     Attributes:
         probability: (R, C), or (R, C, 2, 2) by place and by the values left and above; R is 1
@@ -50,7 +50,7 @@ class BitTable:
 
 
 def single_bits(train: Sequences) -> BitTable:
-    """Every pixel on its own."""
+    """Independent pixels."""
     on, count = np.zeros(table_shape(train)), 0
     for images in _groups(train):
         pooled = len(on) == 1
@@ -75,7 +75,7 @@ def neighboring_bits(train: Sequences) -> BitTable:
 
 
 def table_shape(sequences: Sequences) -> tuple[int, int]:
-    """Rows and columns of places that have probabilities of their own."""
+    """Rows and columns of places with separate probabilities."""
     if sequences.image_shape is not None:
         return sequences.image_shape
     return 1, sequences.frame_size

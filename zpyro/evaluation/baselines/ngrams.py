@@ -133,7 +133,7 @@ def _discounts(counts: Numbers) -> Floats:
 
 
 def _look_up(known: Numbers, wanted: Numbers) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Positions in a sorted array, and whether each is a hit; 0 where it is none."""
+    """Positions in a sorted array, and whether each is found; 0 where it is not."""
     position = np.searchsorted(known, wanted)
     position[position == len(known)] = 0
     return position, known[position] == wanted

@@ -9,7 +9,7 @@ matrices, ``addmm`` is used. Nothing here is differentiable.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,16 +21,20 @@ PACKED_USES = 8
 """Products with a matrix for which packing pays off."""
 
 
-class Product(Protocol):
+class Product:
     """rows @ weight.T + bias, for rows (N, in) and a weight (out, in); a new tensor (N, out)."""
 
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight, self._bias = weight.t(), bias
+
     def __call__(self, rows: Tensor) -> Tensor:
-        """The product and the bias."""
-        ...
+        if self._bias is None:
+            return rows @ self._weight
+        return torch.addmm(self._bias, rows, self._weight)
 
     def add(self, rows: Tensor, to: Tensor) -> Tensor:
         """The product without bias plus a tensor (N, out), as a new tensor."""
-        ...
+        return torch.addmm(to, rows, self._weight)
 
 
 def prepare(
@@ -55,7 +59,7 @@ def prepare(
     pays_off = weight.numel() >= PACKED_SIZE and uses >= PACKED_USES and rows > 1
     if pays_off and packs(weight.device.type, weight.dtype):
         return _Packed(weight, rows, bias)
-    return _Plain(weight, bias)
+    return Product(weight, bias)
 
 
 def packs(device: str, dtype: torch.dtype) -> bool:
@@ -63,20 +67,7 @@ def packs(device: str, dtype: torch.dtype) -> bool:
     return device == "cpu" and dtype == torch.float32 and _packing_works()
 
 
-class _Plain:
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._weight, self._bias = weight.t(), bias
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        if self._bias is None:
-            return rows @ self._weight
-        return torch.addmm(self._bias, rows, self._weight)
-
-    def add(self, rows: Tensor, to: Tensor) -> Tensor:
-        return torch.addmm(to, rows, self._weight)
-
-
-class _LowPrecision(_Plain):
+class _LowPrecision(Product):
     def __call__(self, rows: Tensor) -> Tensor:
         product = (rows.to(self._weight.dtype) @ self._weight).to(rows.dtype)
         return product if self._bias is None else product + self._bias
@@ -85,14 +76,14 @@ class _LowPrecision(_Plain):
         return to + rows.to(self._weight.dtype) @ self._weight
 
 
-class _Packed:
+class _Packed(Product):
     def __init__(self, weight: Tensor, rows: int, bias: Tensor | None) -> None:
         operations: Any = torch.ops.mkldnn
         self._multiply = operations._linear_pointwise.default
         self._multiply_add = operations._linear_pointwise.binary
         # Packing a transposed weight is five times slower than packing a copy.
-        self._weight = operations._reorder_linear_weight(weight.contiguous(), rows)
-        self._bias = bias
+        packed = operations._reorder_linear_weight(weight.contiguous(), rows)
+        self._weight, self._bias = packed, bias
 
     def __call__(self, rows: Tensor) -> Tensor:
         return self._multiply(rows, self._weight, self._bias, "none", [], "")
