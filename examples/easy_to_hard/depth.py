@@ -73,12 +73,8 @@ class LatentDepthSolver(RecurrentSolver):
     ``training_model`` has the evidence and the progressive term, see there. Both are used with the
     empty guide and ``TraceEnum_ELBO``.
 
-    Args:
-        network: the iterated network.
-        iterations: m, the greatest depth.
-        progressive_weight: a, see :class:`RecurrentSolver`, while there is no evidence term.
-        scored: which cells count; all by default.
-        extra_iterations: see :class:`RecurrentSolver`.
+    Args: as in :class:`RecurrentSolver` (``iterations`` is the greatest depth, and
+        ``progressive_weight`` is used while there is no evidence term), and
         patience: the probability of having time for another iteration.
         evidence_weight: w, of the evidence term; the progressive term has 1 - w.
     """
@@ -135,10 +131,7 @@ class LatentDepthSolver(RecurrentSolver):
     ) -> Tensor:
         """The answers after a random number of iterations; returns them, (..., B, cells).
 
-        Args:
-            inputs: problems, (B, channels, *cells).
-            targets: answers, (B, *cells); None samples them.
-            iterations: the greatest depth; by default as in training.
+        Arguments are as in :meth:`RecurrentSolver.model`; ``iterations`` is the greatest depth.
         """
         depths = self.depths(inputs, self.iterations if iterations is None else iterations)
         return self.observe(depths, inputs, targets)

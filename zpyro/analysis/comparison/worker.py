@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,9 +66,8 @@ def score(run: Run, dataset: Dataset, split: str, particles: int) -> dict[str, A
         "best_step": checkpoint.step,
     }
     if sequences.data_type == "tokens":
-        per_token = elbo.sequences / elbo.frames
-        values["perplexity"] = math.exp(-elbo.elbo * per_token)
-        values["perplexity_iwae"] = math.exp(-iwae.iwae * per_token)
+        values["perplexity"] = elbo.perplexity
+        values["perplexity_iwae"] = evaluation.perplexity(iwae.iwae * elbo.sequences, elbo.frames)
     return values
 
 

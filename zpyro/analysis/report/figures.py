@@ -228,23 +228,14 @@ def plot_latents(view: SequenceView) -> Figure:
     means, kl = view.posterior_loc[0][:, view.order], view.kl_by_latent[:, view.order]
     largest = max(float(np.abs(means).max()), 1e-6)
     figure = plots.new_figure(WIDTH, 4.2)
-    for axes, values, label, cmap, limits in zip(
-        figure.subplots(2, 1, sharex=True),
-        (means, kl),
-        ("posterior mean", f"KL, nats/{view.step_name}"),
-        ("RdBu_r", "magma"),
-        ((-largest, largest), (0.0, float(kl.max()))),
-        strict=True,
-    ):
-        image = axes.imshow(
-            values.T,
-            aspect="auto",
-            interpolation="nearest",
-            cmap=cmap,
-            vmin=limits[0],
-            vmax=limits[1],
-            extent=(view.edges[0], view.edges[-1], values.shape[1] + 0.5, 0.5),
-        )
+    shown = (
+        (means, "posterior mean", {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}),
+        (kl, f"KL, nats/{view.step_name}", {"cmap": "magma", "vmin": 0.0, "vmax": float(kl.max())}),
+    )
+    for axes, (values, label, style) in zip(figure.subplots(2, 1, sharex=True), shown, strict=True):
+        extent = (view.edges[0], view.edges[-1], 0.5, values.shape[1] + 0.5)
+        image = plots.frames_image(axes, values, extent=extent, **style)
+        axes.invert_yaxis()
         figure.colorbar(image, ax=axes, label=label, pad=0.01)
         axes.set(ylabel="latents, by KL")
         plots.integer_ticks(axes.yaxis)
