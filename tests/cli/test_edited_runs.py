@@ -14,6 +14,7 @@ import pytest
 
 from tests.cli.conftest import Zpyro, train
 from zpyro import datasets, settings
+from zpyro.io import manifest
 from zpyro.training import config, runs
 
 FIELDS = config.known_fields(datasets.entry("npz").settings)
@@ -256,6 +257,22 @@ def test_a_weight_that_the_model_does_not_have(zpyro: Zpyro, arrays: Path, tmp_p
     edit(run, "objective.auxiliary_weight", 0.5)
     line = refused(resume(zpyro, run))
     assert "objective.auxiliary_weight has no effect on the model rnn; set it to 0" in line
+
+
+@pytest.mark.parametrize("key", ["model.hidden_size", "train.learning_rate", "data.seed"])
+def test_a_run_from_before_checkpoints_held_settings(zpyro: Zpyro, run: Path, key: str) -> None:
+    for path in run.glob("*/meta.json"):
+        meta = json.loads(path.read_text())
+        del meta["settings"], meta["fingerprint"]
+        path.write_text(json.dumps(manifest.signed(meta)))
+    assert resume(zpyro, Path(shutil.copytree(run, run.with_name("same")))).exit_code == 0
+    section, _, name = key.partition(".")
+    edit(run, key, other_value(key, tomllib.loads((run / runs.CONFIG).read_text())[section][name]))
+    result = resume(zpyro, run)
+    if key == "train.learning_rate":
+        assert result.exit_code == 0, result.output
+    else:  # data are compared by their normalization, as they were then
+        assert ("are not those" if section == "data" else key) in refused(result)
 
 
 # -- data -----------------------------------------------------------------------------------------

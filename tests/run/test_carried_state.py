@@ -141,6 +141,27 @@ def test_training_carries_the_state_and_resumes_bit_for_bit(books: Dataset, tmp_
     )
 
 
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 7])
+def test_a_last_batch_with_fewer_rows_ends_no_training(books: Dataset, size: int) -> None:
+    config = carried_settings()
+    config = replace(config, train=replace(config.train, batch_size=size, max_steps=None, epochs=3))
+    outcome = training.fit(model(), books, config)
+    assert outcome.epoch == 3
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_another_batch_size_begins_without_a_state(
+    books: Dataset, tmp_path: Path, size: int
+) -> None:
+    config = carried_settings(checkpoint_every=4, validate_every=20)
+    run = runs.create(tmp_path / "run", config)
+    half = replace(config, train=replace(config.train, max_steps=4))
+    module = model()
+    training.fit(module, books, half, run=run)
+    other = replace(config, train=replace(config.train, batch_size=size, max_steps=9))
+    assert training.fit(module, books, other, run=run, resume=True).step == 9
+
+
 @pytest.mark.fast
 def test_what_cannot_carry_is_told(books: Dataset) -> None:
     with pytest.raises(UserError, match="no rows of longer streams"):

@@ -180,7 +180,8 @@ class SequenceTask(TrainingTask[SequenceModel]):
         if whole.continues is None:
             return key, tuple(on_device)
         state = self.model.initial_state(len(whole))
-        if self._carried:
+        # Only the first batch of a pass has more rows than the one before; none of them continue.
+        if self._carried and len(self._carried[0]) >= len(whole):
             continues = to_device(whole.continues, like.device).unsqueeze(-1)
             # Only the last batches are smaller: what is left of the state are its first rows.
             state = tuple(
