@@ -68,6 +68,7 @@ def build(request: Request) -> Examples:
         if geometry == "compact":
             inputs, targets = compacted(inputs), compacted(targets)
         return Examples(inputs, targets)
+    request.check_cells(size**2)
     first, end = request.part(held_out(size))
     mazes = Mazes(size, end, request.seed)
     return Examples(mazes.images(geometry)[first:], mazes.masks(geometry)[first:])

@@ -148,6 +148,7 @@ PRESETS = {
 
 def build(request: Request) -> Examples:
     """Strings of ``request.size`` bits; no string is in two splits of the same seed."""
+    request.check_cells(request.size)
     first, end = request.part(min(HELD_OUT, 2**request.size // 8))
     inputs, targets = PrefixSums(request.size, end, request.seed).tensors()
     return Examples(inputs[first:], targets[first:])

@@ -23,6 +23,9 @@ MODULES = {
 }
 """The module of every task, by the task's name."""
 
+MOST_CELLS = 1 << 31
+"""Of all problems that are generated at once; at least 1,000 problems are counted."""
+
 Option = str | int | float | bool | None
 
 
@@ -123,6 +126,20 @@ class Request:
     seed: int
     source: Path | None = None
     options: Mapping[str, Option] = dataclasses.field(default_factory=dict)
+
+    def check_cells(self, cells: int) -> None:
+        """Make sure that generated problems of so many cells each fit in memory.
+
+        Raises:
+            UserError: if they do not.
+        """
+        from zpyro.errors import UserError  # here, as --help needs no torch
+
+        if max(self.count, 1000) * cells > MOST_CELLS:
+            raise UserError(
+                f"size {self.size}: {self.count:,} problems of {cells:,} cells do not fit in "
+                "memory; choose a smaller size or count"
+            )
 
     def part(self, held_out: int) -> tuple[int, int]:
         """First and end of the problems in one stream: test, valid, then train.

@@ -11,6 +11,7 @@ import numpy as np
 
 from zpyro.datasets.corpora import loaders
 from zpyro.datasets.entry import DatasetEntry
+from zpyro.datasets.formats.audio import RATES
 from zpyro.datasets.prepared.corpus import (
     Corpus,
     FileSpan,
@@ -46,7 +47,9 @@ WHOLE_ROWS = "only whole rows count: the end of a recording that does not fill o
 class BlizzardSettings:
     """As published (arXiv:1711.05411, section 5): 16 kHz, frames of 200, rows of 40 frames."""
 
-    sample_rate: int = setting(16_000, "samples a second to resample to", at_least=1)
+    sample_rate: int = setting(
+        16_000, "samples a second to resample to", at_least=RATES.start, below=RATES.stop
+    )
     frame_size: int = setting(200, "samples in a frame", at_least=1)
     segment_length: int = setting(40, "scored frames in a row", at_least=1)
     valid_fraction: float = setting(0.05, "share of the rows that validates", above=0, below=1)

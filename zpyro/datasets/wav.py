@@ -49,6 +49,11 @@ class WavSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"data.{name} is {value}; give a positive number")
+        if self.sample_rate is not None and self.sample_rate not in audio.RATES:
+            raise UserError(
+                f"data.sample_rate is {self.sample_rate}; it must be {audio.RATES.start} to"
+                f" {audio.RATES.stop - 1}"
+            )
         for name in ("valid_fraction", "test_fraction"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"data.{name} is {getattr(self, name)}; it must be in [0, 1)")

@@ -64,7 +64,16 @@ def build_model(
         complaint = field.metadata.get("limits", Limits()).complaint(value)
         if complaint is not None:
             raise UserError(f"model.{field.name} is {value}; it must be {complaint}")
-    module = cls(likelihood, **arguments(model))
+    try:
+        module = cls(likelihood, **arguments(model))
+    except RuntimeError as error:
+        # torch has no exception of its own for memory that the CPU lacks.
+        if "can't allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"model {model.name}: its weights do not fit in memory; set model.hidden_size and the "
+            "other sizes lower, or give data with smaller frames or a smaller vocabulary"
+        ) from error
     module.word_dropout = model.word_dropout
     if guide is not None:
         guide.attach(module)
