@@ -76,13 +76,14 @@ class Summary:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and 95 % interval of independent values."""
+    """Mean and 95 % interval of independent values; NaN where they are not finite."""
     array = np.asarray(values, np.float64)
     if len(array) < 2:
         return Estimate(float(array.mean()), None, tuple(array.tolist()))
     free = len(array) - 1
     quantile = STUDENT_T[free - 1] if free <= len(STUDENT_T) else NORMAL
-    half = quantile * float(array.std(ddof=1)) / math.sqrt(len(array))
+    with np.errstate(invalid="ignore"):
+        half = quantile * float(array.std(ddof=1)) / math.sqrt(len(array))
     return Estimate(float(array.mean()), half, tuple(array.tolist()))
 
 
