@@ -102,7 +102,71 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     starts = {tuple(start) for start in dataset().train.start.tolist()}  # pyright: ignore
     assert {tuple(start) for start in best.start.tolist()} <= starts
     for name, tensor in module.state_dict().items():
-        assert torch.equal(tensor, last.model.state_dict()[name])
+        assert torch.equal(tensor, best.model.state_dict()[name])
+
+
+def fit_past_the_best(run: Run | None = None, **more: Any) -> tuple[SequenceModel, list[float]]:
+    """A training whose learning rate is far too large after its first validations."""
+    config = settings(max_steps=24, validate_every=4, learning_rate=5e-3, **more)
+    module, bounds = model(), list[float]()
+
+    class Spoil(reporting.Callback):
+        def on_validation(self, record: Any) -> None:
+            bounds.append(record["elbo"])
+            if len(bounds) == 3:
+                with torch.no_grad():
+                    for parameter in module.parameters():
+                        parameter.add_(0.5 * torch.randn_like(parameter))
+
+    training.fit(module, dataset(), config, run=run, callbacks=[Spoil()])
+    assert max(bounds) > bounds[-1] + 1
+    return module, bounds
+
+
+@pytest.mark.parametrize("with_run", [False, True])
+@pytest.mark.parametrize("average", [None, 0.5])
+def test_fit_returns_the_best_weights(
+    tmp_path: Path, with_run: bool, average: float | None
+) -> None:
+    run = runs.create(tmp_path / "run", settings()) if with_run else None
+    module, bounds = fit_past_the_best(run, average=average)
+    scored = evaluation.evaluate(module, dataset().valid, seed=training.VALIDATION_SEED)
+    assert scored.elbo == pytest.approx(max(bounds), rel=1e-6)
+    if run is not None:
+        last = run.load("last").model.state_dict()
+        assert any(not torch.equal(t, last[n]) for n, t in module.state_dict().items())
+
+
+def test_a_resumed_fit_returns_the_best_weights_of_both_parts(tmp_path: Path) -> None:
+    run = runs.create(tmp_path / "run", settings())
+    module, bounds = fit_past_the_best(run)
+    longer = settings(max_steps=26, validate_every=4, learning_rate=5e-3)
+    again = run.load("last").model
+    outcome = training.fit(again, dataset(), longer, run=run, resume=True)
+    assert outcome.step == 26
+    assert outcome.best == max(bounds)
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name])
+
+
+def test_the_best_weights_of_an_interrupted_fit(tmp_path: Path) -> None:
+    module = model()
+    stop = At(10, lambda: signal.raise_signal(signal.SIGINT))
+    config = settings(max_steps=30, validate_every=6)
+    run = runs.create(tmp_path / "run", config)
+    assert training.fit(module, dataset(), config, run=run, callbacks=[stop]).interrupted
+    best, last = run.load("best"), run.load("last")
+    assert (best.step, last.step) == (6, 10)
+    for name, tensor in best.model.state_dict().items():
+        assert torch.equal(tensor, module.state_dict()[name])
+
+
+def test_without_a_validation_the_last_weights_stay() -> None:
+    module = model()
+    stop = At(2, lambda: signal.raise_signal(signal.SIGINT))
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    assert training.fit(module, dataset(), settings(), callbacks=[stop]).best is None
+    assert any(not torch.equal(t, before[n]) for n, t in module.state_dict().items())
 
 
 @pytest.mark.parametrize("killed", [7, 19, 30])
@@ -129,9 +193,10 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, killed: int) -
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, module.state_dict()[name])
     assert untimed(resumed) == untimed(run)
-    best = run.load("best").model.state_dict()
-    for name, tensor in resumed.load("best").model.state_dict().items():
-        assert torch.equal(tensor, best[name])
+    for which in ("best", "last"):
+        expected = run.load(which).model.state_dict()
+        for name, tensor in resumed.load(which).model.state_dict().items():
+            assert torch.equal(tensor, expected[name])
 
 
 @pytest.mark.parametrize("number", SIGNALS)

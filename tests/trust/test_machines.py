@@ -180,6 +180,9 @@ def test_a_clock_that_goes_backwards_changes_nothing(
     training.fit(module, dataset(), config, run=run, resume=True)
     for name, tensor in expected.state_dict().items():
         assert torch.equal(tensor, module.state_dict()[name])
+    last = run.load("last").model.state_dict()
+    for name, tensor in whole.load("last").model.state_dict().items():
+        assert torch.equal(tensor, last[name])
     assert untimed(run) == untimed(whole)
     seconds = [record["seconds"] for record in run.records()]
     assert seconds == sorted(seconds)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zpyro import settings
 from zpyro.datasets import vocabulary as vocabularies
@@ -245,6 +245,17 @@ def load(
         settings=recorded | settings.plain(config, "model"),
         fingerprint=None if meta.get("fingerprint") is None else str(meta["fingerprint"]),
     )
+
+
+def load_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Read the weights that a checkpoint holds for a model.
+
+    Raises:
+        UserError: if they are missing, corrupt, or those of another model.
+    """
+    folder = files.complete_folder(folder)
+    manifest.check(folder / MODEL, manifest.read(folder))
+    return tensor_files.read(folder / MODEL, model.state_dict())
 
 
 def load_state(folder: Path) -> dict[str, Any]:

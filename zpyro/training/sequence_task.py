@@ -54,18 +54,21 @@ def fit(
     detect_anomaly: bool = False,
     process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Outcome:
-    """Train a model on a data set.
+    """Train a model on a data set; it holds the best weights on return.
+
+    The best weights are those of the highest held-out bound, averaged where ``train.average`` is
+    set. The run's ``last`` checkpoint holds the last ones.
 
     The result does not depend on the number of processes (see :mod:`zpyro.distributed.processes`):
     they share each batch, noise is that of the whole batch, gradients have one normalizer. The main
     process alone writes and calls the callbacks; time and signals are agreed on after every step.
 
     Args:
-        module: the model, on the device to train on; it keeps the last weights.
+        module: the model, on the device to train on.
         dataset: for batches and validation.
         config: objective, optimizer and budget.
         run: the run directory for metrics and checkpoints; nothing is written without one.
-        resume: continue from the run's last checkpoint, whose weights the model has.
+        resume: continue from the run's last checkpoint, with its weights.
         callbacks: called during the training, see :class:`~zpyro.training.callbacks.Callback`.
         detect_anomaly: stop at the first number that is not finite and name it; slow.
         process_group: this process among those that train together, all with the same arguments.
@@ -88,8 +91,12 @@ def fit(
             detect_anomaly=detect_anomaly,
         )
         if resume:
+            assert run is not None, "only a run can be resumed"
+            module.load_state_dict(checkpoint.load_weights(run.last, module))
             trainer.resume()
-        return trainer.fit()
+        outcome = trainer.fit()
+        trainer.restore_best()
+        return outcome
 
 
 class SequenceTask(TrainingTask[SequenceModel]):

@@ -28,6 +28,7 @@ from zpyro.distributed.seeding import random_states, restore_random_states
 from zpyro.errors import UserError
 from zpyro.nn import precision
 from zpyro.nn.kernels.cuda_graph import GraphedCallable
+from zpyro.training import checkpoint
 from zpyro.training.accumulator import MetricAccumulator
 from zpyro.training.anomaly import AnomalyDetection, shown_names
 from zpyro.training.callbacks import Callback
@@ -52,7 +53,7 @@ class Outcome:
     Attributes:
         step: training steps in all.
         epoch: passes over the data completed.
-        seconds: spent training.
+        seconds: spent training and validating, those before a resumption included.
         best: the best validation score; None before the first.
         skipped: steps skipped because they were not finite.
         interrupted: the signal that ended it early, or None.
@@ -113,6 +114,7 @@ class Trainer:
         self._budget = Budget(train, task.steps_per_epoch)
         self._rate = train.learning_rate
         self._weights: dict[str, float] = {}
+        self._best_weights: dict[str, Tensor] | None = None
         self._saved: tuple[int, int | None] | None = None
         self._started = self._saved_at = time.monotonic()
         self._agreed_signal: signal.Signals | None = None
@@ -127,7 +129,7 @@ class Trainer:
     # -- the loop ---------------------------------------------------------------------------------
 
     def fit(self) -> Outcome:
-        """Train to the end of the budget, or until a signal.
+        """Train to the end of the budget, or until a signal; the model keeps the last weights.
 
         Raises:
             UserError: if many steps in a row are not finite, or the run cannot be written.
@@ -231,6 +233,9 @@ class Trainer:
             )
             score = numbers[task.score]
             improved = score is not None and (state.best is None or score > state.best)
+            if improved:
+                weights = task.model.state_dict()
+                self._best_weights = {n: tensor.detach().clone() for n, tensor in weights.items()}
             if improved and self._writes:
                 assert self._run is not None
                 task.save(
@@ -248,6 +253,18 @@ class Trainer:
         record = self._write_record("valid", {**numbers, "best": improved})
         for callback in self.callbacks:
             callback.on_validation(record)
+
+    def restore_best(self) -> None:
+        """Give the model the weights of the best validation; without one, it keeps the last.
+
+        Raises:
+            UserError: if they were found before a resumption and the run no longer has them.
+        """
+        if self._best_weights is None and self.state.best is not None and self._run is not None:
+            model = self.task.model
+            self._best_weights = checkpoint.load_weights(self._run.best, model)
+        if self._best_weights is not None:
+            self.task.model.load_state_dict(self._best_weights)
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Generator[bool, None, None]:
