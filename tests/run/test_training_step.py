@@ -95,9 +95,14 @@ def test_terms_without_weight_have_a_graph_of_their_own() -> None:
     assert first is not second
 
 
+def tf32() -> tuple[bool, bool]:
+    """Whether products and convolutions on CUDA are rounded."""
+    return bool(torch.backends.cuda.matmul.allow_tf32), torch.backends.cudnn.allow_tf32
+
+
 @pytest.mark.parametrize("chosen", precision.PRECISIONS)
 def test_every_precision_trains_and_leaves_the_switches_alone(chosen: str) -> None:
-    before = precision._tf32()
+    before = tf32()
     trainer, _ = make(precision=chosen)
     exact, _ = make()
     for each in (trainer, exact):
@@ -106,7 +111,7 @@ def test_every_precision_trains_and_leaves_the_switches_alone(chosen: str) -> No
     assert trainer.accumulator.skipped() == (0, 0)
     expected = exact.accumulator.read()
     assert trainer.accumulator.read() == pytest.approx(expected, rel=0.05)
-    assert precision._tf32() == before
+    assert tf32() == before
 
 
 def test_bfloat16_is_not_float32() -> None:
@@ -122,9 +127,9 @@ def test_bfloat16_is_not_float32() -> None:
 def test_tf32_is_on_within(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     with precision.products("tf32"):
-        assert precision._tf32() == (True, True)
+        assert tf32() == (True, True)
     with precision.products("float32"):
-        assert precision._tf32() == (False, False)
+        assert tf32() == (False, False)
     assert not torch.backends.cudnn.allow_tf32
 
 
