@@ -137,9 +137,13 @@ def _keep(path: Path, waveforms: list[Waveform]) -> None:
             writing.unlink(missing_ok=True)
 
 
+def _load_entry(_folder: object, settings: VowelsSettings) -> Dataset:
+    return load(settings)
+
+
 ENTRY = DatasetEntry(
     "vowels",
     "built in: a synthetic voice, 16 kHz, frames of 200 samples",
     VowelsSettings,
-    lambda _folder, settings: load(settings),
+    _load_entry,
 )

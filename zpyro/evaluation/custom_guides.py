@@ -12,7 +12,7 @@ from torch import Tensor
 from zpyro.datasets.batching import Batch
 from zpyro.models.base import SequenceModel
 from zpyro.models.guides import latents_in, model_inputs
-from zpyro.models.sites import sample_sites
+from zpyro.models.sites import replay_directly, sample_sites
 
 
 @torch.no_grad()
@@ -49,7 +49,7 @@ def path_log_probs(module: SequenceModel, batch: Batch, seed: int, draw: int) ->
     guide_trace, arguments = sample_trace(module, batch, seed, draw)
     shape = torch.Size((*batch.x.shape[:2], module.latent_size))
     z = latents_in(sample_sites(guide_trace), shape)
-    replayed = poutine.replay(module.model, trace=guide_trace)
+    replayed = replay_directly(module.model, guide_trace)
     model_trace = poutine.trace(replayed).get_trace(*arguments)
     guide_trace.compute_log_prob()
     model_trace.compute_log_prob()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zpyro.likelihoods import Likelihood
+from zpyro.models import parameter_store
 from zpyro.models.bound_model import BoundModel, bind
 from zpyro.models.generation import run_forward, sample_frames
 from zpyro.models.guides import latents_of
@@ -93,7 +94,11 @@ class SequenceModel(StepwiseModel):
 
         :meth:`guide` and :meth:`program` stay the built-in ones; a custom guide may use them.
         """
-        return self.guide if self.custom_guide is None else self.custom_guide
+        if self.custom_guide is None:
+            return self.guide
+        # The guide runs before the model, which would load values too late for its own.
+        parameter_store.load(self, self.store_name)
+        return self.custom_guide
 
     def program(self, granularity: str) -> tuple[Program, Program]:
         """The (model, guide) pair of a granularity, whatever the model's own is."""
@@ -135,6 +140,7 @@ class SequenceModel(StepwiseModel):
             The new frames, (N, steps, D) or (N, steps).
         """
         if prefix is None:
+            parameter_store.load(self, self.store_name)
             if start is None:
                 start = self.likelihood.start(num_sequences, next(self.parameters()))
             return sample_frames(self, start, steps, self.initial_state(len(start)), temperature)

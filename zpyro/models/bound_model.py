@@ -15,10 +15,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from zpyro.models import parameter_store
 from zpyro.models.conditions import Conditions, conditions_of, zero_padding
 from zpyro.models.generation import run_forward
 from zpyro.models.steps import StepwiseModel
-from zpyro.models.trajectory import GaussianParameters, PathKey, Trajectory
+from zpyro.models.trajectory import GaussianParameters, Trajectory
 from zpyro.nn.blocks import in_blocks
 
 
@@ -30,6 +31,7 @@ def bind(
     Raises:
         ValueError: if shapes do not fit each other or the likelihood.
     """
+    parameter_store.load(model, model.store_name)
     like = next(model.parameters())
     return BoundModel(model, conditions_of(model.likelihood, like, x, lengths, start))
 
@@ -47,6 +49,9 @@ class BoundModel:
         self.conditions = conditions
         self.sequences = conditions.start.shape[0]
         self.steps = conditions.steps
+        # What a path depends on besides z and the values of the tensors; compared by identity.
+        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), model.training
+        self._call = (model, *conditions.source, model.initial_state_override, *modes)
         self._trajectories: list[tuple[weakref.ref[Tensor], Trajectory]] = []
         self._frames: list[tuple[weakref.ref[Tensor], Tensor]] = []
 
@@ -111,7 +116,6 @@ class BoundModel:
         trajectory = self._trajectory_of(z, path.context, path.features)
         trajectory.posterior = self._time_major(path.mean), self._time_major(path.log_variance)
         self._trajectories.append((weakref.ref(z), trajectory))
-        self.model.path_cache.put(z, trajectory)
         return z
 
     def sample_prior(self, noise: Tensor) -> Tensor:
@@ -173,13 +177,25 @@ class BoundModel:
             return self._batch_trajectory(z)
         return self._computed(z, self.model.input_features(self._embedded_inputs(frames)))
 
+    def adopt_path(self, z: Tensor, guide: BoundModel) -> None:
+        """Take over the states along z that the guide of this very call computed.
+
+        Nothing shows that a parameter or a frame was changed in place since then, so that the
+        caller vouches for it: see :func:`zpyro.models.sites.replay_directly`. The states of another
+        model, batch or mode are left alone.
+
+        Args:
+            z: the sampled latents, the tensor that the guide returned.
+            guide: the bound model behind the guide's site.
+        """
+        if all(mine is its for mine, its in zip(self._call, guide._call, strict=True)):
+            self._trajectories += [entry for entry in guide._trajectories if entry[0]() is z]
+
     def _batch_trajectory(self, z: Tensor) -> Trajectory:
         for known, trajectory in self._trajectories:
             if known() is z:
                 return trajectory
-        trajectory = self.model.path_cache.get(z, self._key())
-        if trajectory is None:
-            trajectory = self._computed(z, self.input_features)
+        trajectory = self._computed(z, self.input_features)
         self._trajectories.append((weakref.ref(z), trajectory))
         return trajectory
 
@@ -191,16 +207,8 @@ class BoundModel:
         return self._trajectory_of(z, *self.model.states_given_latents(rows, inputs, state))
 
     def _trajectory_of(self, z: Tensor, context: Tensor, features: Tensor) -> Trajectory:
-        parts = (self._time_major(part) for part in (z, context, features))
-        return Trajectory(*parts, key=self._key())
-
-    def _key(self) -> PathKey:
-        versions = sum(parameter._version for parameter in self.model.parameters())
-        frames = self.conditions.source[0]
-        version = frames._version if isinstance(frames, Tensor) else 0
-        modes = torch.is_grad_enabled(), self.model.training
-        source = (*self.conditions.source, self.model.initial_state_override)
-        return PathKey(source, (version, versions, *modes))
+        z, context, features = (self._time_major(part) for part in (z, context, features))
+        return Trajectory(z, context, features)
 
     def posterior(self, trajectory: Trajectory) -> GaussianParameters:
         """Parameters of q(z_t | context, b_t) along a path."""

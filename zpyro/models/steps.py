@@ -17,22 +17,18 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import itertools
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from zpyro.likelihoods import Likelihood
-from zpyro.models.trajectory import PathCache
+from zpyro.models import parameter_store
 from zpyro.nn.layers import State
 from zpyro.nn.noise import NoiseSource
-
-_serial_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +105,8 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
 
     def __init__(self, likelihood: Likelihood, hidden_size: int, latent_size: int) -> None:
         super().__init__()
+        # Two models in one process must not share names in Pyro's global parameter store.
+        self.store_name = parameter_store.claim_name(self)
         self.likelihood = likelihood
         self.hidden_size = hidden_size
         self.latent_size = latent_size
@@ -116,10 +114,7 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         self.skip_gradient = 0.0
         self.noise_source = NoiseSource()
         self.initial_state_override: InitialState | None = None
-        self.path_cache = PathCache()
         self.dropout: nn.Module = nn.Identity()
-        # Names in Pyro's global parameter store: two models in one process must not share them.
-        self.store_name = f"{type(self).__name__.lower()}_{next(_serial_numbers)}"
 
     # -- one step -----------------------------------------------------------------------------
 
@@ -297,17 +292,38 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         value = self.initial_state_override.value
         return tuple(part.repeat(rows // len(part), *[1] * (part.dim() - 1)) for part in value)
 
+    # -- Pyro's parameter store -----------------------------------------------------------------
+
+    @property
+    def store_name(self) -> str:
+        """Prefix of the parameters' names in Pyro's parameter store, by default CLASS_NUMBER.
+
+        Set it to give a model the same names in every program, as loading a saved store needs. Of
+        two models with one name, the store holds the parameters of the one in use.
+        """
+        return self._store_name
+
+    @store_name.setter
+    def store_name(self, name: str) -> None:
+        parameter_store.claim_name(self, name, shared=True)
+        self._store_name = name
+        # The names that Pyro itself gives, to the parameters of a custom guide for instance.
+        for path, part in self.named_modules():
+            if isinstance(part, PyroModule):
+                part._pyro_name = f"{name}.{path}" if path else name
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # A copy of a model in the same process needs names of its own.
+        self.store_name = parameter_store.claim_name(self, self._store_name)
+
     def register_parameters(self) -> None:
-        """Register all parameters with Pyro, so that SVI trains the auxiliary networks too."""
-        store = pyro.get_param_store()
-        for name, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            site = f"{self.store_name}.{name}"
-            # A copied module carries its original's names: the module in use takes them over.
-            if site in store and store.param_name(parameter) != site:
-                del store[site]
-            pyro.param(site, parameter)
+        """Register all parameters with Pyro, so that SVI trains the auxiliary networks too.
+
+        Raises:
+            UserError: if a value loaded into the parameter store has another shape.
+        """
+        parameter_store.register(self, self.store_name)
 
 
 def join(*parts: Tensor) -> Tensor:

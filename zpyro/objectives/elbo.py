@@ -18,7 +18,7 @@ from pyro.util import check_model_guide_match, warn_if_nan
 from torch import Tensor, nn
 
 from zpyro.errors import UserError
-from zpyro.models.sites import sample_sites
+from zpyro.models.sites import replay_directly, sample_sites
 from zpyro.objectives.schedules import Schedule
 from zpyro.objectives.terms import KL, Auxiliary, LogLikelihood, Reverse, Term, TracePair, total
 
@@ -245,7 +245,7 @@ class ZForcingELBO(ELBO):
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         # Stock Pyro would score every site here; the analytic KL needs no density of z.
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        replayed = poutine.replay(model, trace=guide_trace)
+        replayed = replay_directly(model, guide_trace)
         model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
         _check_match(model_trace, guide_trace, self.max_plate_nesting)
         return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)

@@ -1,34 +1,55 @@
-"""Schedules: functions from the training step (0, 1, 2, ...) to a weight."""
+"""Schedules: callables from the training step (0, 1, 2, ...) to a weight.
+
+Those of this module are values: they can be compared, copied and pickled with an objective. Any
+other function of the step is a schedule too.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 Schedule = Callable[[int], float]
 """A function of the number of training steps taken so far."""
 
 
-def constant(value: float) -> Schedule:
+@dataclass(frozen=True)
+class constant:
     """The same weight at every step."""
-    return lambda _step: value
+
+    value: float
+
+    def __call__(self, step: int) -> float:
+        del step
+        return self.value
 
 
-def linear(start: float, stop: float, *, steps: int) -> Schedule:
+@dataclass(frozen=True)
+class linear:
     """From ``start`` to ``stop`` in equal parts over ``steps`` steps, then ``stop``.
 
     Raises:
         ValueError: if ``steps`` is not positive.
     """
-    if steps <= 0:
-        raise ValueError(f"steps is {steps}; a linear schedule needs at least one")
-    # Weighing the two ends, rather than adding a slope, meets ``stop`` exactly.
-    return lambda step: (
-        stop if step >= steps else start * (1.0 - step / steps) + stop * (step / steps)
-    )
+
+    start: float
+    stop: float
+    steps: int = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.steps <= 0:
+            raise ValueError(f"steps is {self.steps}; a linear schedule needs at least one")
+
+    def __call__(self, step: int) -> float:
+        if step >= self.steps:
+            return self.stop
+        # Weighing the two ends, rather than adding a slope, meets ``stop`` exactly.
+        return self.start * (1.0 - step / self.steps) + self.stop * (step / self.steps)
 
 
-def at_rate(start: float, stop: float, *, rate: float) -> Schedule:
+@dataclass(frozen=True)
+class at_rate:
     """From ``start`` towards ``stop`` by ``rate`` a step, then ``stop``.
 
     The published KL weight is ``at_rate(0.2, 1.0, rate=5e-5)`` (arXiv:1711.05411).
@@ -36,14 +57,23 @@ def at_rate(start: float, stop: float, *, rate: float) -> Schedule:
     Raises:
         ValueError: if ``rate`` is not positive.
     """
-    if rate <= 0:
-        raise ValueError(f"rate is {rate}; give a positive number a step")
-    if stop >= start:
-        return lambda step: min(stop, start + rate * step)
-    return lambda step: max(stop, start - rate * step)
+
+    start: float
+    stop: float
+    rate: float = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0:
+            raise ValueError(f"rate is {self.rate}; give a positive number a step")
+
+    def __call__(self, step: int) -> float:
+        if self.stop >= self.start:
+            return min(self.stop, self.start + self.rate * step)
+        return max(self.stop, self.start - self.rate * step)
 
 
-def sigmoid(start: float, stop: float, *, steps: int, steepness: float = 10.0) -> Schedule:
+@dataclass(frozen=True)
+class sigmoid:
     """From ``start`` to ``stop`` along a logistic curve over ``steps`` steps, then ``stop``.
 
     Args:
@@ -58,22 +88,28 @@ def sigmoid(start: float, stop: float, *, steps: int, steepness: float = 10.0) -
 
     Source: the KL annealing of Bowman et al., arXiv:1511.06349, section 3.1.
     """
-    if steps <= 0 or steepness <= 0:
-        raise ValueError(f"steps is {steps}, steepness {steepness}; give positive numbers")
-    low, high = _logistic(-0.5 * steepness), _logistic(0.5 * steepness)
 
-    def weight(step: int) -> float:
-        if step >= steps:
-            return stop
-        risen = (_logistic(steepness * (step / steps - 0.5)) - low) / (high - low)
-        return start * (1.0 - risen) + stop * risen
+    start: float
+    stop: float
+    steps: int = field(kw_only=True)
+    steepness: float = field(default=10.0, kw_only=True)
 
-    return weight
+    def __post_init__(self) -> None:
+        if self.steps <= 0 or self.steepness <= 0:
+            raise ValueError(
+                f"steps is {self.steps}, steepness {self.steepness}; give positive numbers"
+            )
+
+    def __call__(self, step: int) -> float:
+        if step >= self.steps:
+            return self.stop
+        low, high = _logistic(-0.5 * self.steepness), _logistic(0.5 * self.steepness)
+        risen = (_logistic(self.steepness * (step / self.steps - 0.5)) - low) / (high - low)
+        return self.start * (1.0 - risen) + self.stop * risen
 
 
-def cyclical(
-    start: float, stop: float, *, period: int, rise: float = 0.5, cycles: int = 4
-) -> Schedule:
+@dataclass(frozen=True)
+class cyclical:
     """``cycles`` times from ``start`` linearly to ``stop`` and a rest there, then ``stop``.
 
     Args:
@@ -88,10 +124,25 @@ def cyclical(
 
     Source: Fu et al., arXiv:1903.10145, equation 6.
     """
-    if period <= 0 or cycles <= 0 or not 0 < rise <= 1:
-        raise ValueError(f"period {period}, cycles {cycles}, rise {rise}; give positive numbers")
-    rising = linear(start, stop, steps=max(1, round(rise * period)))
-    return lambda step: stop if step >= cycles * period else rising(step % period)
+
+    start: float
+    stop: float
+    period: int = field(kw_only=True)
+    rise: float = field(default=0.5, kw_only=True)
+    cycles: int = field(default=4, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.period <= 0 or self.cycles <= 0 or not 0 < self.rise <= 1:
+            raise ValueError(
+                f"period {self.period}, cycles {self.cycles}, rise {self.rise}; "
+                "give positive numbers"
+            )
+
+    def __call__(self, step: int) -> float:
+        if step >= self.cycles * self.period:
+            return self.stop
+        rising = linear(self.start, self.stop, steps=max(1, round(self.rise * self.period)))
+        return rising(step % self.period)
 
 
 def _logistic(value: float) -> float:

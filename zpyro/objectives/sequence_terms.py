@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zpyro.models.base import SequenceModel
 from zpyro.models.distributions import TrajectoryNormal
-from zpyro.models.sites import Site
+from zpyro.models.sites import Site, replay_directly
 from zpyro.objectives.terms import (
     KL,
     Auxiliary,
@@ -91,7 +91,7 @@ def sequence_terms(
     noise = module.noise(x.shape[0], x.shape[1]) if noise is None else noise
     with FixedNoise(noise):
         guide_trace = poutine.trace(guide).get_trace(x, lengths, start)
-    replayed = poutine.replay(model, trace=guide_trace)
+    replayed = replay_directly(model, guide_trace)
     path = TracePair(poutine.trace(replayed).get_trace(x, lengths, start), guide_trace)
     zero, empty = noise.new_zeros(x.shape[:2]), noise.new_zeros(*x.shape[:2], 0)
     built_in = (LogLikelihood(), KL(), Auxiliary(), Reverse())

@@ -80,6 +80,14 @@ class ObjectiveConfig:
                 "auxiliary_weight_epochs; set exactly one above 0"
             )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A class with the settings of terms is made at run time: pickle could not import it.
+        return _rebuilt_objective, (dict(vars(self)),)
+
+
+def _rebuilt_objective(values: dict[str, Any]) -> ObjectiveConfig:
+    return objective_class()(**values)
+
 
 def objective_class() -> type[ObjectiveConfig]:
     """The settings of the objective, with those of every registered term.

@@ -79,6 +79,8 @@ def attach_guide(module: SequenceModel, guide: Callable[..., Any]) -> None:
                     delattr(part, name)
                     object.__setattr__(part, name, child)
     module.custom_guide = guide
+    # A guide that is a PyroModule and holds the model has renamed it.
+    module.store_name = module.store_name
     module.granularity = getattr(guide, "granularity", module.granularity)
 
 

@@ -1,0 +1,186 @@
+"""Objectives and models can be copied and pickled, and saved in Pyro's parameter store."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI
+from pyro.nn import PyroModule, PyroParam
+from torch import Tensor
+
+import zpyro
+from tests.core.cases import make
+from zpyro.objectives import TERMS, MultiSampleELBO, TracePair, register, schedules
+from zpyro.training import attach_guide, resolve
+
+pytestmark = pytest.mark.fast
+
+
+def _saved(value: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def _pickled(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))
+
+
+COPIES = (_saved, _pickled, copy.deepcopy)
+SCHEDULES = (
+    schedules.constant(0.5),
+    schedules.linear(0.2, 1.0, steps=5),
+    schedules.at_rate(1.0, 0.2, rate=0.1),
+    schedules.sigmoid(0.2, 1.0, steps=5),
+    schedules.cyclical(0.2, 1.0, period=4),
+)
+
+
+@pytest.mark.parametrize("copied", COPIES)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda each: type(each).__name__)
+def test_schedules_and_objectives(copied: Callable[[Any], Any], schedule: Any) -> None:
+    assert copied(schedule) == schedule
+    for objective in (zpyro.ZForcingELBO(schedule), MultiSampleELBO(3, 1.0, schedule)):
+        objective.step = 3
+        assert copied(objective).weights() == objective.weights()
+
+
+@pytest.mark.parametrize("copied", COPIES)
+@pytest.mark.parametrize("granularity", ["sequence", "step"])
+def test_a_model_and_its_objective_after_a_step(
+    copied: Callable[[Any], Any], granularity: str
+) -> None:
+    case = make("gaussian", granularity=granularity)
+    module = zpyro.ZForcingELBO(1.0, 0.1, 0.1)(case.module.model, case.module.guide)
+    module(*case.batch).backward()
+    twin = copied(module)
+    twin.zero_grad()
+    twin(*case.batch).backward()
+    assert all(parameter.grad is not None for parameter in twin.parameters())
+    assert twin.owners[0].store_name != case.module.store_name
+
+
+class Guide(PyroModule):
+    """A guide with a constrained parameter, a layer, and a parameter of the store alone."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.layer = torch.nn.Linear(3, 2).double()
+        self.scale = PyroParam(torch.ones(2).double(), constraint=dist.constraints.positive)
+
+    def forward(self, x: Tensor, lengths: Any = None, start: Any = None) -> Tensor:
+        shift = pyro.param("shift", torch.zeros(2).double())
+        with pyro.plate("sequences", len(x)):
+            scale: Any = self.scale
+            normal = dist.Normal(self.layer(x) + shift, scale)
+            return pyro.sample("z", normal.to_event(2))
+
+
+def _model(seed: int, custom: bool) -> Any:
+    case = make("gaussian", seed=seed)
+    if custom:
+        attach_guide(case.module, Guide(case.module))
+    case.module.store_name = f"model_{seed}"
+    return case.module
+
+
+def _loss(model: Any, x: Tensor) -> float:
+    torch.manual_seed(5)
+    return zpyro.ZForcingELBO().loss(model.model, model.active_guide, x)
+
+
+@pytest.mark.parametrize("custom", [False, True])
+@pytest.mark.parametrize("first", ["loss", "generate", "terms", "step"])
+def test_values_loaded_into_the_store_are_used(tmp_path: Path, custom: bool, first: str) -> None:
+    if custom and first == "terms":
+        pytest.skip("the terms are those of the model's own guide")
+    x = torch.randn(3, 4, 3, dtype=torch.float64)
+    pyro.clear_param_store()
+    trained = _model(1, custom)
+    adam = pyro.optim.Adam({"lr": 0.1})  # pyright: ignore[reportAttributeAccessIssue]
+    svi = SVI(trained.model, trained.active_guide, adam, loss=zpyro.ZForcingELBO())
+    for _ in range(3):
+        svi.step(x)
+    expected = _loss(trained, x)
+    file = str(tmp_path / "store")
+    pyro.get_param_store().save(file)
+    del svi, trained
+    pyro.clear_param_store()
+    fresh = _model(2, custom)
+    fresh.store_name = "model_1"
+    assert _loss(fresh, x) != pytest.approx(expected)
+    pyro.clear_param_store()
+    pyro.get_param_store().load(file)
+    if first == "generate":
+        fresh.generate(2)
+    elif first == "terms":
+        zpyro.sequence_terms(fresh, x)
+    elif first == "step":
+        still = pyro.optim.Adam({"lr": 0.0})  # pyright: ignore[reportAttributeAccessIssue]
+        SVI(fresh.model, fresh.active_guide, still, loss=zpyro.ZForcingELBO()).step(x)
+    assert _loss(fresh, x) == pytest.approx(expected)
+
+
+def test_a_loaded_value_of_another_shape() -> None:
+    pyro.clear_param_store()
+    case = make("gaussian")
+    pyro.get_param_store()[f"{case.module.store_name}.output.bias"] = torch.zeros(99)
+    with pytest.raises(zpyro.UserError, match=r"output.bias has shape \(99,\)"):
+        case.module.model(*case.batch)
+    pyro.clear_param_store()
+
+
+def test_assigned_weights_are_not_undone_by_the_store() -> None:
+    pyro.clear_param_store()
+    case = make("gaussian")
+    case.module.guide(*case.batch)
+    state = {name: value + 1.0 for name, value in case.module.state_dict().items()}
+    case.module.load_state_dict(state, assign=True)
+    case.module.guide(*case.batch)
+    for name, value in case.module.state_dict().items():
+        torch.testing.assert_close(value, state[name])
+
+
+def test_a_copy_has_a_guide_with_parameters_of_its_own() -> None:
+    pyro.clear_param_store()
+    model = _model(1, True)
+    x = torch.randn(3, 4, 3, dtype=torch.float64)
+    _loss(model, x)
+    twin = copy.deepcopy(model)
+    adam = pyro.optim.Adam({"lr": 0.1})  # pyright: ignore[reportAttributeAccessIssue]
+    SVI(twin.model, twin.active_guide, adam, loss=zpyro.ZForcingELBO()).step(x)
+    torch.testing.assert_close(model.custom_guide.scale, torch.ones(2).double())
+    assert not torch.allclose(twin.custom_guide.scale, torch.ones(2).double())
+
+
+class Roughness(zpyro.objectives.Term):
+    """A term for its settings."""
+
+    name, label = "roughness", "roughness"
+
+    def step_values(self, path: TracePair) -> Tensor:
+        return path.z.square().sum(-1)
+
+
+@pytest.mark.parametrize("copied", COPIES)
+def test_settings_with_those_of_a_term(copied: Callable[[Any], Any]) -> None:
+    register(Roughness)
+    try:
+        settings = zpyro.datasets.entry("vowels").settings
+        config = resolve("vowels", settings, assignments=["objective.roughness_weight=0.5"])
+        assert copied(config) == config
+        assert copied(config.objective).roughness_weight == 0.5
+        assert copied(zpyro.datasets.entry("vowels")).name == "vowels"
+    finally:
+        TERMS.unregister("roughness")
