@@ -85,6 +85,8 @@ def command(
             if data is not None and split in (None, "all"):
                 with status(f"loading {data}"):
                     sequences = loaded.all_of(data)
+                for note in sequences.notes:
+                    log(f"note: {note}")
             else:
                 sequences = load_split(loaded, split or "test", data)
         with progress("evaluating") as on_batch:

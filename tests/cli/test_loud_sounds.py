@@ -94,3 +94,13 @@ def test_training_shows_the_notes(zpyro: Zpyro, tmp_path: Path) -> None:
         "note: left out, not readable as audio: 1 .m4a (a.m4a)",
     ):
         assert note in trained.stderr
+
+
+def test_evaluation_of_other_data_shows_the_notes(
+    zpyro: Zpyro, tone_run: Path, tmp_path: Path
+) -> None:
+    tone = 0.3 * np.sin(np.arange(700) / 3)
+    soundfile.write(tmp_path / "a.wav", np.stack([tone, -tone], axis=1), RATE)
+    result = zpyro("evaluate", tone_run, "--data", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "note: channels cancel each other, only the loudest is read in 1 rec" in result.stderr

@@ -102,6 +102,7 @@ class Sequences(torch.utils.data.Dataset[Any]):
         sample_rate: samples a second where the frames are audio, else None.
         data_type: "audio", "frames", "binary" or "tokens".
         image_shape: rows and columns where each sequence is a picture read row after row.
+        notes: what a user should know of how they were read.
 
     Raises:
         UserError: if a sequence is empty, has values that are not finite, or another frame size.
@@ -114,6 +115,7 @@ class Sequences(torch.utils.data.Dataset[Any]):
     sample_rate: int | None = None
     data_type: str = "frames"
     image_shape: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         counts = {len(self.values), len(self.names)}

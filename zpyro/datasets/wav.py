@@ -92,8 +92,10 @@ def load_all(folder: Path, settings: WavSettings, normalization: Normalization) 
     Raises:
         UserError: if the folder or a file cannot be used.
     """
-    names, waveforms, rate = read_folder(folder, settings)
-    return to_sequences(names, waveforms, rate, settings, normalization)
+    remarks = list[audio.Remark]()
+    names, waveforms, rate = read_folder(folder, settings, remarks.append)
+    sequences = to_sequences(names, waveforms, rate, settings, normalization)
+    return replace(sequences, notes=(*audio.notes(remarks), *audio.left_out(folder)))
 
 
 def assemble(
@@ -116,7 +118,7 @@ def assemble(
 
 
 def read_folder(
-    folder: Path, settings: WavSettings, on_remark: Callable[[audio.Remark], None] | None = None
+    folder: Path, settings: WavSettings, on_remark: Callable[[audio.Remark], None]
 ) -> tuple[list[str], list[Waveform], int]:
     """Names (relative paths), waveforms and the one sample rate of a folder's recordings.
 
@@ -142,9 +144,8 @@ def read_folder(
             waveforms.append(waveform)
             if audio.peak(waveform) > 1.0:
                 odd["samples beyond full scale, kept"] = f"peak {audio.peak(waveform):.3g}"
-            if on_remark is not None:
-                for what, measure in odd.items():
-                    on_remark(audio.Remark(name, what, measure))
+            for what, measure in odd.items():
+                on_remark(audio.Remark(name, what, measure))
         except UserError as problem:
             problems.append(problem)
     if problems:

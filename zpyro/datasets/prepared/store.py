@@ -84,6 +84,7 @@ class Store:
             sample_rate=index["sample_rate"],
             data_type=index["kind"],
             image_shape=None if shape is None else (shape[0], shape[1]),
+            notes=tuple(index["notes"]),
         )
 
     def dataset(self, **more: Any) -> Dataset:
