@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import pluralize, print_table, progress, status
+from .common import log, pluralize, print_table, progress, status
 from .options import model_options
 from .paths import PATH
 from .sequences import load_split, open_run

@@ -317,6 +317,16 @@ def test_a_header_of_mp3_that_declares_another_number(tmp_path: Path) -> None:
         audio.read(path)
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_recording_of_a_broadcast_begins_in_its_middle(tmp_path: Path, subtype: str) -> None:
+    out = io.BytesIO()
+    soundfile.write(out, sound(count=160_000), 16_000, format="OGG", subtype=subtype)
+    pages = [b"OggS" + page for page in out.getvalue().split(b"OggS")[1:]]
+    path = tmp_path / "a.ogg"
+    path.write_bytes(b"".join(pages[:3] + pages[len(pages) // 2 :]))
+    assert 40_000 < len(audio.read(path)[0]) < 120_000
+
+
 def test_data_sets_note_files_without_a_length(tmp_path: Path) -> None:
     for number in range(10):
         content = wav(0xFFFFFFFF) if number < 4 else encoded("WAV", seed=number)

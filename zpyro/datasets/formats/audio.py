@@ -236,7 +236,7 @@ def _opened(path: Path, part: Part) -> Generator[_Stream]:
 
 def _read_part(path: Path, part: Part, remarks: dict[str, str]) -> tuple[Waveform, int]:
     with _opened(path, part) as stream:
-        declared, rate = stream.frames, stream.samplerate
+        declared, rate, container = stream.frames, stream.samplerate, stream.format
         if rate not in RATES:
             raise UserError(f"{path}: declares {rate} samples a second; repair or remove it")
         weights = np.full(stream.channels, 1.0 / stream.channels, np.float32)
@@ -246,8 +246,10 @@ def _read_part(path: Path, part: Part, remarks: dict[str, str]) -> tuple[Wavefor
         if chosen is not None:
             with _opened(path, part) as stream:
                 waveform, _, _ = _mix(stream, chosen)
-    # Without a length libsndfile gives the largest number there is.
-    if declared < np.iinfo(np.int64).max and len(waveform) < CUT_SHORT * declared:
+    # Ogg counts from the beginning of a broadcast, not of its recording. Without a length
+    # libsndfile gives the largest number.
+    known = container != "OGG" and declared < np.iinfo(np.int64).max
+    if known and len(waveform) < CUT_SHORT * declared:
         raise UserError(
             f"{path}: is cut short, it announces {declared} samples and has {len(waveform)};"
             " copy it again"
