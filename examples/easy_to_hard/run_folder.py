@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from zpyro import settings as typed
 from zpyro.errors import UserError
 from zpyro.io import files, manifest, tensor_files
 from zpyro.io.locking import LOCK, locked
@@ -28,6 +29,11 @@ from zpyro.training.runs import Run
 from .sweep import Rule
 from .tasks import Preset, Request
 
+FIXED = (
+    *("task", "solver", "depth", "seed"),
+    *("width", "iterations", "train_size", "train_count", "optimizer", "options"),
+)
+"""Settings that a resumed training cannot change."""
 SETTINGS, RULE = "settings.json", "rule.json"
 AVERAGE = "average.safetensors"
 RENAMED = {"linger": "extra_iterations"}
@@ -69,6 +75,11 @@ class Settings:
         if skip_bad:
             preset = replace(preset, options={**preset.options, "skip_bad": True})
         return replace(self, preset=preset, source=source)
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """Settings as JSON has them."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
 class RunFolder:
@@ -125,17 +136,40 @@ class RunFolder:
         Raises:
             UserError: if the file is damaged.
         """
-        values = self._read_json(SETTINGS)
+        values, source = self._read_json(SETTINGS), str(self.folder / SETTINGS)
         try:
             preset = dict(values.pop("preset"))
             for old, new in RENAMED.items():
                 if old in preset:
                     preset[new] = preset.pop(old)
-            for name in ("milestones", "valid_sizes", "test_sizes"):
-                preset[name] = tuple(preset[name])
-            return Settings(preset=Preset(**preset), **values)
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{self.folder / SETTINGS}: is damaged ({error})") from error
+            options = dict(preset.pop("options", {}))
+            built = dataclasses.replace(typed.build(Preset, preset, source), options=options)
+            known = typed.fields_of(Settings, "")
+            checked = {name: known[name].convert(value, source) for name, value in values.items()}
+            return Settings(preset=built, **checked)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{source}: is damaged ({error})") from error
+
+    def check_resumable(self, settings: Settings) -> None:
+        """Compare the settings that the weights depend on with those of the last checkpoint.
+
+        Raises:
+            UserError: naming the first that was changed since.
+        """
+        meta = manifest.read(self._checkpoint())
+        if "settings" not in meta:
+            return  # an earlier version wrote it
+        recorded, now = meta["settings"], plain(settings)
+        for name in FIXED:
+            part = "preset" if name in recorded["preset"] else None
+            before, after = (each[part][name] if part else each[name] for each in (recorded, now))
+            if before != after:
+                raise UserError(
+                    f"{self.folder / SETTINGS}: {name} is {typed.shown(after)}, but the checkpoint "
+                    f"was trained with {typed.shown(before)}; set it back, or start a new training"
+                )
 
     def write_rule(self, rule: Rule) -> None:
         """Write the rule that validation chose."""

@@ -46,12 +46,14 @@ def train(name: str, **options: Any) -> None:
         folder = RunFolder.create(options["out"], settings)
     else:
         folder, settings = _opened(task, resume)
-        solver = _solver(task, settings).to(device)
-    with folder.run.locked():
-        if resume is not None:
+        with folder.run.locked():
             damage = folder.recover()
             if damage is not None:
                 console.print(damage)
+            folder.check_resumable(settings)
+        solver = _solver(task, settings).to(device)
+    with folder.run.locked():
+        if resume is not None:
             folder.load_weights(solver, averaged=False)
         solver_task = SolverTask(task, settings, solver)
         config = train_config(settings, solver_task.steps_per_epoch, options["max_minutes"])

@@ -21,7 +21,7 @@ from zpyro.training.checkpoint import MODEL, STATE
 from zpyro.training.task import Numbers, Tensors
 from zpyro.training.trainer import to_device
 
-from .run_folder import AVERAGE, Settings
+from .run_folder import AVERAGE, Settings, plain
 from .solvers import Solver
 from .tasks import Examples, Preset, Task
 
@@ -136,6 +136,7 @@ class SolverTask(TrainingTask[Solver]):
                 tensor_files.write(place / AVERAGE, {names[each]: value for each, value in pairs})
             torch_files.write(place / STATE, training_state)
             entries = {"step": state.step, "epoch": state.epoch, "averaged": averaged}
+            entries = {**entries, "settings": plain(self.settings)}
             manifest.write(place, {**entries, "metrics": dict(metrics)})
 
         files.replace_folder(folder, fill, keep_previous=bool(training_state))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,33 @@ def test_resuming_a_finished_run_trains_no_further(sums: Path) -> None:
     before = (sums / "last" / "model.safetensors").read_bytes()
     assert run("prefix-sums", "train", "--resume", sums).exit_code == 0
     assert (sums / "last" / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("width", -1, "settings.json: width is -1, but the checkpoint was trained with"),
+        ("iterations", 77, "settings.json: iterations is 77, but the checkpoint was trained with"),
+        ("optimizer", "sgd", 'settings.json: optimizer is "sgd", but the checkpoint was trained'),
+        ("seed", 9, "settings.json: seed is 9, but the checkpoint was trained with 0"),
+        ("width", "wide", 'settings.json: width must be a whole number, but is "wide"'),
+        ("milestones", 3, "settings.json: milestones must be a list of numbers, but is 3"),
+        ("learning_rats", 0.1, "unknown setting learning_rats; did you mean learning_rate?"),
+        ("learning_rate", 0.25, None),
+    ],
+)
+def test_edited_settings_are_refused_by_name_or_used(
+    sums: Path, tmp_path: Path, name: str, value: object, message: str | None
+) -> None:
+    folder = Path(shutil.copytree(sums, tmp_path / "run"))
+    values = json.loads((folder / "settings.json").read_text())
+    (values if name in values else values["preset"])[name] = value
+    (folder / "settings.json").write_text(json.dumps(values))
+    result = run("prefix-sums", "train", "--resume", folder)
+    assert result.exit_code == (0 if message is None else 2), result.output
+    if message is not None:
+        assert message in result.stderr
+        assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_file_that_runs_by_itself() -> None:
