@@ -59,7 +59,7 @@ def test_sound_comes_in_pairs(zpyro: Zpyro, tone_run: Path, tones: Path, tmp_pat
     after, _ = soundfile.read(tmp_path / "1_reconstruction.wav")
     assert rate == 4000
     assert before.shape == after.shape
-    name = result.stdout.split(":")[0]
+    name = result.stdout.splitlines()[1].partition(":")[0]
     recorded, _ = soundfile.read(tones / name)
     # The first frame of 40 samples is what the sequence starts from, not a part of it.
     np.testing.assert_allclose(before, recorded[40 : 40 + len(before)], atol=1e-4)
