@@ -256,21 +256,30 @@ def _settings_writer(session: Session) -> Callback:
 
 
 def _new_model(settled: Config, data: Dataset, code: UserCode) -> SequenceModel:
-    """A model with fresh weights; its custom guide is checked before anything is written."""
+    """A model with fresh weights; the user's code is tried before anything is written."""
+    import torch
+
     from zpyro.distributed.seeding import seed_everything
-    from zpyro.training import guide_checks
+    from zpyro.models import model_inputs
+    from zpyro.training import build_objective, guide_checks
     from zpyro.training.building import build_likelihood, build_model, choose_device
 
     likelihood = build_likelihood(settled.model, data.likelihood, data.frame_size)
     seed_everything(settled.train.seed)
     model = build_model(settled.model, likelihood, code.guide)
     model = model.to(choose_device(settled.train.device))
+    batch = data.train[: min(8, len(data.train))].batch()
     if code.guide is not None:
         weights = settled.objective
         used = weights.auxiliary_weight, weights.auxiliary_weight_final, weights.reverse_weight
-        batch = data.train[: min(8, len(data.train))].batch()
         path = code.guide.file.path
         guide_checks.check(model, batch, needs_backward_states=any(used), path=path)
+    if code.plugins:
+        objective = build_objective(settled.objective, steps_per_epoch=1)
+        inputs = model_inputs(model, batch)
+        devices = [inputs[0].device] if inputs[0].is_cuda else []
+        with torch.random.fork_rng(devices), torch.no_grad():
+            objective.terms(model.model, model.active_guide, *inputs)
     return model
 
 

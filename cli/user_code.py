@@ -129,7 +129,15 @@ def _run_plugins(
             f"{names}, or --run-plugins for the copies in the run"
         )
     if not run_plugins:
-        return load_plugins(paths)
+        loaded = load_plugins(paths)
+        checksums = {record.file: record.sha256 for record in records}
+        for file in loaded if run is not None else ():
+            kept = checksums.get(file.path.name)
+            if kept is None:
+                log(f"note: {file.path} is not one of the plugins of {run}")
+            elif kept != file.checksum:
+                log(f"note: {file.path} differs from the {file.path.name} of the last training")
+        return loaded
     if not records:
         raise UserError(f"{run}: holds no plugins; leave out --run-plugins")
     _remember([record.path for record in records])

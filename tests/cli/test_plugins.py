@@ -11,7 +11,7 @@ import pytest
 from tests.cli.conftest import Zpyro
 from zpyro.datasets import DATASETS
 from zpyro.likelihoods import LIKELIHOODS
-from zpyro.models import MODELS
+from zpyro.models import MODELS, model_config
 from zpyro.objectives import TERMS
 from zpyro.training import user_files
 
@@ -61,6 +61,8 @@ class Sparsity(zpyro.objectives.Term):
     def step_values(self, path):
         return path.z.abs().sum(-1)
 """
+
+RETURN = "return path.z.abs().sum(-1)"
 
 LIKELIHOOD = """
 from dataclasses import dataclass
@@ -213,6 +215,89 @@ def test_a_final_weight_without_a_rate_is_refused(
     result = zpyro(*arguments, "--set", "objective.sparsity_weight_final=0.1")
     assert result.exit_code == 2
     assert "set objective.sparsity_weight_rate above 0" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("return path.z.abs().sum()", "returned ()"),
+        ("return path.z.abs().sum((-1, -2))", "returned (8,)"),
+        ("return path.z", "returned (8, 240, 64)"),
+        ("return 1.0", "returned float"),
+        ("return None", "returned NoneType"),
+        ("return [path.z.sum(-1)]", "returned list"),
+    ],
+)
+def test_a_term_of_the_wrong_shape_leaves_no_run(
+    zpyro: Zpyro, plugins: list[Path], tmp_path: Path, body: str, expected: str
+) -> None:
+    plugins[1].write_text(TERM.replace(RETURN, body), encoding="utf-8")
+    arguments = ("--plugin", plugins[1], "--plugin", plugins[3], "--out", tmp_path / "run")
+    result = zpyro(
+        "train", "--dataset", "sines", *arguments, "--set", "objective.sparsity_weight=0.1"
+    )
+    assert result.exit_code == 2, result.output
+    *_, line = result.stderr.splitlines()
+    expected = expected.replace("240, 64", "10, 64")
+    assert line == (
+        f"error: objective term sparsity: step_values {expected}; it must return one value per "
+        "sequence and step, a tensor of shape (..., 8, 10)"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_term_that_fails_leaves_no_run(zpyro: Zpyro, plugins: list[Path], tmp_path: Path) -> None:
+    plugins[1].write_text(TERM.replace(RETURN, "return path.nothing"), encoding="utf-8")
+    arguments = ("--plugin", plugins[1], "--plugin", plugins[3], "--out", tmp_path / "run")
+    result = zpyro(
+        "train", "--dataset", "sines", *arguments, "--set", "objective.sparsity_weight=0.1"
+    )
+    assert result.exit_code == 2, result.output
+    assert "my_term.py, line" in result.stderr
+    assert "AttributeError" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("size", "the argument size of Tiny has no default"),
+        ("size=[1, 2]", "argument size has the type list; annotate it as int"),
+        ("size=(1, 2)", "argument size has the type tuple; annotate it as int"),
+        ("size: dict = None", "argument size has the type dict; annotate it as int"),
+        ("size=object()", "argument size has the type object; annotate it as int"),
+        ("size=nn.ReLU", "argument size has the type type; annotate it as int"),
+    ],
+)
+def test_a_model_whose_argument_cannot_be_a_setting(
+    zpyro: Zpyro, plugins: list[Path], tmp_path: Path, argument: str, expected: str
+) -> None:
+    text = MODEL.replace("*, gain: float = 1.0", f"*, {argument}, gain: float = 1.0")
+    plugins[0].write_text(text, encoding="utf-8")
+    result = zpyro("train", "--dataset", "vowels", "--plugin", plugins[0], "--out", tmp_path / "r")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: model tiny: {expected}")
+    assert len(result.stderr.splitlines()) == 1
+    # The other models do not notice.
+    assert "tiny" not in MODELS
+    assert model_config("vrnn").hidden_size == 256
+
+
+def test_notes_on_plugins_that_differ_or_are_not_the_runs(
+    zpyro: Zpyro, plugins: list[Path], tmp_path: Path
+) -> None:
+    data, run = plugins[3], tmp_path / "run"
+    made = zpyro("train", "--dataset", "sines", "--plugin", data, "--out", run, "--max-steps", 1)
+    assert made.exit_code == 0, made.output
+    same = zpyro("evaluate", run, "--plugin", data)
+    assert same.exit_code == 0
+    assert "note: " not in same.stderr
+    data.write_text(DATA + "# changed\n", encoding="utf-8")
+    DATASETS.unregister("sines")
+    other = zpyro("evaluate", run, "--plugin", data, "--plugin", plugins[1])
+    assert other.exit_code == 0, other.output
+    assert f"note: {data} differs from the my_data.py of the last training" in other.stderr
+    assert f"note: {plugins[1]} is not one of the plugins of {run}" in other.stderr
 
 
 def test_the_present_text_of_a_plugin_runs(tmp_path: Path) -> None:

@@ -94,6 +94,28 @@ def test_two_terms_of_one_name() -> None:
         zpyro.ZForcingELBO(terms=[Sparsity(), Sparsity()])
 
 
+def test_the_label_is_the_name_by_default() -> None:
+    class PathLength(zpyro.objectives.Term):
+        name = "path_length"
+
+        def step_values(self, path: TracePair) -> Tensor:
+            return path.z.square().sum(-1)
+
+    assert PathLength.label == "path length"
+    assert PathLength(0.5).weight_name == "path_length_weight"
+
+
+def test_a_term_without_a_name() -> None:
+    class Nameless(zpyro.objectives.Term):
+        def step_values(self, path: TracePair) -> Tensor:
+            return path.z.square().sum(-1)
+
+    with pytest.raises(zpyro.UserError, match="objective term Nameless: has no name; set name"):
+        Nameless(0.5)
+    with pytest.raises(zpyro.UserError, match="objective term Nameless: the name '' is missing"):
+        zpyro.objectives.register(Nameless)
+
+
 def test_masked_auxiliary_terms() -> None:
     """poutine.mask and scale act on the auxiliary terms as on all others."""
     case = make("gaussian")

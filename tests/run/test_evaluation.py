@@ -88,3 +88,14 @@ def test_a_double_precision_model_is_scored() -> None:
     single = evaluation.evaluate(model(), walks)
     double = evaluation.evaluate(model().double(), walks)
     assert double.elbo == pytest.approx(single.elbo, rel=1e-4)
+
+
+def test_one_sequence_has_no_standard_error() -> None:
+    module, walk = model(), sequences(1, 3)
+    results = (
+        evaluation.evaluate(module, walk).elbo_stderr,
+        evaluation.iwae(module, walk, particles=2).stderr,
+        evaluation.smc(module, walk, particles=2).stderr,
+    )
+    assert all(np.isnan(stderr) for stderr in results)
+    assert np.isfinite(evaluation.evaluate(module, sequences(2, 3)).elbo_stderr)

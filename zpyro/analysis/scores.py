@@ -59,7 +59,7 @@ def elbo_scores(result: Evaluation, sequences: Sequences) -> Scores:
     """The evidence lower bound and its parts."""
     values: Scores = {key: getattr(result, key) for key in ELBO_KEYS}
     values["perplexity"] = result.perplexity if sequences.data_type == "tokens" else None
-    return {k: v if v is None or math.isfinite(v) else None for k, v in values.items()}
+    return _finite(values)
 
 
 def bound_scores(
@@ -68,7 +68,7 @@ def bound_scores(
     """A bound of several paths, "iwae" or "smc"."""
     nats = float(getattr(result, bound))
     tokens = sequences.num_frames if sequences.data_type == "tokens" else 0
-    return {
+    values: Scores = {
         bound: nats,
         f"{bound}_stderr": result.stderr,
         "particles": result.particles,
@@ -76,6 +76,11 @@ def bound_scores(
         "ess": result.effective_paths,
         "bound_perplexity": perplexity(nats * len(sequences), tokens) if tokens else None,
     }
+    return _finite(values)
+
+
+def _finite(values: Scores) -> Scores:
+    return {k: v if v is None or math.isfinite(v) else None for k, v in values.items()}
 
 
 def baseline_scores(values: dict[str, np.ndarray], sequences: Sequences) -> Scores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ class Evaluation:
 
     Attributes:
         elbo: mean over sequences of sum_t E_q log p(x_t | h_t) - KL(q_t || p_t).
-        elbo_stderr: standard error of that mean over sequences, s / sqrt(N).
+        elbo_stderr: standard error of that mean over sequences, s / sqrt(N); NaN for one.
         elbo_per_frame: elbo N / F.
         kl: mean over sequences of sum_t KL(q_t || p_t).
         log_likelihood: mean over sequences of sum_t E_q log p(x_t | h_t).
@@ -89,9 +90,9 @@ def sorted_by_length(sequences: Sequences) -> tuple[Sequences, np.ndarray]:
 
 
 def mean_and_stderr(values: np.ndarray) -> tuple[float, float]:
-    """The mean over sequences, and its standard error; 0 for one sequence."""
+    """The mean over sequences, and its standard error; NaN for one sequence."""
     with np.errstate(invalid="ignore", over="ignore"):
-        spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
     return float(values.mean()), spread / len(values) ** 0.5
 
 

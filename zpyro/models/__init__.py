@@ -9,12 +9,12 @@ guide), ``interop`` (published checkpoints).
 
 from zpyro.models.base import SequenceModel
 from zpyro.models.bound_model import BoundModel
-from zpyro.models.config import ModelConfig, config_class, model_config
+from zpyro.models.config import ModelConfig, config_class, model_config, register
 from zpyro.models.dmm import DMM
 from zpyro.models.guides import model_inputs
 from zpyro.models.interop import from_reference
 from zpyro.models.programs import AuxiliaryCosts, Program
-from zpyro.models.registry import MODELS, register
+from zpyro.models.registry import MODELS
 from zpyro.models.rnn import RNN
 from zpyro.models.smoothing import SmoothingModel
 from zpyro.models.srnn import SRNN

@@ -115,6 +115,17 @@ def _derived(
     )
 
 
+def register(name: str, model: type[SequenceModel]) -> None:
+    """Make a model available under a name, for ``model.name`` and ``zpyro compare``.
+
+    Raises:
+        UserError: if the name belongs to another model, or an argument of the constructor cannot
+            be a setting.
+    """
+    _derived(name, model, tuple(LIKELIHOODS.values()))
+    MODELS.register(name, model)
+
+
 def likelihood_setting(field: str) -> str:
     """The setting that holds a field of a likelihood's class."""
     return {"components": "mixture_components", "tied": "tied_embedding"}.get(field, field)
@@ -228,9 +239,10 @@ def _check_hint(model: str, name: str, hint: Any) -> None:
     parts = typing.get_args(hint) if union else (hint,)
     allowed: tuple[Any, ...] = (int, float, bool, str, type(None))
     if not all(part in allowed or typing.get_origin(part) is tuple for part in parts):
+        shown = hint.__name__ if isinstance(hint, type) else hint
         raise UserError(
-            f"model {model}: argument {name} has the type {hint}; a setting is an int, "
-            "float, bool, str or a tuple of numbers"
+            f"model {model}: argument {name} has the type {shown}; annotate it as int, float, "
+            "bool, str or a tuple of them such as tuple[float, float]"
         )
 
 

@@ -23,12 +23,3 @@ for _name, _cls in (
     ("zforcing", ZForcing),
 ):
     MODELS.register(_name, _cls)
-
-
-def register(name: str, model: type[SequenceModel]) -> None:
-    """Make a model available under a name, for ``model.name`` and ``zpyro compare``.
-
-    Raises:
-        UserError: if the name belongs to another model.
-    """
-    MODELS.register(name, model)

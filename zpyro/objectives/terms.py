@@ -198,8 +198,11 @@ class Term(abc.ABC):
 
     Attributes:
         name: key in records, unique within an objective.
-        label: name on screens and in plots.
+        label: name on screens and in plots; the name unless a subclass sets it.
         sign: +1 where larger is better, -1 for a cost.
+
+    Raises:
+        UserError: if the class has no name.
 
     Example::
 
@@ -216,7 +219,16 @@ class Term(abc.ABC):
     label: ClassVar[str]
     sign: ClassVar[float] = 1.0
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls, "label") and hasattr(cls, "name"):
+            cls.label = cls.name.replace("_", " ")
+
     def __init__(self, weight: float | Schedule = 0.0) -> None:
+        if not isinstance(getattr(self, "name", None), str):
+            raise UserError(
+                f'objective term {type(self).__name__}: has no name; set name = "..." in the class'
+            )
         self.weight = as_schedule(weight)
 
     @property
@@ -229,9 +241,23 @@ class Term(abc.ABC):
         """The value of each step, nats, (..., B, T); padding may hold anything."""
 
     def site_values(self, path: TracePair) -> list[SiteValues]:
-        """The values with their masks and scales; by default :meth:`step_values`."""
-        scale = path.observed[0]["scale"] if path.observed else 1.0
-        return [SiteValues(self.step_values(path), path.mask, scale)]
+        """The values with their masks and scales; by default :meth:`step_values`.
+
+        Raises:
+            UserError: if those are not a tensor (..., B, T).
+        """
+        first = path.observed[0]
+        # A user's term may return anything.
+        values: Any = self.step_values(path)
+        expected = (first["fn"].batch_shape[-1], path.steps)
+        found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        if not isinstance(values, Tensor) or found[-2:] != expected:
+            raise UserError(
+                f"objective term {self.name}: step_values returned {found}; it must return one "
+                f"value per sequence and step, a tensor of shape (..., {expected[0]}, "
+                f"{expected[1]})"
+            )
+        return [SiteValues(values, path.mask, first["scale"])]
 
     def trained(self, sites: Sequence[SiteValues], total: Tensor) -> Tensor:
         """What enters the loss: the sum over the sites unless a subclass changes it."""

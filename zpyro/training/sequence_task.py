@@ -277,10 +277,11 @@ class SequenceTask(TrainingTask[SequenceModel]):
         }
 
     def describe_validation(self, record: Mapping[str, Any]) -> str:
-        elbo, error = shown_number(record["elbo"]), shown_number(record["elbo_stderr"])
+        elbo, stderr = shown_number(record["elbo"]), record["elbo_stderr"]
+        error = "" if stderr is None else f" +- {shown_number(stderr)}"
         return (
             f"step {record['step']}  epoch {record['epoch']:.1f}  {duration(record['seconds'])}  "
-            f"held-out bound {elbo} +- {error} nats/sequence  KL {shown_number(record['kl'])}"
+            f"held-out bound {elbo}{error} nats/sequence  KL {shown_number(record['kl'])}"
         )
 
     # -- checkpoints ------------------------------------------------------------------------------

@@ -157,17 +157,15 @@ def keep(folder: Path, record: str, sources: Iterable[tuple[UserFile, str | None
     Args:
         folder: of the run directory; created if missing.
         record: name of the JSON file with the checksums.
-        sources: each file with the name that is used from it, or None.
+        sources: each file, of different names, with the name that is used from it, or None.
 
     Raises:
-        UserError: if the folder cannot be written, or two files have one name.
+        UserError: if the folder cannot be written.
     """
     with files.translate_os_errors(folder):
         folder.mkdir(exist_ok=True)
     entries: list[dict[str, str]] = []
     for source, name in sources:
-        if source.path.name in {entry["file"] for entry in entries}:
-            raise UserError(f"{source.path}: two files are named {source.path.name}; rename one")
         files.replace_file(folder / source.path.name, source.text)
         entry = {"file": source.path.name, "sha256": source.checksum}
         entries.append(entry if name is None else {**entry, "name": name})

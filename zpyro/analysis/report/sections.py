@@ -6,6 +6,7 @@ The functions raise UserError if matplotlib is missing or the folder cannot be w
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -156,7 +157,7 @@ def bounds_section(table: Sequence[Score], split: str, count: int, total: int) -
         (
             f"{score.label}, {score.unit}",
             f"{score.value:,.0f}" if score.unit.startswith("of ") else f"{score.value:,.2f}",
-            "" if score.error is None else f"± {score.error:,.2f}",
+            "" if score.error is None or math.isnan(score.error) else f"± {score.error:,.2f}",
         )
         for score in table
     ]
