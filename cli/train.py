@@ -115,7 +115,7 @@ def command(
             session.config,
             run=session.run,
             resume=session.resume,
-            callbacks=[_settings_writer(session), logger_for(console()), *trackers],
+            callbacks=[_run_writer(session, code), logger_for(console()), *trackers],
             detect_anomaly=detect_anomaly,
             process_group=process_group,
         )
@@ -201,7 +201,8 @@ def _start(
     # Written last: a mistake in the settings or data leaves no directory behind.
     with process_group.main_process_first():
         run = runs.create(out, settled) if process_group.is_main_process else runs.open_run(out)
-    _prepare_run(run, loaded, code, process_group, new=True)
+    if process_group.is_main_process:
+        run.write_baselines(loaded.train, loaded.frame_size)
     return Session(model, loaded, settled, run, resume=False)
 
 
@@ -216,7 +217,6 @@ def _resume(
     """The model of a run, from its last checkpoint."""
     from zpyro.training import config, runs
     from zpyro.training.building import choose_device
-    from zpyro.training.sequence_task import check_same_data
 
     run = runs.open_run(folder)
     with run.locked():
@@ -234,25 +234,29 @@ def _resume(
         if last is None:
             model = _new_model(settled, loaded, code)
         else:
-            check_same_data(folder, last, loaded)
             model = last.model.to(choose_device(settled.train.device))
-        _prepare_run(run, loaded, code, process_group, new=last is None)
+        if last is None and process_group.is_main_process:
+            run.write_baselines(loaded.train, loaded.frame_size)
     return Session(model, loaded, settled, run, resume=last is not None)
 
 
-def _settings_writer(session: Session) -> Callback:
-    """Writes the settings when nothing is left to check: a mistake leaves the run as it was."""
+def _run_writer(session: Session, code: UserCode) -> Callback:
+    """Writes the settings and copies of the user's code when nothing is left to check.
+
+    A mistake leaves the run as it was.
+    """
     from zpyro.io import files
     from zpyro.training import config, runs
     from zpyro.training.callbacks import Callback
 
-    class SettingsWriter(Callback):
+    class RunWriter(Callback):
         def on_fit_start(self, task: object, state: object) -> None:
             del task, state
             text = config.write_config(session.config)
             files.replace_file(session.run.folder / runs.CONFIG, text)
+            code.keep(session.run.folder)
 
-    return SettingsWriter()
+    return RunWriter()
 
 
 def _new_model(settled: Config, data: Dataset, code: UserCode) -> SequenceModel:
@@ -281,16 +285,6 @@ def _new_model(settled: Config, data: Dataset, code: UserCode) -> SequenceModel:
         with torch.random.fork_rng(devices), torch.no_grad():
             objective.terms(model.model, model.active_guide, *inputs)
     return model
-
-
-def _prepare_run(
-    run: Run, data: Dataset, code: UserCode, process_group: ProcessGroup, *, new: bool
-) -> None:
-    """Write the baselines of a new run and copies of the user's code."""
-    if process_group.is_main_process:
-        if new:
-            run.write_baselines(data.train, data.frame_size)
-        code.keep(run.folder)
 
 
 def _with_limits(given: dict[str, object]) -> dict[str, object]:
