@@ -105,7 +105,7 @@ def command(
             session = _start(dataset, data, preset, assignments, out, given, code, process_group)
         else:
             session = _resume(resume, data, assignments, given, code, process_group)
-        stack.enter_context(session.run.locked())
+        stack.enter_context(session.run.locked(is_main_process=process_group.is_main_process))
         session.log_start()
         settings = flatten(tomllib.loads(write_config(session.config)))
         trackers = [LOGGERS[name](session.run.folder, settings) for name in loggers]
@@ -219,7 +219,7 @@ def _resume(
     from zpyro.training.building import choose_device
 
     run = runs.open_run(folder)
-    with run.locked():
+    with run.locked(is_main_process=process_group.is_main_process):
         with process_group.main_process_first():
             damage = run.recover() if process_group.is_main_process else None
         if damage is not None:

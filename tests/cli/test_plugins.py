@@ -13,6 +13,7 @@ from zpyro.datasets import DATASETS
 from zpyro.likelihoods import LIKELIHOODS
 from zpyro.models import MODELS, model_config
 from zpyro.objectives import TERMS
+from zpyro.training import plugins as plugin_files
 from zpyro.training import user_files
 
 MODEL = """
@@ -206,6 +207,14 @@ def test_two_plugins_of_one_name_are_refused(
     assert result.exit_code == 2
     assert "2 files are named my_term.py; rename one" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_link_to_a_plugin_is_the_plugin(plugins: list[Path], tmp_path: Path) -> None:
+    link = tmp_path / "link.py"
+    link.symlink_to(plugins[1])
+    (loaded,) = plugin_files.load([plugins[1], link])
+    assert loaded.text == TERM
+    assert "sparsity" in TERMS
 
 
 def test_a_final_weight_without_a_rate_is_refused(

@@ -171,3 +171,12 @@ def test_what_cannot_carry_is_told(books: Dataset) -> None:
     config = replace(config, model=replace(config.model, name="vrnn"))
     with pytest.raises(UserError, match="carry_state has no effect on the model vrnn"):
         training.fit(other, books, config)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 3, 4)])
+def test_states_of_any_shape_are_repeated_for_particles(shape: tuple[int, ...]) -> None:
+    module = model()
+    state = torch.randn(3, *shape), torch.randn(3, 4)
+    with module.with_initial_state(state):
+        for part, repeated in zip(state, module.first_state(6), strict=True):
+            assert torch.equal(repeated, torch.cat([part, part]))

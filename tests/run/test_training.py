@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -22,6 +23,8 @@ from zpyro.distributed import processes as process_group
 from zpyro.errors import UserError
 from zpyro.io import files, manifest, torch_files
 from zpyro.models import SequenceModel
+from zpyro.objectives import ObjectiveTerms
+from zpyro.objectives.terms import RESERVED_NAMES
 from zpyro.training import callbacks as reporting
 from zpyro.training import checkpoint, runs
 from zpyro.training import sequence_task as training
@@ -103,6 +106,19 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     assert {tuple(start) for start in best.start.tolist()} <= starts
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, best.model.state_dict()[name])
+
+
+def test_every_other_column_is_reserved(tmp_path: Path) -> None:
+    """A user's term cannot have the name of a column that is not a term."""
+    _, run = train(tmp_path / "run", settings(max_steps=5, log_every=5))
+    columns = set(run.records()[0])
+    terms = ("log_likelihood", "kl", "log_auxiliary", "log_reverse")
+    columns -= {f"{term}{part}" for term in terms for part in ("", "_per_frame")}
+    columns -= {f"{name}_weight" for name in ("kl", "auxiliary", "reverse")}
+    columns -= {"bound_per_frame", "loss_per_frame"}
+    fields = {field.name for field in dataclasses.fields(ObjectiveTerms)}
+    assert columns | fields <= RESERVED_NAMES
+    assert {"step", "bound", "learning_rate", "skipped"} <= columns
 
 
 def fit_past_the_best(run: Run | None = None, **more: Any) -> tuple[SequenceModel, list[float]]:

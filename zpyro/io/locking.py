@@ -33,19 +33,19 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Generator[None, None, None]:
+def locked(folder: Path, *, is_main_process: bool = True) -> Generator[None, None, None]:
     """Lock a run directory for the length of the block; nested locks of one directory do nothing.
 
-    With torchrun, the process of rank 0 takes the lock for all.
-
     Args:
-        folder: the run directory; it must be there.
+        folder: the run directory; it must exist.
+        is_main_process: False in the other processes of one training, for which the main process
+            takes the lock.
 
     Raises:
         UserError: if another process trains in it, or the lock's file cannot be written.
     """
     place = folder.resolve()
-    if place in _held.get() or os.environ.get("RANK", "0") != "0":
+    if place in _held.get() or not is_main_process:
         yield
         return
     descriptor = _opened(folder)

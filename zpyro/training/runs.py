@@ -145,9 +145,9 @@ class Run:
             )
         return checkpoint.load(self.best if which == "best" else self.last, device, guide)
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Within it, nobody else trains in this directory, see :func:`zpyro.io.locking.locked`."""
-        return locked(self.folder)
+    def locked(self, *, is_main_process: bool = True) -> AbstractContextManager[None]:
+        """A context without other trainings in this directory: :func:`zpyro.io.locking.locked`."""
+        return locked(self.folder, is_main_process=is_main_process)
 
     def recover(self) -> str | None:
         """Make the newest sound checkpoint the one that training continues from.

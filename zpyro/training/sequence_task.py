@@ -81,7 +81,8 @@ def fit(
 
         outcome = fit(model, datasets.load("vowels"), config, callbacks=[LineLogger(Console())])
     """
-    with nullcontext() if run is None else run.locked():
+    main = process_group.is_main_process
+    with nullcontext() if run is None else run.locked(is_main_process=main):
         trainer = Trainer(
             SequenceTask(module, dataset, config, process_group),
             config.train,
