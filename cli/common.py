@@ -108,11 +108,11 @@ def load_data(
     The main process loads first, so that files are prepared once.
     """
     from zpyro.analysis.loading import load_dataset
-    from zpyro.distributed.processes import SINGLE_PROCESS
+    from zpyro.distributed.processes import SINGLE_PROCESS, available_cores
 
     where = "" if config.data_folder is None else f" from {config.data_folder}"
     with (
         status(f"loading {config.dataset}{where}"),
         (process_group or SINGLE_PROCESS).main_process_first(),
     ):
-        return load_dataset(config, vocabulary)
+        return load_dataset(config, vocabulary, workers=available_cores())

@@ -132,6 +132,7 @@ def prepare(
     from zpyro.datasets import corpora
     from zpyro.datasets.prepared import BadFiles
     from zpyro.datasets.prepared import prepare as run
+    from zpyro.distributed.processes import available_cores
     from zpyro.errors import UserError
     from zpyro.training import config
 
@@ -152,7 +153,7 @@ def prepare(
                 source,
                 out,
                 settled.data,
-                workers=workers or corpora.available_cores(),
+                workers=workers or available_cores(),
                 skip_bad=skip_bad,
                 progress=progress,
             )

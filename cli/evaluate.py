@@ -72,7 +72,7 @@ def command(
     """
     from zpyro import evaluation
     from zpyro.analysis import scores
-    from zpyro.distributed.processes import init_distributed
+    from zpyro.distributed.processes import available_cores, init_distributed
     from zpyro.training.allocation import keep_freed_memory
 
     keep_freed_memory()
@@ -84,7 +84,7 @@ def command(
         with process_group.main_process_first():
             if data is not None and split in (None, "all"):
                 with status(f"loading {data}"):
-                    sequences = loaded.all_of(data)
+                    sequences = loaded.all_of(data, workers=available_cores())
                 for note in sequences.notes:
                     log(f"note: {note}")
             else:

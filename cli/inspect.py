@@ -77,6 +77,7 @@ def command(
       zpyro inspect runs/vowels --sequence 0 --sequence utterance_0012 --out looks
     """
     from zpyro.analysis.report import write_report
+    from zpyro.distributed.processes import available_cores
 
     guide = load_user_code(run, **code).guide
     report = write_report(
@@ -93,6 +94,7 @@ def command(
         particles=particles,
         scored=scored,
         seed=seed,
+        workers=available_cores(),
         on_stage=log,
     )
     pictures = len(list(report.folder.glob("*.png")))

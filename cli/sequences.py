@@ -61,10 +61,12 @@ def open_run(
 
 def load_split(loaded: LoadedRun, split: str, data: Path | None) -> Sequences:
     """Load a split of a run's data and report it."""
+    from zpyro.distributed.processes import available_cores
+
     config = loaded.config
     folder = data or config.data_folder
     with status(f"loading {config.dataset}" + ("" if folder is None else f" from {folder}")):
-        return loaded.split(split, data)
+        return loaded.split(split, data, workers=available_cores())
 
 
 def make_folder(out: Path) -> Path:

@@ -35,7 +35,6 @@ LATIN = os.fsdecode(b"caf\xe9")
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZPYRO_CACHE", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr("zpyro.datasets.corpora.available_cores", lambda: 1)
 
 
 def run(*arguments: object) -> Result:

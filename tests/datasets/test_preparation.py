@@ -327,7 +327,6 @@ def test_first_use_prepares_once_and_a_change_prepares_again(
     books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZPYRO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(datasets.corpora, "available_cores", lambda: 1)
     reads: list[str] = []
     read = RecordingReader.read
     monkeypatch.setattr(

@@ -43,7 +43,6 @@ OTHERS = (
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZPYRO_CACHE", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr("zpyro.datasets.corpora.available_cores", lambda: 1)
 
 
 @pytest.mark.parametrize("name", OTHERS)

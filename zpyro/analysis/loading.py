@@ -46,19 +46,27 @@ class LoadedRun:
         """The settings of the run."""
         return self.run.config(self.checkpoint)
 
-    def split(self, split: str = "test", data_folder: Path | None = None) -> Sequences:
+    def split(
+        self, split: str = "test", data_folder: Path | None = None, *, workers: int = 1
+    ) -> Sequences:
         """A split of the run's data, see :func:`load_split`."""
-        return load_split(self.run, self.checkpoint, split, data_folder, self.config)
+        return load_split(
+            self.run, self.checkpoint, split, data_folder, self.config, workers=workers
+        )
 
-    def all_of(self, data_folder: Path) -> Sequences:
+    def all_of(self, data_folder: Path, *, workers: int = 1) -> Sequences:
         """Every sequence of another folder, on the scale of the model.
+
+        ``workers`` is that of :func:`zpyro.datasets.load`.
 
         Raises:
             UserError: if the data cannot be read or do not suit the model.
         """
         config, data = self.config, self.checkpoint.data
         scale, vocabulary = Normalization(data.mean, data.scale), self.checkpoint.vocabulary
-        found = datasets.load_all(config.dataset, data_folder, config.data, scale, vocabulary)
+        found = datasets.load_all(
+            config.dataset, data_folder, config.data, scale, vocabulary, workers=workers
+        )
         return renormalize_like(self.checkpoint, found)
 
 
@@ -95,10 +103,17 @@ def load_run(
     return LoadedRun(run, run.load(which, choose_device(device), guide))
 
 
-def load_dataset(config: Config, vocabulary: Vocabulary | None = None) -> Dataset:
-    """The data set of a configuration; text in the vocabulary of a trained model if given."""
+def load_dataset(
+    config: Config, vocabulary: Vocabulary | None = None, *, workers: int = 1
+) -> Dataset:
+    """The data set of a configuration; text in the vocabulary of a trained model if given.
+
+    ``workers`` is that of :func:`zpyro.datasets.load`.
+    """
     folder = None if config.data_folder is None else Path(config.data_folder)
-    return datasets.load(config.dataset, folder, config.data, vocabulary=vocabulary)
+    return datasets.load(
+        config.dataset, folder, config.data, vocabulary=vocabulary, workers=workers
+    )
 
 
 def load_split(
@@ -107,6 +122,8 @@ def load_split(
     split: str,
     data_folder: Path | None = None,
     config: Config | None = None,
+    *,
+    workers: int = 1,
 ) -> Sequences:
     """A split of the data that a run was trained on, on the scale of its model.
 
@@ -116,6 +133,7 @@ def load_split(
         split: "train", "valid", "test" or "all".
         data_folder: where the data are now; by default where they were at training.
         config: the settings of the run, where they are known.
+        workers: see :func:`zpyro.datasets.load`.
 
     Raises:
         UserError: if the data are missing or do not suit the model, or the split is unknown or
@@ -124,7 +142,7 @@ def load_split(
     config = config or run.config(checkpoint)
     if data_folder is not None:
         config = replace(config, data_folder=str(data_folder.absolute()))
-    sequences = load_dataset(config, checkpoint.vocabulary).split(split)
+    sequences = load_dataset(config, checkpoint.vocabulary, workers=workers).split(split)
     if len(sequences) == 0:
         raise UserError(f"the {split} split of {config.dataset} is empty; choose another --split")
     return renormalize_like(checkpoint, sequences)

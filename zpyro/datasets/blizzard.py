@@ -125,4 +125,5 @@ ENTRY = DatasetEntry(
     *loaders(Blizzard()),
     MISSING,
     corpus=Blizzard(),
+    has_workers=True,
 )

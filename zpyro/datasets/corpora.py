@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,33 +13,39 @@ from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.errors import UserError
 
 
-def load(corpus: Corpus, folder: Path, settings: Any) -> Dataset:
+def load(corpus: Corpus, folder: Path, settings: Any, workers: int = 1) -> Dataset:
     """The data set of a prepared folder, or of a folder of original files.
 
     Original files are prepared on first use, into the cache folder.
+
+    Args:
+        corpus: how to read them.
+        folder: the prepared folder, or the original files.
+        settings: of the data set.
+        workers: processes that prepare; 1 is the calling process.
 
     Raises:
         UserError: if the folder or a file cannot be used, a split would be empty, or the folder
             was prepared with other settings.
     """
-    store = opened(corpus, folder, settings)
+    store = opened(corpus, folder, settings, workers)
     check_usable(store, folder)
     return corpus.dataset(store)
 
 
 def load_all(
-    corpus: Corpus, folder: Path, settings: Any, normalization: Normalization
+    corpus: Corpus, folder: Path, settings: Any, normalization: Normalization, workers: int = 1
 ) -> Sequences:
     """Every sequence of a folder as one split, normalized as a trained model needs it.
 
     Raises:
         UserError: if the folder or a file cannot be used.
     """
-    store = opened(corpus, folder, settings)
+    store = opened(corpus, folder, settings, workers)
     return store.dataset().split("all").renormalized(normalization)
 
 
-def opened(corpus: Corpus, folder: Path, settings: Any) -> Store:
+def opened(corpus: Corpus, folder: Path, settings: Any, workers: int = 1) -> Store:
     """The prepared data set behind a folder, made now if it must be.
 
     Raises:
@@ -49,7 +54,7 @@ def opened(corpus: Corpus, folder: Path, settings: Any) -> Store:
     if not is_prepared(folder):
         place = prepared_folder(corpus, folder, settings)
         if not is_prepared(place):
-            return prepare(corpus, folder, place, settings, workers=available_cores())
+            return prepare(corpus, folder, place, settings, workers=workers)
         return Store(place)
     store = Store(folder)
     store.check(corpus.name, dataclasses.asdict(settings))
@@ -79,11 +84,6 @@ def check_counts(counts: Mapping[str, int], source: Path) -> None:
         raise UserError(
             f"{source}: has too few sequences for three splits ({found}); give more of the data"
         )
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def loaders(corpus: Corpus) -> tuple[Callable[..., Dataset], Callable[..., Sequences]]:

@@ -24,6 +24,7 @@ class DatasetEntry:
         missing: the advice where no folder is given, or None where none is needed.
         has_words: whether it is text; then both also take the ``vocabulary`` of a trained model.
         corpus: how its files are prepared, or None where they are read each time.
+        has_workers: whether both also take ``workers``, the number of processes that prepare.
 
     Example::
 
@@ -38,6 +39,7 @@ class DatasetEntry:
     missing: str | None = None
     has_words: bool = False
     corpus: Corpus | None = None
+    has_workers: bool = False
 
     @property
     def needs_data(self) -> bool:

@@ -105,7 +105,9 @@ class Imdb(TextCorpus):
         return _sentences(text, splitter, tokenized=_TOKENIZED.fullmatch(item.key) is not None)
 
 
-def load(folder: Path, settings: ImdbSettings, vocabulary: Vocabulary | None = None) -> Dataset:
+def load(
+    folder: Path, settings: ImdbSettings, vocabulary: Vocabulary | None = None, workers: int = 1
+) -> Dataset:
     """Read reviews from where an archive was unpacked, from a prepared folder, or from the archive
     itself (in memory), see :class:`Imdb`.
 
@@ -114,11 +116,15 @@ def load(folder: Path, settings: ImdbSettings, vocabulary: Vocabulary | None = N
     """
     if archives.is_archive(folder):
         return text_loading.read(Imdb(folder), folder, settings, vocabulary)
-    return text_loading.load(Imdb(), folder, settings, vocabulary)
+    return text_loading.load(Imdb(), folder, settings, vocabulary, workers)
 
 
 def load_all(
-    folder: Path, settings: ImdbSettings, normalization: Normalization, vocabulary: Vocabulary
+    folder: Path,
+    settings: ImdbSettings,
+    normalization: Normalization,
+    vocabulary: Vocabulary,
+    workers: int = 1,
 ) -> Sequences:
     """Every sentence as one split, in the words of a trained model.
 
@@ -126,7 +132,7 @@ def load_all(
         UserError: if the layout or a file cannot be used.
     """
     corpus = Imdb(folder if archives.is_archive(folder) else None)
-    return text_loading.load_all(corpus, folder, settings, normalization, vocabulary)
+    return text_loading.load_all(corpus, folder, settings, normalization, vocabulary, workers)
 
 
 def _sentences(text: str, splitter: Vocabulary, *, tokenized: bool) -> Iterator[list[str]]:
@@ -238,4 +244,5 @@ ENTRY = DatasetEntry(
     MISSING,
     has_words=True,
     corpus=Imdb(),
+    has_workers=True,
 )

@@ -161,4 +161,5 @@ ENTRY = DatasetEntry(
     *loaders(Mnist()),
     MISSING,
     corpus=Mnist(),
+    has_workers=True,
 )

@@ -54,23 +54,34 @@ def load(
     settings: Any = None,
     *,
     vocabulary: Vocabulary | None = None,
+    workers: int = 1,
     **changes: Any,
 ) -> Dataset:
     """Read a data set.
+
+    The result does not depend on ``workers``. Other processes than the calling one import the
+    running script again, so that with more than one the script needs a main guard.
 
     Args:
         name: one of :func:`names`.
         data: its folder or file, where it needs one.
         settings: an instance of its settings, by default the published or usual ones.
         vocabulary: of text: the words of a trained model, by default those of train.
+        workers: processes that read where files are prepared on first use; with 1 no process is
+            started.
         **changes: single settings to change, e.g. ``frame_size=100``.
 
     Raises:
         UserError: if the data set is unknown, or its files cannot be used.
+
+    Example::
+
+        if __name__ == "__main__":
+            data = zpyro.datasets.load("blizzard", "/corpora/blizzard", workers=8)
     """
     found = entry(name)
     chosen = replace(found.settings() if settings is None else settings, **changes)
-    return found.load(_folder(found, data), chosen, **_words(found, vocabulary))
+    return found.load(_folder(found, data), chosen, **_options(found, vocabulary, workers))
 
 
 def load_all(
@@ -79,8 +90,12 @@ def load_all(
     settings: Any,
     normalization: Normalization,
     vocabulary: Vocabulary | None = None,
+    *,
+    workers: int = 1,
 ) -> Sequences:
     """Other data of the same kind as one split, normalized and numbered as in training.
+
+    ``workers`` is that of :func:`load`.
 
     Raises:
         UserError: if the data set has no other data, or its files cannot be used.
@@ -89,7 +104,7 @@ def load_all(
     if found.load_all is None:
         raise UserError(f"data set {name} is built in and reads no --data; leave it out")
     return found.load_all(
-        _folder(found, data), settings, normalization, **_words(found, vocabulary)
+        _folder(found, data), settings, normalization, **_options(found, vocabulary, workers)
     )
 
 
@@ -141,8 +156,10 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60.0:.1f} min" if seconds < 7200.0 else f"{seconds / 3600.0:.1f} h"
 
 
-def _words(found: DatasetEntry, vocabulary: Vocabulary | None) -> dict[str, Vocabulary]:
-    return {"vocabulary": vocabulary} if found.has_words and vocabulary is not None else {}
+def _options(found: DatasetEntry, vocabulary: Vocabulary | None, workers: int) -> dict[str, Any]:
+    """The arguments that only some data sets take."""
+    words = {"vocabulary": vocabulary} if found.has_words and vocabulary is not None else {}
+    return {**words, "workers": workers} if found.has_workers else words
 
 
 def _folder(found: DatasetEntry, data: str | Path | None) -> Path | None:

@@ -83,4 +83,5 @@ ENTRY = DatasetEntry(
     "give a text file or a folder of *.txt with --data PATH",
     has_words=True,
     corpus=Text(),
+    has_workers=True,
 )

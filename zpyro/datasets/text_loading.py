@@ -26,7 +26,11 @@ from zpyro.errors import UserError
 
 
 def load(
-    corpus: TextCorpus, folder: Path, settings: TokenSettings, vocabulary: Vocabulary | None = None
+    corpus: TextCorpus,
+    folder: Path,
+    settings: TokenSettings,
+    vocabulary: Vocabulary | None = None,
+    workers: int = 1,
 ) -> Dataset:
     """The data set of a prepared folder, or of original files, which are prepared on first use.
 
@@ -36,12 +40,13 @@ def load(
         settings: of the data set.
         vocabulary: the words of a trained model; where the data have others of their own, the
             original files are read anew, in memory.
+        workers: processes that prepare; 1 is the calling process.
 
     Raises:
         UserError: if the layout or a file cannot be used, or a split is empty.
     """
     if vocabulary is None or _stored(corpus, folder, settings):
-        store = corpora.opened(corpus, folder, settings)
+        store = corpora.opened(corpus, folder, settings, workers)
         corpora.check_usable(store, folder)
         dataset = corpus.dataset(store)
         if vocabulary is None or dataset.vocabulary == vocabulary:
@@ -60,14 +65,17 @@ def load_all(
     settings: TokenSettings,
     _normalization: Normalization,
     vocabulary: Vocabulary,
+    workers: int = 1,
 ) -> Sequences:
     """Every sequence of a folder as one split, in the words of a trained model.
+
+    Nothing is prepared: original files are read in memory, in the calling process.
 
     Raises:
         UserError: if the layout or a file cannot be used.
     """
     if is_prepared(folder):
-        return load(corpus, folder, settings, vocabulary).split("all")
+        return load(corpus, folder, settings, vocabulary, workers).split("all")
     reader, spans, values = _read(corpus, folder, settings)
     if not len(values):
         raise UserError(f"{folder}: holds no sequence to score; give other text")

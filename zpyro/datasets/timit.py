@@ -105,13 +105,15 @@ class Timit(Corpus):
         return splits, layout
 
 
-def load_all(folder: Path, settings: TimitSettings, normalization: Normalization) -> Sequences:
+def load_all(
+    folder: Path, settings: TimitSettings, normalization: Normalization, workers: int = 1
+) -> Sequences:
     """Every utterance of a folder whole, as one split, normalized as a trained model needs it.
 
     Raises:
         UserError: if the folder or a file cannot be used.
     """
-    store = corpora.opened(Timit(), folder, settings)
+    store = corpora.opened(Timit(), folder, settings, workers)
     counts = [int(source["count"]) for source in store.index["sources"]]
     starts = np.cumsum([0, *counts[:-1]]).tolist()
     rows = _whole(list(zip(starts, counts, strict=True)), settings.frame_size)
@@ -194,4 +196,5 @@ ENTRY = DatasetEntry(
     load_all,
     MISSING,
     corpus=Timit(),
+    has_workers=True,
 )

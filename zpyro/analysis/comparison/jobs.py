@@ -24,7 +24,12 @@ from zpyro.analysis.comparison.variants import (
     with_likelihood,
 )
 from zpyro.datasets.sequences import Dataset
-from zpyro.distributed.processes import ENVIRONMENT, SINGLE_PROCESS, ProcessGroup
+from zpyro.distributed.processes import (
+    ENVIRONMENT,
+    SINGLE_PROCESS,
+    ProcessGroup,
+    available_cores,
+)
 from zpyro.errors import UserError
 from zpyro.io import files
 from zpyro.training import config, plugins, runs, user_files
@@ -88,8 +93,7 @@ class Resources:
             device: "auto", "cpu" or "cuda".
             process_group: the processes that share the runs.
         """
-        affinity = getattr(os, "sched_getaffinity", None)
-        cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+        cores = available_cores()
         devices: tuple[str, ...] = ()
         if choose_device(device).type == "cuda":
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -63,6 +63,7 @@ def write_report(
     scored: int = 256,
     seed: int = 0,
     guide: GuideSource | None = None,
+    workers: int = 1,
     on_stage: OnStage | None = None,
 ) -> Report:
     """Write a page with figures of a trained run, its sequences, samples and bounds.
@@ -81,6 +82,7 @@ def write_report(
         scored: the bounds are computed on this many sequences, the first ones; 0 omits them.
         seed: of all samples.
         guide: the custom guide of the run, see :func:`zpyro.training.custom_guides.load`.
+        workers: see :func:`zpyro.datasets.load`.
         on_stage: receives progress.
 
     Raises:
@@ -100,7 +102,7 @@ def write_report(
             f'{record.file}; pass guide=custom_guides.load("FILE.py:NAME")'
         )
     report_stage("loading the data")
-    found = loaded.split(split, data_folder)
+    found = loaded.split(split, data_folder, workers=workers)
     chosen = select_sequences(found, sequences, split, default_count=DEFAULT_COUNT)
     folder = user_path(out) if out is not None else loaded.run.folder / "inspect"
     with files.translate_os_errors(folder):

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,14 +78,15 @@ def prepare(
         source: the folder of original files.
         out: the folder to write, new or left by an interrupted preparation.
         settings: of the data set.
-        workers: processes that read.
+        workers: processes that read; 1 is the calling process.
         skip_bad: leave out files that cannot be used; they are listed in the index.
         progress: receives progress.
 
     Raises:
         BadFiles: if files cannot be used and are not to be left out; what was read well is kept
             for the next try.
-        UserError: if the layout is not the corpus's, or the folder cannot be written.
+        UserError: if the layout is not the corpus's, the folder cannot be written, or a worker
+            process ends too early.
     """
     _check_out(out)
     items = corpus.items(source, settings)
@@ -155,6 +157,12 @@ def _mapping(workers: int) -> Generator[Any, None, None]:
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
             yield pool.map
+        except BrokenProcessPool as error:
+            raise UserError(
+                "workers: a process that reads files ended too early, for lack of memory or because"
+                ' the script has no line if __name__ == "__main__": before the call; add the line,'
+                " or use 1 worker"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
