@@ -150,14 +150,23 @@ class BoundModel:
 
     def frames_for(self, z: Tensor) -> Tensor:
         """The frames that belong to latents z: the batch's, or those sampled with or for z."""
-        if self.conditions.x is not None:
-            return self.conditions.x
         for known, frames in self._frames:
             if known() is z:
                 return frames
+        if self.conditions.x is not None:
+            return self.conditions.x
         frames = self.sample_frames(z)
         self._frames.append((weakref.ref(z), frames))
         return frames
+
+    def set_frames(self, z: Tensor, frames: Tensor) -> None:
+        """Set the frames that belong to latents z, where a handler gave other than the batch's."""
+        if frames is not self.conditions.x and all(
+            known is not frames for _, known in self._frames
+        ):
+            event_dims = self.conditions.start.dim() - 1
+            padded = zero_padding(frames, self.conditions.mask, event_dims)
+            self._frames.append((weakref.ref(z), padded))
 
     def _shaped_frames(self, z: Tensor, frames: Tensor) -> Tensor:
         event = self.conditions.start.shape[1:]
@@ -236,9 +245,9 @@ class BoundModel:
         states = self._time_major(backward_states)
         return in_blocks(self.model.auxiliary, states, trajectory.z, trajectory.context)
 
-    def reverse(self, backward_states: Tensor) -> Tensor:
+    def reverse(self, backward_states: Tensor, frames: Tensor) -> Tensor:
         """log p(x_{t-1} | b_t), nats, (T, L, B)."""
-        targets = self.frames_time_major(self.shifted(self.x))
+        targets = self.frames_time_major(self.shifted(frames))
         return in_blocks(self.model.reverse, self._time_major(backward_states), targets)
 
     # -- shapes -------------------------------------------------------------------------------

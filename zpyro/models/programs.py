@@ -2,8 +2,9 @@
 
 In the sequence granularity the whole path is one latent site ``z`` and all frames are one observed
 site ``x``; in the step granularity the sites are ``z_1``, ``x_1``, ``z_2``, ... All are within
-``pyro.plate("sequences", B)``. The programs hold the generative process and the posterior only.
-What an objective adds (auxiliary terms) is passed in ``infer``:
+``pyro.plate("sequences", B)``, or within a plate of the user's in dimension -1, such as
+``pyro.plate("data", N, subsample_size=B)``. The programs hold the generative process and the
+posterior only. What an objective adds (auxiliary terms) is passed in ``infer``:
 
 - a latent site of a guide exposes its backward states as ``infer={"backward_states": b}``,
 - an observed site of a model offers ``infer={"auxiliary_costs": AuxiliaryCosts(...)}``,
@@ -23,8 +24,10 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.poutine.runtime import get_plates
 from torch import Tensor
 
+from zpyro.errors import UserError
 from zpyro.models.bound_model import BoundModel
 from zpyro.models.conditions import zero_padding
 from zpyro.models.distributions import (
@@ -66,12 +69,15 @@ def sequence_model(
     """The generative process with one latent and one observed site."""
     model.register_parameters()
     bound = model.bind(x, lengths, start)
-    infer = _costs_of_sequence(bound)
-    with pyro.plate(PLATE, bound.sequences):
+    with _sequences(bound):
         has_latents = model.latent_size > 0
         z = pyro.sample("z", TrajectoryPrior(bound)) if has_latents else bound.empty_latents()
         likelihood = TrajectoryLikelihood(bound, z)
-        return pyro.sample("x", likelihood, obs=bound.conditions.x, infer=infer)
+        infer = _costs_of_sequence(bound, z)
+        frames = pyro.sample("x", likelihood, obs=bound.conditions.x, infer=infer)
+        # The prior of z and the auxiliary costs depend on frames that poutine.condition gives.
+        bound.set_frames(z, frames)
+        return frames
 
 
 def sequence_guide(
@@ -83,7 +89,7 @@ def sequence_guide(
     """The posterior with one latent site."""
     model.register_parameters()
     bound = model.bind(x, lengths, start)
-    with pyro.plate(PLATE, bound.sequences):
+    with _sequences(bound):
         if not model.latent_size:
             return bound.empty_latents()
         infer = _exposed(model, bound.backward_states)
@@ -101,7 +107,7 @@ def step_model(
     bound = model.bind(x, lengths, start)
     previous, observed = bound.conditions.start, bound.conditions.x
     frames: list[Tensor] = []
-    with pyro.plate(PLATE, bound.sequences):
+    with _sequences(bound):
         state = model.first_state(bound.sequences)
         for t in range(bound.steps):
             inputs = model.embed_inputs(previous)
@@ -134,7 +140,7 @@ def step_guide(
     model.register_parameters()
     bound = model.bind(x, lengths, start)
     latents: list[Tensor] = []
-    with pyro.plate(PLATE, bound.sequences):
+    with _sequences(bound):
         if not model.latent_size:
             return bound.empty_latents()
         future, inputs = bound.backward_states, bound.inputs
@@ -157,16 +163,40 @@ PROGRAMS = {
 """(model, guide) by granularity."""
 
 
-def _costs_of_sequence(bound: BoundModel) -> Any:
-    """The ``infer`` of the site x; Pyro's own type lists only the keys that Pyro reads."""
+def _sequences(bound: BoundModel) -> AbstractContextManager[object]:
+    """The plate of the sequences; the user's, if that holds the last batch dimension already.
+
+    Raises:
+        UserError: if the user's has another size.
+    """
+    for plate in get_plates():
+        if plate.dim == -1:
+            if plate.size != bound.sequences:
+                raise UserError(
+                    f"plate {plate.name}: has size {plate.size} in the dimension of the sequences, "
+                    f"-1, for a batch of {bound.sequences}; call the model with the rows of the "
+                    "plate's subsample, or give the plate dim=-2"
+                )
+            return nullcontext()
+    return pyro.plate(PLATE, bound.sequences)
+
+
+def _costs_of_sequence(bound: BoundModel, z: Tensor) -> Any:
+    """The ``infer`` of the site x; Pyro's own type lists only the keys that Pyro reads.
+
+    Args:
+        bound: the model and its batch.
+        z: the latents of the model, to which the frames belong.
+    """
     if not bound.model.has_backward_network:
         return {}
 
-    def log_auxiliary(future: Tensor, z: Tensor) -> Tensor:
-        return bound.per_step(bound.auxiliary(future, bound.trajectory(z)), z.shape[:-3])
+    def log_auxiliary(future: Tensor, latents: Tensor) -> Tensor:
+        trajectory = bound.trajectory(latents, bound.frames_for(z))
+        return bound.per_step(bound.auxiliary(future, trajectory), latents.shape[:-3])
 
     def log_reverse(future: Tensor) -> Tensor:
-        return bound.per_step(bound.reverse(future), torch.Size())
+        return bound.per_step(bound.reverse(future, bound.frames_for(z)), torch.Size())
 
     return {"auxiliary_costs": AuxiliaryCosts("z", log_auxiliary, log_reverse)}
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
@@ -101,14 +102,18 @@ class MultiSampleELBO(ZForcingELBO):
         multiplier = _Multiplier()
         if self.doubly_reparameterized and torch.is_grad_enabled():
             scored = _rescored((model, guide), args, kwargs, guide_trace, multiplier)
-        log_likelihood = _summed(scored[1], observed=True)
-        divergence = _summed(scored[0], observed=False) - _summed(scored[1], observed=False)
+        # A scale of all sites is a factor of the bound of a sequence, not of its log-weights.
+        common = _common_scale(model_trace, guide_trace)
+        unscaled, scale = common is not None, 1.0 if common is None else common
+        log_likelihood = _summed(scored[1], unscaled, observed=True)
+        divergence = _summed(scored[0], unscaled, observed=False)
+        divergence = divergence - _summed(scored[1], unscaled, observed=False)
         log_weights = (log_likelihood - kl_factor * divergence).expand(self.num_particles, -1)
         normalized = log_weights.detach().softmax(0)
         multiplier.values = 1.0 - kl_factor * (1.0 - normalized)
-        bound = log_weights.logsumexp(0) - math.log(self.num_particles)
+        bound = (log_weights.logsumexp(0) - math.log(self.num_particles)) * scale
         plain = [
-            part.expand_as(log_weights).detach().mean(0).sum()
+            (part.expand_as(log_weights).detach().mean(0) * scale).sum()
             for part in (log_likelihood, divergence)
         ]
         added = self._added_terms(TracePair(model_trace, guide_trace), like=bound)
@@ -199,8 +204,22 @@ def _frozen(trace: Trace) -> Generator[None, None, None]:
             leaf.requires_grad_(True)
 
 
-def _summed(trace: Trace, *, observed: bool) -> Tensor:
-    """log-density of the observed or of the latent sites, (K, B) or what broadcasts to it."""
+def _common_scale(*traces: Trace) -> float | Tensor | None:
+    """The scale of all sites, or None where they differ in it."""
+    scales = [site["scale"] for trace in traces for site in sample_sites(trace).values()]
+    first = torch.as_tensor(scales[0])
+    is_common = all(torch.equal(torch.as_tensor(scale), first) for scale in scales[1:])
+    return scales[0] if is_common else None
+
+
+def _summed(trace: Trace, unscaled: bool, *, observed: bool) -> Tensor:
+    """log-density of the observed or of the latent sites, (K, B) or what broadcasts to it.
+
+    Args:
+        trace: its sites, masked.
+        unscaled: leave out their scales.
+        observed: which sites.
+    """
     trace.compute_log_prob()
     sites = [s for s in sample_sites(trace).values() if bool(s["is_observed"]) is observed]
     if not sites:
@@ -210,4 +229,10 @@ def _summed(trace: Trace, *, observed: bool) -> Tensor:
             raise UserError(
                 f"site {site['name']!r} is not reparameterized; MultiSampleELBO needs rsample"
             )
-    return torch.stack(torch.broadcast_tensors(*(site["log_prob"] for site in sites))).sum(0)
+    values = [
+        scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
+        if unscaled
+        else site["log_prob"]
+        for site in sites
+    ]
+    return torch.stack(torch.broadcast_tensors(*values)).sum(0)

@@ -8,6 +8,7 @@ Everything that reports an objective (accumulators, records, plots) iterates ove
 from __future__ import annotations
 
 import abc
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,9 @@ from zpyro.models.guides import found_latents
 from zpyro.models.programs import AuxiliaryCosts
 from zpyro.models.sites import Site, sample_sites
 from zpyro.objectives.schedules import Schedule, as_schedule
+
+_OF_STEP = re.compile(r"[xz]_\d+")
+"""Sites of the step granularity."""
 
 FREE_BITS_GROUPS = ("step", "sequence")
 """What a number of free nats applies to."""
@@ -122,7 +126,19 @@ class TracePair:
     def steps(self) -> int:
         """T."""
         bound = self.bound_model
-        return len(self.observed) if bound is None else bound.steps
+        if bound is not None:
+            return bound.steps
+        # A handler may hide a site, and a user's model may observe more than frames.
+        names = (*self.guide_sites, *self.model_sites)
+        steps = [int(name[2:]) for name in names if _OF_STEP.fullmatch(name)]
+        return max(steps, default=len(self.observed))
+
+    @cached_property
+    def frames(self) -> list[Site]:
+        """The observed sites of the frames, ``x`` or those of ``x_1``, ``x_2``, .. not hidden."""
+        found = [site for site in self.observed if site["name"] == "x"]
+        found = found or [s for s in self.observed if _OF_STEP.fullmatch(s["name"])]
+        return found or self.observed
 
     @cached_property
     def bound_model(self) -> BoundModel | None:
@@ -148,11 +164,20 @@ class TracePair:
 
     @cached_property
     def mask(self) -> Tensor | None:
-        """(B, T), True within each sequence; None where every sequence has T steps."""
-        if self.bound_model is not None:
-            return self.bound_model.conditions.mask
-        masks = [site["mask"] for site in self.observed]
-        return None if masks[0] is None else torch.stack(masks, dim=-1)
+        """(B, T), True within each sequence unless a handler masks it; None where all count."""
+        batch = self.frames[0]["fn"].batch_shape[-1:]
+        sites = self.frames
+        if self.bound_model is None:
+            sites = [
+                self.model_sites.get(f"x_{t}") or self.model_sites[f"z_{t}"]
+                for t in range(1, self.steps + 1)
+            ]
+        masks = [self.values(self.z.new_empty(*batch, 1), site).mask for site in sites]
+        if all(mask is None for mask in masks):
+            return None
+        whole = torch.ones(1, dtype=torch.bool, device=self.z.device)
+        shape = (*batch, self.steps // len(sites))
+        return torch.cat([(whole if m is None else m).expand(shape) for m in masks], -1)
 
     def values(self, values: Tensor, site: Site) -> SiteValues:
         """Values (..., B, T) of a trajectory, or (..., B) of another site, with mask and scale."""
@@ -246,7 +271,7 @@ class Term(abc.ABC):
         Raises:
             UserError: if those are not a tensor (..., B, T).
         """
-        first = path.observed[0]
+        first = path.frames[0]
         # A user's term may return anything.
         values: Any = self.step_values(path)
         expected = (first["fn"].batch_shape[-1], path.steps)
