@@ -5,22 +5,28 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI
 from pyro.nn import PyroModule, PyroParam
+from rich.console import Console
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 import zpyro
 from tests.core.cases import make
 from zpyro.objectives import TERMS, MultiSampleELBO, TracePair, register, schedules
 from zpyro.training import attach_guide, resolve
+from zpyro.training.callbacks import LineLogger, ProgressLogger
+from zpyro.training.task import TrainState
 
 pytestmark = pytest.mark.fast
 
@@ -132,6 +138,40 @@ def test_values_loaded_into_the_store_are_used(tmp_path: Path, custom: bool, fir
     assert _loss(fresh, x) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("access", ["active_guide", "custom_guide", "guide"])
+@pytest.mark.parametrize("store_is_filled", [False, True])
+def test_a_guide_in_use_before_the_store_is_loaded(
+    tmp_path: Path, access: str, store_is_filled: bool
+) -> None:
+    """The first call of the guide has the loaded values."""
+    custom = access != "guide"
+    x = torch.randn(3, 4, 3, dtype=torch.float64)
+    pyro.clear_param_store()
+    trained = _model(1, custom)
+    getattr(trained, access)(x)
+    trained.model(x)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.3)
+    torch.manual_seed(4)
+    expected = getattr(trained, access)(x)
+    file = str(tmp_path / "store")
+    pyro.get_param_store().save(file)
+    del trained
+    pyro.clear_param_store()
+    fresh = _model(2, custom)
+    fresh.store_name = "model_1"
+    guide = getattr(fresh, access)
+    adam = pyro.optim.Adam({"lr": 0.0})  # pyright: ignore[reportAttributeAccessIssue]
+    svi = SVI(fresh.model, guide, adam, loss=zpyro.ZForcingELBO())
+    if store_is_filled:
+        svi.step(x)
+    pyro.get_param_store().load(file)
+    torch.manual_seed(4)
+    torch.testing.assert_close(guide(x), expected)
+    pyro.clear_param_store()
+
+
 def test_a_loaded_value_of_another_shape() -> None:
     pyro.clear_param_store()
     case = make("gaussian")
@@ -162,6 +202,64 @@ def test_a_copy_has_a_guide_with_parameters_of_its_own() -> None:
     SVI(twin.model, twin.active_guide, adam, loss=zpyro.ZForcingELBO()).step(x)
     torch.testing.assert_close(model.custom_guide.scale, torch.ones(2).double())
     assert not torch.allclose(twin.custom_guide.scale, torch.ones(2).double())
+
+
+@pytest.mark.parametrize("copied", COPIES)
+@pytest.mark.parametrize("added", [False, True])
+def test_terms_of_a_batch(copied: Callable[[Any], Any], added: bool) -> None:
+    case = make("gaussian")
+    with torch.no_grad():
+        terms = zpyro.sequence_terms(case.module, *case.batch, terms=[Roughness()] if added else [])
+    twin = copied(terms)
+    assert type(twin) is type(terms)
+    for name, value in vars(terms).items():
+        torch.testing.assert_close(getattr(twin, name), value)
+    assert hasattr(twin, "roughness") is added
+
+
+@pytest.mark.parametrize("copied", COPIES)
+@pytest.mark.parametrize("stderr", [False, True])
+@pytest.mark.parametrize("cls", [LineLogger, ProgressLogger])
+def test_loggers(
+    copied: Callable[[Any], Any], stderr: bool, cls: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A copy writes to the same stream, also one made during a training."""
+    task: Any = Described()
+    logger = cls(Console(stderr=stderr))
+    logger.on_fit_start(task, TrainState(steps_per_epoch=2))
+    twin = copied(logger)
+    logger.on_fit_end()
+    capfd.readouterr()
+    twin.on_fit_start(task, TrainState(steps_per_epoch=2))
+    twin.on_validation({"best": True})
+    twin.on_fit_end()
+    assert "validated" in capfd.readouterr()[int(stderr)]
+
+
+class Described:
+    """A task that describes its records, with a lock that cannot be copied."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def describe_validation(self, record: Any) -> str:
+        return f"validated {record['best']}"
+
+
+def test_data_sets_in_a_spawned_worker() -> None:
+    dataset = zpyro.datasets.from_arrays([np.ones((4, 2)) * i for i in range(10)])
+    loader = DataLoader(
+        cast(Any, dataset.train),
+        batch_size=4,
+        collate_fn=zpyro.datasets.collate,
+        num_workers=1,
+        multiprocessing_context="spawn",
+    )
+    found = [batch.x for batch in loader]
+    here = DataLoader(cast(Any, dataset.train), batch_size=4, collate_fn=zpyro.datasets.collate)
+    for one, other in zip(found, here, strict=True):
+        torch.testing.assert_close(one, other.x)
+    assert pickle.loads(pickle.dumps(dataset)).train.names == dataset.train.names
 
 
 class Roughness(zpyro.objectives.Term):

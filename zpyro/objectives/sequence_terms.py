@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, fields, make_dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -57,6 +58,10 @@ class SequenceTerms:
     posterior_log_variance: Tensor
     prior_mean: Tensor
     prior_log_variance: Tensor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A class with added terms has no name by which it could be pickled.
+        return _restored, ({field.name: getattr(self, field.name) for field in fields(self)},)
 
 
 def sequence_terms(
@@ -113,11 +118,21 @@ def sequence_terms(
         )
     }
     added = {term.name: _of_steps(term, path, zero) for term in terms}
-    cls = SequenceTerms
-    if added:
-        fields = [(name, Tensor) for name in added]
-        cls = make_dataclass("SequenceTerms", fields, bases=(SequenceTerms,), frozen=True, eq=False)
-    return cls(**values, **densities, **latents, **added)
+    return _restored({**values, **densities, **latents, **added})
+
+
+def _restored(values: dict[str, Tensor]) -> SequenceTerms:
+    known = {field.name for field in fields(SequenceTerms)}
+    return _class_with(tuple(name for name in values if name not in known))(**values)
+
+
+@cache
+def _class_with(added: tuple[str, ...]) -> type[SequenceTerms]:
+    """The class with attributes for further terms of those names."""
+    if not added:
+        return SequenceTerms
+    more = [(name, Tensor) for name in added]
+    return make_dataclass("SequenceTerms", more, bases=(SequenceTerms,), frozen=True, eq=False)
 
 
 class FixedNoise(Messenger):

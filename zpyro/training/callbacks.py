@@ -83,9 +83,23 @@ class Pace:
 
 
 class _TaskLogger(Callback):
-    """Keeps the task, which knows how to describe its records."""
+    """Keeps the task, which knows how to describe its records.
 
+    A copy or pickle writes to the standard output or error, as the console did, and is without a
+    task until the next ``on_fit_start``.
+    """
+
+    _console: Console
     _task: TrainingTask[Any]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A console holds locks and an open file.
+        state = {name: value for name, value in self.__dict__.items() if name != "_task"}
+        return {**state, "_console": self._console.stderr}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._console = Console(stderr=state["_console"])
 
     def on_fit_start(self, task: TrainingTask[Any], state: TrainState) -> None:
         del state
@@ -141,17 +155,28 @@ class ProgressLogger(_TaskLogger):
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._make_bar()
+
+    def __getstate__(self) -> dict[str, Any]:
+        ours = ("_bar", "_id", "_live", "_is_shown")
+        return {name: value for name, value in super().__getstate__().items() if name not in ours}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._make_bar()
+
+    def _make_bar(self) -> None:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
-            console=console,
+            console=self._console,
             expand=True,
         )
         self._id = self._bar.add_task("training", total=1.0, left="")
-        self._live = Live(self._bar, console=console, refresh_per_second=4)
+        self._live = Live(self._bar, console=self._console, refresh_per_second=4)
         self._is_shown = False
 
     def on_fit_start(self, task: TrainingTask[Any], state: TrainState) -> None:

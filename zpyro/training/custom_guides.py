@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from zpyro.errors import UserError
 from zpyro.io.paths import user_path
+from zpyro.models import parameter_store
 from zpyro.models.base import SequenceModel
 from zpyro.training import user_files
 from zpyro.training.user_files import RecordedFile, UserFile, wrap_user_errors
@@ -78,10 +80,17 @@ def attach_guide(module: SequenceModel, guide: Callable[..., Any]) -> None:
                 if child in of_model:
                     delattr(part, name)
                     object.__setattr__(part, name, child)
+        # The guide runs before the model, which would load values too late for its own.
+        guide.register_forward_pre_hook(partial(_load_values, module))
     module.custom_guide = guide
     # A guide that is a PyroModule and holds the model has renamed it.
     module.store_name = module.store_name
     module.granularity = getattr(guide, "granularity", module.granularity)
+
+
+def _load_values(module: SequenceModel, _guide: nn.Module, _arguments: Any) -> None:
+    """Copy what was loaded into Pyro's parameter store since the newest call."""
+    parameter_store.load(module, module.store_name)
 
 
 def load(spec: str) -> GuideSource:
