@@ -346,3 +346,50 @@ def test_headers_without_end_are_refused(tmp_path: Path, container: str) -> None
         path.write_bytes(content[:12] + filling * (1 if len(filling) > 8 else 300_000))
         with pytest.raises(UserError):
             audio.read(path)
+
+
+UNFINISHED = "an Ogg stream without its end, read as far as it goes"
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.95, 0.999])
+def test_an_ogg_recording_that_was_cut_is_noted(tmp_path: Path, subtype: str, share: float) -> None:
+    out = io.BytesIO()
+    soundfile.write(out, sound(count=160_000), 16_000, format="OGG", subtype=subtype)
+    path = tmp_path / "a.ogg"
+    path.write_bytes(out.getvalue())
+    assert audio.read_with_remarks(path)[2] == {}
+    path.write_bytes(out.getvalue()[: int(share * len(out.getvalue()))])
+    waveform, _, remarks = audio.read_with_remarks(path)
+    assert UNFINISHED in remarks
+    assert 0 < len(waveform) < 160_000
+
+
+def test_an_ogg_recording_that_was_cut_in_its_first_page_is_not_to_be_removed(
+    tmp_path: Path,
+) -> None:
+    content = encoded("OGG", "VORBIS")
+    path = tmp_path / "a.ogg"
+    path.write_bytes(content[: content.rindex(b"OggS") + 200])
+    with pytest.raises(UserError, match=r"a\.ogg: is cut short.*; copy it again"):
+        audio.read(path)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        b"TAG" + b"x" * 125,
+        b"APETAGEX" + bytes(24),
+        b"APETAGEX" + bytes(24) + b"TAG" + b"x" * 125,
+        b"ID3\4\0\0\0\0\0\x46" + bytes(70),
+        bytes(5000),
+        b"junk of a few bytes",
+    ],
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_follows_flac_is_no_sound(tmp_path: Path, after: bytes, count: int) -> None:
+    path = tmp_path / "a.flac"
+    path.write_bytes((encoded("FLAC") + after) * count)
+    waveform, _, remarks = audio.read_with_remarks(path)
+    np.testing.assert_allclose(waveform, np.tile(sound(), count), atol=1e-4)
+    assert remarks == ({} if count == 1 else {JOINED: f"{count}"})

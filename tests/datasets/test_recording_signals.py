@@ -84,7 +84,7 @@ def test_resampling_does_not_clip(tmp_path: Path) -> None:
         ((TONE, OTHER), (TONE + OTHER) / 2, None),
         ((TONE, 0.1 * OTHER), (TONE + 0.1 * OTHER) / 2, None),
         ((TONE * (SECONDS < 0.5), OTHER * (SECONDS >= 0.5)), None, None),
-        ((0 * TONE, 0 * TONE), 0 * TONE, None),
+        ((0 * TONE, 0 * TONE), 0 * TONE, "silent throughout, kept"),
     ],
 )
 def test_channels_that_cancel_or_are_silent(
@@ -171,3 +171,45 @@ def test_samples_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
     for value in (np.nan, np.inf):
         with pytest.raises(UserError, match=r"a\.wav: its samples are not finite"):
             audio.write_wav(tmp_path / "a.wav", np.array([0.1, value]), RATE)
+
+
+@pytest.mark.parametrize(
+    "channels",
+    [
+        (TONE + 0.2, -TONE + 0.2),
+        (TONE - 0.3, -TONE + 0.1),
+        (TONE + 0.01, -0.9 * TONE + 0.3),
+        (-TONE, TONE + 0.5, 1e-3 * OTHER + 0.1),
+        (TONE, -TONE + 0.4, TONE, -TONE),
+    ],
+)
+def test_channels_that_cancel_beside_an_offset(
+    tmp_path: Path, channels: tuple[np.ndarray, ...]
+) -> None:
+    path = write(tmp_path / "a.wav", *channels)
+    waveform, _, remarks = audio.read_with_remarks(path)
+    assert CANCEL in remarks
+    np.testing.assert_allclose(np.abs(waveform - waveform.mean()).max(), 0.3, atol=0.01)
+
+
+def test_a_channel_with_only_an_offset_is_silent(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", TONE, np.full(RATE, 0.2))
+    waveform, _, remarks = audio.read_with_remarks(path)
+    assert remarks == {SILENT: "1 of 2"}
+    np.testing.assert_allclose(waveform, TONE, atol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.02, -0.5])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_silence_is_noted(tmp_path: Path, level: float, channels: int) -> None:
+    path = write(tmp_path / "a.wav", *[np.full(RATE, level)] * channels)
+    remarks = audio.read_with_remarks(path)[2]
+    assert "silent throughout, kept" in remarks
+    assert CANCEL not in remarks
+
+
+def test_resampled_recordings_are_noted(tmp_path: Path) -> None:
+    for number in range(4):
+        write(tmp_path / f"{number}.wav", TONE, rate=RATE if number else 8_000)
+    notes = datasets.load("wav", tmp_path, sample_rate=RATE).notes
+    assert "resampled to 16000 samples a second in 1 recording (0.wav, from 8000)" in notes

@@ -142,6 +142,9 @@ def read_folder(
             waveform = audio.resample(waveform, rate, settings.sample_rate or rate)
             _check_length(path, waveform, settings.frame_size)
             waveforms.append(waveform)
+            wanted = settings.sample_rate or rate
+            if rate != wanted:
+                odd[f"resampled to {wanted} samples a second"] = f"from {rate}"
             if audio.peak(waveform) > 1.0:
                 odd["samples beyond full scale, kept"] = f"peak {audio.peak(waveform):.3g}"
             for what, measure in odd.items():

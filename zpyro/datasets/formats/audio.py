@@ -59,6 +59,9 @@ CANCELLING = 0.5
 SILENT = 1e-6
 """Share of the loudest channel's power below which a channel is silent."""
 
+ROUNDING = 1e-12
+"""Share of the squares about which the power of a constant may differ from 0."""
+
 LARGEST_OFFSET = 0.05
 """A mean beyond this part of full scale is noted."""
 
@@ -167,7 +170,12 @@ def read_with_remarks(path: Path) -> tuple[Waveform, int, dict[str, str]]:
             f"{path}: holds {len(parts)} recordings of {several} samples a second; split it"
         )
     waveform = np.concatenate(found) if len(found) > 1 else found[0]
+    unfinished = any(part.unfinished for part in parts)
+    if unfinished and not len(waveform):
+        raise UserError(f"{path}: is cut short, before its first page of sound ends; copy it again")
     _check(path, waveform)
+    if unfinished:
+        remarks["an Ogg stream without its end, read as far as it goes"] = ""
     if any(part.placeholder for part in parts):
         remarks["no usable length in the header, read to the end of the file"] = ""
     if len(parts) > 1:
@@ -175,6 +183,8 @@ def read_with_remarks(path: Path) -> tuple[Waveform, int, dict[str, str]]:
     offset = float(waveform.mean(dtype=np.float64))
     if abs(offset) > LARGEST_OFFSET:
         remarks["constant offset, kept"] = f"{offset:.2g}"
+    if np.ptp(waveform) == 0.0:
+        remarks["silent throughout, kept"] = ""
     return waveform, rates.pop(), remarks
 
 
@@ -229,7 +239,7 @@ def _opened(path: Path, part: Part) -> Generator[_Stream]:
     with contextlib.ExitStack() as stack:
         # As bytes: soundfile takes names in UTF-8 only.
         source: Any = os.fsencode(path)
-        if part != Part(b"", 0, path.stat().st_size):
+        if (part.head, part.start, part.end) != (b"", 0, path.stat().st_size):
             source = stack.enter_context(PartFile(path, part))
         yield stack.enter_context(_Stream(source))
 
@@ -261,18 +271,30 @@ def _mix(
     stream: _Stream, weights: NDArray[np.float32]
 ) -> tuple[Waveform, NDArray[np.float64], NDArray[np.float64]]:
     """Channels mixed into one, and the power of channels (S, C) and mix (S,) in each second."""
-    # In blocks: a damaged header may announce more samples than any memory holds.
+    # In blocks: a damaged header may announce more samples than any memory holds. Of FLAC the
+    # decoder must not look beyond the last sample: what follows, tags mostly, is an error to it.
+    rest = stream.frames if stream.format == "FLAC" else np.iinfo(np.int64).max
     parts, powers, mixes = [np.zeros(0, np.float32)], list[Any](), list[Any]()
     count = max(1, BLOCK // stream.channels)
-    while len(block := stream.read(count, dtype="float32", always_2d=True)):
+    while len(block := stream.read(min(count, rest), dtype="float32", always_2d=True)):
+        rest -= len(block)
         with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are refused later
             parts.append(block @ weights)
             if stream.channels > 1:
                 seconds = np.arange(0, len(block), stream.samplerate)
-                powers.append(np.add.reduceat(np.square(block, dtype=np.float64), seconds))
-                mixes.append(np.add.reduceat(np.square(parts[-1], dtype=np.float64), seconds))
+                powers.append(_powers(block, seconds))
+                mixes.append(_powers(parts[-1], seconds))
     empty = np.zeros((0, stream.channels))
     return np.concatenate(parts), np.concatenate([empty, *powers]), np.concatenate([[], *mixes])
+
+
+def _powers(samples: NDArray[Any], starts: NDArray[Any]) -> NDArray[np.float64]:
+    """The sum of squares of each piece about its mean: an offset is no sound."""
+    squares = np.add.reduceat(np.square(samples, dtype=np.float64), starts)
+    sums = np.add.reduceat(samples.astype(np.float64), starts)
+    counts = np.diff(starts, append=len(samples)).reshape(-1, *[1] * (samples.ndim - 1))
+    powers = squares - np.square(sums) / counts
+    return np.where(powers > ROUNDING * squares, powers, 0.0)
 
 
 def _weights(

@@ -50,12 +50,14 @@ class Part:
         start: position of the first byte of the file that counts.
         end: position after the last.
         placeholder: whether the file's own length was not used.
+        unfinished: whether an Ogg stream lacks its end.
     """
 
     head: bytes
     start: int
     end: int
     placeholder: bool = False
+    unfinished: bool = False
 
 
 class PartFile(io.RawIOBase):
@@ -171,8 +173,9 @@ def _parts(path: Path, content: mmap) -> Iterator[Part]:
         yield Part(b"", 0, size)
     if content[start : start + 4] in (b"OggS", b"fLaC"):
         borders = [*_beginnings(content, start), size]
+        is_ogg = content[start : start + 4] == b"OggS"
         for begin, end in pairwise(borders):
-            yield Part(b"", begin, end)
+            yield Part(b"", begin, end, unfinished=is_ogg and not _ends(content, begin, end))
         return
     while start < size:
         samples = _samples(path, content, start)
@@ -226,6 +229,12 @@ def _beginnings(content: mmap, start: int) -> list[int]:
 def _page_end(content: mmap, place: int) -> int:
     count = content[place + 26] if place + 26 < len(content) else 0
     return place + 27 + count + sum(content[place + 27 : place + 27 + count])
+
+
+def _ends(content: mmap, begin: int, end: int) -> bool:
+    """Whether the last page of Ogg before a position is whole and marked as the last."""
+    place = content.rfind(b"OggS\0", begin, end)
+    return _page_end(content, place) <= end and bool(content[place + 5] & 0x04)
 
 
 def _measured(path: Path, content: mmap, begin: int, samples: _Samples) -> Part:
