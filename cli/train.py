@@ -106,7 +106,6 @@ def command(
         else:
             session = _resume(resume, data, assignments, given, code, process_group)
         stack.enter_context(session.run.locked(is_main_process=process_group.is_main_process))
-        session.log_start()
         settings = flatten(tomllib.loads(write_config(session.config)))
         trackers = [LOGGERS[name](session.run.folder, settings) for name in loggers]
         outcome = fit(
@@ -119,7 +118,7 @@ def command(
             detect_anomaly=detect_anomaly,
             process_group=process_group,
         )
-    _log_outcome(outcome, session.run)
+    _log_outcome(outcome, session)
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,8 @@ class Session:
         config: all settings.
         run: the run directory.
         resume: whether training continues from the last checkpoint of the run.
+        step: of that checkpoint.
+        changed: settings of the run that are no longer those of that checkpoint, in words.
     """
 
     model: SequenceModel
@@ -139,6 +140,8 @@ class Session:
     config: Config
     run: Run
     resume: bool
+    step: int = 0
+    changed: tuple[str, ...] = ()
 
     def log_start(self) -> None:
         """Log the sizes of data and model, the run directory, and the notes on the data."""
@@ -149,7 +152,7 @@ class Session:
             f"{len(self.data.valid)} held out; {self.config.model.name} with {weights:,} weights "
             f"on {device}; run directory {self.run.folder}"
         )
-        for note in self.data.notes:
+        for note in (*self.changed, *self.data.notes):
             log(f"note: {note}")
 
 
@@ -237,13 +240,21 @@ def _resume(
             model = last.model.to(choose_device(settled.train.device))
         if last is None and process_group.is_main_process:
             run.write_baselines(loaded.train, loaded.frame_size)
-    return Session(model, loaded, settled, run, resume=last is not None)
+    if last is None:
+        return Session(model, loaded, settled, run, resume=False)
+    before, options = last.settings, _with_limits(given)
+    changed = tuple(
+        f"{key} is {value}, was {before[key]}"
+        for key, value in config.recorded_settings(settled).items()
+        if key in before and key not in options and before[key] != value
+    )
+    return Session(model, loaded, settled, run, True, last.step, changed)
 
 
 def _run_writer(session: Session, code: UserCode) -> Callback:
     """Writes the settings and copies of the user's code when nothing is left to check.
 
-    A mistake leaves the run as it was.
+    A mistake leaves the run as it was, and its message is the only line.
     """
     from zpyro.io import files
     from zpyro.training import config, runs
@@ -252,6 +263,7 @@ def _run_writer(session: Session, code: UserCode) -> Callback:
     class RunWriter(Callback):
         def on_fit_start(self, task: object, state: object) -> None:
             del task, state
+            session.log_start()
             text = config.write_config(session.config)
             files.replace_file(session.run.folder / runs.CONFIG, text)
             code.keep(session.run.folder)
@@ -295,9 +307,15 @@ def _with_limits(given: dict[str, object]) -> dict[str, object]:
     return {**dict.fromkeys(limits), **given}
 
 
-def _log_outcome(outcome: Outcome, run: Run) -> None:
+def _log_outcome(outcome: Outcome, session: Session) -> None:
     from zpyro.training.callbacks import duration
 
+    run = session.run
+    if session.resume and outcome.step == session.step and outcome.interrupted is None:
+        log(
+            f"note: no step was taken, because the budget of the run ends before step "
+            f"{session.step + 1}; raise it with --max-steps, --epochs or --max-minutes"
+        )
     best = "" if outcome.best is None else f", best held-out bound {outcome.best:.1f} nats/sequence"
     skipped = f", {outcome.skipped} of them skipped as not finite" if outcome.skipped else ""
     log(f"{pluralize(outcome.step, 'step')} in {duration(outcome.seconds)}{best}{skipped}")

@@ -268,6 +268,34 @@ def test_a_term_that_fails_leaves_no_run(zpyro: Zpyro, plugins: list[Path], tmp_
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (TERM.replace("step_values", "step_value"), "Sparsity: lacks step_values; define it"),
+        (
+            TERM + "\n    def __init__(self):\n        super().__init__(1.0)\n",
+            "sparsity: cannot be made of its weight (",
+        ),
+        (
+            TERM + "\n    def __init__(self, weight, other):\n        super().__init__(weight)\n",
+            "sparsity: cannot be made of its weight (",
+        ),
+    ],
+)
+def test_a_term_that_cannot_be_made_leaves_no_run(
+    zpyro: Zpyro, plugins: list[Path], tmp_path: Path, text: str, expected: str
+) -> None:
+    plugins[1].write_text(text, encoding="utf-8")
+    arguments = ("--plugin", plugins[1], "--plugin", plugins[3], "--out", tmp_path / "run")
+    result = zpyro(
+        "train", "--dataset", "sines", *arguments, "--set", "objective.sparsity_weight=0.1"
+    )
+    assert result.exit_code == 2, result.output
+    *_, line = result.stderr.splitlines()
+    assert line.startswith(f"error: objective term {expected}")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("argument", "expected"),
     [
         ("size", "the argument size of Tiny has no default"),

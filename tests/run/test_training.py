@@ -399,3 +399,34 @@ def test_there_must_be_something_to_validate_on() -> None:
     data = replace(dataset(), valid=dataset().valid[:0])
     with pytest.raises(UserError, match="training and validation both need sequences"):
         training.fit(model(), data, settings())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("dataset", [1.0], "dataset is a list, not a Dataset; make one with zpyro.datasets"),
+        ("dataset", dataset().train, "dataset is a Sequences, not a Dataset"),
+        ("config", settings().train, "config is a TrainConfig, not a Config"),
+        ("run", "runs/mine", "run is a str, not a Run; open one with"),
+        ("callbacks", reporting.NullLogger(), "callbacks is a NullLogger; pass a list"),
+        ("callbacks", [reporting.NullLogger], "the callback <class"),
+        ("callbacks", [print], "the callback <built-in function print> is no instance"),
+    ],
+)
+def test_arguments_of_another_type(name: str, value: Any, expected: str) -> None:
+    given: dict[str, Any] = {"dataset": dataset(), "config": settings(), name: value}
+    with pytest.raises(TypeError, match=expected):
+        training.fit(model(), **given)
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": 16}, {"latent_size": 5}, {"mlp_size": 9}])
+def test_settings_of_another_model_are_refused_for_a_run(
+    tmp_path: Path, change: dict[str, int]
+) -> None:
+    config = settings(max_steps=1)
+    other = replace(config, model=replace(config.model, **change))  # pyright: ignore
+    run = runs.create(tmp_path / "run", other)
+    with pytest.raises(UserError, match=r"config.model: describes another model: parameter .* has"):
+        training.fit(model(), dataset(), other, run=run)
+    assert not run.has("last")
+    assert training.fit(model(), dataset(), other).step == 1  # nothing is written

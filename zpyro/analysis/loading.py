@@ -36,6 +36,10 @@ class LoadedRun:
     run: Run
     checkpoint: Checkpoint
 
+    def __repr__(self) -> str:
+        name, step = self.checkpoint.config.name, self.checkpoint.step
+        return f"LoadedRun({str(self.run.folder)!r}, {name}, step {step})"
+
     @property
     def model(self) -> SequenceModel:
         """The model of the checkpoint."""

@@ -66,13 +66,14 @@ def load(folder: Path, settings: WavSettings) -> Dataset:
     first frame of each recording or row is its start frame: conditioned on, not scored.
 
     Folders and files named train, valid or test are that split, see
-    :mod:`zpyro.datasets.splitting`.
+    :mod:`zpyro.datasets.splitting`. Files that belong to no split are not read.
 
     Raises:
         UserError: if the folder or a file cannot be used, or a split would be empty.
     """
     remarks = list[audio.Remark]()
-    names, waveforms, rate = read_folder(folder, settings, remarks.append)
+    paths = audio.find(folder)
+    names = [relative_name(path, folder) for path in paths]
     splits = split_by_name(
         names,
         settings.valid_fraction,
@@ -81,7 +82,13 @@ def load(folder: Path, settings: WavSettings) -> Dataset:
         test_files=settings.test_files,
         seed=settings.seed,
     )
-    data = assemble("wav", names, waveforms, splits, rate, settings)
+    used = sorted(index for part in splits for index in part)
+    read, waveforms, rate = read_folder(
+        folder, settings, remarks.append, [paths[index] for index in used]
+    )
+    place = {index: number for number, index in enumerate(used)}
+    train, valid, test = ([place[index] for index in part] for part in splits)
+    data = assemble("wav", read, waveforms, (train, valid, test), rate, settings)
     notes = (*audio.notes(remarks), *describe_split(names), *audio.left_out(folder))
     return replace(data, notes=(*data.notes, *notes))
 
@@ -118,7 +125,10 @@ def assemble(
 
 
 def read_folder(
-    folder: Path, settings: WavSettings, on_remark: Callable[[audio.Remark], None]
+    folder: Path,
+    settings: WavSettings,
+    on_remark: Callable[[audio.Remark], None],
+    paths: Sequence[Path] | None = None,
 ) -> tuple[list[str], list[Waveform], int]:
     """Names (relative paths), waveforms and the one sample rate of a folder's recordings.
 
@@ -126,11 +136,12 @@ def read_folder(
         folder: where they are.
         settings: the rate, and how long a recording must be.
         on_remark: receives what is odd about recordings.
+        paths: the recordings to read; all by default.
 
     Raises:
         UserError: naming the first file that cannot be used, and how many more there are.
     """
-    paths = audio.find(folder)
+    paths = audio.find(folder) if paths is None else paths
     names = [relative_name(path, folder) for path in paths]
     waveforms: list[Waveform] = []
     rates: dict[int, str] = {}

@@ -509,13 +509,18 @@ def register(term: type[Term]) -> type[Term]:
     """Make a term available to the command line; usable as a class decorator.
 
     Raises:
-        UserError: if its name is missing, taken or that of another column of the records.
+        UserError: if its name is missing, taken or that of another column of the records, or a
+            method that it must define is missing.
     """
     name = getattr(term, "name", "")
     if not name.isidentifier() or name in RESERVED_NAMES:
         raise UserError(
             f"objective term {term.__name__}: the name {name!r} is missing or reserved; "
             "choose another"
+        )
+    if missing := getattr(term, "__abstractmethods__", ()):
+        raise UserError(
+            f"objective term {term.__name__}: lacks {', '.join(sorted(missing))}; define it"
         )
     TERMS.register(name, term)
     return term

@@ -110,7 +110,14 @@ def _registered_terms(objective: ObjectiveConfig) -> list[Term]:
             getattr(objective, f"{name}_weight{part}", None) for part in ("", "_final", "_rate")
         )
         if weight or final:
-            found.append(term(_moving(weight or 0.0, weight if final is None else final, rate)))
+            moving = _moving(weight or 0.0, weight if final is None else final, rate)
+            try:
+                found.append(term(moving))
+            except TypeError as error:
+                raise UserError(
+                    f"objective term {name}: cannot be made of its weight ({error}); "
+                    "let its __init__ take the weight as the only required argument"
+                ) from error
     return found
 
 

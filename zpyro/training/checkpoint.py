@@ -258,6 +258,27 @@ def load_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
     return tensor_files.read(folder / MODEL, model.state_dict())
 
 
+def check_described(model: SequenceModel, config: ModelConfig) -> None:
+    """Check that settings describe a model, so that its checkpoints can be read.
+
+    Raises:
+        UserError: if a model of these settings has other parameters.
+    """
+    with torch.device("meta"):
+        expected = build_model(config, model.likelihood).state_dict()
+    found = model.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    own = {name for name in shapes if not name.startswith(custom_guides.PREFIX)}
+    for name in sorted(own | wanted.keys()):
+        if shapes.get(name) != wanted.get(name):
+            raise UserError(
+                f"config.model: describes another model: parameter {name} has shape "
+                f"{shapes.get(name)} in the model and {wanted.get(name)} by the settings; build "
+                "the model with zpyro.training.build_model(config.model, likelihood)"
+            )
+
+
 def load_state(folder: Path) -> dict[str, Any]:
     """Read the state of the training that a checkpoint holds.
 

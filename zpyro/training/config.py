@@ -195,15 +195,15 @@ class Config:
     Attributes:
         dataset: name of the data set.
         data_folder: the folder or file it is read from, None for a built-in one.
-        data: the data set's own settings.
+        data: the data set's own settings, None for data in memory.
         model: the network.
         objective: the weights of the objective.
         train: the optimizer and the budget.
     """
 
     dataset: str
-    data_folder: str | None
-    data: Any
+    data_folder: str | None = None
+    data: Any = None
     model: ModelConfig = dataclasses.field(default_factory=model_config)
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()

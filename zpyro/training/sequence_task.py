@@ -75,12 +75,18 @@ def fit(
 
     Raises:
         UserError: if many steps in a row are not finite, there is nothing to train or validate
-            on, another training writes into the run directory, or it cannot be written.
+            on, ``config.model`` describes another model than the one to be written to the run,
+            another training writes into the run directory, or it cannot be written.
+        TypeError: for an argument of another type.
 
     Example::
 
+        config = Config("vowels", train=TrainConfig(epochs=None, max_minutes=5))
         outcome = fit(model, datasets.load("vowels"), config, callbacks=[LineLogger(Console())])
     """
+    _check_types(module, dataset, config, run, callbacks)
+    if run is not None:
+        checkpoint.check_described(module, config.model)
     main = process_group.is_main_process
     with nullcontext() if run is None else run.locked(is_main_process=main):
         trainer = Trainer(
@@ -98,6 +104,30 @@ def fit(
         outcome = trainer.fit()
         trainer.restore_best()
         return outcome
+
+
+def _check_types(
+    module: object, dataset: object, config: object, run: object, callbacks: object
+) -> None:
+    """Raise TypeError for a mixed-up argument of :func:`fit`."""
+    hints = {
+        "dataset": "make one with zpyro.datasets.load or zpyro.datasets.from_arrays",
+        "config": 'make one with zpyro.training.Config("NAME", train=TrainConfig(...))',
+        "run": "open one with zpyro.training.open_run",
+    }
+    wanted = {"module": SequenceModel, "dataset": Dataset, "config": Config, "run": Run | None}
+    given = {"module": module, "dataset": dataset, "config": config, "run": run}
+    for name, kind in wanted.items():
+        if not isinstance(given[name], kind):
+            expected = getattr(kind, "__name__", "Run")
+            hint = f"; {hints[name]}" if name in hints else ""
+            found = type(given[name]).__name__
+            raise TypeError(f"fit: {name} is a {found}, not a {expected}{hint}")
+    if not isinstance(callbacks, Sequence):
+        raise TypeError(f"fit: callbacks is a {type(callbacks).__name__}; pass a list of callbacks")
+    for each in callbacks:
+        if not isinstance(each, Callback):
+            raise TypeError(f"fit: the callback {each!r} is no instance of zpyro.training.Callback")
 
 
 class SequenceTask(TrainingTask[SequenceModel]):
