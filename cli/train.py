@@ -239,6 +239,9 @@ def _resume(
         else:
             model = last.model.to(choose_device(settled.train.device))
         if last is None and process_group.is_main_process:
+            kept = run.set_aside_best()
+            if kept is not None:
+                log(f"warning: {kept}")
             run.write_baselines(loaded.train, loaded.frame_size)
     if last is None:
         return Session(model, loaded, settled, run, resume=False)

@@ -205,7 +205,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise UserError(f"{path}: is larger than settings can be; choose another file")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        # Some editors write a byte order mark.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except UserError:

@@ -373,3 +373,36 @@ def test_another_batch_size_goes_on_from_the_same_place(
     left = steps_per_epoch - done + (2 - stopped // 4) * steps_per_epoch
     last = runs.open_run(run).load("last")
     assert (last.step, last.epoch) == (stopped + left, 3)
+
+
+def test_the_file_of_a_run_on_another_data_set(zpyro: Zpyro, run: Path, tmp_path: Path) -> None:
+    text = tmp_path / "lines.txt"
+    text.write_text("".join(f"a b c {'d e f g'[: 2 * (n % 4) + 1]}\n" for n in range(40)))
+    other = train(zpyro, "text", text, tmp_path / "other")
+    data_folder = runs.open_run(run).config().data_folder
+    shutil.copy(other / runs.CONFIG, run / runs.CONFIG)
+    config_file = run / runs.CONFIG
+    config_file.write_text(config_file.read_text().replace(str(text), str(data_folder)))
+    result = zpyro("evaluate", run)
+    assert result.exit_code == 0, result.output
+    edit(run, "train.batch_size", "eight")
+    assert "train.batch_size must be a whole number" in zpyro("evaluate", run).stderr
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_byte_order_mark_is_read(zpyro: Zpyro, run: Path, line_end: str) -> None:
+    path = run / runs.CONFIG
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_text().replace("\n", line_end).encode())
+    assert resume(zpyro, run).exit_code == 0
+    assert zpyro("evaluate", run).exit_code == 0
+
+
+def test_best_weights_without_a_last_checkpoint_are_kept(zpyro: Zpyro, run: Path) -> None:
+    best = (run / "best" / "meta.json").read_bytes()
+    for name in ("last", "last.previous"):
+        shutil.rmtree(run / name, ignore_errors=True)
+    result = resume(zpyro, run)
+    assert result.exit_code == 0, result.output
+    assert "last: is missing; training starts again" in result.output
+    assert (run / "best.damaged" / "meta.json").read_bytes() == best
+    assert (run / "best").is_dir()

@@ -119,7 +119,11 @@ class Run:
             logger.warning("%s, which is used", line)
         if edited:
             # What is not used must be sound all the same: a damaged file is an error.
-            resolved(values)
+            other = values["dataset"] != fixed.get("dataset", values["dataset"])
+            own = config.preset_of(table, str(path), accept_renamed=True).values
+            resolved({"dataset": preset.dataset, **own} if other else values)
+            if other:  # its settings of data are those of another data set
+                values = {k: value for k, value in values.items() if not k.startswith("data.")}
         for text in assignments:
             key, _, value = (part.strip() for part in text.partition("="))
             if key in fixed and settings.parse_value(value) != fixed[key]:
@@ -170,6 +174,22 @@ class Run:
             )
         aside = files.set_aside(self.last)
         return f"{damage}; kept as {aside}, training continues from {previous}"
+
+    def set_aside_best(self) -> str | None:
+        """Keep the best weights of a run whose last checkpoint is missing, as ``best.damaged``.
+
+        Returns:
+            A line that names them, or None where there are none.
+
+        Raises:
+            UserError: if the directory cannot be written.
+        """
+        if not self.has("best"):
+            return None
+        aside = files.set_aside(files.complete_folder(self.best))
+        return (
+            f"{self.last}: is missing; training starts again, the best weights are kept as {aside}"
+        )
 
     def has(self, which: str) -> bool:
         """Whether there is a checkpoint of that name, "best" or "last"."""
