@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from zpyro.training.interruption import SIGNALS
+
+# nohup and shell scripts may have the tests ignore signals, which tests send to themselves.
+for number in SIGNALS:
+    if signal.getsignal(number) is signal.SIG_IGN:
+        handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, handler)
 
 # Tests run side by side, one process a core: more threads would only wait for each other.
 torch.set_num_threads(1)

@@ -50,3 +50,17 @@ def test_a_file_that_would_expand_is_not_read(tmp_path: Path) -> None:
     assert packed.stat().st_size < path.stat().st_size / 10
     with pytest.raises(UserError, match=r"packed\.pt: declares more than it holds"):
         torch_files.read(packed)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_no_pickle_protocol_is_warned_of(
+    tmp_path: Path, protocol: int, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tmp_path / "state.pt"
+    torch.save({"x": torch.arange(3.0)}, path, pickle_protocol=protocol)
+    if protocol <= 3:
+        assert torch.equal(torch_files.read(path)["x"], torch.arange(3.0))
+    else:  # torch's restricted unpickler lacks their instructions
+        with pytest.raises(UserError, match=r"state.pt: is corrupt, or no file of plain tensors"):
+            torch_files.read(path)
+    assert not recwarn.list

@@ -35,7 +35,7 @@ TARGETS: dict[str, Target] = {**fuzz_audio.TARGETS, **fuzz_files.TARGETS}
 ALLOWANCE = 1 << 30
 """Bytes by which the address space of the reading process may grow."""
 
-LIMIT = 20.0
+LIMIT = 60.0
 """Seconds without an answer that count as a hang."""
 
 BATCH = 500
@@ -101,7 +101,9 @@ class Reader:
             report.counts[what] += 1
             report.peak = max(report.peak, grown)
             if what not in ("accepted", "refused"):
-                content = (self._folder / self._targets[name].file_name).read_bytes()
+                path = self._folder / self._targets[name].file_name
+                # A process may hang or crash before it has written an input.
+                content = path.read_bytes() if path.exists() else b""
                 report.findings.append((f"{what}: {text}", content))
             if what in ("hang", "crash"):
                 self.close()

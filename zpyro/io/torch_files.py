@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import pickle
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,7 +47,10 @@ def read(path: Path) -> Any:
     try:
         with path.open("rb") as stream:
             _check_container(path, stream)
-            return torch.load(stream, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                # Of another pickle protocol: what it cannot read is an error all the same.
+                warnings.filterwarnings("ignore", message="Detected pickle protocol")
+                return torch.load(stream, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except _DAMAGED as error:
