@@ -393,3 +393,45 @@ def test_what_follows_flac_is_no_sound(tmp_path: Path, after: bytes, count: int)
     waveform, _, remarks = audio.read_with_remarks(path)
     np.testing.assert_allclose(waveform, np.tile(sound(), count), atol=1e-4)
     assert remarks == ({} if count == 1 else {JOINED: f"{count}"})
+
+
+@pytest.mark.parametrize("block", [None, 192, 576, 4096])
+@pytest.mark.parametrize("after", [b"", b"TAG" + bytes(125), b"ID3\3\0\0\0\0\0\x10" + bytes(16)])
+@pytest.mark.parametrize("total", [1, 4096, COUNT // 2, COUNT - 1])
+def test_flac_that_declares_too_few_samples_is_read_whole(
+    tmp_path: Path, total: int, after: bytes, block: int | None
+) -> None:
+    expected = COUNT if block is None else 5 * block
+    total = min(total, expected - 1)
+    # Frames of one size with silence are put together here.
+    content = flac(total) if block is None else b"".join(silent_flac(block, total))
+    path = tmp_path / "a.flac"
+    path.write_bytes(content + after)
+    waveform, rate, remarks = audio.read_with_remarks(path)
+    assert (len(waveform), rate) == (expected, 16_000)
+    assert "no usable length in the header, read to the end of the file" in remarks
+    if block is None:
+        np.testing.assert_allclose(waveform, sound(), atol=1e-4)
+
+
+def silent_flac(block: int, total: int) -> list[bytes]:
+    """A stream of five frames of silence."""
+    size = struct.pack(">HH", block, block) + bytes(6)
+    rate = (16_000 << 44 | 0 << 41 | 15 << 36 | total).to_bytes(8, "big")
+    parts = [b"fLaC\x80\0\0\x22" + size + rate + bytes(16)]
+    codes = {192: 1, 576: 2, 4096: 12}
+    for number in range(5):
+        header = bytes([0xFF, 0xF8, codes[block] << 4 | 5, 0 << 4 | 4 << 1, number])
+        header += bytes([crc(header, 0x07, 8)])
+        frame = header + bytes([0, 0, 0])  # a constant subframe of 16 bits
+        parts.append(frame + crc(frame, 0x8005, 16).to_bytes(2, "big"))
+    return parts
+
+
+def crc(data: bytes, polynomial: int, width: int) -> int:
+    value, top = 0, 1 << (width - 1)
+    for byte in data:
+        value ^= byte << (width - 8)
+        for _ in range(8):
+            value = (value << 1 ^ (polynomial if value & top else 0)) & (2 * top - 1)
+    return value

@@ -162,7 +162,8 @@ def read_with_remarks(path: Path) -> tuple[Waveform, int, dict[str, str]]:
             rates.add(rate)
     except (soundfile.SoundFileError, OSError) as error:
         raise UserError(
-            f"{path}: cannot be read as audio ({_reason(error)}); repair or remove it"
+            f"{path}: cannot be read as audio ({_reason(error)}); copy it again or convert"
+            " it, or move it elsewhere if it is no recording"
         ) from error
     if len(rates) > 1:
         several = ", ".join(map(str, sorted(rates)))

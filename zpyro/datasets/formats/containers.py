@@ -16,7 +16,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
-from zpyro.datasets.formats import mpeg
+from zpyro.datasets.formats import flac, mpeg
 from zpyro.errors import UserError
 
 SPHERE_MAGIC = b"NIST_1A\n"
@@ -175,7 +175,11 @@ def _parts(path: Path, content: mmap) -> Iterator[Part]:
         borders = [*_beginnings(content, start), size]
         is_ogg = content[start : start + 4] == b"OggS"
         for begin, end in pairwise(borders):
-            yield Part(b"", begin, end, unfinished=is_ogg and not _ends(content, begin, end))
+            head = None if is_ogg else flac.corrected_header(content, begin, end)
+            if head is not None:
+                yield Part(head, begin + len(head), end, placeholder=True)
+            else:
+                yield Part(b"", begin, end, unfinished=is_ogg and not _ends(content, begin, end))
         return
     while start < size:
         samples = _samples(path, content, start)
