@@ -9,6 +9,7 @@ import importlib
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ COMMANDS = (
 DISTRIBUTED = ("train", "evaluate", "compare")
 """Commands that torchrun may start in several processes."""
 
+SECONDS_TO_PRINT = 60.0
+"""How long a process waits for torchrun to end it, after the first process printed an error."""
+
 
 class CliError(click.ClickException):
     """An error of one line on standard error, with exit code 2.
@@ -52,6 +56,9 @@ class CliError(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         if self.everywhere and _is_distributed() and os.environ["LOCAL_RANK"] != "0":
+            if "TORCHELASTIC_RUN_ID" in os.environ:
+                # torchrun ends all processes when the first one does, also the one that prints.
+                time.sleep(SECONDS_TO_PRINT)
             return
         line = " ".join(self.format_message().split())
         click.echo(f"error: {line}", file=file or sys.stderr)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,34 @@ def test_a_mistake_of_one_process_is_told_by_it(
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert capsys.readouterr().err == ""
+
+
+def test_a_process_that_prints_nothing_waits_for_torchrun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If it ended first, torchrun would end the process that has yet to print."""
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", "--hasty"])
+        assert ("No such option" in capsys.readouterr().err) == (rank == "0")
+        assert len(waited) == int(rank)
+
+
+def test_a_mistake_is_told_although_the_first_process_is_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = "import os, time\nif os.environ.get('LOCAL_RANK') == '0': time.sleep(5)\n"
+    (tmp_path / "sitecustomize.py").write_text(slow, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = torchrun(2, "-m", "zpyro_cli", "train", "--hasty", check=False)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "No such option" in lines[0]
 
 
 def failing(error: Exception) -> Callable[..., Any]:
