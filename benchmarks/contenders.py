@@ -93,7 +93,7 @@ def bare_terms(model: zpyro.ZForcing, x: Tensor, start: Tensor, particles: int =
     path, backward = process.trajectory(z), process.backward_states
     kl = gaussian_kl(*process.posterior(path), *process.prior(path)).sum(-1)
     log_auxiliary = process.auxiliary(backward, path)
-    terms = (process.log_likelihood(path, x), kl, log_auxiliary, process.reverse(backward))
+    terms = (process.log_likelihood(path, x), kl, log_auxiliary, process.reverse(backward, x))
     return Terms(*(term.sum(0).squeeze(0) for term in terms))
 
 
