@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.recurrence.cases import CELLS, assert_close, gradients, make, outputs
-from zpyro.nn.kernels import cuda_graph, lstm_loops
+from tests.recurrence.fake_graphs import FakeGraph, use_fake_graphs
+from zpyro.nn.kernels import cuda_graph
 from zpyro.nn.kernels.cuda_graph import GraphedCallable, Tensors
 from zpyro.nn.kernels.lstm_loops import GraphedLoops
 from zpyro.nn.recurrence import RECURRENCES, Path, fused, plain
@@ -21,35 +23,9 @@ pytestmark = pytest.mark.fast
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-class FakeGraph:
-    """Repeats the same work from the same inputs into the same outputs, as a CUDA graph does."""
-
-    def __init__(self, function: Callable[..., Tensors], inputs: Tensors) -> None:
-        self._work = function, inputs
-        self.outputs = function(*inputs)
-        self.replays = 0
-
-    def replay(self) -> None:
-        function, inputs = self._work
-        self.replays += 1
-        for kept, new in zip(self.outputs, function(*inputs), strict=True):
-            kept.copy_(new)
-
-
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[FakeGraph]:
-    """Record fake graphs on a CPU; the list of recorded graphs."""
-    recorded: list[FakeGraph] = []
-
-    def record(self: GraphedCallable, inputs: Tensors) -> cuda_graph._Recording:
-        kept = tuple(part.detach().clone() for part in inputs)
-        recorded.append(FakeGraph(self._function, kept))
-        return cuda_graph._Recording(recorded[-1], kept, recorded[-1].outputs)
-
-    monkeypatch.setattr(GraphedCallable, "_record", record)
-    monkeypatch.setattr(cuda_graph, "can_capture", lambda _: True)
-    monkeypatch.setattr(lstm_loops, "can_capture", lambda _: True)
-    return recorded
+    return use_fake_graphs(monkeypatch)
 
 
 def double(x: Tensor) -> Tensors:
@@ -92,14 +68,122 @@ def test_changes_in_place_happen_at_every_replay(graphs: list[FakeGraph]) -> Non
     def add(x: Tensor) -> Tensors:
         return (total.add_(x.sum()),)
 
-    graphed = GraphedCallable(add, warm_up=1)
-    graphed(torch.ones(2))
-    assert total == 2.0
-    graphed(torch.ones(2))
-    # The fake graph runs once while it records, a real one does not.
-    assert total == 6.0
-    graphed(torch.ones(2))
-    assert total == 8.0
+    graphed = GraphedCallable(add, warm_up=1, state=lambda: [total])
+    for number in range(1, 5):
+        assert graphed(torch.ones(2))[0] == 2.0 * number
+        assert total == 2.0 * number
+    assert [graph.replays for graph in graphs] == [3]
+
+
+def test_random_numbers_go_on_as_without_a_graph(graphs: list[FakeGraph]) -> None:
+    def sample(x: Tensor) -> Tensors:
+        return (torch.randn_like(x),)
+
+    results = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        graphed = GraphedCallable(sample, warm_up=1, enabled=enabled)
+        results.append(torch.cat([graphed(torch.ones(2))[0] for _ in range(4)]))
+    assert torch.equal(*results)
+    assert len(graphs) == 1
+
+
+class Wrong(FakeGraph):
+    """A graph whose replay makes a mistake, which a test gives."""
+
+    def __init__(self, mistake: Callable[[FakeGraph], None], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._mistake = mistake
+
+    def replay(self) -> None:
+        super().replay()
+        self._mistake(self)
+
+
+def wrong_output(graph: FakeGraph) -> None:
+    graph.outputs[0].mul_(1.002)
+
+
+def not_a_number(graph: FakeGraph) -> None:
+    graph.outputs[0].fill_(float("nan"))
+
+
+def failure(graph: FakeGraph) -> None:
+    raise RuntimeError("an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize("mistake", [wrong_output, not_a_number, failure])
+def test_a_wrong_graph_is_dropped_with_one_warning(
+    mistake: Callable[[FakeGraph], None],
+    graphs: list[FakeGraph],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    del graphs
+    total = torch.zeros(2)
+
+    def record(self: GraphedCallable, inputs: Tensors) -> cuda_graph._Recording:
+        graph = Wrong(mistake, self._function, inputs, self._state())
+        return cuda_graph._Recording(graph, inputs, graph.outputs)
+
+    def step(x: Tensor) -> Tensors:
+        total.add_(torch.rand(2) * x)
+        return (total.sum().reshape(1),)
+
+    monkeypatch.setattr(GraphedCallable, "_record", record)
+    graphed = GraphedCallable(step, warm_up=1, state=lambda: [total])
+    torch.manual_seed(0)
+    with caplog.at_level(logging.WARNING):
+        found = [graphed(torch.ones(2))[0] for _ in range(4)]
+    torch.manual_seed(0)
+    expected = torch.rand(4, 2).cumsum(0)
+    torch.testing.assert_close(torch.cat(found), expected.sum(1))
+    torch.testing.assert_close(total, expected[-1])
+    assert [record.message.count("CUDA graphs are not used") for record in caplog.records] == [1]
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_a_graph_that_changes_too_little_or_too_much_is_dropped(
+    times: int,
+    graphs: list[FakeGraph],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    del graphs
+    weight = torch.zeros(2)
+
+    def record(self: GraphedCallable, inputs: Tensors) -> cuda_graph._Recording:
+        graph = Wrong(change, self._function, inputs, self._state())
+        return cuda_graph._Recording(graph, inputs, graph.outputs)
+
+    def change(_: FakeGraph) -> None:
+        weight.add_(times - 1.0)
+
+    def step(x: Tensor) -> Tensors:
+        weight.add_(x)
+        return (x.sum().reshape(1),)
+
+    monkeypatch.setattr(GraphedCallable, "_record", record)
+    graphed = GraphedCallable(step, warm_up=1, state=lambda: [weight])
+    with caplog.at_level(logging.WARNING):
+        for number in range(1, 5):
+            graphed(torch.ones(2))
+            assert weight.tolist() == [number] * 2
+    assert "what a graph changes differs" in caplog.text
+
+
+def test_numbers_that_are_not_finite_are_not_compared(
+    graphs: list[FakeGraph], caplog: pytest.LogCaptureFixture
+) -> None:
+    graphed = GraphedCallable(double, warm_up=1)
+    with caplog.at_level(logging.WARNING):
+        for value in (1.0, float("nan"), float("inf"), 3.0, 4.0):
+            assert torch.equal(
+                graphed(torch.full((1,), value))[0].nan_to_num(),
+                torch.tensor([2 * value]).nan_to_num(),
+            )
+    assert not caplog.records
+    assert len(graphs) == 1
 
 
 def test_failing_to_record_is_logged_once_and_the_function_still_runs(

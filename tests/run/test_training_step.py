@@ -11,6 +11,7 @@ import pyro
 import pytest
 import torch
 
+from tests.recurrence.fake_graphs import use_fake_graphs
 from tests.run.small import dataset, model, settings
 from zpyro.distributed.processes import full_batch
 from zpyro.nn import precision
@@ -47,7 +48,10 @@ def test_nothing_is_read_from_the_device(monkeypatch: pytest.MonkeyPatch) -> Non
     moves = patch.object(Optimizer, "step")
     key = (True, True, True), True
     with pyro.validation_enabled(False), norm, moves as moved:
-        (is_finite,) = trainer._update(key, controls, controls[:2], batch.x, lengths, batch.start)
+        is_finite, loss, *_ = trainer._update(
+            key, controls, controls[:2], batch.x, lengths, batch.start
+        )
+    assert loss.device.type == "meta"
     assert is_finite.device.type == moved.call_args.args[1].device.type == "meta"
 
 
@@ -87,8 +91,9 @@ def test_terms_without_weight_have_a_graph_of_their_own() -> None:
     moving = replace(
         config.objective, auxiliary_weight_final=0.0, auxiliary_weight_rate=0.01, kl_weight=1.0
     )
+    finite_step = torch.tensor(True), torch.zeros(()), torch.zeros(())
     with patch.object(
-        GraphedCallable, "__call__", autospec=True, side_effect=lambda *_: (torch.tensor(True),)
+        GraphedCallable, "__call__", autospec=True, side_effect=lambda *_: finite_step
     ) as called:
         training.fit(model(), dataset(), replace(config, objective=moving))
     first, second = (call.args[0] for call in called.call_args_list)
@@ -131,6 +136,25 @@ def test_tf32_is_on_within(monkeypatch: pytest.MonkeyPatch) -> None:
     with precision.products("float32"):
         assert tf32() == (False, False)
     assert not torch.backends.cudnn.allow_tf32
+
+
+def test_checking_a_graph_takes_its_step_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps whose first replay is compared with a direct call leave what direct steps leave."""
+    ends = []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        with monkeypatch.context() as patched:
+            graphs = use_fake_graphs(patched) if captured else []
+            trainer, task = make("cpu", max_steps=12, average=0.9, batch_size=4)
+            trainer._captures = captured
+            trainer.fit()
+        assert bool(graphs) == captured
+        ends.append((task.model.state_dict(), trainer.optimizer.tensors(), trainer.accumulator))
+    (weights, state, sums), (captured_weights, captured_state, captured_sums) = ends
+    for name, value in weights.items():
+        assert torch.equal(captured_weights[name], value), name
+    assert all(torch.equal(a, b) for a, b in zip(captured_state, state, strict=True))
+    assert captured_sums.state_dict() == sums.state_dict()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -99,6 +99,10 @@ class MetricAccumulator:
         total, in_a_row = self._skipped.tolist()
         return int(total), int(in_a_row)
 
+    def tensors(self) -> list[Tensor]:
+        """What :meth:`add` changes in place."""
+        return list(self._parts().values())
+
     def state_dict(self) -> dict[str, Any]:
         """The sums and counts as plain numbers."""
         parts: dict[str, Any] = {name: part.tolist() for name, part in self._parts().items()}

@@ -95,6 +95,13 @@ class Optimizer:
         if self.average is not None:
             self.average.update(is_finite)
 
+    def tensors(self) -> list[Tensor]:
+        """Everything that :meth:`step` changes in place."""
+        states = self._optimizer.state.values()
+        state = [part for one in states for part in one.values() if isinstance(part, Tensor)]
+        average = [] if self.average is None else self.average.tensors()
+        return [*self.parameters, *state, *(self._rates or ()), *average]
+
     def learning_rate(self, fraction: float, epoch: int = 0) -> float:
         """The learning rate of a step.
 
@@ -173,6 +180,10 @@ class AveragedWeights:
             yield
         finally:
             self._copy(own)
+
+    def tensors(self) -> list[Tensor]:
+        """What :meth:`update` changes in place."""
+        return [self._updates, *self._averages]
 
     def state_dict(self) -> dict[str, Any]:
         """The averages and the number of updates."""

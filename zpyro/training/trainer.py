@@ -169,10 +169,15 @@ class Trainer:
         key, tensors = task.inputs(batch)
         if key not in self._updates:
             self._updates[key] = GraphedCallable(
-                partial(self._update, key), max_graphs=task.max_graphs, enabled=self._captures
+                partial(self._update, key),
+                max_graphs=task.max_graphs,
+                enabled=self._captures,
+                state=self._updated_tensors,
             )
         with self._checked(batch), precision.products(self.train.precision):
-            is_finite, *outputs = self._updates[key](to_device(controls, self.device), *tensors)
+            is_finite, _, _, *outputs = self._updates[key](
+                to_device(controls, self.device), *tensors
+            )
         task.after_step(is_finite, tuple(outputs))
         state.advance(task.steps_per_epoch)
         is_logged = state.step % self.train.log_every == 0
@@ -187,7 +192,11 @@ class Trainer:
             self._record_steps()
 
     def _update(self, key: Hashable, controls: Tensor, *tensors: Tensor) -> Tensors:
-        """Forward, backward, clipping, sums and the optimizer's step: a function of tensors."""
+        """Forward, backward, clipping, sums and the optimizer's step: a function of tensors.
+
+        Returns:
+            Whether the step is finite, the loss, the gradient's length, and the task's outputs.
+        """
         with precision.autocast(self.train.precision, controls.device):
             terms = self.task.loss(key, controls, *tensors)
         self.optimizer.zero_grad()
@@ -195,7 +204,12 @@ class Trainer:
         norm = self.optimizer.clip_gradients()
         is_finite = self.accumulator.add(terms.values, norm, terms.examples, terms.frames)
         self.optimizer.step(controls[-1], is_finite)
-        return is_finite, *terms.outputs
+        return is_finite, terms.loss.detach(), norm.detach(), *terms.outputs
+
+    def _updated_tensors(self) -> list[Tensor]:
+        """Everything that :meth:`_update` changes in place."""
+        buffers = list(self.task.model.buffers())
+        return [*self.optimizer.tensors(), *buffers, *self.accumulator.tensors()]
 
     def _batches(self) -> Iterator[Any]:
         """Batches without end, from the present state on."""

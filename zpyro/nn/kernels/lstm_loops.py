@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zpyro.nn.kernels.cuda_graph import GraphedCallable, Tensors, can_capture
+from zpyro.nn.kernels.cuda_graph import TOLERANCE, GraphedCallable, Tensors, can_capture
 from zpyro.nn.kernels.fused_blocks import (
     Gradient,
     PathGradients,
@@ -168,7 +168,9 @@ class GraphedLoops(TorchLoops):
         key = ("forward", product_dtype)
         if key not in self._graphs:
             function = partial(self._forward, product_dtype)
-            self._graphs[key] = GraphedCallable(function, clone_outputs=False)
+            self._graphs[key] = GraphedCallable(
+                function, clone_outputs=False, tolerance=_tolerance(product_dtype)
+            )
         for part, filled in zip(tape, self._graphs[key](*tensors), strict=True):
             part.copy_(filled)
 
@@ -185,7 +187,10 @@ class GraphedLoops(TorchLoops):
             return super().backward(tape, weights, grad_outputs, product_dtype)
         key = ("backward", product_dtype, present)
         if key not in self._graphs:
-            self._graphs[key] = GraphedCallable(partial(self._backward, product_dtype, present))
+            self._graphs[key] = GraphedCallable(
+                partial(self._backward, product_dtype, present),
+                tolerance=_tolerance(product_dtype),
+            )
         return LoopGradients(*self._graphs[key](*tensors))
 
     def _forward(self, product_dtype: torch.dtype, *tensors: Tensor) -> Tensors:
@@ -200,6 +205,11 @@ class GraphedLoops(TorchLoops):
         gradients = iter(rest)
         grads: list[Gradient] = [next(gradients) if given else None for given in present]
         return tuple(super().backward(tape, weights, PathGradients(*grads), product_dtype))
+
+
+def _tolerance(product_dtype: torch.dtype) -> float:
+    """For results of products in a dtype, which depend on the order of the sums."""
+    return max(TOLERANCE, 4.0 * torch.finfo(product_dtype).eps)
 
 
 def _unflatten(tensors: Tensors) -> tuple[Tape, Weights, Tensors]:
