@@ -70,14 +70,52 @@ def test_a_failing_compiler_is_reported(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_a_damaged_library_is_not_used(tmp_path: Path) -> None:
-    code = (
-        "import zpyro.nn.kernels.compiled as c"
-        "; path = c.cache_folder() / f'recurrence-{c._fingerprint()}.so'"
-        "; path.write_text('not a library'); print(c.status())"
+DAMAGED = (
+    "import logging; logging.basicConfig(level=20); import zpyro.nn.kernels.compiled as c"
+    "; c.library_path().write_text('not a library'); print(c.status())"
+)
+
+
+@needs_compiler
+def test_a_damaged_library_is_built_again(tmp_path: Path) -> None:
+    result = run(DAMAGED, ZPYRO_CACHE=str(tmp_path))
+    assert result.stdout.strip() == "ready", result.stderr
+    assert "does not load" in result.stderr
+    assert "compiling" in result.stderr
+
+
+def test_a_damaged_library_is_not_used_without_a_compiler(tmp_path: Path) -> None:
+    result = run(DAMAGED, ZPYRO_CACHE=str(tmp_path), CXX="no-such-compiler")
+    assert "no C++ compiler found" in result.stdout
+    assert "does not load" in result.stderr
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("(1 - tanh_c * tanh_c)", "(2 - tanh_c * tanh_c)", "computes wrong results"),
+        ("int forward_float", "int forward_single", "is not the library of this version"),
+    ],
+    ids=["results", "names"],
+)
+def test_a_library_of_another_version_is_removed_and_built_again(
+    old: str, new: str, reason: str, tmp_path: Path
+) -> None:
+    changed = tmp_path / "changed.cpp"
+    source = compiled.SOURCE.read_text()
+    assert old in source
+    changed.write_text(source.replace(old, new))
+    cache = tmp_path / "cache"
+    stale = (
+        "import zpyro.nn.kernels.compiled as c; from pathlib import Path"
+        f"; path = c.library_path(); right = c.SOURCE; c.SOURCE = Path({str(changed)!r})"
+        "; c._build(path); c.SOURCE = right; print(c.status())"
     )
-    result = run(code, ZPYRO_CACHE=str(tmp_path))
-    assert "does not load" in result.stdout
+    result = run(stale, ZPYRO_CACHE=str(cache))
+    assert reason in result.stdout, result.stderr
+    assert "WARNING" in result.stderr or "not compiled" in result.stderr
+    assert run(STATUS, ZPYRO_CACHE=str(cache)).stdout.strip() == "ready"
 
 
 @needs_compiler

@@ -2,7 +2,7 @@
 
 The package contains the source, recurrence.cpp. A C++ compiler with OpenMP builds it once per
 machine, in a few seconds, into the user's cache folder. :func:`status` checks once per process
-whether the library can be used; without it the torch loops run.
+whether the library can be used and computes what the torch loops compute; otherwise these run.
 
 Environment:
     ZPYRO_COMPILE: 0 to compile and load nothing.
@@ -29,7 +29,13 @@ from torch import Tensor
 from zpyro.errors import UserError
 from zpyro.io.cache import ADVICE, cache_folder
 from zpyro.nn.kernels.fused_blocks import Gradient, PathGradients, running_cell_gradient
-from zpyro.nn.kernels.lstm_loops import GraphedLoops, LoopGradients, Tape, Weights
+from zpyro.nn.kernels.lstm_loops import (
+    GraphedLoops,
+    LoopGradients,
+    Tape,
+    TorchLoops,
+    Weights,
+)
 
 SOURCE = Path(__file__).parent / "recurrence.cpp"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
@@ -49,8 +55,8 @@ class CompiledLoops(GraphedLoops):
     def forward(self, tape: Tape, weights: Weights, product_dtype: torch.dtype) -> None:
         if not runs_here(tape.z, product_dtype):
             super().forward(tape, weights, product_dtype)
-            return
-        _call("forward", _sizes(tape, weights), _buffers(tape, weights), like=tape.z)
+        else:
+            _run_forward(tape, weights)
 
     def backward(
         self,
@@ -61,20 +67,26 @@ class CompiledLoops(GraphedLoops):
     ) -> LoopGradients:
         if not runs_here(tape.z, product_dtype):
             return super().backward(tape, weights, grad_outputs, product_dtype)
-        grad_inputs = LoopGradients(
-            activations=torch.empty_like(tape.activations),
-            gates=torch.empty_like(tape.gates),
-            raw=torch.empty_like(tape.raw),
-            hidden=torch.empty_like(tape.hidden[0]),
-            cell=running_cell_gradient(grad_outputs, tape.cell).contiguous(),
-        )
-        dense = PathGradients(
-            *(None if part is None else part.contiguous() for part in grad_outputs)
-        )
-        gradients = _pointers(_Gradients, (*dense, *grad_inputs))
-        sizes, buffers = _sizes(tape, weights), _buffers(tape, weights)
-        _call("backward", sizes, buffers, gradients, like=tape.z)
-        return grad_inputs
+        return _run_backward(tape, weights, grad_outputs)
+
+
+def _run_forward(tape: Tape, weights: Weights) -> None:
+    _call("forward", _sizes(tape, weights), _buffers(tape, weights), like=tape.z)
+
+
+def _run_backward(tape: Tape, weights: Weights, grad_outputs: PathGradients) -> LoopGradients:
+    grad_inputs = LoopGradients(
+        activations=torch.empty_like(tape.activations),
+        gates=torch.empty_like(tape.gates),
+        raw=torch.empty_like(tape.raw),
+        hidden=torch.empty_like(tape.hidden[0]),
+        cell=running_cell_gradient(grad_outputs, tape.cell).contiguous(),
+    )
+    dense = PathGradients(*(None if part is None else part.contiguous() for part in grad_outputs))
+    gradients = _pointers(_Gradients, (*dense, *grad_inputs))
+    sizes, buffers = _sizes(tape, weights), _buffers(tape, weights)
+    _call("backward", sizes, buffers, gradients, like=tape.z)
+    return grad_inputs
 
 
 def runs_here(like: Tensor, product_dtype: torch.dtype) -> bool:
@@ -90,6 +102,7 @@ def status() -> str:
         return "switched off by ZPYRO_COMPILE=0"
     try:
         library()
+        _check_results()
     except _NoCompilerError as error:
         logger.info("recurrence not compiled: %s; using torch operations", error)
         return str(error)
@@ -109,23 +122,84 @@ class _NoCompilerError(_NotBuiltError):
 
 @cache
 def library() -> ctypes.CDLL:
-    """The loaded library, built first if necessary."""
-    try:
-        path = cache_folder() / f"recurrence-{_fingerprint()}.so"
-    except UserError as error:
-        raise _NotBuiltError(str(error)) from error
+    """The loaded library, built first if necessary, or again if it is damaged."""
+    path = library_path()
     if not os.path.exists(path):
         _build(path)
     try:
         loaded = ctypes.CDLL(str(path))
     except OSError as error:
-        raise _NotBuiltError(f"{path} does not load: {error}") from error
+        logger.info("%s does not load (%s)", path, error)
+        _build(path)
+        try:
+            loaded = ctypes.CDLL(str(path))
+        except OSError as again:
+            raise _NotBuiltError(f"{path} does not load: {again}") from again
     for loop, arguments in (("forward", 2), ("backward", 3)):
         for dtype in ("float", "double"):
-            function = getattr(loaded, f"{loop}_{dtype}")
+            try:
+                function = getattr(loaded, f"{loop}_{dtype}")
+            except AttributeError as error:
+                raise _removed(path, "is not the library of this version") from error
             function.argtypes = [ctypes.c_void_p] * arguments
             function.restype = ctypes.c_int
     return loaded
+
+
+def library_path() -> Path:
+    """Where the library of this version, processor and torch is cached."""
+    try:
+        return cache_folder() / f"recurrence-{_fingerprint()}.so"
+    except UserError as error:
+        raise _NotBuiltError(str(error)) from error
+
+
+def _check_results() -> None:
+    """Compare both loops with those in torch on small random numbers."""
+    generator = torch.Generator().manual_seed(0)
+    steps, rows, hidden, latent, width = 3, 5, 6, 2, 4
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    tape = Tape(
+        activations=random(steps, rows, width),
+        gates=random(steps, rows, 4 * hidden),
+        raw=random(steps, rows, 2 * latent),
+        z=random(steps, rows, latent),
+        noise=random(steps, rows, latent),
+        hidden=random(steps + 1, rows, hidden),
+        cell=random(steps + 1, rows, hidden),
+    )
+    weights = Weights(
+        hidden=random(width, hidden),
+        future=random(width, hidden),
+        hidden_bias=random(width),
+        output=random(2 * latent, width),
+        output_bias=random(2 * latent),
+        gates=random(4 * hidden, hidden + latent),
+        embedded=random(4 * hidden, 1),
+        gate_bias=random(4 * hidden),
+    )
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-3)):
+        cast = Weights(*(part.to(dtype) for part in weights))
+        ours, theirs = (Tape(*(part.to(dtype, copy=True) for part in tape)) for _ in range(2))
+        ones = torch.ones_like(ours.z), torch.ones_like(ours.hidden[1:])
+        gradients = PathGradients(*ones, None, None, None)
+        with torch.no_grad():
+            _run_forward(ours, cast)
+            TorchLoops().forward(theirs, cast, dtype)
+            found = *ours, *_run_backward(ours, cast, gradients)
+            expected = *theirs, *TorchLoops().backward(theirs, cast, gradients, dtype)
+        pairs = zip(found, expected, strict=True)
+        if not all(torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in pairs):
+            raise _removed(library_path(), f"computes wrong results in {dtype}")
+
+
+def _removed(path: Path, problem: str) -> _NotBuiltError:
+    """The error for a library of the cache that must be built again by the next process."""
+    path.unlink(missing_ok=True)
+    return _NotBuiltError(f"{path} {problem}; it was removed, the next command builds it again")
 
 
 def _compiler() -> str:
