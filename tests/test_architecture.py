@@ -147,8 +147,10 @@ PUBLIC_NAMES = {
         sequence_terms
     """,
     "zpyro.evaluation": """
-        Evaluation FilterEvaluation ImportanceEvaluation OnBatch check_can_filter check_finite
-        evaluate iwae named_terms perplexity smc
+        Backtest Evaluation FilterEvaluation ForecastScores Forecaster History
+        ImportanceEvaluation LinearAutoregression OnBatch SeasonalNaive StatsForecast backtest
+        check_can_filter check_finite crps energy_score evaluate interval interval_coverage
+        interval_width iwae mase naive_error named_terms perplexity score_forecasts smc
     """,
     "zpyro.training": """
         Callback Checkpoint Config DataSpec GuideSource LOGGERS LineLogger MLflowLogger

@@ -1,1 +1,1 @@
-"""Simple models to compare with: Gaussian and linear, pixel tables, n-grams."""
+"""Simple models to compare with: Gaussian and linear, pixel tables, n-grams, forecasters."""
