@@ -338,6 +338,50 @@ def _read_index(path: Path) -> object:
     return [list(data.split(name).values) for name in ("train", "valid", "test")]
 
 
+@st.composite
+def cells(draw: st.DrawFn) -> bytes:
+    """A table with any text in some cells, a row or a column too many, or another order."""
+    rows = [["when", "place", "x", "y"]]
+    for hour in range(6):
+        for place in ("a", "b"):
+            rows.append([f"2024-01-01 {hour:02}:00", place, str(hour), str(0.5 * hour)])
+    odd = ("", "nan", "inf", "-1e400", "text", "2024-01-01 03:30", "2024-13-01", "1e31", '"', "\0")
+    odd += ("2024-01-01T05:00+02:00", "9999-12-31", "0001-01-01", "9" * 400, "1,5", "a\nb", "é")
+    for _ in range(draw(st.integers(0, 3))):
+        row = draw(st.sampled_from(rows))
+        row[draw(st.integers(0, len(row) - 1))] = draw(st.sampled_from(odd))
+        if draw(st.integers(0, 3)) == 0:
+            draw(st.sampled_from(rows)).append("7")
+        if draw(st.integers(0, 3)) == 0:
+            rows.append(draw(st.sampled_from(rows)))
+    separator = draw(st.sampled_from((",",) * 9 + (";",)))
+    lines = [separator.join(row) for row in rows]
+    return draw(st.sampled_from(("\n", "\r\n", "\r"))).join(lines).encode()
+
+
+def _csv() -> st.SearchStrategy[bytes]:
+    valid = b"when,place,x,y\n" + b"".join(
+        f"2024-01-01 {hour:02}:00,a,{hour},0.5\n".encode() for hour in range(9)
+    )
+    return either(cells(), damaged([valid, gzip.compress(valid)]))
+
+
+def _parquet() -> st.SearchStrategy[bytes]:
+    import pandas
+
+    times = pandas.date_range("2024-01-01", periods=6, freq="h")
+    frame = pandas.DataFrame({"when": times, "place": list("aaabbb"), "x": 1.0, "y": range(6)})
+    out = io.BytesIO()
+    frame.to_parquet(out, index=False)
+    return either(damaged([out.getvalue()]), st.just(out.getvalue()), share=20)
+
+
+def _read_table(path: Path) -> object:
+    from zpyro.datasets.table_series import Columns, read_table
+
+    return read_table(path, Columns("when", ("place",), ("x", "y"), calendar=("hour", "weekday")))
+
+
 SETTINGS = ("data.", "model.", "objective.", "train.", "data set ")
 TARGETS = {
     "idx": Target(_idx, _read_idx, "train-images-idx3-ubyte"),
@@ -349,6 +393,8 @@ TARGETS = {
     "meta": Target(_metadata, _read_metadata, "meta.json", ("best/model.safetensors: ",)),
     "config": Target(_configuration, _read_configuration, "config.toml", SETTINGS),
     "records": Target(_records, _read_records, "plugins.json"),
+    "csv": Target(_csv, _read_table, "a.csv"),
+    "parquet": Target(_parquet, _read_table, "a.parquet"),
     "vocabulary": Target(_vocabulary, _read_vocabulary, "vocabulary.json"),
     "index": Target(_index, _read_index, "index.json", ("/out: ", "/out/")),
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from zpyro import datasets
-from zpyro.datasets.sequences import Dataset, Normalization, Sequences
+from zpyro.datasets.sequences import Dataset, Sequences
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
 from zpyro.models import SequenceModel
@@ -67,7 +67,7 @@ class LoadedRun:
             UserError: if the data cannot be read or do not suit the model.
         """
         config, data = self.config, self.checkpoint.data
-        scale, vocabulary = Normalization(data.mean, data.scale), self.checkpoint.vocabulary
+        scale, vocabulary = data.normalization, self.checkpoint.vocabulary
         found = datasets.load_all(
             config.dataset, data_folder, config.data, scale, vocabulary, workers=workers
         )
@@ -183,4 +183,4 @@ def renormalize_like(checkpoint: Checkpoint, sequences: Sequences) -> Sequences:
                 f"the data hold token {largest}, the model has {likelihood.size} tokens; "
                 "give data with the same vocabulary"
             )
-    return sequences.renormalized(Normalization(data.mean, data.scale))
+    return sequences.renormalized(data.normalization)

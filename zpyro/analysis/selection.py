@@ -133,7 +133,7 @@ def sequence_from_array(checkpoint: Checkpoint, frames: Array, name: str) -> Seq
     """
     data = checkpoint.data
     check_frames(checkpoint, frames, name, min_frames=1 if checkpoint.start is None else 2)
-    scale = Normalization(data.mean, data.scale)
+    scale = data.normalization
     values = normalize(checkpoint, frames)
     start = None
     if checkpoint.start is not None:
@@ -154,7 +154,7 @@ def normalize(checkpoint: Checkpoint, raw: Array) -> Array:
     data = checkpoint.data
     if data.data_type in ("tokens", "binary"):
         return raw.astype(np.int64 if data.data_type == "tokens" else np.float32)
-    return Normalization(data.mean, data.scale).apply(raw)
+    return data.normalization.apply(raw)
 
 
 def denormalize(checkpoint: Checkpoint, frames: Array) -> Array:
@@ -162,7 +162,7 @@ def denormalize(checkpoint: Checkpoint, frames: Array) -> Array:
     data = checkpoint.data
     if data.data_type in ("tokens", "binary"):
         return frames
-    return Normalization(data.mean, data.scale).invert(frames)
+    return data.normalization.invert(frames)
 
 
 def check_frames(checkpoint: Checkpoint, frames: Array, name: str, *, min_frames: int = 1) -> None:

@@ -120,8 +120,11 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
         rows.append(("sample rate", f"{first.sample_rate} Hz"))
     if first.normalization != Normalization():
         scale = first.normalization
-        centered = f"(raw {'-' if scale.mean >= 0 else '+'} {abs(scale.mean):.6g})"
-        rows.append(("normalization", f"{centered} / {scale.scale:.6g}, from train"))
+        shown = "each dimension by its own mean and standard deviation"
+        if isinstance(scale.mean, float | int):
+            centered = f"(raw {'-' if scale.mean >= 0 else '+'} {abs(scale.mean):.6g})"
+            shown = f"{centered} / {scale.scale:.6g}"
+        rows.append(("normalization", f"{shown}, from train"))
     start = "the first recorded frame, not scored"
     if first.start is None:
         start = "a start token" if first.data_type == "tokens" else "zeros"

@@ -21,18 +21,39 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Normalization:
-    """frames = (raw - mean) / scale, the same two numbers for every sample."""
+    """frames = (raw - mean) / scale, and the same for covariates with numbers of their own.
 
-    mean: float = 0.0
-    scale: float = 1.0
+    Attributes:
+        mean: one number for every sample, or one for each dimension, (D,).
+        scale: likewise.
+        covariate_mean: one for each covariate, (C,); empty leaves covariates as they are.
+        covariate_scale: likewise.
+    """
+
+    mean: float | tuple[float, ...] = 0.0
+    scale: float | tuple[float, ...] = 1.0
+    covariate_mean: tuple[float, ...] = ()
+    covariate_scale: tuple[float, ...] = ()
 
     def apply(self, raw: Array) -> Array:
         """Raw samples as normalized float32 frames."""
-        return ((raw - self.mean) / self.scale).astype(np.float32)
+        return ((raw - _operand(self.mean)) / _operand(self.scale)).astype(np.float32)
 
     def invert(self, frames: Array) -> Array:
         """Normalized frames as raw samples."""
-        return frames * self.scale + self.mean
+        return frames * _operand(self.scale) + _operand(self.mean)
+
+    def apply_to_covariates(self, raw: Array) -> Array:
+        """Raw covariates (..., C) as normalized float32 ones."""
+        if not self.covariate_scale:
+            return raw.astype(np.float32)
+        centered = raw - _operand(self.covariate_mean)
+        return (centered / _operand(self.covariate_scale)).astype(np.float32)
+
+
+def _operand(value: float | tuple[float, ...]) -> Any:
+    # A Python number keeps float32 arrays as they are, an array of float64 does not.
+    return np.array(value) if isinstance(value, tuple) else value
 
 
 T = TypeVar("T")

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from zpyro import settings
 from zpyro.datasets import vocabulary as vocabularies
+from zpyro.datasets.sequences import Normalization
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
 from zpyro.io import files, manifest, tensor_files, torch_files
@@ -61,24 +62,34 @@ class DataSpec:
         name: of the data set.
         data_type: "audio", "frames", "binary" or "tokens".
         sample_rate: samples a second of audio, else None.
-        mean: frames are (raw - mean) / scale.
+        mean: frames are (raw - mean) / scale; a number, or one for each dimension.
         scale: see ``mean``.
         image_shape: rows and columns where a sequence is a picture, else None.
+        covariate_mean: as ``mean``, of each covariate; empty leaves covariates as they are.
+        covariate_scale: see ``covariate_mean``.
     """
 
     name: str
     data_type: str
     sample_rate: int | None
-    mean: float
-    scale: float
+    mean: float | tuple[float, ...]
+    scale: float | tuple[float, ...]
     image_shape: tuple[int, int] | None = None
+    covariate_mean: tuple[float, ...] = ()
+    covariate_scale: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.data_type not in DATA_TYPES:
             raise UserError(
                 f"data.data_type is {self.data_type!r}; it must be one of {', '.join(DATA_TYPES)}"
             )
-        if not (math.isfinite(self.mean) and math.isfinite(self.scale) and self.scale > 0):
+        means = (*_numbers(self.mean), *self.covariate_mean)
+        scales = (*_numbers(self.scale), *self.covariate_scale)
+        if (
+            len(means) != len(scales)
+            or not all(map(math.isfinite, (*means, *scales)))
+            or min(scales, default=0.0) <= 0
+        ):
             raise UserError(
                 f"data are (raw - {self.mean}) / {self.scale}, which is not a valid scale"
             )
@@ -87,6 +98,15 @@ class DataSpec:
             raise UserError(
                 "data.sample_rate or data.image_shape is not a valid size; choose another file"
             )
+
+    @property
+    def normalization(self) -> Normalization:
+        """What turns raw samples into the frames of the model."""
+        return Normalization(self.mean, self.scale, self.covariate_mean, self.covariate_scale)
+
+
+def _numbers(value: float | tuple[float, ...]) -> tuple[float, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +147,11 @@ def data_spec(dataset: Dataset) -> DataSpec:
         name=dataset.name,
         data_type=train.data_type,
         sample_rate=train.sample_rate,
-        mean=float(train.normalization.mean),
-        scale=float(train.normalization.scale),
+        mean=train.normalization.mean,
+        scale=train.normalization.scale,
         image_shape=train.image_shape,
+        covariate_mean=train.normalization.covariate_mean,
+        covariate_scale=train.normalization.covariate_scale,
     )
 
 
@@ -215,6 +237,11 @@ def load(
         spec["data_type"] = spec.pop("kind")
     data = settings.build(DataSpec, spec, source)
     likelihood = _likelihood(manifest.table(meta, "likelihood", source), source)
+    if isinstance(data.mean, tuple) and len(data.mean) != likelihood.size:
+        raise UserError(
+            f"{source}: data.mean has {len(data.mean)} numbers for {likelihood.size} dimensions;"
+            " take another checkpoint"
+        )
     kind = meta.get("dtype")
     if not isinstance(kind, str) or kind not in _TYPES:
         raise UserError(f"{source}: dtype is {kind!r}; it must be one of {', '.join(_TYPES)}")
