@@ -30,6 +30,7 @@ COMMANDS = (
     "data",
     "import-reference",
     "example",
+    "doctor",
     "cite",
 )
 DISTRIBUTED = ("train", "evaluate", "compare")

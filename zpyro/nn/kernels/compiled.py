@@ -106,17 +106,17 @@ def status() -> str:
     except _NoCompilerError as error:
         logger.info("recurrence not compiled: %s; using torch operations", error)
         return str(error)
-    except _NotBuiltError as error:
+    except NotBuiltError as error:
         logger.warning("recurrence not compiled: %s; using torch operations", error)
         return str(error)
     return "ready"
 
 
-class _NotBuiltError(Exception):
+class NotBuiltError(Exception):
     """The library could not be built or loaded; the message gives the reason."""
 
 
-class _NoCompilerError(_NotBuiltError):
+class _NoCompilerError(NotBuiltError):
     """There is no compiler, which is logged as information only."""
 
 
@@ -134,7 +134,7 @@ def library() -> ctypes.CDLL:
         try:
             loaded = ctypes.CDLL(str(path))
         except OSError as again:
-            raise _NotBuiltError(f"{path} does not load: {again}") from again
+            raise NotBuiltError(f"{path} does not load: {again}") from again
     for loop, arguments in (("forward", 2), ("backward", 3)):
         for dtype in ("float", "double"):
             try:
@@ -151,7 +151,7 @@ def library_path() -> Path:
     try:
         return cache_folder() / f"recurrence-{_fingerprint()}.so"
     except UserError as error:
-        raise _NotBuiltError(str(error)) from error
+        raise NotBuiltError(str(error)) from error
 
 
 def _check_results() -> None:
@@ -196,10 +196,10 @@ def _check_results() -> None:
             raise _removed(library_path(), f"computes wrong results in {dtype}")
 
 
-def _removed(path: Path, problem: str) -> _NotBuiltError:
+def _removed(path: Path, problem: str) -> NotBuiltError:
     """The error for a library of the cache that must be built again by the next process."""
     path.unlink(missing_ok=True)
-    return _NotBuiltError(f"{path} {problem}; it was removed, the next command builds it again")
+    return NotBuiltError(f"{path} {problem}; it was removed, the next command builds it again")
 
 
 def _compiler() -> str:
@@ -249,9 +249,9 @@ def _build(path: Path) -> None:
             built.replace(path)
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip().splitlines() or ["no message"])[0]
-        raise _NotBuiltError(f"{compiler} failed: {reason}") from error
+        raise NotBuiltError(f"{compiler} failed: {reason}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _NotBuiltError(
+        raise NotBuiltError(
             f"{compiler} could not build in {path.parent} ({error}; {ADVICE})"
         ) from error
 
