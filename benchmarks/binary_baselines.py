@@ -37,7 +37,8 @@ def main(folder: Path, downsample: int, threads: int, ridges: tuple[float, ...])
     """Print one line per baseline."""
     torch.set_num_threads(threads)
     data = datasets.load("mnist", folder, row_by_row=True, downsample=downsample)
-    for name, table in binary_baselines.fit(data.train).items():
+    for name, fit_table in binary_baselines.FITS.items():
+        table = fit_table(data.train)
         valid, test = table.score(data.valid), table.score(data.test)
         click.echo(f"{name:10}  valid {valid.mean():8.2f}  test {test.mean():8.2f}")
     train, valid, test = (pixels(data.split(name)) for name in ("train", "valid", "test"))

@@ -20,7 +20,9 @@ from benchmarks.published import Floor, PublishedZForcing, Terms
 from benchmarks.sizes import Size
 from zpyro.datasets.sequences import Dataset, Sequences
 from zpyro.distributed.processes import SINGLE_PROCESS, ProcessGroup
+from zpyro.nn.kernels.cuda_graph import GraphedCallable
 from zpyro.nn.layers import gaussian_kl
+from zpyro.nn.precision import autocast, products
 from zpyro.training.config import Config, ObjectiveConfig, TrainConfig
 from zpyro.training.sequence_task import SequenceTask
 from zpyro.training.trainer import Trainer
@@ -42,19 +44,20 @@ def make(
         size: of the model and the batch.
         device: of the model and the data.
         seed: of the weights and the data.
-        precision: "float32", or "bfloat16" for autocast.
+        precision: "float32", "tf32" or "bfloat16", as ``train.precision``.
     """
     torch.manual_seed(seed)
     frames = torch.randn(size.steps + 1, size.sequences, size.frame, device=device)
+    if name == "training":
+        # The step of zpyro train has the setting itself.
+        return _training(size, frames, precision=precision)
     step = MAKERS[name](size, frames)
-    if precision == "float32":
-        return step
 
-    def autocast_step() -> object:
-        with torch.autocast(device, dtype=torch.bfloat16):
+    def step_in_precision() -> object:
+        with products(precision), autocast(precision, frames.device):
             return step()
 
-    return autocast_step
+    return step_in_precision
 
 
 def _plain_torch(module: type[PublishedZForcing | Floor], size: Size, frames: Tensor) -> Step:
@@ -77,11 +80,22 @@ def zforcing(size: Size, like: Tensor, **settings: Any) -> zpyro.ZForcing:
     return zpyro.ZForcing(likelihood, *sizes, **settings).to(like.device)
 
 
-def _fast(size: Size, frames: Tensor, **settings: Any) -> Step:
+def _fast(size: Size, frames: Tensor, *, captured: bool = False, **settings: Any) -> Step:
+    """The terms without Pyro; ``captured`` records the step as one CUDA graph where possible."""
     model = zforcing(size, frames, **settings)
-    optimizer = torch.optim.Adam(model.parameters(), **ADAM)
+    capturable = captured and frames.is_cuda
+    optimizer = torch.optim.Adam(model.parameters(), **ADAM, capturable=capturable)
     x, start = frames[1:].transpose(0, 1).contiguous(), frames[0]
-    return lambda: _update(model, optimizer, bare_terms(model, x, start))
+
+    def update(x: Tensor, start: Tensor) -> tuple[Tensor]:
+        return (_update(model, optimizer, bare_terms(model, x, start)),)
+
+    def changed() -> list[Tensor]:
+        states = [part for state in optimizer.state.values() for part in state.values()]
+        return [*model.parameters(), *states]
+
+    step = GraphedCallable(update, state=changed, enabled=captured)
+    return lambda: step(x, start)[0]
 
 
 def bare_terms(model: zpyro.ZForcing, x: Tensor, start: Tensor, particles: int = 1) -> Terms:
@@ -120,7 +134,12 @@ def training_step(size: Size, device: torch.device, process_group: ProcessGroup)
     return _training(size, frames, process_group)
 
 
-def _training(size: Size, frames: Tensor, process_group: ProcessGroup = SINGLE_PROCESS) -> Step:
+def _training(
+    size: Size,
+    frames: Tensor,
+    process_group: ProcessGroup = SINGLE_PROCESS,
+    precision: str = "float32",
+) -> Step:
     """The step of ``zpyro train``; on CUDA it is one recorded graph."""
     model = zforcing(size, frames)
     objective = ObjectiveConfig(
@@ -130,7 +149,12 @@ def _training(size: Size, frames: Tensor, process_group: ProcessGroup = SINGLE_P
         reverse_weight=REVERSE_WEIGHT,
     )
     # Records read values from the device: none within the measured steps.
-    train = TrainConfig(clip_norm=CLIP_NORM, batch_size=size.sequences, log_every=1 << 30)
+    train = TrainConfig(
+        clip_norm=CLIP_NORM,
+        batch_size=size.sequences,
+        log_every=1 << 30,
+        precision=precision,
+    )
     names = tuple(map(str, range(size.sequences)))
     start, *others = frames.cpu().numpy()
     sequences = Sequences(tuple(np.stack(others, axis=1)), names, start)
@@ -156,6 +180,7 @@ MAKERS: dict[str, Callable[[Size, Tensor], Step]] = {
     "published": partial(_plain_torch, PublishedZForcing),
     "floor": partial(_plain_torch, Floor),
     "fast": _fast,
+    "captured": partial(_fast, captured=True),
     "svi": _svi,
     "step_sites": partial(_svi, granularity="step"),
     "training": _training,

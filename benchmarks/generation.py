@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.contenders import zforcing
 from benchmarks.measure import common_arguments, start
-from benchmarks.sizes import SIZES
+from benchmarks.sizes import SIZES, Size
 
 SAMPLE_RATE = 16_000
 
@@ -32,13 +32,14 @@ def main() -> None:
     start(options)
     for name in options.size or ["small", "timit"]:
         for voices in options.voices or [1, 32]:
-            result = measure(name, voices, options)
+            result = measure(name, voices, options, SIZES[name])
             print(json.dumps(result) if options.json else _line(result), flush=True)
 
 
-def measure(name: str, voices: int, options: argparse.Namespace) -> dict[str, str | int | float]:
+def measure(
+    name: str, voices: int, options: argparse.Namespace, size: Size
+) -> dict[str, str | int | float]:
     """Medians over the repeats."""
-    size = SIZES[name]
     frames = int(options.seconds * SAMPLE_RATE / size.frame)
     torch.manual_seed(0)
     model = zforcing(size, torch.empty(0, device=options.device))

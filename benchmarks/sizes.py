@@ -63,3 +63,6 @@ SIZES = {
     "blizzard": Size(2048, 256, 1024, 1024, sequences=128, steps=40),
     "long": Size(256, 64, 128, 128, sequences=32, steps=784),
 }
+
+TINY = Size(8, 2, 4, 4, sequences=2, steps=3, frame=3)
+"""A size for tests, which takes no time."""

@@ -7,11 +7,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.contenders import MAKERS, make
-from benchmarks.sizes import Size
+from benchmarks.sizes import TINY
 
 pytestmark = pytest.mark.fast
-
-TINY = Size(8, 2, 4, 4, sequences=2, steps=3, frame=3)
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -16,6 +16,7 @@ from tests.recurrence.fake_graphs import FakeGraph, use_fake_graphs
 from zpyro.nn.kernels import cuda_graph
 from zpyro.nn.kernels.cuda_graph import GraphedCallable, Tensors
 from zpyro.nn.kernels.lstm_loops import GraphedLoops
+from zpyro.nn.precision import products
 from zpyro.nn.recurrence import RECURRENCES, Path, fused, plain
 
 pytestmark = pytest.mark.fast
@@ -271,3 +272,57 @@ def test_a_captured_training_step_is_the_step() -> None:
         torch.testing.assert_close(found, expected)
     torch.testing.assert_close(weights[0], weights[1])
     assert len(graphed._recordings) == 1
+
+
+@needs_cuda
+def test_a_function_that_reads_the_device_runs_directly_on_cuda(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def step(x: Tensor) -> Tensors:
+        scale = 1.0 if x.sum().item() > 0.0 else 2.0
+        return (scale * x + torch.randn_like(x),)
+
+    results = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        graphed = GraphedCallable(step, enabled=enabled)
+        with caplog.at_level(logging.WARNING):
+            results.append(
+                torch.stack([graphed(torch.ones(4, device="cuda"))[0] for _ in range(6)])
+            )
+        results.append(torch.randn(3, device="cuda"))
+    assert torch.equal(results[0], results[2])
+    assert torch.equal(results[1], results[3])
+    assert [record.message.count("recording failed") for record in caplog.records] == [1]
+
+
+@needs_cuda
+def test_a_function_that_depends_on_more_than_tensors_runs_directly_on_cuda(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls = 0
+
+    def step(x: Tensor) -> Tensors:
+        nonlocal calls
+        calls += 1
+        return (calls * x,)
+
+    graphed = GraphedCallable(step)
+    with caplog.at_level(logging.WARNING):
+        results = [float(graphed(torch.ones((), device="cuda"))[0]) for _ in range(6)]
+    assert results == sorted(results)
+    assert "differs" in caplog.text
+
+
+@needs_cuda
+def test_precision_has_graphs_of_its_own() -> None:
+    left, right = torch.randn(2, 256, 256, device="cuda", dtype=torch.float64).unbind()
+    graphed = GraphedCallable(lambda a, b: (a @ b,))
+    errors = {}
+    for chosen in ("float32", "tf32"):
+        with products(chosen):
+            for _ in range(4):
+                (found,) = graphed(left.float(), right.float())
+        errors[chosen] = float((found - left @ right).norm() / (left @ right).norm())
+    assert errors["float32"] < 1e-6
+    assert errors["tf32"] > 1e-5
