@@ -34,7 +34,8 @@ template <typename real> struct Vectors {
 template <typename real> using vec = typename Vectors<real>::type;
 template <typename real> constexpr int COLUMNS = Vectors<real>::columns;
 
-template <typename real> inline vec<real> all(real value) { return vec<real>{} + value; }
+// Minus zero: the compiler may not leave out "0 +", which would change a negative zero.
+template <typename real> inline vec<real> all(real value) { return value - vec<real>{}; }
 
 // -- functions of numbers -------------------------------------------------------------------------
 
