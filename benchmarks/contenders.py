@@ -13,6 +13,7 @@ import numpy as np
 import pyro
 import torch
 from pyro.infer import SVI
+from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 import zpyro
@@ -111,12 +112,14 @@ def bare_terms(model: zpyro.ZForcing, x: Tensor, start: Tensor, particles: int =
     return Terms(*(term.sum(0).squeeze(0) for term in terms))
 
 
-def _svi(size: Size, frames: Tensor, **settings: Any) -> Step:
+def _svi(
+    size: Size, frames: Tensor, optim: type[PyroOptim] = zpyro.training.JointOptim, **settings: Any
+) -> Step:
     pyro.clear_param_store()
     model = zforcing(size, frames, **settings)
     x, start = frames[1:].transpose(0, 1).contiguous(), frames[0]
     objective = zpyro.ZForcingELBO(KL_WEIGHT, AUXILIARY_WEIGHT, REVERSE_WEIGHT)
-    optimizer = pyro.optim.Adam(ADAM, {"clip_norm": CLIP_NORM})  # pyright: ignore[reportAttributeAccessIssue]
+    optimizer = optim(torch.optim.Adam, ADAM, {"clip_norm": CLIP_NORM})
     svi = SVI(model.model, model.guide, optimizer, loss=objective)
     return partial(svi.step, x, None, start)
 
@@ -182,6 +185,7 @@ MAKERS: dict[str, Callable[[Size, Tensor], Step]] = {
     "fast": _fast,
     "captured": partial(_fast, captured=True),
     "svi": _svi,
+    "svi_stock": partial(_svi, optim=PyroOptim),
     "step_sites": partial(_svi, granularity="step"),
     "training": _training,
     "plain": partial(_fast, recurrence="plain"),

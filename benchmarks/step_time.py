@@ -6,7 +6,7 @@ clipping at 100, Adam) of
 - (a) published: the published algorithm with every network inside the time loop,
 - (b) floor: the same multiplications without feedback, two ``nn.LSTM`` and batched MLPs,
 - (c) fast: zpyro's terms, computed without Pyro,
-- (d) svi: ``SVI.step`` with ``ZForcingELBO``,
+- (d) svi: ``SVI.step`` with ``ZForcingELBO`` and ``JointOptim``; svi_stock: ``pyro.optim.Adam``,
 - (e) step_sites: the same with one Pyro site per step,
 - (f) training: the step of ``zpyro train`` with a batch from the host; on CUDA it is one recorded
   graph.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 
 import torch
 
@@ -30,7 +31,7 @@ from benchmarks.measure import (
 from benchmarks.sizes import SIZES
 from zpyro.nn.kernels import compiled
 
-CONTENDERS = ("published", "floor", "fast", "svi", "step_sites", "training")
+CONTENDERS = ("published", "floor", "fast", "svi", "svi_stock", "step_sites", "training")
 REPEATS = {"small": 31, "timit": 7, "blizzard": 3, "long": 5}
 RARE = ("step_sites",)
 """Slow contenders, which are timed less often."""
@@ -56,6 +57,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--tf32", action="store_true", help="let products run in TF32 (CUDA)")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="measure processor time (with --threads 1)"
+    )
     parser.add_argument("--skip", action="append", choices=CONTENDERS, default=[])
     return parser.parse_args()
 
@@ -70,7 +74,8 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, str | int | flo
         contender: make(contender, size, options.device, precision=options.precision)
         for contender in contenders
     }
-    seconds = median_seconds(steps, turns, options.device)
+    clock = time.process_time if options.processor_time else time.perf_counter
+    seconds = median_seconds(steps, turns, options.device, clock)
     del steps
     fast = seconds["fast"]
     return {
@@ -90,7 +95,9 @@ def _table(result: dict[str, str | int | float | None]) -> str:
         number = result[key]
         return float("nan") if number is None else float(number)
 
-    published, floor, fast, svi, sites, training = (value(f"{name}_s") for name in CONTENDERS)
+    published, floor, fast, svi, stock, sites, training = (
+        value(f"{name}_s") for name in CONTENDERS
+    )
     lines = [
         f"\n{result['size']}, {result['threads']} threads",
         f"  (a) published  {published:9.3f} s   (a)/(c) {published / fast:6.2f}",
@@ -98,6 +105,7 @@ def _table(result: dict[str, str | int | float | None]) -> str:
         f"  (c) fast       {fast:9.3f} s   {value('frames_per_s'):.0f} frames/s, "
         f"{value('gflops'):.0f} of {value('matmul_gflops'):.0f} GFLOP/s",
         f"  (d) SVI.step   {svi:9.3f} s   (d)/(c) {svi / fast:6.2f}",
+        f"      with pyro.optim.Adam {stock:.3f} s, {stock / fast:.2f} of (c)",
         f"  (e) step sites {sites:9.3f} s   (e)/(c) {sites / fast:6.2f}",
         f"  (f) training   {training:9.3f} s   (a)/(f) {published / training:6.2f}, "
         f"(f)/(b) {training / floor:6.2f}",

@@ -3,7 +3,8 @@
 In reading order: ``config`` (settings and presets), ``building`` (settings to objects), ``task``
 and ``trainer`` (the loop), ``sequence_task`` (sequence models as a task, and :func:`fit`),
 ``optimizer``, ``accumulator``, ``callbacks``, ``loggers`` (experiment trackers), ``checkpoint``,
-``runs`` (the run directory), ``custom_guides`` and ``plugins`` (a user's own code).
+``runs`` (the run directory), ``custom_guides`` and ``plugins`` (a user's own code), ``joint_optim``
+(an optimizer for ``pyro.infer.SVI``).
 """
 
 from zpyro.training.building import build_likelihood, build_model, build_objective, choose_device
@@ -11,6 +12,7 @@ from zpyro.training.callbacks import Callback, LineLogger, NullLogger, ProgressL
 from zpyro.training.checkpoint import Checkpoint, DataSpec
 from zpyro.training.config import Config, ObjectiveConfig, Preset, TrainConfig, read_preset, resolve
 from zpyro.training.custom_guides import GuideSource, attach_guide
+from zpyro.training.joint_optim import JointOptim
 from zpyro.training.loggers import (
     LOGGERS,
     MLflowLogger,
@@ -30,6 +32,7 @@ __all__ = [
     "Config",
     "DataSpec",
     "GuideSource",
+    "JointOptim",
     "LineLogger",
     "MLflowLogger",
     "NullLogger",
