@@ -265,7 +265,10 @@ def test_a_captured_training_step_is_the_step() -> None:
         optimizers[number].step()
         return (loss.detach(),)
 
-    graphed = GraphedCallable(lambda x: step(1, x))
+    def changed() -> list[Tensor]:
+        return [weights[1].detach(), *optimizers[1].state[weights[1]].values()]
+
+    graphed = GraphedCallable(lambda x: step(1, x), state=changed)
     for _ in range(6):
         x = torch.randn(4, 8, device="cuda")
         expected, found = step(0, x)[0], graphed(x)[0]

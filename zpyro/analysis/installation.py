@@ -98,7 +98,9 @@ def check_installation() -> Iterator[Check]:
 def versions() -> dict[str, str]:
     """The version of Python and of every package that zpyro uses; "" for one that is missing."""
     found = {"python": platform.python_version(), "zpyro": _version("zpyro")}
-    return found | {name: _version(name) for name in (*PACKAGES, *OPTIONAL_PACKAGES)}
+    found |= {name: _version(name) for name in (*PACKAGES, *OPTIONAL_PACKAGES)}
+    # Its own name for the build tells the version of CUDA as well.
+    return {**found, "torch": torch.__version__}
 
 
 def machine() -> dict[str, str | int]:
