@@ -120,8 +120,8 @@ PUBLIC_NAMES = {
         Registry cache_folder checksum locked replace_file replace_folder translate_os_errors
     """,
     "zpyro.nn": """
-        Cell ConditionalLayerNormLSTM Dropout GaussianMLP HiddenLayer LatentLSTM MLP NoiseSource
-        PRECISIONS Path RECURRENCES Recurrence ShardNoise State TiedLinear evaluation_mode
+        Cell ConditionalLayerNormLSTM CounterNoise Dropout GaussianMLP HiddenLayer LatentLSTM MLP
+        NoiseSource PRECISIONS Path RECURRENCES Recurrence State TiedLinear evaluation_mode
         gaussian_kl gaussian_log_density in_blocks lstm_states lstm_step
         orthogonal_recurrent_weights resolve_precision run_backward run_lstm
     """,

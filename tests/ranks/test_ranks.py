@@ -13,12 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from tests import processes
 from tests.cli.conftest import Zpyro, zpyro
-from tests.ranks.together import leave, result
+from tests.ranks.together import leave, result, train_on_streams
+from tests.run.small import SIZE
 from zpyro import UserError
+from zpyro.datasets.blizzard import Blizzard, BlizzardSettings
+from zpyro.datasets.prepared import prepare
 from zpyro.distributed.processes import SINGLE_PROCESS, ProcessError, init_distributed
 from zpyro.training import runs
 from zpyro_cli.main import main  # pyright: ignore[reportMissingImports]
@@ -76,6 +80,43 @@ def test_several_are_one(alone: dict[str, Any], tmp_path: Path, count: int) -> N
     assert found["active"] == alone["active"]
     torch.testing.assert_close(found["bounds"], alone["bounds"], rtol=1e-6, atol=1e-6)
     assert torch.equal(found["random"], alone["random"])
+
+
+def test_streams_keep_their_state_in_any_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streams of 3 to 9 rows, last batches with fewer rows than processes, a resumed run."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for number, rows in enumerate((3, 9, 5, 8, 4, 7)):
+        samples = np.random.default_rng(number).normal(size=4 * SIZE * rows + 2 * SIZE)
+        soundfile.write(data / f"{number}.wav", samples / 4, 16_000, subtype="PCM_16")
+    chosen = BlizzardSettings(
+        frame_size=SIZE, segment_length=4, valid_fraction=0.1, test_fraction=0.1
+    )
+    prepare(Blizzard(), data, tmp_path / "books", chosen)
+
+    def weights(name: str, count: int, size: int, *steps: int) -> dict[str, torch.Tensor]:
+        arguments = tmp_path / name, tmp_path / "books", size, steps
+        if count == 1:
+            train_on_streams(*arguments)
+        else:
+            ended = processes.group(
+                count, tmp_path / f"{name}-{count}", train_on_streams, *arguments
+            )
+            assert [each.returncode for each in ended] == [0] * count, ended
+        run = runs.open_run(tmp_path / name)
+        return run.load("last", torch.device("cpu")).model.state_dict()
+
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    for size, count in ((3, 2), (5, 4)):
+        expected = weights(f"one-{size}", 1, size, 20)
+        resumed = f"resumed-{size}"
+        weights(resumed, 1, size, 6)
+        weights(resumed, count, size, 14)
+        for found in (weights(f"all-{size}", count, size, 20), weights(resumed, 1, size, 20)):
+            for name, each in expected.items():
+                torch.testing.assert_close(found[name], each, rtol=1e-6, atol=1e-6)
 
 
 def test_the_others_end_with_a_process_that_dies(tmp_path: Path) -> None:

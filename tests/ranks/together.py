@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.run.small import MODEL, SIZE, sequences, settings
+from tests.run.small import MODEL, SIZE, model, sequences, settings
 from zpyro import evaluation, likelihoods
+from zpyro.datasets.prepared import Store
 from zpyro.datasets.sequences import Dataset
 from zpyro.distributed import processes
 from zpyro.distributed.seeding import seed_everything
+from zpyro.training import runs
 from zpyro.training import sequence_task as training
 from zpyro.training.building import build_model
 
@@ -45,6 +48,24 @@ def result(together: processes.ProcessGroup, dies_at: int | None = None) -> dict
         "active": found.active_units,
         "random": torch.get_rng_state(),
     }
+
+
+def train_on_streams(out: Path, data: Path, size: int, steps: Sequence[int] = (20,)) -> None:
+    """Train with the state carried along streams, in one session for each number of steps."""
+    torch.set_num_threads(1)
+    with processes.init_distributed("cpu") as together:
+        config = settings(carry_state=True, batch_size=size, validate_every=20)
+        module = model().double()
+        if not (out / "config.toml").exists():
+            with together.main_process_first():
+                if together.is_main_process:
+                    runs.create(out, config)
+        data_set = Store(data).dataset()
+        for limit in steps:
+            limited = replace(config, train=replace(config.train, max_steps=limit))
+            run = runs.open_run(out)
+            resume = run.has("last")
+            training.fit(module, data_set, limited, run=run, resume=resume, process_group=together)
 
 
 def kill_after(module: nn.Module, steps: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,6 +15,13 @@ from zpyro.errors import UserError
 
 BUCKET_BATCHES = 16
 """Sequences are sorted by length within windows of this many batches."""
+
+LANE_ROWS = 512
+"""A larger batch is put together from lanes of at most so many rows."""
+PIECE_ROWS = 1 << 10
+"""Neighbors that stay in one block of a large data set."""
+BLOCK_ROWS = 1 << 18
+"""About so many sequences are mixed at a time."""
 
 Indices = NDArray[np.int64]
 
@@ -87,45 +94,153 @@ def collate(samples: Sequence[Sample], *, steps: int = 0) -> Batch:
     return Batch(x, lengths, start, tuple(sample.name for sample in samples))
 
 
-def groups(
-    lengths: Indices,
-    batch_size: int,
-    *,
-    shuffle: bool = False,
-    seed: int = 0,
-    epoch: int = 0,
-    bucketed: bool = True,
-    drop_last: bool = False,
-) -> list[Indices]:
-    """Which sequences each batch of a pass holds; nothing is read for it.
+@dataclass(frozen=True, eq=False)
+class BatchOrder:
+    """Which sequences each batch of a pass holds; (seed, epoch) fixes it.
+
+    Up to about :data:`BLOCK_ROWS` sequences are mixed as a whole. Of more, pieces of
+    :data:`PIECE_ROWS` neighbors are mixed, and then the sequences within blocks of about
+    :data:`BLOCK_ROWS`. A batch of more than :data:`LANE_ROWS` rows is a row of lanes, each with a
+    share of the data and an order of its own. Memory therefore does not grow with the data, and the
+    work of one process of several not with their number.
 
     Args:
-        lengths: of the sequences, (N,).
-        batch_size: B; the rest as in :meth:`zpyro.datasets.sequences.Sequences.batches`.
+        count: sequences in all, N.
+        batch_size: B.
+        lengths: of the sequences with some indices.
+        shuffle: mix the sequences; else they keep their order.
+        seed: first half of what fixes the order.
+        epoch: second half.
+        bucketed: where shuffled, sort by length within windows of :data:`BUCKET_BATCHES` batches,
+            and mix the batches afterwards.
+        drop_last: leave out a last batch that is not full.
 
     Raises:
         UserError: if batch_size is not positive.
+
+    Example:
+        >>> order = BatchOrder(5, 2, lambda indices: 1 + indices)
+        >>> [rows.tolist() for rows, _, _ in order.batches()]
+        [[0, 1], [2, 3], [4]]
     """
-    if batch_size < 1:
-        raise UserError(f"batch size is {batch_size}; give a positive number")
-    order = np.arange(len(lengths))
-    random = _random(seed, epoch)
-    if shuffle:
+
+    count: int
+    batch_size: int
+    lengths: Callable[[Indices], Indices]
+    shuffle: bool = False
+    seed: int = 0
+    epoch: int = 0
+    bucketed: bool = True
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"batch size is {self.batch_size}; give a positive number")
+
+    def __len__(self) -> int:
+        """How many batches there are."""
+        whole, rest = divmod(self.count, self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def batches(
+        self, first: int = 0, part: Callable[[int], range] = range
+    ) -> Iterator[tuple[Indices, range, int]]:
+        """The batches from a number on, or the part of each that one process of several has.
+
+        Args:
+            first: number of the first batch.
+            part: gives the places of this process in a batch of so many rows, one after another.
+
+        Yields:
+            Sequences of this process, their places in the batch, and the rows of the whole batch.
+        """
+        per_block = max(1, BLOCK_ROWS // (self.batch_size * BUCKET_BATCHES)) * BUCKET_BATCHES
+        for block in range(first // per_block, -(-len(self) // per_block)):
+            begin = block * per_block
+            end = min(begin + per_block, len(self))
+            lanes: dict[int, list[Indices]] = {}
+            for number in self._mixed_batches(begin, end, lanes)[max(0, first - begin) :]:
+                total = min(self.batch_size, self.count - number * self.batch_size)
+                places = part(total)
+                yield self._rows(number, total, places, (begin, end), lanes), places, total
+
+    # -- one batch of a block ---------------------------------------------------------------------
+
+    @property
+    def _lanes(self) -> int:
+        return -(-self.batch_size // LANE_ROWS) if self.shuffle else 1
+
+    def _is_mixed_as_a_whole(self, begin: int, end: int) -> bool:
+        return self._lanes == 1 and (begin, end) == (0, len(self))
+
+    def _mixed_batches(self, begin: int, end: int, lanes: dict[int, list[Indices]]) -> list[int]:
+        """The batches of a block in the order in which they are used."""
+        if not self.shuffle:
+            return list(range(begin, end))
+        random = _random(self.seed, self.epoch, 1 + begin)
+        if self._is_mixed_as_a_whole(begin, end):
+            random = _random(self.seed, self.epoch)
+            lanes[0] = self._lane(0, begin, end, random)
+        return (begin + random.permutation(end - begin)).tolist()
+
+    def _rows(
+        self,
+        number: int,
+        total: int,
+        places: range,
+        block: tuple[int, int],
+        lanes: dict[int, list[Indices]],
+    ) -> Indices:
+        """The sequences at some places of a batch."""
+        begin, end = block
+        if not self.shuffle:
+            return number * self.batch_size + np.arange(places.start, places.stop)
+        found: list[Indices] = []
+        borders = _shares(total, self._lanes)
+        for lane in range(self._lanes):
+            low, high = max(places.start, borders[lane]), min(places.stop, borders[lane + 1])
+            if low >= high:
+                continue
+            if lane not in lanes:
+                random = _random(self.seed, self.epoch, 1 + begin, 1 + lane)
+                lanes[lane] = self._lane(lane, begin, end, random)
+            found.append(lanes[lane][number - begin][low - borders[lane] : high - borders[lane]])
+        return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+
+    def _lane(self, lane: int, begin: int, end: int, random: np.random.Generator) -> list[Indices]:
+        """The sequences of one lane in each batch of a block."""
+        full, rest = divmod(self.count, self.batch_size)
+        wide, narrow = _shares(self.batch_size, self._lanes), _shares(rest, self._lanes)
+        size = wide[lane + 1] - wide[lane]
+        # The lanes divide the data: a share of all full batches, and one of what is left.
+        first = full * wide[lane] + narrow[lane]
+        last = full * wide[lane + 1] + narrow[lane + 1]
+        order = np.arange(first + begin * size, last if end == len(self) else first + end * size)
+        if not self._is_mixed_as_a_whole(begin, end):
+            order = self._with_mixed_pieces(order)
         order = random.permutation(order)
-    if shuffle and bucketed:
-        windows = _pieces(order, batch_size * BUCKET_BATCHES)
-        windows = [window[np.argsort(lengths[window], kind="stable")] for window in windows]
-        order = np.concatenate(windows) if windows else order
-    found = _pieces(order, batch_size)
-    if drop_last:
-        found = [group for group in found if len(group) == batch_size]
-    if shuffle:
-        found = [found[i] for i in random.permutation(len(found))]
-    return found
+        if self.bucketed:
+            windows = _pieces(order, size * BUCKET_BATCHES)
+            lengths = map(self.lengths, windows)
+            windows = [
+                window[np.argsort(length, kind="stable")]
+                for window, length in zip(windows, lengths, strict=True)
+            ]
+            order = np.concatenate(windows) if windows else order
+        return _pieces(order, size)
+
+    def _with_mixed_pieces(self, places: Indices) -> Indices:
+        """The sequences at some places of all data, its pieces mixed; what fills none is last."""
+        pieces = _random(self.seed, self.epoch).permutation(self.count // PIECE_ROWS)
+        piece, within = np.divmod(places, PIECE_ROWS)
+        filled = piece < len(pieces)
+        mixed = places.copy()
+        mixed[filled] = pieces[piece[filled]] * PIECE_ROWS + within[filled]
+        return mixed
 
 
 def stream_batches(
-    streams: Indices, batch_size: int, *, seed: int = 0, epoch: int = 0
+    streams: Indices, batch_size: int, *, seed: int = 0, epoch: int = 0, first: int = 0
 ) -> Iterator[tuple[Indices, NDArray[np.bool_]]]:
     """A pass in batches whose rows go on where those of the batch before ended.
 
@@ -137,26 +252,37 @@ def stream_batches(
         batch_size: B; the last batches may have fewer rows.
         seed: first half of what fixes the order.
         epoch: second half.
+        first: number of the first batch.
 
     Yields:
         Which rows, (B,), and whether each goes on with the stream of the row before it, (B,).
     """
-    borders = np.flatnonzero(np.diff(streams)) + 1
-    parts = np.split(np.arange(len(streams)), borders)
-    order = np.concatenate([parts[i] for i in _random(seed, epoch).permutation(len(parts))])
-    steps = -(-len(order) // batch_size)
-    for step in range(steps):
-        places = np.arange(step, len(order), steps)
-        rows = order[places]
-        continues = np.zeros(len(rows), dtype=bool)
-        if step:
-            before = order[places - 1]
-            continues = (before == rows - 1) & (streams[before] == streams[rows])
-        yield rows, continues
+    begins = np.concatenate([[0], *_borders(streams)])
+    counts = np.diff(np.append(begins, len(streams)))
+    order = _random(seed, epoch).permutation(len(begins))
+    ends = np.cumsum(counts[order])
+    steps = -(-len(streams) // batch_size)
+    for step in range(first, steps):
+        places = np.arange(step, len(streams), steps)
+        stream = np.searchsorted(ends, places, side="right")
+        within = places - (ends[stream] - counts[order[stream]])
+        yield begins[order[stream]] + within, (within > 0) & (step > 0)
 
 
-def _random(seed: int, epoch: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence((seed, epoch)))
+def _borders(streams: Indices) -> Iterator[Indices]:
+    """Where a stream differs from the one before, a part of them at a time."""
+    for first in range(0, len(streams), BLOCK_ROWS):
+        part = np.asarray(streams[max(0, first - 1) : first + BLOCK_ROWS])
+        yield max(0, first - 1) + 1 + np.flatnonzero(np.diff(part))
+
+
+def _random(*numbers: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(numbers))
+
+
+def _shares(count: int, parts: int) -> list[int]:
+    """The borders of equal parts of so many rows, (parts + 1,)."""
+    return [count * number // parts for number in range(parts + 1)]
 
 
 def _pieces(order: Indices, size: int) -> list[Indices]:

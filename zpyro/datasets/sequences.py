@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zpyro.datasets.batching import Batch, Sample, collate, groups, stream_batches
+from zpyro.datasets.batching import Batch, BatchOrder, Sample, collate, stream_batches
 from zpyro.datasets.splitting import SPLITS
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
 
 Array = NDArray[Any]
+
+LENGTHS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -183,9 +185,12 @@ class Sequences(torch.utils.data.Dataset[Any]):
             # What is done to it in place stays out of the data set.
             return sample._replace(x=sample.x.clone())
         if isinstance(index, np.ndarray) and index.dtype == bool:
-            index = np.flatnonzero(index).tolist()
-        chosen = range(len(self))[index] if isinstance(index, slice) else index
-        indices = np.fromiter(chosen, dtype=np.int64, count=len(chosen))
+            index = np.flatnonzero(index)
+        if isinstance(index, np.ndarray):
+            indices = index.astype(np.int64, copy=False)
+        else:
+            chosen = range(len(self))[index] if isinstance(index, slice) else index
+            indices = np.fromiter(chosen, dtype=np.int64, count=len(chosen))
         start = self.start
         if start is not None:
             start = start.chosen(indices) if isinstance(start, Stored) else start[indices]
@@ -203,6 +208,17 @@ class Sequences(torch.utils.data.Dataset[Any]):
             return self.values.lengths
         return np.array([len(value) for value in self.values], dtype=np.int64)
 
+    def lengths_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """T_i of the sequences with these indices; only theirs are read."""
+        if isinstance(self.values, Stored):
+            return self.values.chosen(indices).lengths
+        return np.array([len(self.values[index]) for index in indices], dtype=np.int64)
+
+    def lengths_in_blocks(self) -> Iterator[NDArray[np.int64]]:
+        """T_i of all sequences, some thousand at a time."""
+        for first in range(0, len(self), LENGTHS_AT_ONCE):
+            yield self.lengths_of(np.arange(first, min(first + LENGTHS_AT_ONCE, len(self))))
+
     @property
     def frame_size(self) -> int:
         """D, or 1 for tokens."""
@@ -211,7 +227,7 @@ class Sequences(torch.utils.data.Dataset[Any]):
     @property
     def num_frames(self) -> int:
         """Scored frames in all."""
-        return int(self.lengths.sum())
+        return sum(int(lengths.sum()) for lengths in self.lengths_in_blocks())
 
     @property
     def seconds(self) -> float | None:
@@ -249,16 +265,18 @@ class Sequences(torch.utils.data.Dataset[Any]):
         Raises:
             UserError: if batch_size is not positive.
         """
-        for group in groups(
-            self.lengths,
+        order = BatchOrder(
+            len(self),
             batch_size,
+            self.lengths_of,
             shuffle=shuffle,
             seed=seed,
             epoch=epoch,
             bucketed=bucketed,
             drop_last=drop_last,
-        ):
-            yield self[group.tolist()].batch()
+        )
+        for indices, _, _ in order.batches():
+            yield self[indices].batch()
 
     def stream_batches(self, batch_size: int, *, seed: int = 0, epoch: int = 0) -> Iterator[Batch]:
         """One pass in batches whose rows go on where those of the batch before ended.
@@ -268,11 +286,24 @@ class Sequences(torch.utils.data.Dataset[Any]):
         Raises:
             UserError: if the sequences are no rows of streams.
         """
+        rows = stream_batches(self.streams, batch_size, seed=seed, epoch=epoch)
+        return (self.stream_batch(*each) for each in rows)
+
+    @property
+    def streams(self) -> NDArray[np.int64]:
+        """A number for the stream that each sequence is a row of, (N,).
+
+        Raises:
+            UserError: if the sequences are no rows of streams.
+        """
         streams = self.values.streams if isinstance(self.values, Stored) else None
         if streams is None:
             raise UserError("these sequences are no rows of longer streams; no state to carry")
-        for rows, continues in stream_batches(streams, batch_size, seed=seed, epoch=epoch):
-            yield replace(self[rows.tolist()].batch(), continues=torch.from_numpy(continues))
+        return streams
+
+    def stream_batch(self, rows: NDArray[np.int64], continues: NDArray[np.bool_]) -> Batch:
+        """Some rows as one batch, and whether each goes on with the one before in its place."""
+        return replace(self[rows].batch(), continues=torch.from_numpy(continues))
 
     def batch(self, steps: int = 0) -> Batch:
         """All sequences as one batch.

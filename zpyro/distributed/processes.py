@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,7 +19,6 @@ from zpyro.errors import UserError
 
 if TYPE_CHECKING:
     from zpyro.datasets.batching import Batch
-    from zpyro.datasets.sequences import Sequences
 
 LONGEST_WAIT = timedelta(hours=2)
 """Time for one process to prepare data while the others wait; a crash is noticed at once."""
@@ -71,25 +68,18 @@ class ProcessGroup:
         devices = [like.device.index] if like.is_cuda else None
         return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
 
-    def shard(
-        self, sequences: Sequences, lengths: NDArray[np.int64], group: NDArray[np.int64]
-    ) -> BatchShard:
-        """This process' part of a batch: every ``world_size``-th row; only those are read.
+    def part(self, count: int) -> range:
+        """The places of this process in a batch of ``count`` rows: neighbors."""
+        return range(
+            count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size
+        )
 
-        A process without a row gets the first one, which does not count.
+    def stream_part(self, count: int) -> range:
+        """The places of this process in a batch of streams, which may have fewer rows later on.
 
-        Args:
-            sequences: where the batch is read from.
-            lengths: of all of them, (N,).
-            group: which of them it holds, (B,).
+        A stream keeps its process.
         """
-        if self.world_size == 1:
-            return full_batch(sequences[group.tolist()].batch())
-        rows = np.arange(len(group))[self.rank :: self.world_size]
-        own = len(rows)
-        rows = rows if own else np.zeros(1, dtype=np.int64)
-        batch = sequences[group[rows].tolist()].batch(int(lengths[group].max()))
-        return BatchShard(batch, torch.from_numpy(rows), own, len(group))
+        return range(self.rank, count, self.world_size)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, in each."""
@@ -137,21 +127,19 @@ class BatchShard:
     """A part of a batch.
 
     Attributes:
-        batch: the rows of this process, padded like the whole batch.
-        rows: their indices, (B,); None for all rows.
-        own: number of rows that count.
+        batch: the rows of this process; where it has none, one that does not count.
+        places: their indices in the whole batch.
         total: number of rows of the whole batch.
     """
 
     batch: Batch
-    rows: Tensor | None
-    own: int
+    places: range
     total: int
 
 
 def full_batch(batch: Batch) -> BatchShard:
     """All of a batch."""
-    return BatchShard(batch, None, len(batch), len(batch))
+    return BatchShard(batch, range(len(batch)), len(batch))
 
 
 def launched_by_torchrun() -> bool:

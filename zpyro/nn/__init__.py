@@ -24,7 +24,7 @@ from zpyro.nn.layers import (
     run_backward,
 )
 from zpyro.nn.modes import evaluation_mode
-from zpyro.nn.noise import Dropout, NoiseSource, ShardNoise
+from zpyro.nn.noise import CounterNoise, Dropout, NoiseSource
 from zpyro.nn.precision import PRECISIONS, resolve_precision, run_lstm
 from zpyro.nn.recurrence import RECURRENCES, Path, Recurrence
 
@@ -34,6 +34,7 @@ __all__ = [
     "RECURRENCES",
     "Cell",
     "ConditionalLayerNormLSTM",
+    "CounterNoise",
     "Dropout",
     "GaussianMLP",
     "HiddenLayer",
@@ -41,7 +42,6 @@ __all__ = [
     "NoiseSource",
     "Path",
     "Recurrence",
-    "ShardNoise",
     "State",
     "TiedLinear",
     "evaluation_mode",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,15 @@ import pyro
 import torch
 from torch import Tensor
 
-from zpyro.datasets.batching import groups
+from zpyro.datasets.batching import BatchOrder, stream_batches
 from zpyro.datasets.sequences import Dataset
-from zpyro.distributed.processes import SINGLE_PROCESS, BatchShard, ProcessGroup, full_batch
+from zpyro.distributed.processes import SINGLE_PROCESS, BatchShard, ProcessGroup
 from zpyro.errors import UserError
 from zpyro.evaluation import evaluate
 from zpyro.models import SequenceModel
 from zpyro.models.conditions import cast_floats
 from zpyro.nn.layers import State
-from zpyro.nn.noise import NoiseSource, ShardNoise
+from zpyro.nn.noise import CounterNoise, NoiseSource
 from zpyro.training import checkpoint
 from zpyro.training.accumulator import means
 from zpyro.training.building import build_objective
@@ -60,8 +59,9 @@ def fit(
     set. The run's ``last`` checkpoint holds the last ones.
 
     The result does not depend on the number of processes (see :mod:`zpyro.distributed.processes`):
-    they share each batch, noise is that of the whole batch, gradients have one normalizer. The main
-    process alone writes and calls the callbacks; time and signals are agreed on after every step.
+    they share each batch, noise depends on seed, step and row of the batch, gradients have one
+    normalizer. The main process alone writes and calls the callbacks; time and signals are agreed
+    on after every step.
 
     Args:
         module: the model, on the device to train on.
@@ -162,13 +162,8 @@ class SequenceTask(TrainingTask[SequenceModel]):
             raise UserError(
                 f"train.carry_state has no effect on the model {config.model.name}; leave it out"
             )
-        if config.train.carry_state and process_group.world_size > 1:
-            raise UserError(
-                "train.carry_state: needs a single process; start zpyro train without torchrun"
-            )
-        if config.train.carry_state:
-            # Reads one row, so that other data are refused before anything is written.
-            next(dataset.train.stream_batches(1))
+        # Data without streams are refused before anything is written.
+        self._streams = dataset.train.streams if config.train.carry_state else None
         self.model, self.dataset, self.config = model, dataset, config
         model.skip_gradient = config.objective.skip_gradient
         self.steps_per_epoch = dataset.train.num_batches(config.train.batch_size)
@@ -182,35 +177,58 @@ class SequenceTask(TrainingTask[SequenceModel]):
         self._padded_lengths = length_edges(dataset.train.lengths) if captures else None
         # The state after the newest batch, where the rows of streams continue from it.
         self._carried: State = ()
+        self._places = range(0)
         self._restores_state = True
         self._weights = self.elbo.weights()
+        self._noise = CounterNoise(config.train.seed)
+        self._step = 0
         self._is_first_step = True
 
     # -- the batches and the loss -----------------------------------------------------------------
 
     def batches(self, epoch: int, first: int) -> Iterator[BatchShard]:
-        train, sequences = self.config.train, self.dataset.train
+        train, sequences, group = self.config.train, self.dataset.train, self.process_group
         size, seed = train.batch_size, train.seed
-        if train.carry_state:
-            rows = sequences.stream_batches(size, seed=seed, epoch=epoch)
-            return map(full_batch, itertools.islice(rows, first, None))
-        lengths = sequences.lengths
-        order = groups(lengths, size, shuffle=True, seed=seed, epoch=epoch, bucketed=train.bucketed)
-        return map(partial(self.process_group.shard, sequences, lengths), order[first:])
+        if self._streams is not None:
+            rows = stream_batches(self._streams, size, seed=seed, epoch=epoch, first=first)
+            for indices, continues in rows:
+                places = group.stream_part(len(indices))
+                # A process without a row computes one that does not count.
+                own = slice(places.start, None, places.step) if places else slice(1)
+                batch = sequences.stream_batch(indices[own], continues[own])
+                yield BatchShard(batch, places, len(indices))
+            return
+        order = BatchOrder(
+            len(sequences),
+            size,
+            sequences.lengths_of,
+            shuffle=True,
+            seed=seed,
+            epoch=epoch,
+            bucketed=train.bucketed,
+        )
+        for indices, places, total in order.batches(first, group.part):
+            yield BatchShard(sequences[indices if places else [0]].batch(), places, total)
 
     def before_step(self, state: TrainState, fraction: float) -> None:
         del fraction
-        self.elbo.step = state.step
+        self._step = self.elbo.step = state.step
         self._weights = self.elbo.weights()
 
     def weights(self) -> dict[str, float]:
         return self._weights
 
     def inputs(self, batch: BatchShard) -> tuple[Key, Tensors]:
-        """The key; then share sizes (2,), x, lengths, and x_0 and the state if there are any."""
+        """The key; then counts (3 + B,), x, lengths, and x_0 and the state if there are any.
+
+        The counts are the rows that count here and in the whole batch, the step, and the places of
+        the rows in the whole batch.
+        """
         whole, like = batch.batch, self._like
-        sizes = torch.tensor([batch.own, batch.total], dtype=torch.float64)
-        tensors = [sizes, cast_floats(self._padded(whole.x), like), whole.lengths]
+        self._places = batch.places
+        places = batch.places or [0]
+        counts = torch.tensor([len(batch.places), batch.total, self._step, *places])
+        tensors = [counts, cast_floats(self._padded(whole.x), like), whole.lengths]
         if whole.start is not None:
             tensors.append(cast_floats(whole.start, like))
         on_device = [to_device(part, like.device) for part in tensors]
@@ -230,30 +248,32 @@ class SequenceTask(TrainingTask[SequenceModel]):
 
     def loss(self, key: Key, weights: Tensor, *tensors: Tensor) -> StepTerms:
         _, with_start = key
-        sizes, x, lengths, *rest = tensors
+        counts, x, lengths, *rest = tensors
+        own, total, step = counts[:3].unbind()
+        self._noise.start_step(step, counts[3:])
         start = rest[0] if with_start else None
         state = tuple(rest[with_start:])
         continued = self.model.with_initial_state(state) if state else nullcontext(None)
         with self.elbo.weighted(weights.to(self._like.dtype)), continued as carried:
             loss = self._parallel_objective(x, lengths, start)
-            counts = (sizes[0] > 0).to(loss.dtype)
+            is_counted = (own > 0).to(loss.dtype)
             # One normalizer for all processes, whose gradients are averaged afterwards.
-            loss = loss * counts * (self.process_group.world_size / sizes[1]).to(loss.dtype)
+            loss = loss * is_counted * (self.process_group.world_size / total).to(loss.dtype)
         terms, frames = self._objective.terms, lengths.sum()
         assert terms is not None
         values = {"loss": terms.loss, **terms.values}
         if self.process_group.world_size > 1:
             parts = torch.stack([value.double() for value in (*values.values(), frames)])
-            *summed, frames = self.process_group.sum(parts * counts)
+            *summed, frames = self.process_group.sum(parts * is_counted)
             values = dict(zip(values, summed, strict=True))
         final = () if carried is None or carried.final is None else carried.final
-        return StepTerms(loss, values, sizes[1], frames, final)
+        return StepTerms(loss, values, total, frames, final)
 
     @contextlib.contextmanager
     def step_context(self, batch: BatchShard) -> Generator[None, None, None]:
         """Noise of this process' rows, and Pyro's own (slow) checks in the first step."""
-        if batch.rows is not None:
-            self.model.set_noise_source(ShardNoise(batch.rows, batch.total))
+        del batch
+        self.model.set_noise_source(self._noise)
         try:
             with pyro.validation_enabled(self._is_first_step):
                 yield
@@ -355,12 +375,20 @@ class SequenceTask(TrainingTask[SequenceModel]):
         )
 
     def state_dict(self) -> list[Tensor]:
-        """The state of the recurrence after the newest batch."""
-        return list(self._carried)
+        """The state of the recurrence after the newest batch, in the order of its rows."""
+        group = self.process_group
+        if group.world_size == 1 or not self._carried:
+            return list(self._carried)
+        own = [part[: len(self._places)].cpu() for part in self._carried]
+        parts = group.gather((list(self._places), own))
+        order = torch.tensor([place for places, _ in parts for place in places]).argsort()
+        return [torch.cat(each)[order] for each in zip(*(own for _, own in parts), strict=True)]
 
     def load_state_dict(self, state: list[Tensor]) -> None:
-        if self._restores_state:
-            self._carried = tuple(part.to(self._like.device) for part in state)
+        if not (self._restores_state and state):
+            return
+        places = self.process_group.stream_part(len(state[0])) or [0]
+        self._carried = tuple(part[list(places)].to(self._like.device) for part in state)
 
 
 def check_same_data(

@@ -259,7 +259,10 @@ class TrainingTask(abc.ABC, Generic[M]):
         """
 
     def state_dict(self) -> Any:
-        """What the task itself must remember to resume; plain values and tensors."""
+        """What the task itself must remember to resume; plain values and tensors.
+
+        All processes call it, and the main process writes what it returns there.
+        """
         return None
 
     def load_state_dict(self, state: Any) -> None:

@@ -116,7 +116,9 @@ class Trainer:
         self._weights: dict[str, float] = {}
         self._best_weights: dict[str, Tensor] | None = None
         self._saved: tuple[int, int | None] | None = None
-        self._started = self._saved_at = time.monotonic()
+        self._started = time.monotonic()
+        # Of the time that all processes agree on.
+        self._saved_at = 0.0
         self._agreed_signal: signal.Signals | None = None
         anomalies = AnomalyDetection(task.model, self.accumulator) if detect_anomaly else None
         self._anomalies = anomalies
@@ -309,23 +311,26 @@ class Trainer:
 
     def save(self) -> None:
         """Write the last checkpoint."""
-        if not self._writes or self._saved == self._progress:
+        if self._run is None or self._saved == self._progress:
             return
-        assert self._run is not None
+        self._saved, self._saved_at = self._progress, self.state.seconds
+        # Of all processes, each of which may hold a part.
+        task_state = self.task.state_dict()
+        if not self._writes:
+            return
         if self._log is not None:
             self._log.flush()
         self.state.seconds = time.monotonic() - self._started
         training_state = {
             "train_state": asdict(self.state),
             "accumulator": self.accumulator.state_dict(),
-            "task": self.task.state_dict(),
+            "task": task_state,
             "optimizer": self.optimizer.state_dict(),
             "random": random_states(),
         }
         self.task.save(
             self._run.last, self.state, metrics={}, averaged=False, training_state=training_state
         )
-        self._saved, self._saved_at = self._progress, time.monotonic()
 
     def resume(self) -> None:
         """Restore everything but the weights from the run's last checkpoint.
@@ -352,14 +357,14 @@ class Trainer:
             raise UserError(
                 f"{self._run.last}: its state does not fit this run ({error}); start a new training"
             ) from error
-        self._saved = self._progress
+        self._saved, self._saved_at = self._progress, self.state.seconds
 
     def _is_due(self, every: int | None) -> bool:
         return is_due(self.state, every, self.task.steps_per_epoch)
 
     def _checkpoint_is_old(self) -> bool:
         seconds = self.task.seconds_between_checkpoints
-        return seconds is not None and time.monotonic() - self._saved_at > seconds
+        return seconds is not None and self.state.seconds - self._saved_at > seconds
 
     # -- several processes ------------------------------------------------------------------------
 
