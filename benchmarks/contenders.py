@@ -20,7 +20,7 @@ import zpyro
 from benchmarks.published import Floor, PublishedZForcing, Terms
 from benchmarks.sizes import Size
 from zpyro.datasets.sequences import Dataset, Sequences
-from zpyro.distributed.processes import SINGLE_PROCESS, ProcessGroup
+from zpyro.distributed.processes import SINGLE_PROCESS, BatchShard, ProcessGroup
 from zpyro.nn.kernels.cuda_graph import GraphedCallable
 from zpyro.nn.layers import gaussian_kl
 from zpyro.nn.precision import autocast, products
@@ -165,7 +165,8 @@ def _training(
     config = Config("npz", None, None, objective=objective, train=train)
     task = SequenceTask(model, dataset, config, process_group)
     trainer = Trainer(task, train, process_group=process_group)
-    share = process_group.shard(sequences, sequences.lengths, np.arange(size.sequences))
+    places = process_group.part(size.sequences)
+    share = BatchShard(sequences[places].batch(), places, size.sequences)
     return partial(trainer.step, share)
 
 

@@ -18,7 +18,7 @@ import torch
 
 from tests import processes
 from tests.cli.conftest import Zpyro, zpyro
-from tests.ranks.together import leave, result, train_on_streams
+from tests.ranks.together import leave, result, streams_config, train_on_streams
 from tests.run.small import SIZE
 from zpyro import UserError
 from zpyro.datasets.blizzard import Blizzard, BlizzardSettings
@@ -96,7 +96,9 @@ def test_streams_keep_their_state_in_any_number_of_processes(
     )
     prepare(Blizzard(), data, tmp_path / "books", chosen)
 
-    def weights(name: str, count: int, size: int, *steps: int) -> dict[str, torch.Tensor]:
+    def weights(name: str, count: int, size: int, steps: int) -> dict[str, torch.Tensor]:
+        if not (tmp_path / name).exists():
+            runs.create(tmp_path / name, streams_config(size))
         arguments = tmp_path / name, tmp_path / "books", size, steps
         if count == 1:
             train_on_streams(*arguments)
@@ -114,9 +116,8 @@ def test_streams_keep_their_state_in_any_number_of_processes(
         resumed = f"resumed-{size}"
         weights(resumed, 1, size, 6)
         weights(resumed, count, size, 14)
-        for found in (weights(f"all-{size}", count, size, 20), weights(resumed, 1, size, 20)):
-            for name, each in expected.items():
-                torch.testing.assert_close(found[name], each, rtol=1e-6, atol=1e-6)
+        for name, each in weights(resumed, 1, size, 20).items():
+            torch.testing.assert_close(each, expected[name], rtol=1e-6, atol=1e-6)
 
 
 def test_the_others_end_with_a_process_that_dies(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from zpyro.distributed.seeding import seed_everything
 from zpyro.training import runs
 from zpyro.training import sequence_task as training
 from zpyro.training.building import build_model
+from zpyro.training.config import Config
 
 COUNT = 33
 """Four batches of 8 and one of a single sequence: some processes have nothing of it."""
@@ -50,22 +50,22 @@ def result(together: processes.ProcessGroup, dies_at: int | None = None) -> dict
     }
 
 
-def train_on_streams(out: Path, data: Path, size: int, steps: Sequence[int] = (20,)) -> None:
-    """Train with the state carried along streams, in one session for each number of steps."""
+def streams_config(size: int) -> Config:
+    """Settings of :func:`train_on_streams` for batches of a size."""
+    return settings(carry_state=True, batch_size=size, validate_every=20)
+
+
+def train_on_streams(out: Path, data: Path, size: int, steps: int) -> None:
+    """Train with the state carried along streams, in a run that is there, to a number of steps."""
     torch.set_num_threads(1)
     with processes.init_distributed("cpu") as together:
-        config = settings(carry_state=True, batch_size=size, validate_every=20)
+        config = streams_config(size)
         module = model().double()
-        if not (out / "config.toml").exists():
-            with together.main_process_first():
-                if together.is_main_process:
-                    runs.create(out, config)
         data_set = Store(data).dataset()
-        for limit in steps:
-            limited = replace(config, train=replace(config.train, max_steps=limit))
-            run = runs.open_run(out)
-            resume = run.has("last")
-            training.fit(module, data_set, limited, run=run, resume=resume, process_group=together)
+        config = replace(config, train=replace(config.train, max_steps=steps))
+        run = runs.open_run(out)
+        resume = run.has("last")
+        training.fit(module, data_set, config, run=run, resume=resume, process_group=together)
 
 
 def kill_after(module: nn.Module, steps: int) -> None:

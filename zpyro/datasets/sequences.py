@@ -178,16 +178,15 @@ class Sequences(torch.utils.data.Dataset[Any]):
     @overload
     def __getitem__(self, index: int) -> Sample: ...
     @overload
-    def __getitem__(self, index: slice | Sequence[int]) -> Sequences: ...
-    def __getitem__(self, index: int | slice | Sequence[int]) -> Sample | Sequences:
+    def __getitem__(self, index: slice | Sequence[int] | NDArray[Any]) -> Sequences: ...
+    def __getitem__(self, index: int | slice | Sequence[int] | NDArray[Any]) -> Sample | Sequences:
         if isinstance(index, int | np.integer):
             sample = self._sample(range(len(self))[index])
             # What is done to it in place stays out of the data set.
             return sample._replace(x=sample.x.clone())
-        if isinstance(index, np.ndarray) and index.dtype == bool:
-            index = np.flatnonzero(index)
         if isinstance(index, np.ndarray):
-            indices = index.astype(np.int64, copy=False)
+            # A mask, or numbers.
+            indices = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
         else:
             chosen = range(len(self))[index] if isinstance(index, slice) else index
             indices = np.fromiter(chosen, dtype=np.int64, count=len(chosen))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from zpyro.errors import UserError
 
@@ -58,15 +56,14 @@ class ProcessGroup:
         """Whether it is the one that writes files and logs."""
         return self.rank == 0
 
-    def parallel(self, module: nn.Module) -> nn.Module:
-        """The module with gradients averaged over all processes."""
-        if self.world_size == 1:
-            return module
-        # Networks of costs with weight zero are unused; torch warns where all are used.
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-        like = next(module.parameters())
-        devices = [like.device.index] if like.is_cuda else None
-        return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
+    @torch.no_grad()
+    def synchronize(self, module: nn.Module) -> None:
+        """Give all processes the parameters and buffers of the main process."""
+        if self.world_size > 1:
+            for tensor in (*module.parameters(), *module.buffers()):
+                values = tensor.contiguous()
+                dist.broadcast(values, src=0)
+                tensor.copy_(values)
 
     def part(self, count: int) -> range:
         """The places of this process in a batch of ``count`` rows: neighbors."""

@@ -14,6 +14,7 @@ Example:
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,8 +120,8 @@ class CounterNoise(NoiseSource):
         self, size: tuple[int, int, int], rows: Tensor, dtype: torch.dtype, is_normal: bool
     ) -> Tensor:
         samples = np.empty(size, dtype=np.float64 if dtype == torch.float64 else np.float32)
-        fill = self._generator.standard_normal if is_normal else self._generator.random
-        state = self._bits.state
+        fill: Any = self._generator.standard_normal if is_normal else self._generator.random
+        state: Any = self._bits.state
         state |= {"buffer_pos": 4, "has_uint32": 0}
         counter = state["state"]["counter"]
         step = int(self._step)

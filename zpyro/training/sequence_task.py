@@ -171,9 +171,9 @@ class SequenceTask(TrainingTask[SequenceModel]):
         self.term_names = tuple(term.name for term in self.elbo.components)
         self.process_group = process_group
         self._objective = self.elbo(model.model, model.active_guide)
-        self._parallel_objective = process_group.parallel(self._objective)
+        process_group.synchronize(self._objective)
         self._like = next(self._objective.parameters())
-        captures = config.train.cuda_graph and self._like.is_cuda and process_group.world_size == 1
+        captures = config.train.cuda_graph and self._like.is_cuda
         self._padded_lengths = length_edges(dataset.train.lengths) if captures else None
         # The state after the newest batch, where the rows of streams continue from it.
         self._carried: State = ()
@@ -208,7 +208,7 @@ class SequenceTask(TrainingTask[SequenceModel]):
             bucketed=train.bucketed,
         )
         for indices, places, total in order.batches(first, group.part):
-            yield BatchShard(sequences[indices if places else [0]].batch(), places, total)
+            yield BatchShard(sequences[indices if places else slice(1)].batch(), places, total)
 
     def before_step(self, state: TrainState, fraction: float) -> None:
         del fraction
@@ -255,17 +255,16 @@ class SequenceTask(TrainingTask[SequenceModel]):
         state = tuple(rest[with_start:])
         continued = self.model.with_initial_state(state) if state else nullcontext(None)
         with self.elbo.weighted(weights.to(self._like.dtype)), continued as carried:
-            loss = self._parallel_objective(x, lengths, start)
+            loss = self._objective(x, lengths, start)
             is_counted = (own > 0).to(loss.dtype)
-            # One normalizer for all processes, whose gradients are averaged afterwards.
-            loss = loss * is_counted * (self.process_group.world_size / total).to(loss.dtype)
+            # One normalizer for all processes, whose gradients are summed afterwards.
+            loss = loss * is_counted / total.to(loss.dtype)
         terms, frames = self._objective.terms, lengths.sum()
         assert terms is not None
         values = {"loss": terms.loss, **terms.values}
         if self.process_group.world_size > 1:
-            parts = torch.stack([value.double() for value in (*values.values(), frames)])
-            *summed, frames = self.process_group.sum(parts * is_counted)
-            values = dict(zip(values, summed, strict=True))
+            values = {name: value * is_counted for name, value in values.items()}
+            frames = frames * is_counted
         final = () if carried is None or carried.final is None else carried.final
         return StepTerms(loss, values, total, frames, final)
 

@@ -69,6 +69,8 @@ class TrainState:
 class StepTerms:
     """What a task computes of one batch, tensors on the model's device.
 
+    With several processes, loss, values and frames are shares that are summed over the processes.
+
     Attributes:
         loss: what is differentiated, a mean over the batch.
         values: sums over the batch by name: "loss", then every name of ``TrainingTask.term_names``.

@@ -1,8 +1,9 @@
 """The training loop, for anything that is a :class:`~zpyro.training.task.TrainingTask`.
 
 Read from the top: :meth:`Trainer.fit` is the loop, :meth:`Trainer.step` one step of it,
-:meth:`Trainer._update` the computation of a step, which is captured as a CUDA graph where possible.
-The rest is validation, checkpoints and the agreement of several processes.
+:meth:`Trainer._update` the computation of a step, which is captured as a CUDA graph where possible;
+several processes capture :meth:`Trainer._differentiate` and add up their gradients. The rest is
+validation, checkpoints and the agreement of several processes.
 
 Nothing in a step waits for the device: numbers that change from step to step come in as tensors,
 whether a step is finite is decided on the device, and its terms are summed there
@@ -14,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -36,7 +37,7 @@ from zpyro.training.config import TrainConfig
 from zpyro.training.interruption import Interruption
 from zpyro.training.optimizer import Optimizer
 from zpyro.training.runs import MetricsLog, Run
-from zpyro.training.task import Numbers, Tensors, TrainingTask, TrainState
+from zpyro.training.task import Numbers, StepTerms, Tensors, TrainingTask, TrainState
 
 MIN_STEPS_BETWEEN_VALIDATIONS = 50
 """Where validations happen at the end of epochs, so that tiny epochs are not mostly validation."""
@@ -122,11 +123,11 @@ class Trainer:
         self._agreed_signal: signal.Signals | None = None
         anomalies = AnomalyDetection(task.model, self.accumulator) if detect_anomaly else None
         self._anomalies = anomalies
-        # One process alone captures graphs, and none that anomaly detection must look into.
-        alone = process_group.world_size == 1
-        self._captures = train.cuda_graph and self.device.type == "cuda" and alone
-        self._captures = self._captures and not detect_anomaly
+        # No graphs that anomaly detection must look into.
+        self._captures = train.cuda_graph and self.device.type == "cuda" and not detect_anomaly
         self._updates: dict[Hashable, GraphedCallable] = {}
+        # Which parameters the newest backward pass of each key reached.
+        self._reached: dict[Hashable, list[bool]] = {}
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -169,17 +170,9 @@ class Trainer:
         self._weights = task.weights()
         controls = torch.tensor([*self._weights.values(), self._rate], dtype=torch.float64)
         key, tensors = task.inputs(batch)
-        if key not in self._updates:
-            self._updates[key] = GraphedCallable(
-                partial(self._update, key),
-                max_graphs=task.max_graphs,
-                enabled=self._captures,
-                state=self._updated_tensors,
-            )
         with self._checked(batch), precision.products(self.train.precision):
-            is_finite, _, _, *outputs = self._updates[key](
-                to_device(controls, self.device), *tensors
-            )
+            update = self._update_alone if self.process_group.world_size == 1 else self._update_all
+            is_finite, *outputs = update(key, to_device(controls, self.device), *tensors)
         task.after_step(is_finite, tuple(outputs))
         state.advance(task.steps_per_epoch)
         is_logged = state.step % self.train.log_every == 0
@@ -193,20 +186,95 @@ class Trainer:
         if is_logged:
             self._record_steps()
 
+    def _update_alone(self, key: Hashable, controls: Tensor, *tensors: Tensor) -> Tensors:
+        """The computation of a step in one process, all of it captured.
+
+        Returns:
+            Whether the step is finite, and the task's outputs.
+        """
+        if key not in self._updates:
+            self._updates[key] = GraphedCallable(
+                partial(self._update, key),
+                max_graphs=self.task.max_graphs,
+                enabled=self._captures,
+                state=self._updated_tensors,
+            )
+        is_finite, _, _, *outputs = self._updates[key](controls, *tensors)
+        return is_finite, *outputs
+
+    def _update_all(self, key: Hashable, controls: Tensor, *tensors: Tensor) -> Tensors:
+        """The computation of a step in several processes, the same result in each.
+
+        Forward and backward are captured, without any communication: a process records a graph when
+        it meets a shape often enough, whatever the others do.
+
+        Returns:
+            As :meth:`_update_alone`.
+        """
+        if key not in self._updates:
+            self._updates[key] = GraphedCallable(
+                partial(self._differentiate, key),
+                max_graphs=self.task.max_graphs,
+                enabled=self._captures,
+                state=self.task.model.buffers,
+            )
+        gradient, sums, examples, *outputs = self._updates[key](controls, *tensors)
+        parameters, group = self.optimizer.parameters, self.process_group
+        group.sum(gradient)
+        *values, frames = group.sum(sums)
+        reached = group.all_reduce_max(*self._reached[key])
+        parts = gradient.split([parameter.numel() for parameter in parameters])
+        for parameter, part, flag in zip(parameters, parts, reached, strict=True):
+            # The optimizer leaves those alone that no process has a gradient of.
+            parameter.grad = part.view_as(parameter) if flag else None
+        named = dict(zip(self.accumulator.columns[4:], values, strict=True))
+        is_finite, _ = self._apply(controls, named, examples, frames)
+        return is_finite, *outputs
+
     def _update(self, key: Hashable, controls: Tensor, *tensors: Tensor) -> Tensors:
         """Forward, backward, clipping, sums and the optimizer's step: a function of tensors.
 
         Returns:
             Whether the step is finite, the loss, the gradient's length, and the task's outputs.
         """
+        terms = self._backward(key, controls, *tensors)
+        is_finite, norm = self._apply(controls, terms.values, terms.examples, terms.frames)
+        return is_finite, terms.loss.detach(), norm.detach(), *terms.outputs
+
+    def _differentiate(self, key: Hashable, controls: Tensor, *tensors: Tensor) -> Tensors:
+        """Forward and backward of the rows of this process: a function of tensors.
+
+        Returns:
+            The gradient of all parameters as one vector, the sums of loss, terms and frames, the
+            number of examples, and the task's outputs.
+        """
+        terms = self._backward(key, controls, *tensors)
+        parameters = self.optimizer.parameters
+        self._reached[key] = [parameter.grad is not None for parameter in parameters]
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        values = [terms.values[name] for name in self.accumulator.columns[4:]]
+        sums = torch.stack([value.double() for value in (*values, terms.frames)])
+        return torch.cat([p.flatten() for p in parts]), sums, terms.examples, *terms.outputs
+
+    def _backward(self, key: Hashable, controls: Tensor, *tensors: Tensor) -> StepTerms:
         with precision.autocast(self.train.precision, controls.device):
             terms = self.task.loss(key, controls, *tensors)
         self.optimizer.zero_grad()
         terms.loss.backward()
+        return terms
+
+    def _apply(
+        self, controls: Tensor, values: Mapping[str, Tensor], examples: Tensor, frames: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Clip the gradients, add up the terms and update the weights.
+
+        Returns:
+            Whether the step is finite, and the gradient's length before.
+        """
         norm = self.optimizer.clip_gradients()
-        is_finite = self.accumulator.add(terms.values, norm, terms.examples, terms.frames)
+        is_finite = self.accumulator.add(values, norm, examples, frames)
         self.optimizer.step(controls[-1], is_finite)
-        return is_finite, terms.loss.detach(), norm.detach(), *terms.outputs
+        return is_finite, norm
 
     def _updated_tensors(self) -> list[Tensor]:
         """Everything that :meth:`_update` changes in place."""
