@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from tests.core.cases import make
+from tests.processes import LIMIT
 from tests.run import small
 from zpyro import evaluation
+from zpyro.datasets import Sequences
 from zpyro.distributed.seeding import named_noise
 from zpyro.errors import UserError
 from zpyro.objectives.sequence_terms import sequence_terms
@@ -66,3 +71,41 @@ def test_mode_is_kept_and_nothing_to_score_is_told() -> None:
     assert module.training
     with pytest.raises(UserError, match="no sequences"):
         evaluation.iwae(module, data[[]], particles=2)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "name", ["gaussian", "layer_norm", "categorical", "srnn", "vrnn_mixture", "dmm", "storn", "rnn"]
+)
+def test_the_memory_decides_how_many_paths_are_sampled_together_not_the_result(name: str) -> None:
+    case = make(name, lengths=(5, 2, 1, 5))
+    values = tuple(x[:n].numpy() for x, n in zip(case.x, case.lengths, strict=True))
+    data = Sequences(values, ("a", "b", "c", "d"), case.start.numpy())
+    results = [
+        evaluation.iwae(case.module, data, particles=7, memory=memory, batch_size=3)
+        for memory in (0, 60_000, 1 << 40)
+    ]
+    for result in results[1:]:
+        np.testing.assert_allclose(result.iwae_by_sequence, results[0].iwae_by_sequence, rtol=1e-12)
+        assert result.effective_paths == pytest.approx(results[0].effective_paths, rel=1e-9)
+
+
+def test_paths_take_no_more_memory_than_they_may() -> None:
+    code = """
+import resource, torch, zpyro
+from zpyro.datasets import Sequences
+torch.set_num_threads(1)
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+model = zpyro.ZForcing(zpyro.likelihoods.Gaussian(4), 64, 16, 32, 32)
+data = Sequences(tuple(torch.randn(32, 50, 4).numpy()), tuple(map(str, range(32))), None)
+for particles, memory in ((2, 1), (40, 24), (40, 1000)):
+    zpyro.iwae(model, data, particles=particles, memory=memory << 20)
+    print(peak())
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, check=True
+    )
+    one_at_a_time, some, all_together = map(float, result.stdout.split())
+    assert some < one_at_a_time + 24
+    assert all_together > some + 60

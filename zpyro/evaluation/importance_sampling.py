@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from zpyro.datasets.batching import Batch
 from zpyro.datasets.sequences import Sequences
+from zpyro.distributed.seeding import named_noise
 from zpyro.evaluation.custom_guides import path_log_probs
-from zpyro.evaluation.elbo import OnBatch, mean_and_stderr, named_terms, sorted_by_length
+from zpyro.evaluation.elbo import OnBatch, mean_and_stderr, sorted_by_length
 from zpyro.models.base import SequenceModel
+from zpyro.models.bound_model import BoundModel
+from zpyro.models.distributions import (
+    TrajectoryDistribution,
+    TrajectoryLikelihood,
+    TrajectoryPosterior,
+    TrajectoryPrior,
+)
+from zpyro.models.guides import model_inputs
 from zpyro.nn.modes import evaluation_mode
+
+MEMORY = 256 << 20
+"""Default memory of the paths that are sampled together, bytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +59,15 @@ def iwae(
     particles: int = 25,
     batch_size: int = 64,
     seed: int = 0,
+    memory: int = MEMORY,
     on_batch: OnBatch | None = None,
 ) -> ImportanceEvaluation:
     """The importance-weighted bound of a model on a set of sequences (arXiv:1509.00519).
 
-    Paths are sampled one after the other, so that memory does not grow with their number. Their
-    noise depends only on ``seed`` and each sequence's name, as in :func:`evaluate`.
+    As many paths are sampled together as fit into ``memory``, at least one, so that memory does
+    not grow with their number. Their noise depends only on ``seed`` and each sequence's name, as in
+    :func:`evaluate`: the result does not depend on how many are sampled together, but for the order
+    of floating-point sums. Paths of a custom guide are sampled one after the other.
 
     Args:
         module: the model; it is evaluated without dropout, and its mode is restored.
@@ -57,6 +75,8 @@ def iwae(
         particles: K; a model without latents has the same number for every K.
         batch_size: sequences scored together.
         seed: of the noise.
+        memory: of the paths that are sampled together, bytes; the model, the data and one path of
+            a batch come on top.
         on_batch: receives (done, total) after each batch.
 
     Raises:
@@ -67,9 +87,8 @@ def iwae(
     parts: list[np.ndarray] = []
     with evaluation_mode(module):
         for batch in ordered.batches(batch_size):
-            parts.append(
-                np.stack([_log_weights(module, batch, seed, draw) for draw in range(draws)])
-            )
+            weights = list(_log_weights(module, batch, seed, draws, memory))
+            parts.append(torch.cat(weights).cpu().numpy())
             if on_batch is not None:
                 on_batch(sum(part.shape[1] for part in parts), len(sequences))
     log_weights = np.concatenate(parts, axis=1)[:, back]
@@ -94,11 +113,45 @@ def iwae(
     )
 
 
-def _log_weights(module: SequenceModel, batch: Batch, seed: int, draw: int) -> np.ndarray:
-    """log p(x, z) / q(z | x) of one path a sequence, (B,)."""
+def _log_weights(
+    module: SequenceModel, batch: Batch, seed: int, draws: int, memory: int
+) -> Iterator[Tensor]:
+    """log p(x, z) / q(z | x) of all paths, some at a time, (K, B) each."""
     if module.custom_guide is not None:
-        likelihood, prior, posterior, _ = path_log_probs(module, batch, seed, draw)
-        return (likelihood + prior - posterior).double().cpu().numpy()
-    terms = named_terms(module, batch, seed, draw)
-    steps = terms.log_likelihood + terms.log_prior - terms.log_posterior
-    return steps.double().sum(1).cpu().numpy()
+        for draw in range(draws):
+            likelihood, prior, posterior, _ = path_log_probs(module, batch, seed, draw)
+            yield (likelihood + prior - posterior).double().unsqueeze(0)
+        return
+    bound = module.bind(*model_inputs(module, batch))
+    if not module.latent_size:
+        yield _sum(TrajectoryLikelihood(bound, bound.empty_latents()), bound.x).unsqueeze(0)
+        return
+    together = max(1, memory // _path_bytes(bound))
+    for first in range(0, draws, together):
+        some = range(first, min(first + together, draws))
+        noise = [named_noise(batch.names, bound.steps, module.latent_size, seed, k) for k in some]
+        yield _weights_of_noise(bound, torch.stack(noise).to(next(module.parameters())))
+
+
+def _weights_of_noise(bound: BoundModel, noise: Tensor) -> Tensor:
+    """log p(x, z) / q(z | x) of the paths for standard normal draws (K, B, T, Z), (K, B)."""
+    posterior = TrajectoryPosterior(bound)
+    z = posterior.from_noise(noise)
+    likelihood, prior = TrajectoryLikelihood(bound, z), TrajectoryPrior(bound)
+    return _sum(likelihood, bound.x) + _sum(prior, z) - _sum(posterior, z)
+
+
+def _sum(distribution: TrajectoryDistribution, value: Tensor) -> Tensor:
+    """The log-density of whole sequences, summed over steps in double precision."""
+    return distribution.step_log_prob(value).double().sum(-1)
+
+
+def _path_bytes(bound: BoundModel) -> int:
+    """Memory of one path of every sequence in the batch, more than any model here was seen to take.
+
+    What the networks compute for all steps is bounded on its own, see :mod:`zpyro.nn.blocks`.
+    """
+    known = (bound.inputs, bound.input_features, bound.backward_states)
+    size = bound.model.hidden_size + bound.model.latent_size
+    numbers = 16 * size + 2 * sum(values.shape[-1] for values in known)
+    return bound.sequences * bound.steps * numbers * bound.inputs.element_size()

@@ -93,8 +93,10 @@ def smc(
     parts: list[list[_Filtered]] = []
     with evaluation_mode(module):
         for batch in ordered.batches(together):
+            # What depends on the frames alone is computed once for all runs.
+            bound = module.bind(*model_inputs(module, batch))
             parts.append(
-                [_filter(module, batch, particles, threshold, seed, run) for run in range(runs)]
+                [_filter(bound, batch, particles, threshold, seed, run) for run in range(runs)]
             )
             if on_batch is not None:
                 on_batch(sum(len(part[0].bounds) for part in parts), len(sequences))
@@ -138,10 +140,10 @@ class _Filtered(NamedTuple):
 
 
 def _filter(
-    module: SequenceModel, batch: Batch, particles: int, threshold: float, seed: int, run: int
+    bound: BoundModel, batch: Batch, particles: int, threshold: float, seed: int, run: int
 ) -> _Filtered:
+    module = bound.model
     like = next(module.parameters())
-    bound = module.bind(*model_inputs(module, batch))
     lengths = torch.as_tensor(batch.lengths, device=like.device)
     noise = _noise(batch.names, particles, module.latent_size, seed, run)
     state = module.first_state(particles * len(batch))

@@ -115,7 +115,7 @@ class BoundModel:
         z = self._without_padding(path.z.reshape(noise.shape))
         trajectory = self._trajectory_of(z, path.context, path.features)
         trajectory.posterior = self._time_major(path.mean), self._time_major(path.log_variance)
-        self._trajectories.append((weakref.ref(z), trajectory))
+        self._keep(z, trajectory)
         return z
 
     def sample_prior(self, noise: Tensor) -> Tensor:
@@ -205,8 +205,13 @@ class BoundModel:
             if known() is z:
                 return trajectory
         trajectory = self._computed(z, self.input_features)
-        self._trajectories.append((weakref.ref(z), trajectory))
+        self._keep(z, trajectory)
         return trajectory
+
+    def _keep(self, z: Tensor, trajectory: Trajectory) -> None:
+        """Keep the states along z, and release those of latents that are gone."""
+        self._trajectories = [entry for entry in self._trajectories if entry[0]() is not None]
+        self._trajectories.append((weakref.ref(z), trajectory))
 
     def _computed(self, z: Tensor, input_features: Tensor) -> Trajectory:
         z = self._without_padding(z)
