@@ -50,8 +50,9 @@ class Likelihood(abc.ABC):
 
     A subclass is a frozen dataclass with a ``name``; it defines ``distribution`` and ``sample``.
     It may override ``parameter_size`` (D by default), ``support`` (the reals), ``log_prob`` and
-    ``mean`` (those of the distribution), ``embedding`` and ``output`` (one Linear each) and
-    ``start`` (zeros). :func:`register` makes it available by name.
+    ``mean`` (those of the distribution), ``observed_log_prob`` and ``impute`` (for missing values),
+    ``embedding`` and ``output`` (one Linear each) and ``start`` (zeros). :func:`register` makes it
+    available by name.
 
     Attributes:
         size: D, the numbers in a frame; for tokens the size of the vocabulary.
@@ -99,6 +100,39 @@ class Likelihood(abc.ABC):
     def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
         """log p(value), nats, (...,)."""
         return self.distribution(parameters).log_prob(value)
+
+    def observed_log_prob(self, parameters: Tensor, value: Tensor, observed: Tensor) -> Tensor:
+        """log p(observed part of value), nats, (...,): the density with the rest integrated out.
+
+        By default whole frames can be missing; a likelihood that can also leave out single numbers
+        of a frame overrides this.
+
+        Args:
+            parameters: (..., parameter_size).
+            value: frames, anything finite where they are missing, (...,) + event shape.
+            observed: True where a number is known, shaped as ``value``.
+
+        Raises:
+            UserError: for a frame that is known in part.
+        """
+        whole = observed
+        if self.event_shape:
+            whole = observed.all(-1)
+            if bool((observed.any(-1) != whole).any()):
+                raise UserError(
+                    f"likelihood {self.name}: cannot leave out single numbers of a frame; define "
+                    "observed_log_prob in its class, or mark whole frames as missing"
+                )
+        density = self.log_prob(parameters, value)
+        return density.where(whole, density.new_zeros(()))
+
+    def impute(self, parameters: Tensor, value: Tensor, observed: Tensor) -> Tensor:
+        """The value, its missing numbers sampled given the observed ones of the same frame.
+
+        By default the numbers of a frame are independent given the parameters. Arguments are as in
+        :meth:`observed_log_prob`.
+        """
+        return value.where(observed, self.sample(parameters).to(value.dtype))
 
     def mean(self, parameters: Tensor) -> Tensor:
         """Expected frame, (..., D); for tokens the most probable token, (...,)."""
@@ -162,6 +196,10 @@ class Gaussian(Likelihood):
         # From the log variance, which saves the exp, square and log of a scale per sample.
         return gaussian_log_density(value, *self.mean_and_log_variance(parameters)).sum(-1)
 
+    def observed_log_prob(self, parameters: Tensor, value: Tensor, observed: Tensor) -> Tensor:
+        densities = gaussian_log_density(value, *self.mean_and_log_variance(parameters))
+        return _sum_of_observed(densities, observed)
+
 
 @dataclass(frozen=True)
 class GaussianMixture(Likelihood):
@@ -220,6 +258,30 @@ class GaussianMixture(Likelihood):
         densities = gaussian_log_density(value.unsqueeze(-2), means, log_variances).sum(-1)
         return (logits.log_softmax(-1) + densities).logsumexp(-1)
 
+    def observed_log_prob(self, parameters: Tensor, value: Tensor, observed: Tensor) -> Tensor:
+        log_weights, _, _ = self._of_components(parameters, value, observed)
+        density = log_weights.logsumexp(-1)
+        # The weights sum to one only up to rounding.
+        return density.where(observed.any(-1), density.new_zeros(()))
+
+    def impute(self, parameters: Tensor, value: Tensor, observed: Tensor) -> Tensor:
+        """The missing numbers from the component that the observed ones suggest."""
+        log_weights, means, log_variances = self._of_components(parameters, value, observed)
+        index = _sample_index(log_weights)[..., None, None]
+        index = index.expand(*log_weights.shape[:-1], 1, self.size)
+        mean, log_variance = (part.gather(-2, index).squeeze(-2) for part in (means, log_variances))
+        sampled = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        return value.where(observed, sampled.to(value.dtype))
+
+    def _of_components(
+        self, parameters: Tensor, value: Tensor, observed: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """log w_k p_k(observed part) (..., K), means and log variances, each (..., K, D)."""
+        logits, means, log_variances = self.parts(parameters)
+        densities = gaussian_log_density(value.unsqueeze(-2), means, log_variances)
+        known = _sum_of_observed(densities, observed.unsqueeze(-2))
+        return logits.log_softmax(-1) + known, means, log_variances
+
 
 @dataclass(frozen=True)
 class Bernoulli(Likelihood):
@@ -238,6 +300,10 @@ class Bernoulli(Likelihood):
     def sample(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
         probabilities = (parameters / temperature).sigmoid()
         return (torch.rand_like(probabilities) < probabilities).to(parameters.dtype)
+
+    def observed_log_prob(self, parameters: Tensor, value: Tensor, observed: Tensor) -> Tensor:
+        masses = dist.Bernoulli(logits=parameters, validate_args=False).log_prob(value)
+        return _sum_of_observed(masses, observed)
 
 
 @dataclass(frozen=True)
@@ -331,6 +397,11 @@ def build(name: str, size: int, **settings: Any) -> Likelihood:
         UserError: for a name that is not in :data:`LIKELIHOODS`.
     """
     return LIKELIHOODS.find(name)(size, **settings)
+
+
+def _sum_of_observed(values: Tensor, observed: Tensor) -> Tensor:
+    """The sum over a frame's numbers (..., D) that are observed, (...,)."""
+    return values.where(observed, values.new_zeros(())).sum(-1)
 
 
 def _sample_index(logits: Tensor) -> Tensor:

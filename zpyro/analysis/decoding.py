@@ -50,7 +50,8 @@ def reconstruct(
     """Decode latents of the posterior, feeding the model the observed frames.
 
     As in training, h_t is computed from the observed x_{t-1}: frame t depends on z_1..z_t and
-    x_0..x_{t-1}, and on x_t through z only. To see what the latents alone determine, pass the same
+    x_0..x_{t-1}, and on x_t through z only. Where frames have missing values, both ``mean`` and
+    ``frames`` fill them; :func:`zpyro.impute` also keeps the observed ones. To see what the latents alone determine, pass the same
     ``z`` to :func:`decode`.
 
     Args:
@@ -78,13 +79,13 @@ def reconstruct(
     if num_samples < 1 or (use_mean and num_samples > 1):
         raise UserError(f"num_samples is {num_samples}; give 1 or more, and 1 with use_mean")
     like = next(model.parameters())
-    x, lengths, start = model_inputs(model, batch)
-    shape = torch.Size((len(batch), x.shape[1], model.latent_size))
+    arguments = model_inputs(model, batch)
+    shape = torch.Size((len(batch), batch.x.shape[1], model.latent_size))
     with _reproducible(model, seed):
-        bound = model.bind(x, lengths, start)
+        bound = model.bind(*arguments)
         if guide is not None:
             z = torch.stack(
-                [latents_of(guide, shape, use_mean, x, lengths, start) for _ in range(num_samples)]
+                [latents_of(guide, shape, use_mean, *arguments) for _ in range(num_samples)]
             )
         elif use_mean:
             z = bound.sample_posterior(like.new_zeros(1, *shape))
@@ -122,6 +123,7 @@ def decode(
     seed: int = 0,
     use_mean: bool = False,
     temperature: float = 1.0,
+    covariates: Tensor | None = None,
 ) -> Decoded:
     """Decode given latents, feeding the model its own frames.
 
@@ -134,6 +136,7 @@ def decode(
         use_mean: instead of sampling, feed back the mean frame; of binary frames the more probable
             value of each bit, of tokens the most probable one.
         temperature: factor on standard deviations; logits are divided by it.
+        covariates: u_1..u_T, (B, T, C), for a model with covariates.
 
     Returns:
         ``frames`` are those that were fed back.
@@ -158,12 +161,13 @@ def decode(
     frames: list[Tensor] = []
     with _reproducible(model, seed):
         lengths = torch.full((count,), steps) if lengths is None else lengths
-        conditions = model.bind(None, lengths, frame).conditions
+        conditions = model.bind(None, lengths, frame, covariates=covariates).conditions
         if conditions.steps > steps:
             raise ValueError(f"lengths reach {conditions.steps}, but z has {steps} steps")
         z, state = z[:, : conditions.steps], model.initial_state(count)
         for t in range(conditions.steps):
-            inputs = model.embed(frame)
+            given = conditions.covariates
+            inputs = model.embed_frames(frame, None, None if given is None else given[:, t])
             state = model.transition(z[:, t], inputs, model.prepare(inputs, state))
             parameters = model.emission(model.features(state))
             mean = likelihood.mean(parameters)

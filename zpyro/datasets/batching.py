@@ -33,11 +33,15 @@ class Sample(NamedTuple):
         x: frames (T, D) float32 or tokens (T,) int64.
         start: x_0, (D,) or (), or None for the likelihood's default.
         name: of the sequence.
+        observed: True where a number of x is known, shaped as x; None where all are.
+        covariates: u_1..u_T, (T, C) float32, or None.
     """
 
     x: Tensor
     start: Tensor | None
     name: str
+    observed: Tensor | None = None
+    covariates: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +49,15 @@ class Batch:
     """Padded sequences.
 
     Attributes:
-        x: frames (B, T, D) float32 or tokens (B, T) int64, zeros beyond the lengths.
+        x: frames (B, T, D) float32 or tokens (B, T) int64, zeros beyond the lengths and where they
+            are missing.
         lengths: (B,) int64, on the CPU so that reading them never stalls an accelerator.
         start: x_0, (B, D) or (B,), or None for the likelihood's default.
         names: one a sequence.
         continues: whether each goes on where the one in its place of the batch before ended, (B,);
             None in batches that are mixed.
+        observed: True where a number of x is known, shaped as x; None where all are.
+        covariates: u_1..u_T, (B, T, C) float32, zeros beyond the lengths, or None.
     """
 
     x: Tensor
@@ -58,6 +65,8 @@ class Batch:
     start: Tensor | None
     names: tuple[str, ...]
     continues: Tensor | None = None
+    observed: Tensor | None = None
+    covariates: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -68,9 +77,11 @@ class Batch:
         return int(self.lengths.sum())
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch with x and start on a device."""
-        start = None if self.start is None else self.start.to(device)
-        return replace(self, x=self.x.to(device), start=start)
+        """The same batch with all but the lengths on a device."""
+        names = ("start", "observed", "covariates")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        moved = {name: values.to(device) for name, values in given.items()}
+        return replace(self, x=self.x.to(device), **moved)
 
 
 def collate(samples: Sequence[Sample], *, steps: int = 0) -> Batch:
@@ -84,14 +95,35 @@ def collate(samples: Sequence[Sample], *, steps: int = 0) -> Batch:
 
         loader = DataLoader(data.train, 32, shuffle=True, collate_fn=zpyro.datasets.collate)
     """
-    x = torch.nn.utils.rnn.pad_sequence([sample.x for sample in samples], batch_first=True)
-    if steps > x.shape[1]:
-        filler = x.new_zeros(len(x), steps - x.shape[1], *x.shape[2:])
-        x = torch.cat([x, filler], dim=1)
+    x = padded([sample.x for sample in samples], steps)
+    masks = [sample.observed for sample in samples if sample.observed is not None]
+    covariates = [sample.covariates for sample in samples if sample.covariates is not None]
     starts = [sample.start for sample in samples if sample.start is not None]
     lengths = torch.tensor([len(sample.x) for sample in samples], dtype=torch.int64)
     start = torch.stack(starts) if starts else None
-    return Batch(x, lengths, start, tuple(sample.name for sample in samples))
+    return Batch(
+        x,
+        lengths,
+        start,
+        tuple(sample.name for sample in samples),
+        observed=padded(masks, steps) if masks else None,
+        covariates=padded(covariates, steps) if covariates else None,
+    )
+
+
+def padded(values: Sequence[Tensor], steps: int = 0) -> Tensor:
+    """Tensors (T_i, ...) as one (B, T, ...), zeros (or False) beyond each.
+
+    Args:
+        values: at least one.
+        steps: pad to so many steps where none is longer.
+    """
+    together = torch.nn.utils.rnn.pad_sequence(list(values), batch_first=True)
+    if steps <= together.shape[1]:
+        return together
+    missing = steps - together.shape[1]
+    filler = together.new_zeros(len(together), missing, *together.shape[2:])
+    return torch.cat([together, filler], dim=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -18,7 +19,7 @@ from zpyro.models.sites import replay_directly, sample_sites
 @torch.no_grad()
 def sample_trace(
     module: SequenceModel, batch: Batch, seed: int, draw: int
-) -> tuple[Trace, tuple[Tensor, Tensor, Tensor | None]]:
+) -> tuple[Trace, tuple[Any, ...]]:
     """One call of a model's custom guide, whose samples depend only on the seed and the names.
 
     Args:
@@ -28,7 +29,7 @@ def sample_trace(
         draw: number of the sample.
 
     Returns:
-        The guide's trace, and the arguments x, lengths and start on the module's device.
+        The guide's trace, and its arguments on the module's device.
     """
     guide, device = module.custom_guide, next(module.parameters()).device
     assert guide is not None

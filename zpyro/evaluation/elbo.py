@@ -206,8 +206,17 @@ def _average(paths: Iterable[Tensor]) -> Tensor:
 def named_terms(module: SequenceModel, batch: Batch, seed: int, draw: int) -> SequenceTerms:
     """The terms of one path per sequence, whose noise depends on seed, draw and names only."""
     noise = named_noise(batch.names, batch.x.shape[1], module.latent_size, seed, draw)
-    x, lengths, start = model_inputs(module, batch)
-    return sequence_terms(module, x, lengths, start, noise=noise.to(next(module.parameters())))
+    x, lengths, start, *given = model_inputs(module, batch)
+    observed, covariates = given or (None, None)
+    return sequence_terms(
+        module,
+        x,
+        lengths,
+        start,
+        noise=noise.to(next(module.parameters())),
+        observed=observed,
+        covariates=covariates,
+    )
 
 
 class _Found:

@@ -192,7 +192,11 @@ def _step(bound: BoundModel, t: int, state: State, noise: Tensor) -> tuple[State
         gain = (prior - gaussian_log_density(z, mean, log_variance)).sum(-1)
     state = module.transition(z, inputs, state)
     parameters = module.emission(module.features(state))
-    return state, gain + module.likelihood.log_prob(parameters, rows(bound.x))
+    observed = bound.conditions.observed
+    if observed is None:
+        return state, gain + module.likelihood.log_prob(parameters, rows(bound.x))
+    known = rows(bound.x), rows(observed)
+    return state, gain + module.likelihood.observed_log_prob(parameters, *known)
 
 
 def _noise(

@@ -25,6 +25,8 @@ class SequenceModel(StepwiseModel):
     - ``lengths``: (B,), each at most T, by default T; with ``x=None`` the lengths to generate
       (an int for one length),
     - ``start``: x_0, (B, D) or (B,), by default zeros or the likelihood's start token,
+    - ``observed``: (B, T), or (B, T, D), False where x is missing, for a model with ``missing``,
+    - ``covariates``: u_1..u_T, (B, T, C), for a model with ``covariate_size`` C,
 
     and hold the generative process and the posterior only, within the plate ``sequences``. The
     sites are ``z`` and ``x`` in the granularity "sequence", ``z_1``.. and ``x_1``.. in "step".
@@ -35,6 +37,8 @@ class SequenceModel(StepwiseModel):
         hidden_size: H.
         latent_size: Z.
         granularity: "sequence" (one site for all steps, fast) or "step" (a site per step).
+        missing: whether frames may have missing values.
+        covariate_size: C, numbers known beforehand for every step.
 
     Attributes:
         custom_guide: a guide to train and evaluate with instead of :meth:`guide`, or None.
@@ -56,8 +60,13 @@ class SequenceModel(StepwiseModel):
         hidden_size: int,
         latent_size: int,
         granularity: str = "sequence",
+        *,
+        missing: bool = False,
+        covariate_size: int = 0,
     ) -> None:
-        super().__init__(likelihood, hidden_size, latent_size)
+        super().__init__(
+            likelihood, hidden_size, latent_size, missing=missing, covariate_size=covariate_size
+        )
         check_granularity(granularity)
         self.granularity = granularity
         self.custom_guide: Program | None = None
@@ -67,26 +76,30 @@ class SequenceModel(StepwiseModel):
         x: Tensor | None = None,
         lengths: Tensor | int | None = None,
         start: Tensor | None = None,
+        observed: Tensor | None = None,
+        covariates: Tensor | None = None,
     ) -> Tensor:
         """The generative process; returns the frames, (..., B, T, D) or (..., B, T).
 
         Raises:
             ValueError: if shapes do not fit each other or the likelihood.
         """
-        return self.program(self.granularity)[0](x, lengths, start)
+        return self.program(self.granularity)[0](x, lengths, start, observed, covariates)
 
     def guide(
         self,
         x: Tensor | None = None,
         lengths: Tensor | int | None = None,
         start: Tensor | None = None,
+        observed: Tensor | None = None,
+        covariates: Tensor | None = None,
     ) -> Tensor:
         """The posterior; returns the latents, (..., B, T, Z). Arguments as in :meth:`model`.
 
         Raises:
             ValueError: if shapes do not fit each other or the likelihood, or x is None.
         """
-        return self.program(self.granularity)[1](x, lengths, start)
+        return self.program(self.granularity)[1](x, lengths, start, observed, covariates)
 
     @property
     def active_guide(self) -> Program:
@@ -107,14 +120,19 @@ class SequenceModel(StepwiseModel):
         return partial(model, self), partial(guide, self)
 
     def bind(
-        self, x: Tensor | None, lengths: Tensor | int | None = None, start: Tensor | None = None
+        self,
+        x: Tensor | None,
+        lengths: Tensor | int | None = None,
+        start: Tensor | None = None,
+        observed: Tensor | None = None,
+        covariates: Tensor | None = None,
     ) -> BoundModel:
         """This model bound to one batch; arguments as in :meth:`model`.
 
         Raises:
             ValueError: if shapes do not fit each other or the likelihood.
         """
-        return bind(self, x, lengths, start)
+        return bind(self, x, lengths, start, observed, covariates)
 
     @torch.no_grad()
     def generate(
@@ -125,6 +143,8 @@ class SequenceModel(StepwiseModel):
         start: Tensor | None = None,
         prefix: Tensor | None = None,
         temperature: float = 1.0,
+        observed: Tensor | None = None,
+        covariates: Tensor | None = None,
     ) -> Tensor:
         """Sample frames from the prior, or frames that continue a prefix.
 
@@ -135,26 +155,54 @@ class SequenceModel(StepwiseModel):
             prefix: frames x_1..x_P to continue, (N, P, D) or (N, P); its latents are sampled from
                 the posterior given the prefix.
             temperature: factor on the standard deviations (logits are divided by it).
+            observed: (N, P), or (N, P, D), False where the prefix is missing.
+            covariates: of the prefix and the new frames, (N, P + steps, C), for a model with
+                covariates.
 
         Returns:
             The new frames, (N, steps, D) or (N, steps).
+
+        Raises:
+            ValueError: if shapes do not fit each other or the model.
         """
+        given = 0 if prefix is None else prefix.shape[1]
+        future = None
+        if covariates is not None:
+            if covariates.shape[1] != given + steps:
+                raise ValueError(
+                    f"covariates have {covariates.shape[1]} steps; a prefix of {given} frames and "
+                    f"{steps} new ones need {given + steps}"
+                )
+            covariates, future = covariates.split([given, steps], dim=1)
         if prefix is None:
-            parameter_store.load(self, self.store_name)
             if start is None:
                 start = self.likelihood.start(num_sequences, next(self.parameters()))
-            return sample_frames(self, start, steps, self.initial_state(len(start)), temperature)
-        bound = self.bind(prefix, None, start)
+            first = self.bind(None, steps, start, None, future).conditions
+            state = self.initial_state(len(start))
+            return sample_frames(self, start, steps, state, temperature, first.covariates)
+        bound = self.bind(prefix, None, start, observed, covariates)
         z = self._sample_latents(bound)
-        state = run_forward(self, bound.conditions.start, bound.steps, z=z, frames=prefix).state
-        return sample_frames(self, prefix[:, -1], steps, state, temperature)
+        conditions = bound.conditions
+        end = run_forward(
+            self,
+            conditions.start,
+            bound.steps,
+            z=z,
+            frames=conditions.x,
+            observed=conditions.observed,
+            covariates=conditions.covariates,
+        )
+        seen = None if conditions.observed is None else conditions.observed[:, -1]
+        if future is not None:
+            future = future.to(next(self.parameters()))
+        return sample_frames(self, bound.x[:, -1], steps, end.state, temperature, future, seen)
 
     def _sample_latents(self, bound: BoundModel) -> Tensor:
         """Latents (B, T, Z) from the active guide."""
         if self.custom_guide is None:
             return bound.sample_posterior(self.noise(bound.sequences, bound.steps))
         shape = torch.Size((bound.sequences, bound.steps, self.latent_size))
-        return latents_of(self.custom_guide, shape, False, *bound.conditions.source)
+        return latents_of(self.custom_guide, shape, False, *bound.conditions.arguments)
 
 
 def check_granularity(granularity: str) -> None:

@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from zpyro.errors import UserError
 from zpyro.models import parameter_store
 from zpyro.models.conditions import Conditions, conditions_of, zero_padding
 from zpyro.models.generation import run_forward
@@ -24,16 +25,36 @@ from zpyro.nn.blocks import in_blocks
 
 
 def bind(
-    model: StepwiseModel, x: Tensor | None, lengths: Tensor | int | None, start: Tensor | None
+    model: StepwiseModel,
+    x: Tensor | None,
+    lengths: Tensor | int | None,
+    start: Tensor | None,
+    observed: Tensor | None = None,
+    covariates: Tensor | None = None,
 ) -> BoundModel:
     """A model bound to one batch; the arguments are those of a model or guide.
 
     Raises:
         ValueError: if shapes do not fit each other or the likelihood.
+        UserError: if the model was built for data without missing values, or for another number of
+            covariates.
     """
+    if observed is not None and not model.missing:
+        raise UserError(
+            f"observed: this {type(model).__name__} was built for data without missing values; "
+            "build it with missing=True (model.missing), or fill the values"
+        )
+    found = 0 if covariates is None else covariates.shape[-1]
+    if found != model.covariate_size:
+        raise UserError(
+            f"covariates: this {type(model).__name__} was built for {model.covariate_size} "
+            f"covariates a step, the data have {found}; give those it was built for, or build it "
+            f"with covariate_size={found}"
+        )
     parameter_store.load(model, model.store_name)
     like = next(model.parameters())
-    return BoundModel(model, conditions_of(model.likelihood, like, x, lengths, start))
+    conditions = conditions_of(model.likelihood, like, x, lengths, start, observed, covariates)
+    return BoundModel(model, conditions)
 
 
 class BoundModel:
@@ -70,7 +91,7 @@ class BoundModel:
 
     @cached_property
     def inputs(self) -> Tensor:
-        """e(x_0)..e(x_{T-1}), (B, T, E)."""
+        """[e(x_0), u_1]..[e(x_{T-1}), u_T], (B, T, E + C)."""
         return self._embedded_inputs(self.x)
 
     @cached_property
@@ -81,7 +102,8 @@ class BoundModel:
     @cached_property
     def backward_states(self) -> Tensor:
         """b_1..b_T, (B, T, H)."""
-        embedded = self.model.embed(self.x)
+        given = self.conditions
+        embedded = self.model.embed_frames(self.x, given.observed, given.covariates)
         return self.model.encode_future(embedded, self.input_features, self.conditions.mask)
 
     def empty_latents(self) -> Tensor:
@@ -96,9 +118,19 @@ class BoundModel:
         time = len(lead) + 1
         return torch.cat([start.unsqueeze(time), frames.narrow(time, 0, self.steps - 1)], dim=time)
 
+    @cached_property
+    def shifted_observed(self) -> Tensor | None:
+        """Which numbers of x_0..x_{T-1} are known, shaped as x; None where all are."""
+        observed = self.conditions.observed
+        if observed is None:
+            return None
+        return torch.cat([torch.ones_like(observed[:, :1]), observed[:, :-1]], dim=1)
+
     def _embedded_inputs(self, frames: Tensor) -> Tensor:
-        """e(x_0)..e(x_{T-1}), (rows, T, E)."""
-        return self.model.embed_inputs(self.shifted(frames)).flatten(0, -3)
+        """[e(x_0), u_1]..[e(x_{T-1}), u_T], (rows, T, E + C)."""
+        covariates = self.conditions.covariates
+        inputs = self.model.embed_inputs(self.shifted(frames), self.shifted_observed, covariates)
+        return inputs.flatten(0, -3)
 
     # -- sampling -----------------------------------------------------------------------------
 
@@ -126,7 +158,15 @@ class BoundModel:
         rows = noise.flatten(0, -3)
         start = self._rows(self.conditions.start, len(rows))
         given = None if self.conditions.x is None else self._rows(self.conditions.x, len(rows))
-        sampled = run_forward(self.model, start, self.steps, noise=rows, frames=given)
+        sampled = run_forward(
+            self.model,
+            start,
+            self.steps,
+            noise=rows,
+            frames=given,
+            observed=self._repeated(self.conditions.observed, len(rows)),
+            covariates=self._repeated(self.conditions.covariates, len(rows)),
+        )
         z = self._without_padding(sampled.z.reshape(noise.shape))
         if given is None:
             self._frames.append((weakref.ref(z), self._shaped_frames(z, sampled.frames)))
@@ -141,7 +181,9 @@ class BoundModel:
         if self.conditions.x is None:
             rows = z.flatten(0, -3)
             start = self._rows(self.conditions.start, len(rows))
-            frames = run_forward(self.model, start, self.steps, z=rows).frames
+            covariates = self._repeated(self.conditions.covariates, len(rows))
+            run = run_forward(self.model, start, self.steps, z=rows, covariates=covariates)
+            frames = run.frames
         else:
             parameters = self.model.emission(self.trajectory(z).features)
             frames = self.model.likelihood.distribution(parameters).sample()
@@ -164,9 +206,8 @@ class BoundModel:
         if frames is not self.conditions.x and all(
             known is not frames for _, known in self._frames
         ):
-            event_dims = self.conditions.start.dim() - 1
-            padded = zero_padding(frames, self.conditions.mask, event_dims)
-            self._frames.append((weakref.ref(z), padded))
+            known = self.conditions.without_unknown(frames)
+            self._frames.append((weakref.ref(z), known))
 
     def _shaped_frames(self, z: Tensor, frames: Tensor) -> Tensor:
         event = self.conditions.start.shape[1:]
@@ -238,12 +279,16 @@ class BoundModel:
         return trajectory.prior
 
     def log_likelihood(self, trajectory: Trajectory, frames: Tensor) -> Tensor:
-        """log p(x_t | h_t) along a path, nats, (T, L, B)."""
+        """log p(x_t | h_t) along a path, nats, (T, L, B); of the observed numbers of x_t."""
 
-        def score(features: Tensor, frames: Tensor) -> Tensor:
-            return self.model.likelihood.log_prob(self.model.emission(features), frames)
+        def score(features: Tensor, frames: Tensor, *observed: Tensor) -> Tensor:
+            parameters = self.model.emission(features)
+            if observed:
+                return self.model.likelihood.observed_log_prob(parameters, frames, *observed)
+            return self.model.likelihood.log_prob(parameters, frames)
 
-        return in_blocks(score, trajectory.features, self.frames_time_major(frames))
+        known = self._mask_time_major(self.conditions.observed)
+        return in_blocks(score, trajectory.features, self.frames_time_major(frames), *known)
 
     def auxiliary(self, backward_states: Tensor, trajectory: Trajectory) -> Tensor:
         """log p(stop_gradient(b_t) | z_t, context) along a path, nats, (T, L, B)."""
@@ -253,7 +298,8 @@ class BoundModel:
     def reverse(self, backward_states: Tensor, frames: Tensor) -> Tensor:
         """log p(x_{t-1} | b_t), nats, (T, L, B)."""
         targets = self.frames_time_major(self.shifted(frames))
-        return in_blocks(self.model.reverse, self._time_major(backward_states), targets)
+        known = self._mask_time_major(self.shifted_observed)
+        return in_blocks(self.model.reverse, self._time_major(backward_states), targets, *known)
 
     # -- shapes -------------------------------------------------------------------------------
 
@@ -272,6 +318,13 @@ class BoundModel:
         event = self.conditions.start.shape[1:]
         rows = frames.reshape(-1, self.sequences, self.steps, *event)
         return rows.permute(2, 0, 1, *range(3, rows.dim()))
+
+    def _mask_time_major(self, observed: Tensor | None) -> tuple[Tensor, ...]:
+        """A mask of frames as (T, 1, B) + event shape; nothing where there is none."""
+        return () if observed is None else (self.frames_time_major(observed),)
+
+    def _repeated(self, values: Tensor | None, rows: int) -> Tensor | None:
+        return None if values is None else self._rows(values, rows)
 
     def _time_major(self, rows: Tensor) -> Tensor:
         """(..., T, F) with L B rows as (T, L, B, F)."""

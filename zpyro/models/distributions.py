@@ -15,8 +15,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 
+from zpyro.likelihoods import Likelihood
 from zpyro.models.bound_model import BoundModel
-from zpyro.models.conditions import zero_padding
 from zpyro.models.trajectory import GaussianParameters, Trajectory
 from zpyro.nn.layers import gaussian_kl, gaussian_log_density
 
@@ -180,7 +180,7 @@ class TrajectoryLikelihood(TrajectoryDistribution):
         if value is known_frames or value is bound.conditions.source[0]:
             density = bound.log_likelihood(bound.trajectory(self.z, known_frames), known_frames)
         else:
-            frames = zero_padding(value, bound.conditions.mask, len(self.event_shape) - 1)
+            frames = bound.conditions.without_unknown(value)
             trajectory = bound.trajectory(self.z, frames)
             density = bound.log_likelihood(trajectory, frames) + self._prior_density(trajectory)
             density = density - self._prior_density(bound.trajectory(self.z, known_frames))
@@ -188,6 +188,50 @@ class TrajectoryLikelihood(TrajectoryDistribution):
 
     def _prior_density(self, trajectory: Trajectory) -> Tensor:
         return gaussian_log_density(trajectory.z, *self.bound.prior(trajectory)).sum(-1)
+
+
+class ObservedFrame(TorchDistribution):
+    """p(observed part of x_t | h_t) as a density of whole frames, whose other numbers do not count.
+
+    Args:
+        likelihood: density of one frame.
+        parameters: of the likelihood, (..., B, parameter_size).
+        observed: True where a number is known, (B,) + event shape.
+    """
+
+    @property
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
+        return {}
+
+    def __init__(
+        self,
+        likelihood: Likelihood,
+        parameters: Tensor,
+        observed: Tensor,
+        batch_shape: torch.Size | None = None,
+    ) -> None:
+        self.likelihood, self.parameters, self.observed = likelihood, parameters, observed
+        shape = parameters.shape[:-1] if batch_shape is None else batch_shape
+        super().__init__(shape, likelihood.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self.likelihood.support
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> ObservedFrame:
+        shape = torch.Size(batch_shape)
+        parameters = self.parameters.expand(*shape, self.parameters.shape[-1])
+        return type(self)(self.likelihood, parameters, self.observed, shape)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 torch's signature
+        shape = (*sample_shape, *self.parameters.shape)
+        with torch.no_grad():
+            return self.likelihood.sample(self.parameters.expand(shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log-probability of the observed numbers, nats, (..., B)."""
+        value = value.where(self.observed, value.new_zeros(()))
+        return self.likelihood.observed_log_prob(self.parameters, value, self.observed)
 
 
 @register_kl(TrajectoryNormal, TrajectoryNormal)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.smoothing import SmoothingModel
-from zpyro.models.steps import PosteriorPath, delay
+from zpyro.models.steps import COVARIATE_SIZE, PosteriorPath, delay, join, missing_embedding
 from zpyro.nn.kernels import latent_chain
 from zpyro.nn.layers import (
     GAUSSIAN_BOUND,
@@ -23,13 +24,14 @@ from zpyro.nn.noise import Dropout
 
 
 class GatedTransition(nn.Module):
-    """Mean and log variance of z_t given z_{t-1}: a linear map and an MLP, mixed by a gate."""
+    """Mean and log variance of z_t given z_{t-1} and u_t: linear map and MLP, mixed by a gate."""
 
-    def __init__(self, latent_size: int, mlp_size: int) -> None:
+    def __init__(self, latent_size: int, mlp_size: int, covariate_size: int = 0) -> None:
         super().__init__()
-        self.gate = MLP(latent_size, mlp_size, latent_size)
-        self.proposal = MLP(latent_size, mlp_size, latent_size)
-        self.linear = nn.Linear(latent_size, latent_size)
+        inputs = latent_size + covariate_size
+        self.gate = MLP(inputs, mlp_size, latent_size)
+        self.proposal = MLP(inputs, mlp_size, latent_size)
+        self.linear = nn.Linear(inputs, latent_size)
         self.log_variance = nn.Linear(latent_size, latent_size)
         # As in Pyro's example: at first the mean stays where it was.
         nn.init.eye_(self.linear.weight)
@@ -69,6 +71,8 @@ class DMM(SmoothingModel):
         forced_auxiliary: predict b_t from z_t alone (the context is zeroed).
         squared_error_auxiliary: squared error in place of the auxiliary log-density.
         embedding_dropout: dropout on e(x) while training.
+        missing: whether frames may have missing values, whose mask the networks then read.
+        covariate_size: C, numbers u_t known for every step that the networks read too.
         granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
         recurrence: as in :class:`zpyro.models.SRNN`.
 
@@ -97,30 +101,45 @@ class DMM(SmoothingModel):
         forced_auxiliary: bool = False,
         squared_error_auxiliary: bool = False,
         embedding_dropout: float = 0.0,
+        missing: bool = False,
+        covariate_size: Annotated[int, COVARIATE_SIZE] = 0,
         granularity: str = "sequence",
         recurrence: str = "auto",
     ) -> None:
-        super().__init__(likelihood, hidden_size, latent_size, granularity)
+        super().__init__(
+            likelihood,
+            hidden_size,
+            latent_size,
+            granularity,
+            missing=missing,
+            covariate_size=covariate_size,
+        )
         self.forced_auxiliary = forced_auxiliary
         self.squared_error_auxiliary = squared_error_auxiliary
         self.recurrence = recurrence
         latent_chain.choose(recurrence)
         self.embedding = likelihood.embedding(embedding_size)
+        self.missing_embedding = missing_embedding(likelihood, embedding_size) if missing else None
+        input_size = embedding_size + covariate_size
         self.dropout = Dropout(embedding_dropout)
         self.backward_lstm = nn.LSTM(
-            embedding_size, hidden_size, num_layers=backward_layers, batch_first=True
+            input_size, hidden_size, num_layers=backward_layers, batch_first=True
         )
         orthogonal_recurrent_weights(self.backward_lstm)
-        self.prior_network = GatedTransition(latent_size, mlp_size)
+        self.prior_network = GatedTransition(latent_size, mlp_size, covariate_size)
         self.posterior_network = GaussianMLP(latent_size + hidden_size, mlp_size, latent_size)
-        self.auxiliary_network = GaussianMLP(2 * latent_size, mlp_size, hidden_size)
+        self.auxiliary_network = GaussianMLP(
+            2 * latent_size + covariate_size, mlp_size, hidden_size
+        )
         output = likelihood.output(mlp_size, self.embedding)
-        self.output = HiddenLayer(latent_size, mlp_size, output)
+        self.output = HiddenLayer(latent_size + covariate_size, mlp_size, output)
         self.reverse_output = nn.Linear(hidden_size, likelihood.parameter_size)
 
     def initial_state(self, rows: int) -> State:
-        """(z_0,), zeros."""
-        return (self.reverse_output.weight.new_zeros(rows, self.latent_size),)
+        """(z_0,), zeros; with covariates (z_0, u_0)."""
+        like = self.reverse_output.weight
+        z = like.new_zeros(rows, self.latent_size)
+        return (z, like.new_zeros(rows, self.covariate_size)) if self.covariate_size else (z,)
 
     def encode_future(
         self, embedded: Tensor, input_features: Tensor, mask: Tensor | None
@@ -130,12 +149,28 @@ class DMM(SmoothingModel):
         return run_backward(self.backward_lstm, embedded, mask)
 
     def prepare(self, inputs: Tensor, state: State) -> State:
-        del inputs
-        return (self.maybe_stop_gradient(state[0]),)
+        return self._with_covariates(self.maybe_stop_gradient(state[0]), inputs)
+
+    def context(self, state: State) -> Tensor:
+        """z_{t-1}, or [z_{t-1}, u_t]."""
+        return join(*state) if self.covariate_size else state[0]
+
+    def posterior(self, context: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:
+        return self.posterior_network(join(context[..., : self.latent_size], future))
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
-        del inputs, state
-        return (z,)
+        del state
+        return self._with_covariates(z, inputs)
+
+    def features(self, state: State) -> Tensor:
+        """z_t, or [z_t, u_t]."""
+        return join(*state) if self.covariate_size else state[0]
+
+    def _with_covariates(self, z: Tensor, inputs: Tensor) -> State:
+        if not self.covariate_size:
+            return (z,)
+        covariates = inputs[..., -self.covariate_size :]
+        return z, covariates.expand(*z.shape[:-1], -1)
 
     def sample_posterior_path(
         self, future: Tensor, input_features: Tensor, noise: Tensor, state: State
@@ -145,12 +180,18 @@ class DMM(SmoothingModel):
             run = partial(latent_chain.plain, into_next=self.maybe_stop_gradient)
         network = self.posterior_network
         z, mean, log_variance = run(network, None, future, input_features, noise, state[0])
+        if self.covariate_size:
+            input_features = input_features.repeat(len(noise) // len(future), 1, 1)
         contexts = self.states_given_latents(z, input_features, state)
-        return PosteriorPath(z, *contexts, mean, log_variance, (z[:, -1],))
+        last = self._with_covariates(z[:, -1], input_features[:, -1])
+        return PosteriorPath(z, *contexts, mean, log_variance, last)
 
     def states_given_latents(
         self, z: Tensor, input_features: Tensor, state: State
     ) -> tuple[Tensor, Tensor]:
-        """z_{t-1} and z_t."""
-        del input_features
-        return self.maybe_stop_gradient(delay(state[0], z)), z
+        """[z_{t-1}, u_t] and [z_t, u_t]."""
+        previous = self.maybe_stop_gradient(delay(state[0], z))
+        if not self.covariate_size:
+            return previous, z
+        covariates = input_features[..., -self.covariate_size :]
+        return join(previous, covariates), join(z, covariates)

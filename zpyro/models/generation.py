@@ -35,6 +35,9 @@ def run_forward(
     noise: Tensor | None = None,
     z: Tensor | None = None,
     frames: Tensor | None = None,
+    observed: Tensor | None = None,
+    covariates: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> ForwardRun:
     """Sample z_t from the prior and x_t from the likelihood, step by step.
 
@@ -45,20 +48,29 @@ def run_forward(
         noise: standard normal draws behind the latents, (N, T, Z); fresh ones by default.
         z: latents to use instead of samples, (N, T, Z).
         frames: frames to feed back instead of samples, (N, T) + event shape.
+        observed: True where they are known, shaped as ``frames``; None where all are.
+        covariates: u_1..u_T, (N, T, C), for a model that has them.
+        lengths: (N,), the steps after which a state stays as it is; T by default.
     """
     state = model.initial_state(start.shape[0])
-    previous = start
+    previous, seen = start, None
     latents: list[Tensor] = []
     sampled: list[Tensor] = []
     for t in range(steps):
-        inputs = model.embed(previous)
-        state = model.prepare(inputs, state)
+        inputs = model.embed_frames(
+            previous, seen, None if covariates is None else covariates[:, t]
+        )
+        before, state = state, model.prepare(inputs, state)
         if z is None:
             latent = _sample_latent(model, state, None if noise is None else noise[:, t], 1.0)
         else:
             latent = z[:, t]
         state = model.transition(latent, inputs, state)
         previous = _sample_frame(model, state, 1.0) if frames is None else frames[:, t]
+        seen = None if observed is None else observed[:, t]
+        if lengths is not None:
+            running = (t < lengths).unsqueeze(-1)
+            state = tuple(new.where(running, old) for new, old in zip(state, before, strict=True))
         latents.append(latent)
         sampled.append(previous)
     return ForwardRun(torch.stack(latents, dim=1), torch.stack(sampled, dim=1), state)
@@ -66,7 +78,13 @@ def run_forward(
 
 @torch.no_grad()
 def sample_frames(
-    model: StepwiseModel, start: Tensor, steps: int, state: State, temperature: float = 1.0
+    model: StepwiseModel,
+    start: Tensor,
+    steps: int,
+    state: State,
+    temperature: float = 1.0,
+    covariates: Tensor | None = None,
+    observed: Tensor | None = None,
 ) -> Tensor:
     """Sample frames step by step, keeping nothing but the frames and the present state.
 
@@ -78,24 +96,37 @@ def sample_frames(
         steps: T.
         state: the state before the first step.
         temperature: factor on the standard deviations (logits are divided by it).
+        covariates: u_1..u_T, (N, T, C), for a model that has them.
+        observed: True where the start frame is known, (N,) + event shape; None where all of it is.
 
     Returns:
         The frames, (N, T) + event shape.
     """
 
-    def step(previous: Tensor, *state: Tensor) -> Tensors:
-        inputs = model.embed(previous)
+    def next_frame(
+        seen: Tensor | None, known: Tensor | None, previous: Tensor, *state: Tensor
+    ) -> Tensors:
+        inputs = model.embed_frames(previous, seen, known)
         prepared = model.prepare(inputs, state)
         latent = _sample_latent(model, prepared, None, temperature)
         after = model.transition(latent, inputs, prepared)
         return (_sample_frame(model, after, temperature), *after)
+
+    def step(*tensors: Tensor) -> Tensors:
+        if covariates is None:
+            return next_frame(None, None, *tensors)
+        return next_frame(None, *tensors)
 
     # The outputs of a step are copied to its inputs before the next one.
     graphed = GraphedCallable(step, clone_outputs=False)
     frames = start.new_empty(start.shape[0], steps, *start.shape[1:])
     present: Tensors = (start, *state)
     for t in range(steps):
-        present = graphed(*present)
+        known = () if covariates is None else (covariates[:, t],)
+        if t == 0 and observed is not None:
+            present = next_frame(observed, known[0] if known else None, *present)
+        else:
+            present = graphed(*known, *present)
         frames[:, t] = present[0]
     return frames
 

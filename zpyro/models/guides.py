@@ -1,6 +1,7 @@
 """The latents of a guide, built-in or custom, under the site names of either granularity.
 
-A guide has the arguments (x, lengths, start) of a model and samples, within the plate
+A guide has the arguments of a model, (x, lengths, start) or, where the data have missing values or
+covariates, (x, lengths, start, observed, covariates). It samples, within the plate
 ``sequences``, the site ``z`` of event shape (T, Z), or a site ``z_t`` of event shape (Z,) for every
 step t from 1.
 """
@@ -50,7 +51,7 @@ def latents_of(guide: Program, shape: torch.Size, use_mean: bool, *arguments: An
         guide: called with the arguments.
         shape: (B, T, Z).
         use_mean: take means instead of samples.
-        arguments: x, lengths, start.
+        arguments: those of a model or guide, see :func:`model_inputs`.
 
     Raises:
         UserError: if it has neither a site ``z`` nor sites ``z_1``.., they have another shape, or
@@ -124,15 +125,23 @@ def _class_name(distribution: Any) -> str:
     return type(distribution).__name__
 
 
-def model_inputs(model: StepwiseModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The arguments x, lengths and start of a model or guide for a batch.
+def model_inputs(model: StepwiseModel, batch: Batch) -> tuple[Any, ...]:
+    """The arguments of a model or guide for a batch.
 
     Args:
         model: frames are moved to its device and dtype, see :func:`to_model`.
         batch: on any device.
+
+    Returns:
+        x, lengths and start; and where the batch has either, observed and covariates.
     """
     start = None if batch.start is None else to_model(model, batch.start)
-    return to_model(model, batch.x), batch.lengths, start
+    arguments = to_model(model, batch.x), batch.lengths, start
+    if batch.observed is None and batch.covariates is None:
+        return arguments
+    observed = None if batch.observed is None else batch.observed.to(arguments[0].device)
+    covariates = None if batch.covariates is None else to_model(model, batch.covariates)
+    return *arguments, observed, covariates
 
 
 def to_model(model: StepwiseModel, values: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from zpyro.errors import UserError
 from zpyro.models.bound_model import BoundModel
 from zpyro.models.conditions import zero_padding
 from zpyro.models.distributions import (
+    ObservedFrame,
     TrajectoryLikelihood,
     TrajectoryPosterior,
     TrajectoryPrior,
@@ -39,7 +40,8 @@ from zpyro.models.steps import StepwiseModel
 from zpyro.nn.layers import State
 
 Program = Callable[..., Any]
-"""A Pyro model or guide called with (x, lengths, start)."""
+"""A Pyro model or guide called with (x, lengths, start), or where the data have missing values or
+covariates with (x, lengths, start, observed, covariates)."""
 
 PLATE = "sequences"
 
@@ -65,10 +67,12 @@ def sequence_model(
     x: Tensor | None = None,
     lengths: Tensor | int | None = None,
     start: Tensor | None = None,
+    observed: Tensor | None = None,
+    covariates: Tensor | None = None,
 ) -> Tensor:
     """The generative process with one latent and one observed site."""
     model.register_parameters()
-    bound = model.bind(x, lengths, start)
+    bound = _bound(model, x, lengths, start, observed, covariates)
     with _sequences(bound):
         has_latents = model.latent_size > 0
         z = pyro.sample("z", TrajectoryPrior(bound)) if has_latents else bound.empty_latents()
@@ -85,10 +89,12 @@ def sequence_guide(
     x: Tensor | None = None,
     lengths: Tensor | int | None = None,
     start: Tensor | None = None,
+    observed: Tensor | None = None,
+    covariates: Tensor | None = None,
 ) -> Tensor:
     """The posterior with one latent site."""
     model.register_parameters()
-    bound = model.bind(x, lengths, start)
+    bound = _bound(model, x, lengths, start, observed, covariates)
     with _sequences(bound):
         if not model.latent_size:
             return bound.empty_latents()
@@ -101,16 +107,19 @@ def step_model(
     x: Tensor | None = None,
     lengths: Tensor | int | None = None,
     start: Tensor | None = None,
+    observed: Tensor | None = None,
+    covariates: Tensor | None = None,
 ) -> Tensor:
     """The generative process with sites z_t and x_t for every step."""
     model.register_parameters()
-    bound = model.bind(x, lengths, start)
-    previous, observed = bound.conditions.start, bound.conditions.x
+    bound = _bound(model, x, lengths, start, observed, covariates)
+    given, previous, seen = bound.conditions, bound.conditions.start, None
     frames: list[Tensor] = []
     with _sequences(bound):
         state = model.first_state(bound.sequences)
         for t in range(bound.steps):
-            inputs = model.embed_inputs(previous)
+            known = None if given.covariates is None else given.covariates[:, t]
+            inputs = model.embed_inputs(previous, seen, known)
             state = model.prepare(inputs, state)
             with _masked(bound, t):
                 context = model.context(state)
@@ -118,14 +127,18 @@ def step_model(
                     z = pyro.sample(f"z_{t + 1}", _normal(*model.prior(context)))
                 else:
                     z = bound.empty_latents()[:, t]
-                infer = _costs_of_step(bound, t, context, previous)
+                infer = _costs_of_step(bound, t, context, previous, seen)
+                seen = None if given.observed is None else given.observed[:, t]
                 state = model.transition(z, inputs, _expanded(state, z))
                 previous = pyro.sample(
                     f"x_{t + 1}",
-                    model.likelihood.distribution(model.emission(model.features(state))),
-                    obs=None if observed is None else observed[:, t],
+                    _frame_distribution(model, model.emission(model.features(state)), seen),
+                    obs=None if given.x is None else given.x[:, t],
                     infer=infer,
                 )
+                if seen is not None:
+                    # A handler may give a whole frame in place of the observed one.
+                    previous = previous.where(seen, previous.new_zeros(()))
             frames.append(previous)
     return torch.stack(frames, dim=-1 - len(model.likelihood.event_shape))
 
@@ -135,10 +148,12 @@ def step_guide(
     x: Tensor | None = None,
     lengths: Tensor | int | None = None,
     start: Tensor | None = None,
+    observed: Tensor | None = None,
+    covariates: Tensor | None = None,
 ) -> Tensor:
     """The posterior with a site z_t for every step."""
     model.register_parameters()
-    bound = model.bind(x, lengths, start)
+    bound = _bound(model, x, lengths, start, observed, covariates)
     latents: list[Tensor] = []
     with _sequences(bound):
         if not model.latent_size:
@@ -161,6 +176,29 @@ PROGRAMS = {
     "step": (step_model, step_guide),
 }
 """(model, guide) by granularity."""
+
+
+def _bound(
+    model: StepwiseModel,
+    x: Tensor | None,
+    lengths: Tensor | int | None,
+    start: Tensor | None,
+    observed: Tensor | None,
+    covariates: Tensor | None,
+) -> BoundModel:
+    """The model bound to its arguments."""
+    if observed is None and covariates is None:
+        # An override of bind in a model without either may have three arguments.
+        return model.bind(x, lengths, start)
+    return model.bind(x, lengths, start, observed, covariates)
+
+
+def _frame_distribution(
+    model: StepwiseModel, parameters: Tensor, observed: Tensor | None
+) -> dist.TorchDistribution:
+    if observed is None:
+        return cast(dist.TorchDistribution, model.likelihood.distribution(parameters))
+    return ObservedFrame(model.likelihood, parameters, observed)
 
 
 def _sequences(bound: BoundModel) -> AbstractContextManager[object]:
@@ -201,8 +239,10 @@ def _costs_of_sequence(bound: BoundModel, z: Tensor) -> Any:
     return {"auxiliary_costs": AuxiliaryCosts("z", log_auxiliary, log_reverse)}
 
 
-def _costs_of_step(bound: BoundModel, t: int, context: Tensor, frame: Tensor) -> Any:
-    """The ``infer`` of the site x_t."""
+def _costs_of_step(
+    bound: BoundModel, t: int, context: Tensor, frame: Tensor, observed: Tensor | None
+) -> Any:
+    """The ``infer`` of the site x_t; ``observed`` is the mask of the frame x_{t-1}, if any."""
     if not bound.model.has_backward_network:
         return {}
     mask = None if bound.conditions.mask is None else bound.conditions.mask[:, t]
@@ -212,7 +252,8 @@ def _costs_of_step(bound: BoundModel, t: int, context: Tensor, frame: Tensor) ->
         return zero_padding(bound.model.auxiliary(future, z, given), mask, 0)
 
     def log_reverse(future: Tensor) -> Tensor:
-        return zero_padding(bound.model.reverse(future, frame), mask, 0)
+        known = () if observed is None else (observed,)
+        return zero_padding(bound.model.reverse(future, frame, *known), mask, 0)
 
     return {"auxiliary_costs": AuxiliaryCosts(f"z_{t + 1}", log_auxiliary, log_reverse)}
 

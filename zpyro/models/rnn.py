@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.base import SequenceModel
-from zpyro.models.steps import PosteriorPath, delay
+from zpyro.models.steps import COVARIATE_SIZE, PosteriorPath, delay, missing_embedding
 from zpyro.nn.layers import State, lstm_states, lstm_step, orthogonal_recurrent_weights
 from zpyro.nn.noise import Dropout
 
@@ -29,6 +31,8 @@ class RNN(SequenceModel):
         hidden_size: H.
         embedding_size: E, of e(x).
         embedding_dropout: dropout on e(x) while training.
+        missing: whether frames may have missing values, whose mask the networks then read.
+        covariate_size: C, numbers u_t known for every step that the networks read too.
         granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
 
     Raises:
@@ -52,12 +56,23 @@ class RNN(SequenceModel):
         embedding_size: int = 128,
         *,
         embedding_dropout: float = 0.0,
+        missing: bool = False,
+        covariate_size: Annotated[int, COVARIATE_SIZE] = 0,
         granularity: str = "sequence",
     ) -> None:
-        super().__init__(likelihood, hidden_size, 0, granularity)
+        super().__init__(
+            likelihood,
+            hidden_size,
+            0,
+            granularity,
+            missing=missing,
+            covariate_size=covariate_size,
+        )
         self.embedding = likelihood.embedding(embedding_size)
+        self.missing_embedding = missing_embedding(likelihood, embedding_size) if missing else None
+        input_size = embedding_size + covariate_size
         self.dropout = Dropout(embedding_dropout)
-        self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True)
+        self.lstm = nn.LSTM(input_size, hidden_size, batch_first=True)
         orthogonal_recurrent_weights(self.lstm)
         self.output = likelihood.output(hidden_size, self.embedding)
 

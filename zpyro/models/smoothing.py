@@ -40,5 +40,8 @@ class SmoothingModel(SequenceModel):
             return -(target - mean.tanh()).square().sum(-1)
         return gaussian_log_density(target, mean.tanh(), log_variance).sum(-1)
 
-    def reverse(self, future: Tensor, frames: Tensor) -> Tensor:
-        return self.likelihood.log_prob(self.reverse_output(future), frames)
+    def reverse(self, future: Tensor, frames: Tensor, observed: Tensor | None = None) -> Tensor:
+        parameters = self.reverse_output(future)
+        if observed is None:
+            return self.likelihood.log_prob(parameters, frames)
+        return self.likelihood.observed_log_prob(parameters, frames, observed)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.smoothing import SmoothingModel
-from zpyro.models.steps import PosteriorPath, delay, join
+from zpyro.models.steps import COVARIATE_SIZE, PosteriorPath, delay, join, missing_embedding
 from zpyro.nn.kernels import latent_chain
 from zpyro.nn.layers import (
     GaussianMLP,
@@ -49,6 +50,8 @@ class SRNN(SmoothingModel):
         forced_auxiliary: predict a_t from z_t alone (the context is zeroed).
         squared_error_auxiliary: squared error in place of the auxiliary log-density.
         embedding_dropout: dropout on e(x) while training.
+        missing: whether frames may have missing values, whose mask the networks then read.
+        covariate_size: C, numbers u_t known for every step that the networks read too.
         granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
         recurrence: "plain" for the readable loop; any other name of
             :data:`zpyro.nn.recurrence.RECURRENCES`, or "auto", for the fused one.
@@ -80,20 +83,31 @@ class SRNN(SmoothingModel):
         forced_auxiliary: bool = False,
         squared_error_auxiliary: bool = False,
         embedding_dropout: float = 0.0,
+        missing: bool = False,
+        covariate_size: Annotated[int, COVARIATE_SIZE] = 0,
         granularity: str = "sequence",
         recurrence: str = "auto",
     ) -> None:
-        super().__init__(likelihood, hidden_size, latent_size, granularity)
+        super().__init__(
+            likelihood,
+            hidden_size,
+            latent_size,
+            granularity,
+            missing=missing,
+            covariate_size=covariate_size,
+        )
         self.residual_posterior = residual_posterior
         self.forced_auxiliary = forced_auxiliary
         self.squared_error_auxiliary = squared_error_auxiliary
         self.recurrence = recurrence
         latent_chain.choose(recurrence)
         self.embedding = likelihood.embedding(embedding_size)
+        self.missing_embedding = missing_embedding(likelihood, embedding_size) if missing else None
+        input_size = embedding_size + covariate_size
         self.dropout = Dropout(embedding_dropout)
-        self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True)
+        self.lstm = nn.LSTM(input_size, hidden_size, batch_first=True)
         self.backward_lstm = nn.LSTM(
-            embedding_size + hidden_size, hidden_size, num_layers=backward_layers, batch_first=True
+            input_size + hidden_size, hidden_size, num_layers=backward_layers, batch_first=True
         )
         orthogonal_recurrent_weights(self.lstm)
         orthogonal_recurrent_weights(self.backward_lstm)

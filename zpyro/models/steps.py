@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models import parameter_store
-from zpyro.nn.layers import State
+from zpyro.nn.layers import MissingEmbedding, State
 from zpyro.nn.noise import NoiseSource
+from zpyro.settings import Limits
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +83,21 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
     a backward network. Overrides of :meth:`sample_posterior_path` and
     :meth:`states_given_latents` must give the numbers of their defaults.
 
+    Covariates u_t (C numbers a step) and missing values enter through the inputs: where a model has
+    them, e(x_{t-1}) above is [e(x_{t-1}), u_t] and e(x_t) in the posterior is [e(x_t), u_t], E + C
+    numbers each, and e depends on which numbers of a frame are observed. A model whose context has
+    not seen the present inputs takes u_t into it in :meth:`prepare`.
+
     Args:
         likelihood: density of one frame, see :mod:`zpyro.likelihoods`.
         hidden_size: H.
         latent_size: Z; 0 for a model without latents.
+        missing: whether frames may have missing values.
+        covariate_size: C, numbers known beforehand for every step.
 
     Attributes:
+        missing_embedding: from e(x) of a zero-filled frame and its mask to the embedding that the
+            networks read; None to read the zero-filled frame alone.
         word_dropout: in training, the probability that e(x_{t-1}) is zero in the recurrence, so
             that the state must use the latents (Bowman et al., arXiv:1511.06349, section 3.2).
             The posterior always sees every frame.
@@ -103,13 +113,24 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
     carries_state: bool = False
     """Whether training can continue from the state of the previous row of a stream."""
 
-    def __init__(self, likelihood: Likelihood, hidden_size: int, latent_size: int) -> None:
+    def __init__(
+        self,
+        likelihood: Likelihood,
+        hidden_size: int,
+        latent_size: int,
+        *,
+        missing: bool = False,
+        covariate_size: int = 0,
+    ) -> None:
         super().__init__()
         # Two models in one process must not share names in Pyro's global parameter store.
         self.store_name = parameter_store.claim_name(self)
         self.likelihood = likelihood
         self.hidden_size = hidden_size
         self.latent_size = latent_size
+        self.missing = missing
+        self.covariate_size = covariate_size
+        self.missing_embedding: nn.Module | None = None
         self.word_dropout = 0.0
         self.skip_gradient = 0.0
         self.noise_source = NoiseSource()
@@ -126,6 +147,24 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
     def embed(self, frames: Tensor) -> Tensor:
         """e(x), (..., E)."""
         return self.dropout(self.embedding(frames))
+
+    def embed_frames(
+        self, frames: Tensor, observed: Tensor | None = None, covariates: Tensor | None = None
+    ) -> Tensor:
+        """[e(x), u], (..., E + C).
+
+        Args:
+            frames: x, zeros where it is missing.
+            observed: True where a number of x is known, shaped as ``frames``; None where all are.
+            covariates: u, (..., C); None for a model without.
+        """
+        return _joined(self._embed_observed(frames, observed), covariates)
+
+    def _embed_observed(self, frames: Tensor, observed: Tensor | None) -> Tensor:
+        embedded = self.embed(frames)
+        if observed is None or self.missing_embedding is None:
+            return embedded
+        return self.missing_embedding(embedded, observed.expand(frames.shape))
 
     def initial_state(self, rows: int) -> State:
         """The state before the first step, each part (rows, ...); zeros (h_0, c_0) by default."""
@@ -165,14 +204,17 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         """log p(stop_gradient(b_t) | z_t, context), nats, (...,)."""
         raise NotImplementedError(f"{type(self).__name__} has no auxiliary network")
 
-    def reverse(self, future: Tensor, frames: Tensor) -> Tensor:
-        """log p(x_{t-1} | b_t), nats, (...,)."""
+    def reverse(self, future: Tensor, frames: Tensor, observed: Tensor | None = None) -> Tensor:
+        """log p(x_{t-1} | b_t), nats, (...,), of the observed numbers where a mask is given."""
         raise NotImplementedError(f"{type(self).__name__} has no reverse network")
 
     # -- whole sequences ----------------------------------------------------------------------
 
     def input_features(self, inputs: Tensor) -> Tensor:
-        """What e(x_0)..e(x_{T-1}) (N, T, E) alone determine, (N, T, U); by default themselves."""
+        """What the inputs [e(x_{t-1}), u_t] (N, T, E + C) alone determine, (N, T, U).
+
+        By default the inputs themselves.
+        """
         return inputs
 
     def encode_future(
@@ -181,7 +223,7 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         """b_1..b_T (B, T, H), what the posterior of z_t sees of the frames; e(x_t) by default.
 
         Args:
-            embedded: e(x_1)..e(x_T), (B, T, E).
+            embedded: [e(x_1), u_1]..[e(x_T), u_T], (B, T, E + C).
             input_features: the result of :meth:`input_features`, (B, T, U).
             mask: (B, T), True within each sequence; None where all have T steps.
         """
@@ -232,18 +274,32 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         return context, features
 
     @abc.abstractmethod
-    def bind(self, x: Tensor | None, lengths: Tensor | int | None, start: Tensor | None) -> Any:
+    def bind(
+        self,
+        x: Tensor | None,
+        lengths: Tensor | int | None,
+        start: Tensor | None,
+        observed: Tensor | None = None,
+        covariates: Tensor | None = None,
+    ) -> Any:
         """This model bound to one batch, see :meth:`zpyro.models.SequenceModel.bind`."""
 
     # -- training -----------------------------------------------------------------------------
 
-    def embed_inputs(self, frames: Tensor) -> Tensor:
-        """e(x_{t-1}) as the recurrence receives it, (..., E): see ``word_dropout``."""
-        embedded = self.embed(frames)
-        if not (self.training and self.word_dropout):
-            return embedded
-        uniform = self.noise_source.uniform(embedded.shape[:-1], embedded)
-        return embedded * (uniform >= self.word_dropout).unsqueeze(-1)
+    def embed_inputs(
+        self, frames: Tensor, observed: Tensor | None = None, covariates: Tensor | None = None
+    ) -> Tensor:
+        """[e(x_{t-1}), u_t] as the recurrence receives it, (..., E + C): see ``word_dropout``.
+
+        Args:
+            frames: x_{t-1}; its mask ``observed`` and ``covariates`` u_t as in
+                :meth:`embed_frames`.
+        """
+        embedded = self._embed_observed(frames, observed)
+        if self.training and self.word_dropout:
+            uniform = self.noise_source.uniform(embedded.shape[:-1], embedded)
+            embedded = embedded * (uniform >= self.word_dropout).unsqueeze(-1)
+        return _joined(embedded, covariates)
 
     def maybe_stop_gradient(self, z: Tensor) -> Tensor:
         """z (..., Z) as the recurrence receives it: see ``skip_gradient``."""
@@ -324,6 +380,20 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
             UserError: if a value loaded into the parameter store has another shape.
         """
         parameter_store.register(self, self.store_name)
+
+
+COVARIATE_SIZE = Limits(at_least=0, at_most=1 << 16)
+"""Of the setting ``model.covariate_size``."""
+
+
+def missing_embedding(likelihood: Likelihood, embedding_size: int) -> MissingEmbedding:
+    """The part of e(x) that reads which numbers of a frame are missing."""
+    size = 1 if likelihood.discrete_tokens else likelihood.size
+    return MissingEmbedding(size, embedding_size)
+
+
+def _joined(embedded: Tensor, covariates: Tensor | None) -> Tensor:
+    return embedded if covariates is None else join(embedded, covariates.to(embedded.dtype))
 
 
 def join(*parts: Tensor) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.base import SequenceModel
-from zpyro.models.steps import PosteriorPath, delay, join
+from zpyro.models.steps import COVARIATE_SIZE, PosteriorPath, delay, join, missing_embedding
 from zpyro.nn.layers import ConditionalLayerNormLSTM, GaussianMLP, HiddenLayer, LatentLSTM, State
 from zpyro.nn.noise import Dropout
 from zpyro.nn.recurrence import Recurrence, choose, plain
@@ -38,6 +39,8 @@ class VRNN(SequenceModel):
         conditional_layer_norm: let z set the layer norm of the cell instead of entering as its
             input, see :class:`zpyro.nn.layers.ConditionalLayerNormLSTM`.
         embedding_dropout: dropout on e(x) while training.
+        missing: whether frames may have missing values, whose mask the networks then read.
+        covariate_size: C, numbers u_t known for every step that the networks read too.
         granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
         recurrence: a name of :data:`zpyro.nn.recurrence.RECURRENCES`, or "auto".
 
@@ -65,18 +68,29 @@ class VRNN(SequenceModel):
         *,
         conditional_layer_norm: bool = False,
         embedding_dropout: float = 0.0,
+        missing: bool = False,
+        covariate_size: Annotated[int, COVARIATE_SIZE] = 0,
         granularity: str = "sequence",
         recurrence: str = "auto",
     ) -> None:
-        super().__init__(likelihood, hidden_size, latent_size, granularity)
+        super().__init__(
+            likelihood,
+            hidden_size,
+            latent_size,
+            granularity,
+            missing=missing,
+            covariate_size=covariate_size,
+        )
         self.recurrence = recurrence
         choose(recurrence)
         cell = ConditionalLayerNormLSTM if conditional_layer_norm else LatentLSTM
         self.embedding = likelihood.embedding(embedding_size)
+        self.missing_embedding = missing_embedding(likelihood, embedding_size) if missing else None
+        input_size = embedding_size + covariate_size
         self.dropout = Dropout(embedding_dropout)
-        self.cell = cell(latent_size, embedding_size, mlp_size, hidden_size)
+        self.cell = cell(latent_size, input_size, mlp_size, hidden_size)
         self.prior_network = GaussianMLP(hidden_size, mlp_size, latent_size)
-        self.posterior_network = GaussianMLP(hidden_size + embedding_size, mlp_size, latent_size)
+        self.posterior_network = GaussianMLP(hidden_size + input_size, mlp_size, latent_size)
         output = likelihood.output(mlp_size, self.embedding)
         self.output = HiddenLayer(latent_size + hidden_size, mlp_size, output)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.smoothing import SmoothingModel
-from zpyro.models.steps import PosteriorPath, delay
+from zpyro.models.steps import COVARIATE_SIZE, PosteriorPath, delay, join, missing_embedding
 from zpyro.nn.layers import (
     ConditionalLayerNormLSTM,
     GaussianMLP,
@@ -48,6 +49,8 @@ class ZForcing(SmoothingModel):
         forced_auxiliary: predict b_t from z_t alone (the h input is zeroed).
         squared_error_auxiliary: -||b_t - tanh mu_a||^2 in place of the auxiliary log-density.
         embedding_dropout: dropout on e(x) while training.
+        missing: whether frames may have missing values, whose mask the networks then read.
+        covariate_size: C, numbers u_t known for every step that the networks read too.
         granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
         recurrence: a name of :data:`zpyro.nn.recurrence.RECURRENCES`, or "auto".
 
@@ -78,25 +81,36 @@ class ZForcing(SmoothingModel):
         forced_auxiliary: bool = False,
         squared_error_auxiliary: bool = False,
         embedding_dropout: float = 0.0,
+        missing: bool = False,
+        covariate_size: Annotated[int, COVARIATE_SIZE] = 0,
         granularity: str = "sequence",
         recurrence: str = "auto",
     ) -> None:
-        super().__init__(likelihood, hidden_size, latent_size, granularity)
+        super().__init__(
+            likelihood,
+            hidden_size,
+            latent_size,
+            granularity,
+            missing=missing,
+            covariate_size=covariate_size,
+        )
         self.forced_auxiliary = forced_auxiliary
         self.squared_error_auxiliary = squared_error_auxiliary
         self.recurrence = recurrence
         choose(recurrence)
         cell = ConditionalLayerNormLSTM if conditional_layer_norm else LatentLSTM
         self.embedding = likelihood.embedding(embedding_size)
+        self.missing_embedding = missing_embedding(likelihood, embedding_size) if missing else None
+        input_size, context_size = (size + covariate_size for size in (embedding_size, hidden_size))
         self.dropout = Dropout(embedding_dropout)
-        self.cell = cell(latent_size, embedding_size, mlp_size, hidden_size)
+        self.cell = cell(latent_size, input_size, mlp_size, hidden_size)
         self.backward_lstm = nn.LSTM(
-            embedding_size, hidden_size, num_layers=backward_layers, batch_first=True
+            input_size, hidden_size, num_layers=backward_layers, batch_first=True
         )
         orthogonal_recurrent_weights(self.backward_lstm)
-        self.prior_network = GaussianMLP(hidden_size, mlp_size, latent_size)
+        self.prior_network = GaussianMLP(context_size, mlp_size, latent_size)
         self.posterior_network = GaussianMLP(2 * hidden_size, mlp_size, latent_size)
-        self.auxiliary_network = GaussianMLP(hidden_size + latent_size, mlp_size, hidden_size)
+        self.auxiliary_network = GaussianMLP(context_size + latent_size, mlp_size, hidden_size)
         self.output = likelihood.output(hidden_size, self.embedding)
         self.reverse_output = nn.Linear(hidden_size, likelihood.parameter_size)
 
@@ -109,15 +123,27 @@ class ZForcing(SmoothingModel):
         del input_features
         return run_backward(self.backward_lstm, embedded, mask)
 
+    def prepare(self, inputs: Tensor, state: State) -> State:
+        """(h_{t-1}, c_{t-1}), with covariates also u_t."""
+        return (*state, inputs[..., -self.covariate_size :]) if self.covariate_size else state
+
+    def context(self, state: State) -> Tensor:
+        """h_{t-1}, or [h_{t-1}, u_t]."""
+        return join(state[0], state[2]) if self.covariate_size else state[0]
+
+    def posterior(self, context: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:
+        # b_t has seen u_t.
+        return self.posterior_network(join(context[..., : self.hidden_size], future))
+
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
         z = self.maybe_stop_gradient(z)
-        return self.cell.step(z, inputs.expand(*z.shape[:-1], -1), state)
+        return self.cell.step(z, inputs.expand(*z.shape[:-1], -1), state[:2])
 
     def sample_posterior_path(
         self, future: Tensor, input_features: Tensor, noise: Tensor, state: State
     ) -> PosteriorPath:
         path = self._loop()(self.posterior_network, self.cell, future, input_features, noise, state)
-        context = delay(state[0], path.hidden)
+        context = self._contexts(state, path.hidden, input_features)
         return PosteriorPath(path.z, context, path.hidden, path.mean, path.log_variance, path.state)
 
     def _loop(self) -> Recurrence:
@@ -129,4 +155,12 @@ class ZForcing(SmoothingModel):
         self, z: Tensor, input_features: Tensor, state: State
     ) -> tuple[Tensor, Tensor]:
         hidden = self.cell(self.maybe_stop_gradient(z), input_features, state)[0]
-        return delay(state[0], hidden), hidden
+        return self._contexts(state, hidden, input_features), hidden
+
+    def _contexts(self, state: State, hidden: Tensor, input_features: Tensor) -> Tensor:
+        """h_0..h_{T-1}, or [h_{t-1}, u_t], (N, T, ...), for h_1..h_T (N, T, H)."""
+        previous = delay(state[0], hidden)
+        if not self.covariate_size:
+            return previous
+        covariates = input_features[..., -self.covariate_size :]
+        return join(previous, covariates.repeat(len(hidden) // len(covariates), 1, 1))

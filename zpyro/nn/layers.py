@@ -70,6 +70,34 @@ class GaussianMLP(MLP):
         return mean, log_variance
 
 
+class MissingEmbedding(nn.Module):
+    """What e(x) becomes where numbers of x, stored as zeros, are missing: e(x) + W (1 - m).
+
+    With e(x) one Linear this is a Linear of the frame and its mask. Without missing values nothing
+    changes.
+
+    Args:
+        size: D, or 1 for tokens, whose e(x) becomes a learned vector.
+        embedding_size: E.
+    """
+
+    def __init__(self, size: int, embedding_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size, embedding_size, bias=False)
+
+    def forward(self, embedded: Tensor, observed: Tensor) -> Tensor:
+        """The embedding of frames.
+
+        Args:
+            embedded: e(x), (..., E).
+            observed: m, (..., D), or (...,) for tokens.
+        """
+        if observed.dim() < embedded.dim():
+            observed = observed.unsqueeze(-1)
+            embedded = embedded.where(observed, embedded.new_zeros(()))
+        return embedded + self.linear((~observed).to(embedded.dtype))
+
+
 class TiedLinear(nn.Module):
     """logits = e P h + c, where e is the weight (V, E) of an embedding of another module.
 

@@ -72,6 +72,8 @@ def sequence_terms(
     noise: Tensor | None = None,
     granularity: str | None = None,
     terms: Iterable[Term] = (),
+    observed: Tensor | None = None,
+    covariates: Tensor | None = None,
 ) -> SequenceTerms:
     """Run guide and model once and read the terms of every step from their traces.
 
@@ -83,6 +85,8 @@ def sequence_terms(
         noise: the standard normal draws behind z, (B, T, Z); fresh ones by default.
         granularity: "sequence" or "step", by default the model's; the terms are the same.
         terms: further terms of the objective, whose values become attributes of the result.
+        observed: (B, T), or (B, T, D), False where x is missing.
+        covariates: u_1..u_T, (B, T, C).
 
     Raises:
         ValueError: if shapes do not fit each other or the likelihood.
@@ -94,10 +98,11 @@ def sequence_terms(
     """
     model, guide = module.program(granularity or module.granularity)
     noise = module.noise(x.shape[0], x.shape[1]) if noise is None else noise
+    arguments = (x, lengths, start, observed, covariates)
     with FixedNoise(noise):
-        guide_trace = poutine.trace(guide).get_trace(x, lengths, start)
+        guide_trace = poutine.trace(guide).get_trace(*arguments)
     replayed = replay_directly(model, guide_trace)
-    path = TracePair(poutine.trace(replayed).get_trace(x, lengths, start), guide_trace)
+    path = TracePair(poutine.trace(replayed).get_trace(*arguments), guide_trace)
     zero, empty = noise.new_zeros(x.shape[:2]), noise.new_zeros(*x.shape[:2], 0)
     built_in = (LogLikelihood(), KL(), Auxiliary(), Reverse())
     values = {term.name: _of_steps(term, path, zero) for term in built_in}
