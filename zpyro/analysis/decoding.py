@@ -51,8 +51,8 @@ def reconstruct(
 
     As in training, h_t is computed from the observed x_{t-1}: frame t depends on z_1..z_t and
     x_0..x_{t-1}, and on x_t through z only. Where frames have missing values, both ``mean`` and
-    ``frames`` fill them; :func:`zpyro.impute` also keeps the observed ones. To see what the latents alone determine, pass the same
-    ``z`` to :func:`decode`.
+    ``frames`` fill them; :func:`zpyro.impute` also keeps the observed ones. To see what the
+    latents alone determine, pass the same ``z`` to :func:`decode`.
 
     Args:
         model: a model with latents.

@@ -59,12 +59,15 @@ def from_arrays(
     valid: Any = None,
     test: Any = None,
     names: Sequence[str] | None = None,
+    covariates: Any = None,
     **settings: Any,
 ) -> Dataset:
     """A data set of arrays in memory.
 
-    Sequences are copied. Of numpy arrays, torch tensors and nested lists, every float type is
-    taken, on every device. Frames are normalized by the mean and standard deviation of train.
+    NaN marks a missing value: the sequences then have a mask, see
+    :class:`~zpyro.datasets.Sequences`. Sequences are copied. Of numpy arrays, torch tensors and
+    nested lists, every float type is taken, on every device. Frames are normalized by the mean and
+    standard deviation of train.
 
     Args:
         arrays: all sequences, or those to train on. Frames (T_i, D), numbers (T_i,), or tokens
@@ -75,6 +78,10 @@ def from_arrays(
         test: the sequences to test on; a share of ``arrays`` without.
         names: of the sequences in ``arrays``, by default their keys or their numbers from 0. The
             held-out ones depend on the names and ``seed``, not on the order.
+        covariates: numbers u_t known for every step, (T_i, C) for each sequence, in the form of
+            ``arrays``: in the same order, or a mapping with the same keys. They are used as they
+            are, so scale them to about one. With splits of their own, a mapping from "train",
+            "valid" and "test".
         **settings: attributes of :class:`~zpyro.datasets.arrays.ArraySettings`: ``likelihood``,
             ``normalize``, ``condition_on_first``, ``valid_fraction``, ``test_fraction``, ``seed``.
 
@@ -87,7 +94,9 @@ def from_arrays(
         data = zpyro.datasets.from_arrays(walks, seed=1)
     """
     groups = _groups(arrays, {"valid": valid, "test": test}, names)
-    return assemble("arrays", "from_arrays", groups, array_settings("from_arrays", settings))
+    checked_settings = array_settings("from_arrays", settings)
+    known = None if covariates is None else _covariates(covariates, groups)
+    return assemble("arrays", "from_arrays", groups, checked_settings, covariates=known)
 
 
 def array_settings(function: str, values: Mapping[str, Any]) -> ArraySettings:
@@ -111,6 +120,7 @@ def assemble(
     *,
     split_names: Sequence[str] | None = None,
     notes: tuple[str, ...] = (),
+    covariates: Mapping[str, Mapping[str, Array]] | None = None,
 ) -> Dataset:
     """A data set of checked arrays (see :func:`checked`).
 
@@ -121,6 +131,7 @@ def assemble(
         settings: the likelihood, the scale, and the shares of splits that are not given.
         split_names: names that decide splits by a whole name; none do without.
         notes: what a user should know of how they were read.
+        covariates: u_t of each sequence, (T_i, C), by group and name; None without.
 
     Raises:
         UserError: naming the sequence that cannot be used, or the split that would be empty.
@@ -144,18 +155,26 @@ def assemble(
         )
     parts = [[named[i] for i in split] for split in splits]
     normalization = _normalization(label, parts[0], kind, settings)
-    train, valid, test = (to_sequences(part, kind, settings, normalization) for part in parts)
+    known = [None, None, None]
+    if covariates is not None:
+        every = [covariates[group][each] for group in groups for each, _ in groups[group]]
+        known = [{named[i][0]: every[i] for i in split} for split in splits]
+    train, valid, test = (
+        to_sequences(part, kind, settings, normalization, given)
+        for part, given in zip(parts, known, strict=True)
+    )
     size = named[0][1].shape[-1] if kind != "categorical" else _vocabulary_size(named)
     return Dataset(name, train, valid, test, kind, size, notes)
 
 
 def checked(label: str, value: Any) -> Array:
-    """One sequence as numpy frames (T, D), or tokens (T,).
+    """One sequence as numpy frames (T, D), or tokens (T,); NaN marks missing values.
 
     Numbers (T,) that are not whole become frames (T, 1); half precision becomes float32.
 
     Raises:
-        UserError: if it is none, is empty, or holds NaN, infinity or huge numbers.
+        UserError: if it is none, is empty, has no observed value, or holds infinity or huge
+            numbers.
     """
     array = to_numpy(label, value)
     if array.ndim == 1 and array.dtype.kind in "bf":
@@ -163,9 +182,11 @@ def checked(label: str, value: Any) -> Array:
     tokens = array.dtype.kind in "iu" and array.ndim == 1
     if array.ndim != (1 if tokens else 2) or 0 in array.shape:
         raise UserError(f"{label} has shape {array.shape}; it must be (T, D), or (T,) of tokens")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise UserError(f"{label} holds NaN or infinity; repair or remove it")
-    if array.dtype.kind == "f" and np.abs(array).max() > LARGEST_NUMBER:
+    if array.dtype.kind == "f" and np.isnan(array).all():
+        raise UserError(f"{label} has no observed value; leave it out")
+    if array.dtype.kind == "f" and np.isinf(array).any():
+        raise UserError(f"{label} holds infinity; repair or remove it, NaN marks missing values")
+    if array.dtype.kind == "f" and np.nanmax(np.abs(array)) > LARGEST_NUMBER:
         raise UserError(f"{label} holds numbers beyond {LARGEST_NUMBER:.0e}; scale them down")
     return array
 
@@ -231,7 +252,9 @@ def likelihood_of(label: str, named: Named, settings: ArraySettings) -> str:
                 f"{label}: sequence {name} has frames of shape {value.shape[1:]}, others of"
                 f" {values[0].shape[1:]}; all must agree"
             )
-    if kind == "bernoulli" and not all(np.isin(value, (0, 1)).all() for value in values):
+    if kind == "bernoulli" and not all(
+        np.isin(value[~np.isnan(value)], (0, 1)).all() for value in values
+    ):
         raise UserError(f"{label}: data.likelihood bernoulli needs zeros and ones only")
     if tokens and min(int(value.min()) for value in values) < 0:
         raise UserError(f"{label}: tokens must not be negative; number them from 0")
@@ -245,30 +268,55 @@ def likelihood_of(label: str, named: Named, settings: ArraySettings) -> str:
 
 
 def to_sequences(
-    named: Named, kind: str, settings: ArraySettings, normalization: Normalization
+    named: Named,
+    kind: str,
+    settings: ArraySettings,
+    normalization: Normalization,
+    covariates: Mapping[str, Array] | None = None,
 ) -> Sequences:
-    """Checked arrays as one split.
+    """Checked arrays as one split, NaN as missing values.
+
+    Args:
+        named: names and arrays.
+        kind: the likelihood.
+        settings: whether the first frame is the start.
+        normalization: of the frames.
+        covariates: u_t of each sequence by its name, (T_i, C), or None.
 
     Raises:
-        UserError: if a sequence has one frame only, and that would be the start.
+        UserError: if a sequence has one frame only, and that would be the start, or that has
+            missing values.
     """
     values = [
         value.astype(np.int64) if kind == "categorical" else normalization.apply(value)
         for _, value in named
     ]
+    known = None if covariates is None else [covariates[name] for name, _ in named]
     start = None
     if settings.condition_on_first:
-        short = [name for name, value in named if len(value) < 2]
-        if short:
-            raise UserError(f"sequence {short[0]} has one frame; data.condition_on_first needs two")
+        for name, value in named:
+            if len(value) < 2:
+                raise UserError(f"sequence {name} has one frame; data.condition_on_first needs two")
+            if np.isnan(value[0]).any():
+                raise UserError(
+                    f"sequence {name}: its first frame has missing values; set "
+                    "data.condition_on_first to false"
+                )
         start = np.stack([value[0] for value in values])
         values = [value[1:] for value in values]
+        known = None if known is None else [each[1:] for each in known]
+    masks = [~np.isnan(value) for value in values]
+    has_missing = not all(mask.all() for mask in masks)
+    if has_missing:
+        values = [np.nan_to_num(value, nan=0.0) for value in values]
     return Sequences(
         values=tuple(values),
         names=tuple(name for name, _ in named),
         start=start,
         normalization=normalization,
         data_type={"categorical": "tokens", "bernoulli": "binary"}.get(kind, "frames"),
+        observed=tuple(masks) if has_missing else None,
+        covariates=None if known is None else tuple(each.astype(np.float32) for each in known),
     )
 
 
@@ -295,6 +343,51 @@ def _groups(
     groups = {"train": _named("train", arrays, names)}
     groups |= {split: _named(split, value, None) for split, value in given.items()}
     return {split: groups[split] for split in SPLITS if split in groups}
+
+
+def _covariates(covariates: Any, groups: Mapping[str, Named]) -> dict[str, dict[str, Array]]:
+    """Covariates by group and name of the sequence.
+
+    Raises:
+        UserError: if they do not fit the sequences.
+    """
+    if "all" in groups:
+        covariates = {"all": covariates}
+    elif not isinstance(covariates, Mapping):
+        raise UserError(
+            "covariates: with splits of their own, give a mapping from train, valid and test"
+        )
+    by_split = {
+        SPLIT_NAMES.get(str(key).lower(), str(key)): value
+        for key, value in cast("Mapping[Any, Any]", covariates).items()
+    }
+    found: dict[str, dict[str, Array]] = {}
+    for group, named in groups.items():
+        if group not in by_split:
+            raise UserError(f"covariates: {group} is missing; give those of every split")
+        given = by_split[group]
+        values = given
+        if isinstance(given, Mapping):
+            keyed = {str(k): value for k, value in cast("Mapping[Any, Any]", given).items()}
+            missing = [name for name, _ in named if name not in keyed]
+            if missing:
+                raise UserError(f"covariates: {missing[0]} is missing; give those of each sequence")
+            values = [keyed[name] for name, _ in named]
+        if len(values) != len(named):
+            raise UserError(
+                f"covariates: there are {len(values)} for {len(named)} sequences; give one each"
+            )
+        found[group] = {}
+        for (name, frames), value in zip(named, values, strict=True):
+            array = to_numpy(f"covariates: sequence {name}", value)
+            array = array[:, None] if array.ndim == 1 else array
+            if array.ndim != 2 or len(array) != len(frames):
+                raise UserError(
+                    f"covariates: sequence {name} has shape {array.shape} for {len(frames)} "
+                    f"frames; it must be ({len(frames)}, C)"
+                )
+            found[group][name] = array
+    return found
 
 
 def _named(label: str, arrays: Any, names: Sequence[str] | None) -> Named:
@@ -340,6 +433,7 @@ def _normalization(label: str, train: Named, kind: str, settings: ArraySettings)
     samples: NDArray[np.float64] = np.concatenate([v.reshape(-1) for _, v in train]).astype(
         np.float64
     )
+    samples = samples[~np.isnan(samples)]
     scale = float(samples.std())
     mean = float(samples.mean())
     # Of a smaller share the differences would be lost in float32.

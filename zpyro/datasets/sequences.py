@@ -126,9 +126,15 @@ class Sequences(torch.utils.data.Dataset[Any]):
         data_type: "audio", "frames", "binary" or "tokens".
         image_shape: rows and columns where each sequence is a picture read row after row.
         notes: what a user should know of how they were read.
+        observed: one boolean array a sequence, True where a number is known, (T_i, D) or (T_i,);
+            None where all are. Values are zero where they are missing.
+        covariates: numbers u_t that are known for every step, one array (T_i, C) float32 a
+            sequence; None without.
+        covariate_names: one a column of the covariates, or empty.
 
     Raises:
-        UserError: if a sequence is empty, has values that are not finite, or another frame size.
+        UserError: if a sequence is empty, has values that are not finite, another frame size, no
+            observed value, or covariates of another length.
     """
 
     values: tuple[Array, ...] | Stored[Array]
@@ -139,13 +145,21 @@ class Sequences(torch.utils.data.Dataset[Any]):
     data_type: str = "frames"
     image_shape: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    observed: tuple[Array, ...] | None = None
+    covariates: tuple[Array, ...] | None = None
+    covariate_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         counts = {len(self.values), len(self.names)}
-        if self.start is not None:
-            counts.add(len(self.start))
+        parts = (self.start, self.observed, self.covariates)
+        counts |= {len(part) for part in parts if part is not None}
         if len(counts) != 1:
-            raise ValueError(f"values, names and start differ in number: {sorted(counts)}")
+            raise ValueError(f"values, names and what belongs to them differ: {sorted(counts)}")
+        self._check_values()
+        self._check_observed()
+        self._check_covariates()
+
+    def _check_values(self) -> None:
         if isinstance(self.values, Stored):
             return
         for name, value in zip(self.names, self.values, strict=True):
@@ -158,6 +172,33 @@ class Sequences(torch.utils.data.Dataset[Any]):
                 )
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise UserError(f"sequence {name} holds NaN or infinity; repair or remove it")
+
+    def _check_observed(self) -> None:
+        for name, value, mask in zip(self.names, self.values, self.observed or (), strict=False):
+            if mask.shape != value.shape or mask.dtype != bool:
+                raise ValueError(
+                    f"sequence {name}: observed has shape {mask.shape} and type {mask.dtype}; it "
+                    f"must be {value.shape}, bool"
+                )
+            if not mask.any():
+                raise UserError(f"sequence {name} has no observed value; leave it out")
+            if value[~mask].any():
+                raise ValueError(f"sequence {name} is not zero where it is missing")
+
+    def _check_covariates(self) -> None:
+        for name, length, known in zip(
+            self.names, self.lengths, self.covariates or (), strict=False
+        ):
+            if known.shape != (length, self.covariate_size):
+                raise UserError(
+                    f"sequence {name} has covariates of shape {known.shape}; they must be "
+                    f"{(int(length), self.covariate_size)}"
+                )
+            if not np.isfinite(known).all():
+                raise UserError(
+                    f"sequence {name} has covariates with NaN or infinity; covariates must be "
+                    "known at every step, fill them or leave the column out"
+                )
 
     def __len__(self) -> int:
         return len(self.values)
@@ -198,7 +239,14 @@ class Sequences(torch.utils.data.Dataset[Any]):
             values=_chosen(self.values, indices),
             names=_chosen(self.names, indices),
             start=start,
+            observed=None if self.observed is None else _chosen(self.observed, indices),
+            covariates=None if self.covariates is None else _chosen(self.covariates, indices),
         )
+
+    @property
+    def covariate_size(self) -> int:
+        """C, 0 without covariates."""
+        return self.covariates[0].shape[-1] if self.covariates else 0
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -319,7 +367,17 @@ class Sequences(torch.utils.data.Dataset[Any]):
         start = None
         if self.start is not None:
             start = torch.from_numpy(np.array(self.start[index]))
-        return Sample(x, start, self.names[index])
+        observed = None if self.observed is None else torch.from_numpy(self.observed[index])
+        covariates = None
+        if self.covariates is not None:
+            covariates = torch.from_numpy(np.asarray(self.covariates[index], dtype=np.float32))
+        return Sample(x, start, self.names[index], observed, covariates)
+
+    def masks(self) -> tuple[Array, ...]:
+        """Which numbers are known, one boolean array a sequence, also where all are."""
+        if self.observed is not None:
+            return self.observed
+        return tuple(np.ones(value.shape, dtype=bool) for value in self.values)
 
     def renormalized(self, normalization: Normalization) -> Sequences:
         """The same sequences on another scale, such as that of the data a model was trained on."""
@@ -335,6 +393,9 @@ class Sequences(torch.utils.data.Dataset[Any]):
             values = values.renormalized(normalization)
         else:
             values = tuple(moved(value) for value in values)
+            if self.observed is not None:
+                pairs = zip(values, self.observed, strict=True)
+                values = tuple(np.where(mask, value, np.float32(0)) for value, mask in pairs)
         if start is not None:
             stored = isinstance(start, Stored)
             start = start.renormalized(normalization) if stored else moved(start)
@@ -369,6 +430,16 @@ class Dataset:
         splits = ", ".join(f"{name}: {self.split(name).summary()}" for name in SPLITS)
         return f"Dataset({self.name!r}, {splits}, likelihood={self.likelihood!r})"
 
+    @property
+    def has_missing(self) -> bool:
+        """Whether some split has missing values."""
+        return any(self.split(name).observed is not None for name in SPLITS)
+
+    @property
+    def covariate_size(self) -> int:
+        """C, 0 without covariates."""
+        return self.train.covariate_size
+
     def split(self, name: str) -> Sequences:
         """The split of that name, or every sequence for "all".
 
@@ -383,13 +454,20 @@ class Dataset:
 
 
 def concatenate(parts: Sequence[Sequences]) -> Sequences:
-    """Sequences one after another; they must share normalization and kind."""
+    """Sequences one after another; they must share normalization, kind and covariates."""
     first = parts[0]
+    masks = None
+    if any(part.observed is not None for part in parts):
+        masks = tuple(mask for part in parts for mask in part.masks())
     return replace(
         first,
         values=_joined([part.values for part in parts]),
         names=_joined([part.names for part in parts]),
         start=_joined_start([part.start for part in parts if part.start is not None]),
+        observed=masks,
+        covariates=None
+        if first.covariates is None
+        else _joined([part.covariates for part in parts]),
     )
 
 

@@ -169,6 +169,9 @@ def fingerprint(dataset: Dataset) -> str:
             digest.update(np.ascontiguousarray(part.values[index]).tobytes())
             if part.start is not None:
                 digest.update(np.ascontiguousarray(part.start[index]).tobytes())
+            for extra in (part.observed, part.covariates):
+                if extra is not None:
+                    digest.update(np.ascontiguousarray(extra[index]).tobytes())
     return digest.hexdigest()
 
 

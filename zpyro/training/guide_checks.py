@@ -44,7 +44,7 @@ def check(
     if not module.latent_size:
         raise UserError(f"the model {type(module).__name__} has no latents; leave out --guide")
     arguments = model_inputs(module, batch)
-    x, lengths, _ = arguments
+    x, lengths, *_ = arguments
     devices = [like.device] if like.is_cuda else []
     with torch.random.fork_rng(devices), torch.no_grad():
         with wrap_user_errors(path, "calling the guide"):

@@ -38,7 +38,7 @@ VALIDATION_SEED = 1
 MAX_LENGTHS = 16
 """Lengths that batches are padded to where steps are captured, each with a graph of its own."""
 
-Key = tuple[tuple[bool, ...], bool]
+Key = tuple[tuple[bool, ...], tuple[bool, ...]]
 """Which terms have a weight that is not 0 (the others cost nothing), and whether x_0 is given."""
 
 
@@ -219,7 +219,8 @@ class SequenceTask(TrainingTask[SequenceModel]):
         return self._weights
 
     def inputs(self, batch: BatchShard) -> tuple[Key, Tensors]:
-        """The key; then counts (3 + B,), x, lengths, and x_0 and the state if there are any.
+        """The key; then counts (3 + B,), x, lengths, and what else there is: x_0, the mask of missing
+        values, covariates, and the state.
 
         The counts are the rows that count here and in the whole batch, the step, and the places of
         the rows in the whole batch.
@@ -229,10 +230,16 @@ class SequenceTask(TrainingTask[SequenceModel]):
         places = batch.places or [0]
         counts = torch.tensor([len(batch.places), batch.total, self._step, *places])
         tensors = [counts, cast_floats(self._padded(whole.x), like), whole.lengths]
-        if whole.start is not None:
-            tensors.append(cast_floats(whole.start, like))
+        masks, covariates = whole.observed, whole.covariates
+        optional = (
+            whole.start,
+            None if masks is None else self._padded(masks),
+            None if covariates is None else self._padded(covariates),
+        )
+        tensors += [cast_floats(part, like) for part in optional if part is not None]
         on_device = [to_device(part, like.device) for part in tensors]
-        key = tuple(map(bool, self._weights.values())), whole.start is not None
+        given = tuple(part is not None for part in optional)
+        key = tuple(map(bool, self._weights.values())), given
         if whole.continues is None:
             return key, tuple(on_device)
         state = self.model.initial_state(len(whole))
@@ -247,15 +254,16 @@ class SequenceTask(TrainingTask[SequenceModel]):
         return key, (*on_device, *state)
 
     def loss(self, key: Key, weights: Tensor, *tensors: Tensor) -> StepTerms:
-        _, with_start = key
+        _, given = key
         counts, x, lengths, *rest = tensors
         own, total, step = counts[:3].unbind()
         self._noise.start_step(step, counts[3:])
-        start = rest[0] if with_start else None
-        state = tuple(rest[with_start:])
+        start, *extra = [rest.pop(0) if present else None for present in given]
+        arguments = (x, lengths, start, *(extra if any(given[1:]) else ()))
+        state = tuple(rest)
         continued = self.model.with_initial_state(state) if state else nullcontext(None)
         with self.elbo.weighted(weights.to(self._like.dtype)), continued as carried:
-            loss = self._objective(x, lengths, start)
+            loss = self._objective(*arguments)
             is_counted = (own > 0).to(loss.dtype)
             # One normalizer for all processes, whose gradients are summed afterwards.
             loss = loss * is_counted / total.to(loss.dtype)

@@ -178,13 +178,24 @@ def view_sequence(
     batch = one.batch()
     whole = batch.x.shape[1]
     steps = min(whole, MAX_TOKENS if one.data_type == "tokens" else MAX_STEPS)
-    batch = replace(batch, x=batch.x[:, :steps], lengths=batch.lengths.clamp(max=steps))
+    observed, covariates = (
+        None if part is None else part[:, :steps] for part in (batch.observed, batch.covariates)
+    )
+    batch = replace(
+        batch,
+        x=batch.x[:, :steps],
+        lengths=batch.lengths.clamp(max=steps),
+        observed=observed,
+        covariates=covariates,
+    )
     paths, note = _paths(model, batch, num_samples, seed)
     from_latents = None
     if model.latent_size:
         mean = reconstruct(model, batch, seed=seed).mean[0, 0]
         z = torch.from_numpy(paths["z"][:1])
-        decoded = decode(model, z, start=batch.start, seed=seed, use_mean=True)
+        decoded = decode(
+            model, z, start=batch.start, seed=seed, use_mean=True, covariates=covariates
+        )
         from_latents = denormalize(checkpoint, decoded.mean[0].cpu().numpy())
     else:
         with torch.no_grad():
