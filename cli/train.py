@@ -170,7 +170,7 @@ def _start(
     from zpyro import datasets
     from zpyro.errors import UserError
     from zpyro.training import config, runs
-    from zpyro.training.building import build_likelihood, choose_device
+    from zpyro.training.building import choose_device, fit_to_data
 
     chosen = None if preset is None else config.read_preset(preset)
     dataset = dataset or (chosen.dataset if chosen else None)
@@ -198,8 +198,7 @@ def _start(
     if process_group.is_main_process:
         runs.check_free(out)
     loaded = load_data(settled, process_group=process_group)
-    likelihood = build_likelihood(settled.model, loaded.likelihood, loaded.frame_size)
-    settled = replace(settled, model=replace(settled.model, likelihood=likelihood.name))
+    settled = replace(settled, model=fit_to_data(settled.model, loaded))
     model = _new_model(settled, loaded, code)
     # Written last: a mistake in the settings or data leaves no directory behind.
     with process_group.main_process_first():

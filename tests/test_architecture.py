@@ -129,8 +129,9 @@ PUBLIC_NAMES = {
         Bernoulli Categorical Gaussian GaussianMixture LIKELIHOODS Likelihood build register
     """,
     "zpyro.datasets": """
-        Batch Corpus DATASETS Dataset DatasetEntry Normalization Sample Sequences Vocabulary
-        collate describe entry from_arrays from_dataframe from_dataset load load_all names register
+        Batch Corpus DATASETS Dataset DatasetEntry Normalization Sample Sequences SeriesSample
+        Vocabulary collate describe entry from_arrays from_dataframe from_dataset load load_all
+        names register
     """,
     "zpyro.distributed": """
         BatchShard ProcessGroup SINGLE_PROCESS full_batch init_distributed launched_by_torchrun
@@ -156,8 +157,8 @@ PUBLIC_NAMES = {
         Callback Checkpoint Config DataSpec GuideSource JointOptim LOGGERS LineLogger MLflowLogger
         NullLogger ObjectiveConfig Outcome Preset ProgressLogger Run SequenceTask StepTerms
         TensorBoardLogger TrackerLogger TrainConfig TrainState Trainer TrainingTask WandbLogger
-        attach_guide build_likelihood build_model build_objective choose_device fit logger_for
-        open_run read_preset resolve
+        attach_guide build_likelihood build_model build_objective choose_device fit fit_to_data
+        logger_for open_run read_preset resolve
     """,
     "zpyro.analysis": """
         ComparisonResult ComparisonSpec Decoded Interpolation LoadedRun Posterior Report

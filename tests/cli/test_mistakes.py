@@ -133,7 +133,7 @@ def _wav_bytes(path: Path) -> bytes:
 
 
 ARRAYS: dict[str, tuple[Callable[[], dict[str, np.ndarray]], str]] = {
-    "not a number": (lambda: {"x": _with_nan()}, "x, sequence 3 holds NaN"),
+    "not a number": (lambda: {"x": _with_infinity()}, "x, sequence 3 holds infinity"),
     "wrong rank": (lambda: {"x": np.zeros((9, 4))}, "x has shape (9, 4)"),
     "empty": (lambda: {"x": np.zeros((0, 4, 2))}, "x has shape (0, 4, 2)"),
     "ragged objects": (
@@ -164,9 +164,9 @@ def test_a_text_is_no_npz(mistake: Mistake, tmp_path: Path) -> None:
     assert f"{path}: cannot be read as plain arrays" in mistake(*NPZ, path)
 
 
-def _with_nan() -> np.ndarray:
+def _with_infinity() -> np.ndarray:
     x = np.zeros((9, 4, 2))
-    x[3, 1, 1] = np.nan
+    x[3, 1, 1] = np.inf
     return x
 
 

@@ -25,7 +25,14 @@ from torch.utils.data import (
 
 import zpyro
 from zpyro import UserError, datasets
-from zpyro.datasets import Dataset, Sequences, from_arrays, from_dataframe, from_dataset
+from zpyro.datasets import (
+    Dataset,
+    Normalization,
+    Sequences,
+    from_arrays,
+    from_dataframe,
+    from_dataset,
+)
 
 RANDOM = np.random.default_rng(0)
 RAGGED = [3.0 + 2.0 * RANDOM.standard_normal((2 + i % 5, 4)) for i in range(30)]
@@ -190,9 +197,8 @@ MASKED = np.ma.masked_array(FRAMES[0], mask=np.arange(20).reshape(5, 4) == 3)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"arrays": HOLE}, "arrays, sequence 7 holds NaN"),
-        ({"arrays": [*RAGGED, np.array([[np.inf] * 4])]}, "arrays: sequence 30 holds NaN or inf"),
-        ({"arrays": [*RAGGED, MASKED]}, "sequence 30 holds NaN"),
+        ({"arrays": [*RAGGED, np.full((5, 4), np.nan)]}, "sequence 30 has no observed value"),
+        ({"arrays": [*RAGGED, np.array([[np.inf] * 4])]}, "arrays: sequence 30 holds infinity"),
         ({"arrays": FRAMES[0]}, r"one array of shape \(5, 4\) is ambiguous; give \[array\]"),
         ({"arrays": []}, "arrays: holds no sequences"),
         ({"arrays": 3}, "int is no list of arrays"),
@@ -274,6 +280,60 @@ def test_prepared_sequences_work_in_a_loader(tmp_path: Path) -> None:
     other = loaded(data, 2, multiprocessing_context="spawn")
     assert [batch.names for batch in one] == [batch.names for batch in other]
     assert all(torch.equal(a.x, b.x) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("hole", [HOLE, [*FRAMES[:29], MASKED]], ids=["nan", "masked"])
+def test_missing_values_become_a_mask(hole: Any) -> None:
+    data = from_arrays(hole, valid_fraction=0.3)
+    sequences = data.split("all")
+    assert data.has_missing
+    assert sequences.observed is not None
+    hidden = [np.argwhere(~mask).tolist() for mask in sequences.observed]
+    place = [2, 1] if hole is HOLE else [0, 3]
+    assert [each for each in hidden if each] == [[place]]
+    values = np.concatenate(
+        [v[m] for v, m in zip(data.train.values, data.train.masks(), strict=True)]
+    )
+    assert abs(values.mean()) < 1e-6
+    assert values.std() == pytest.approx(1.0, abs=1e-5)
+    index = next(i for i, each in enumerate(hidden) if each)
+    sample = sequences[index]
+    assert sample.x[*place] == 0.0
+    assert not sample.observed[*place]
+    assert sample.observed.sum() == sample.observed.numel() - 1
+    batch = sequences.batch()
+    assert batch.observed.sum() == batch.observed.numel() - 1
+    moved = sequences.renormalized(Normalization(3.0, sequences.normalization.scale))
+    assert moved[index].x[*place] == 0.0
+    first = FRAMES.copy()
+    first[:, 0, 0] = np.nan
+    with pytest.raises(UserError, match="its first frame has missing values"):
+        from_arrays(first, condition_on_first=True)
+
+
+def test_covariates_follow_their_sequences() -> None:
+    known = [np.full((len(frames), 2), i, dtype=np.float32) for i, frames in enumerate(RAGGED)]
+    data = from_arrays(RAGGED, covariates=known, seed=3)
+    assert data.covariate_size == 2
+    for part in (data.train, data.valid, data.test):
+        for name, length, covariates in zip(part.names, part.lengths, part.covariates, strict=True):
+            assert covariates.tolist() == [[float(name)] * 2] * length
+    batch = data.train[:3].batch()
+    assert batch.covariates.shape == (3, int(batch.lengths.max()), 2)
+    splits = {"train": RAGGED[:20], "valid": RAGGED[20:25], "test": RAGGED[25:]}
+    named = {"train": known[:20], "valid": known[20:25], "test": known[25:]}
+    assert from_arrays(splits, covariates=named).test.covariates[0][0, 0] == 25
+    by_key = {f"s{i}": each for i, each in enumerate(RAGGED)}
+    shuffled = {f"s{i}": known[i] for i in reversed(range(len(known)))}
+    data = from_arrays(by_key, covariates=shuffled)
+    assert data.train.covariates[0][0, 0] == float(data.train.names[0][1:])
+    for wrong, message in (
+        (known[:-1], f"there are {len(known) - 1} for {len(known)} sequences"),
+        ([*known[:-1], known[-1][:-1]], "for .* frames"),
+        ([*known[:-1], known[-1] * np.nan], "covariates must be known at every step"),
+    ):
+        with pytest.raises(UserError, match=message):
+            from_arrays(RAGGED, covariates=wrong)
 
 
 def test_sequences_are_a_map_style_data_set() -> None:
@@ -674,7 +734,10 @@ def test_folders_that_are_no_splits_are_read_too(tmp_path: Path) -> None:
         ({"test_lengths": np.array([1])}, r"test_lengths add up to 1 and test_values has \d+ rows"),
         ({"test_lengths": np.array([0.5])}, "test_lengths must be whole numbers"),
         ({"test_values": np.array(1.0)}, r"test_values has shape \(\)"),
-        ({"test_values": np.full((26, 4), np.nan)}, "test_values, sequence 0 holds NaN"),
+        (
+            {"test_values": np.full((26, 4), np.nan)},
+            "test_values, sequence 0 has no observed value",
+        ),
     ],
 )
 def test_unusable_splits_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -47,7 +47,7 @@ def test_nothing_is_read_from_the_device(monkeypatch: pytest.MonkeyPatch) -> Non
     lengths = batch.lengths.to("meta")
     norm = patch.object(Optimizer, "clip_gradients", lambda _: controls[0])
     moves = patch.object(Optimizer, "step")
-    key = (True, True, True), True
+    key = (True, True, True), (True, False, False)
     with pyro.validation_enabled(False), norm, moves as moved:
         is_finite, loss, *_ = trainer._update(key, controls, counts, batch.x, lengths, batch.start)
     assert loss.device.type == "meta"

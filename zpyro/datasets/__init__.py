@@ -7,7 +7,7 @@ In reading order: ``batching`` and ``sequences`` (what models are trained on), `
 """
 
 from zpyro.datasets.arrays import from_arrays
-from zpyro.datasets.batching import Batch, Sample, collate
+from zpyro.datasets.batching import Batch, Sample, SeriesSample, collate
 from zpyro.datasets.dataframes import from_dataframe
 from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.prepared.corpus import Corpus
@@ -33,6 +33,7 @@ __all__ = [
     "Normalization",
     "Sample",
     "Sequences",
+    "SeriesSample",
     "Vocabulary",
     "collate",
     "describe",

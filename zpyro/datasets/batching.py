@@ -33,6 +33,20 @@ class Sample(NamedTuple):
         x: frames (T, D) float32 or tokens (T,) int64.
         start: x_0, (D,) or (), or None for the likelihood's default.
         name: of the sequence.
+    """
+
+    x: Tensor
+    start: Tensor | None
+    name: str
+
+
+class SeriesSample(NamedTuple):
+    """One sequence with missing values or covariates.
+
+    Attributes:
+        x: frames (T, D) float32 or tokens (T,) int64, zeros where they are missing.
+        start: x_0, (D,) or (), or None for the likelihood's default.
+        name: of the sequence.
         observed: True where a number of x is known, shaped as x; None where all are.
         covariates: u_1..u_T, (T, C) float32, or None.
     """
@@ -40,8 +54,8 @@ class Sample(NamedTuple):
     x: Tensor
     start: Tensor | None
     name: str
-    observed: Tensor | None = None
-    covariates: Tensor | None = None
+    observed: Tensor | None
+    covariates: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +98,7 @@ class Batch:
         return replace(self, x=self.x.to(device), **moved)
 
 
-def collate(samples: Sequence[Sample], *, steps: int = 0) -> Batch:
+def collate(samples: Sequence[Sample | SeriesSample], *, steps: int = 0) -> Batch:
     """Sequences as one padded batch; the ``collate_fn`` of a ``torch.utils.data.DataLoader``.
 
     Args:
@@ -96,8 +110,11 @@ def collate(samples: Sequence[Sample], *, steps: int = 0) -> Batch:
         loader = DataLoader(data.train, 32, shuffle=True, collate_fn=zpyro.datasets.collate)
     """
     x = padded([sample.x for sample in samples], steps)
-    masks = [sample.observed for sample in samples if sample.observed is not None]
-    covariates = [sample.covariates for sample in samples if sample.covariates is not None]
+    series = [sample for sample in samples if isinstance(sample, SeriesSample)]
+    covariates = [sample.covariates for sample in series if sample.covariates is not None]
+    masks: list[Tensor] = []
+    if any(sample.observed is not None for sample in series):
+        masks = [_mask(sample) for sample in samples]
     starts = [sample.start for sample in samples if sample.start is not None]
     lengths = torch.tensor([len(sample.x) for sample in samples], dtype=torch.int64)
     start = torch.stack(starts) if starts else None
@@ -109,6 +126,11 @@ def collate(samples: Sequence[Sample], *, steps: int = 0) -> Batch:
         observed=padded(masks, steps) if masks else None,
         covariates=padded(covariates, steps) if covariates else None,
     )
+
+
+def _mask(sample: Sample | SeriesSample) -> Tensor:
+    observed = sample.observed if isinstance(sample, SeriesSample) else None
+    return torch.ones_like(sample.x, dtype=torch.bool) if observed is None else observed
 
 
 def padded(values: Sequence[Tensor], steps: int = 0) -> Tensor:

@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zpyro.datasets.batching import Batch, BatchOrder, Sample, collate, stream_batches
+from zpyro.datasets.batching import (
+    Batch,
+    BatchOrder,
+    Sample,
+    SeriesSample,
+    collate,
+    stream_batches,
+)
 from zpyro.datasets.splitting import SPLITS
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
@@ -111,7 +118,8 @@ class Stored(abc.ABC, Generic[T]):
 class Sequences(torch.utils.data.Dataset[Any]):
     """One split of a data set.
 
-    A number as index gives a :class:`~zpyro.datasets.Sample`, a slice or several numbers give
+    A number as index gives a :class:`~zpyro.datasets.Sample`, or where the sequences have missing
+    values or covariates a :class:`~zpyro.datasets.SeriesSample`; a slice or several numbers give
     Sequences. With :func:`zpyro.datasets.collate` it works in a ``torch.utils.data.DataLoader``;
     :meth:`batches` pads less.
 
@@ -174,7 +182,9 @@ class Sequences(torch.utils.data.Dataset[Any]):
                 raise UserError(f"sequence {name} holds NaN or infinity; repair or remove it")
 
     def _check_observed(self) -> None:
-        for name, value, mask in zip(self.names, self.values, self.observed or (), strict=False):
+        if self.observed is None:
+            return
+        for name, value, mask in zip(self.names, self.values, self.observed, strict=True):
             if mask.shape != value.shape or mask.dtype != bool:
                 raise ValueError(
                     f"sequence {name}: observed has shape {mask.shape} and type {mask.dtype}; it "
@@ -186,9 +196,9 @@ class Sequences(torch.utils.data.Dataset[Any]):
                 raise ValueError(f"sequence {name} is not zero where it is missing")
 
     def _check_covariates(self) -> None:
-        for name, length, known in zip(
-            self.names, self.lengths, self.covariates or (), strict=False
-        ):
+        if self.covariates is None:
+            return
+        for name, length, known in zip(self.names, self.lengths, self.covariates, strict=True):
             if known.shape != (length, self.covariate_size):
                 raise UserError(
                     f"sequence {name} has covariates of shape {known.shape}; they must be "
@@ -217,10 +227,12 @@ class Sequences(torch.utils.data.Dataset[Any]):
         return f"{len(self)} {'sequence' if len(self) == 1 else 'sequences'} of {span} {what}"
 
     @overload
-    def __getitem__(self, index: int) -> Sample: ...
+    def __getitem__(self, index: int) -> Sample | SeriesSample: ...
     @overload
     def __getitem__(self, index: slice | Sequence[int] | NDArray[Any]) -> Sequences: ...
-    def __getitem__(self, index: int | slice | Sequence[int] | NDArray[Any]) -> Sample | Sequences:
+    def __getitem__(
+        self, index: int | slice | Sequence[int] | NDArray[Any]
+    ) -> Sample | SeriesSample | Sequences:
         if isinstance(index, int | np.integer):
             sample = self._sample(range(len(self))[index])
             # What is done to it in place stays out of the data set.
@@ -360,18 +372,20 @@ class Sequences(torch.utils.data.Dataset[Any]):
         """
         return collate([self._sample(index) for index in range(len(self))], steps=steps)
 
-    def _sample(self, index: int) -> Sample:
+    def _sample(self, index: int) -> Sample | SeriesSample:
         x = torch.from_numpy(np.ascontiguousarray(self.values[index]))
         x = x.long() if self.data_type == "tokens" else x
         x = x.float() if self.data_type == "binary" else x
         start = None
         if self.start is not None:
             start = torch.from_numpy(np.array(self.start[index]))
+        if self.observed is None and self.covariates is None:
+            return Sample(x, start, self.names[index])
         observed = None if self.observed is None else torch.from_numpy(self.observed[index])
         covariates = None
         if self.covariates is not None:
             covariates = torch.from_numpy(np.asarray(self.covariates[index], dtype=np.float32))
-        return Sample(x, start, self.names[index], observed, covariates)
+        return SeriesSample(x, start, self.names[index], observed, covariates)
 
     def masks(self) -> tuple[Array, ...]:
         """Which numbers are known, one boolean array a sequence, also where all are."""

@@ -69,11 +69,16 @@ def run_forward(
         previous = _sample_frame(model, state, 1.0) if frames is None else frames[:, t]
         seen = None if observed is None else observed[:, t]
         if lengths is not None:
-            running = (t < lengths).unsqueeze(-1)
-            state = tuple(new.where(running, old) for new, old in zip(state, before, strict=True))
+            state = choose_rows(t < lengths, state, before)
         latents.append(latent)
         sampled.append(previous)
     return ForwardRun(torch.stack(latents, dim=1), torch.stack(sampled, dim=1), state)
+
+
+def choose_rows(mask: Tensor, state: State, other: State) -> State:
+    """The rows of a state where the mask (N,) is True, those of another elsewhere."""
+    pairs = zip(state, other, strict=True)
+    return tuple(new.where(mask.reshape(-1, *(1,) * (new.dim() - 1)), old) for new, old in pairs)
 
 
 @torch.no_grad()

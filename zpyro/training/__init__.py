@@ -7,7 +7,13 @@ and ``trainer`` (the loop), ``sequence_task`` (sequence models as a task, and :f
 (an optimizer for ``pyro.infer.SVI``).
 """
 
-from zpyro.training.building import build_likelihood, build_model, build_objective, choose_device
+from zpyro.training.building import (
+    build_likelihood,
+    build_model,
+    build_objective,
+    choose_device,
+    fit_to_data,
+)
 from zpyro.training.callbacks import Callback, LineLogger, NullLogger, ProgressLogger, logger_for
 from zpyro.training.checkpoint import Checkpoint, DataSpec
 from zpyro.training.config import Config, ObjectiveConfig, Preset, TrainConfig, read_preset, resolve
@@ -56,6 +62,7 @@ __all__ = [
     "build_objective",
     "choose_device",
     "fit",
+    "fit_to_data",
     "logger_for",
     "open_run",
     "read_preset",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 
+from zpyro.datasets.sequences import Dataset
 from zpyro.errors import UserError
 from zpyro.likelihoods import LIKELIHOODS, Likelihood
 from zpyro.models.base import SequenceModel
@@ -43,6 +44,36 @@ def build_likelihood(model: ModelConfig, name: str, size: int) -> Likelihood:
     named = {field.name: likelihood_setting(field.name) for field in fields(cls)}
     values = vars(model)
     return cls(size, **{field: values[key] for field, key in named.items() if key in values})
+
+
+def fit_to_data(model: ModelConfig, dataset: Dataset) -> ModelConfig:
+    """The settings with the likelihood, missing values and covariates that a data set has.
+
+    A model that was set up for missing values stays so without any.
+
+    Raises:
+        UserError: if the model cannot score such frames, or has no settings for missing values or
+            covariates that the data have.
+    """
+    likelihood = build_likelihood(model, dataset.likelihood, dataset.frame_size)
+    changes: dict[str, Any] = {"likelihood": likelihood.name}
+    size = dataset.covariate_size
+    if getattr(model, "covariate_size", 0) not in (0, size):
+        raise UserError(
+            f"model.covariate_size is {getattr(model, 'covariate_size', 0)}, but the data have "
+            f"{size} covariates; leave it out"
+        )
+    needed = {"missing": dataset.has_missing, "covariate_size": size}
+    for name, value in needed.items():
+        if hasattr(model, name):
+            changes[name] = value or getattr(model, name)
+        elif value:
+            what = "missing values" if name == "missing" else "covariates"
+            raise UserError(
+                f"model {model.name}: cannot use data with {what}; give its constructor the "
+                f"argument {name}, or leave them out of the data"
+            )
+    return replace(model, **changes)
 
 
 def build_model(

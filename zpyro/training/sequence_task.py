@@ -39,7 +39,8 @@ MAX_LENGTHS = 16
 """Lengths that batches are padded to where steps are captured, each with a graph of its own."""
 
 Key = tuple[tuple[bool, ...], tuple[bool, ...]]
-"""Which terms have a weight that is not 0 (the others cost nothing), and whether x_0 is given."""
+"""Which terms have a weight that is not 0 (the others cost nothing); and whether x_0, a mask of
+missing values and covariates are given."""
 
 
 def fit(

@@ -11,7 +11,7 @@ from zpyro.datasets.sequences import Dataset
 from zpyro.errors import UserError
 from zpyro.models.config import ModelConfig
 from zpyro.models.registry import MODELS
-from zpyro.training.building import build_likelihood, build_model
+from zpyro.training.building import build_likelihood, build_model, fit_to_data
 from zpyro.training.config import Config, for_other_model
 
 SIZE_STEP = 4
@@ -133,8 +133,7 @@ def variant_config(config: Config, variant: Variant) -> Config:
 
 def with_likelihood(config: Config, dataset: Dataset) -> Config:
     """The settings with the name of the likelihood filled in."""
-    likelihood = build_likelihood(config.model, dataset.likelihood, dataset.frame_size)
-    return replace(config, model=replace(config.model, likelihood=likelihood.name))
+    return replace(config, model=fit_to_data(config.model, dataset))
 
 
 def count_parameters(model: ModelConfig, dataset: Dataset) -> int:

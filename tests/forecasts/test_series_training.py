@@ -1,0 +1,76 @@
+"""Training and evaluation on series with missing values and covariates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import zpyro
+from tests.run import small
+from zpyro.datasets import Dataset
+from zpyro.training import build_model, checkpoint, fit_to_data, runs
+from zpyro.training.building import build_likelihood
+
+
+def series(missing: bool = True, covariates: bool = True, count: int = 24) -> Dataset:
+    """Waves in two dimensions that follow their covariate, a fifth of the numbers missing."""
+    random = np.random.default_rng(0)
+    frames, known = [], []
+    for _ in range(count):
+        length = int(random.integers(6, 11))
+        phase = random.uniform(0, 6) + np.arange(length)
+        known.append(np.stack([np.sin(phase), np.cos(phase)], 1))
+        wave = np.stack([np.sin(phase), 2 * np.cos(phase)], 1)
+        wave += 0.1 * random.normal(size=wave.shape)
+        if missing:
+            wave[random.random(wave.shape) < 0.2] = np.nan
+        frames.append(wave)
+    return zpyro.datasets.from_arrays(
+        frames, covariates=known if covariates else None, valid_fraction=0.2, test_fraction=0.2
+    )
+
+
+@pytest.mark.parametrize("name", ["zforcing", "srnn"])
+def test_a_run_on_series_with_gaps(tmp_path: Path, name: str) -> None:
+    data = series()
+    settings = small.settings(max_steps=12)
+    model = zpyro.models.model_config(name, hidden_size=8, latent_size=2, mlp_size=6)
+    config = replace(settings, model=fit_to_data(model, data), dataset=data.name)
+    assert config.model.missing
+    assert config.model.covariate_size == 2
+    likelihood = build_likelihood(config.model, data.likelihood, data.frame_size)
+    torch.manual_seed(0)
+    module = build_model(config.model, likelihood)
+    run = runs.create(tmp_path / "run", config)
+    zpyro.fit(module, data, config, run=run)
+    again = checkpoint.load(run.best).model
+    for scores in (zpyro.evaluate, zpyro.iwae, zpyro.smc):
+        first, second = scores(module, data.test), scores(again, data.test)
+        values = [
+            vars(each)[scores.__name__.replace("evaluate", "elbo")] for each in (first, second)
+        ]
+        assert np.isfinite(values).all()
+        assert values[0] == pytest.approx(values[1], rel=1e-6)
+    batch = data.test.batch()
+    assert np.isfinite(zpyro.posterior(module, batch).z[:, :, 0]).all()
+    filled = zpyro.reconstruct(module, batch)
+    assert filled.frames.isfinite().all()
+    assert filled.mean.shape == (1, *batch.x.shape)
+    decoded = zpyro.decode(module, filled.z[0], covariates=batch.covariates)
+    assert decoded.frames.isfinite().all()
+
+
+@pytest.mark.fast
+def test_models_are_set_up_for_their_data() -> None:
+    plain = series(missing=False, covariates=False)
+    config = fit_to_data(small.MODEL, plain)
+    assert not config.missing
+    assert config.covariate_size == 0
+    assert config.likelihood == "gaussian"
+    wrong = replace(small.MODEL, covariate_size=3)
+    with pytest.raises(zpyro.UserError, match=r"model\.covariate_size is 3, but the data have 2"):
+        fit_to_data(wrong, series())
