@@ -220,8 +220,8 @@ class SequenceTask(TrainingTask[SequenceModel]):
         return self._weights
 
     def inputs(self, batch: BatchShard) -> tuple[Key, Tensors]:
-        """The key; then counts (3 + B,), x, lengths, and what else there is: x_0, the mask of missing
-        values, covariates, and the state.
+        """The key; then counts (3 + B,), x, lengths, and what else there is: x_0, the mask of
+        missing values, covariates, and the state.
 
         The counts are the rows that count here and in the whole batch, the step, and the places of
         the rows in the whole batch.
