@@ -48,7 +48,7 @@ TABLE, NUMBERS, PICTURE = "comparison.md", "comparison.json", "comparison.png"
 @click.option("--split", default="test", show_default=True, type=click.Choice(["valid", "test"]))
 @click.option("--particles", default=25, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--jobs", type=click.IntRange(1), help="Runs at once.  [default: by cores or GPUs]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
+@click.option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps, xpu.")
 @click.option("--out", type=PATH, help="The folder of the comparison.")
 @plugin_option
 def command(

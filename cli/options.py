@@ -19,7 +19,10 @@ MODEL = (
     ),
     click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 63) - 1)),
     click.option(
-        "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])
+        "--device",
+        default="auto",
+        show_default=True,
+        help="Where to compute: auto, cpu, cuda, cuda:1, mps, xpu.",
     ),
 )
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     help="One setting, e.g. model.latent_size=32; again for another.",
 )
 @click.option("--out", type=PATH, help="The run directory to make.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
+@click.option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps, xpu.")
 @click.option("--seed", type=int, help="Of weights, noise and data order.")
 @click.option("--max-steps", type=int, help="Stop after so many steps in all.")
 @click.option("--epochs", type=int, help="Stop after so many passes over the data in all.")
@@ -169,8 +169,9 @@ def _start(
     """A new model in a new run directory."""
     from zpyro import datasets
     from zpyro.errors import UserError
+    from zpyro.nn.devices import choose_device
     from zpyro.training import config, runs
-    from zpyro.training.building import choose_device, fit_to_data
+    from zpyro.training.building import fit_to_data
 
     chosen = None if preset is None else config.read_preset(preset)
     dataset = dataset or (chosen.dataset if chosen else None)
@@ -217,8 +218,8 @@ def _resume(
     process_group: ProcessGroup,
 ) -> Session:
     """The model of a run, from its last checkpoint."""
+    from zpyro.nn.devices import choose_device
     from zpyro.training import config, runs
-    from zpyro.training.building import choose_device
 
     run = runs.open_run(folder)
     with run.locked(is_main_process=process_group.is_main_process):
@@ -279,8 +280,9 @@ def _new_model(settled: Config, data: Dataset, code: UserCode) -> SequenceModel:
 
     from zpyro.distributed.seeding import seed_everything
     from zpyro.models import model_inputs
+    from zpyro.nn.devices import choose_device, fork_rng
     from zpyro.training import build_objective, guide_checks
-    from zpyro.training.building import build_likelihood, build_model, choose_device
+    from zpyro.training.building import build_likelihood, build_model
 
     likelihood = build_likelihood(settled.model, data.likelihood, data.frame_size)
     seed_everything(settled.train.seed)
@@ -295,8 +297,7 @@ def _new_model(settled: Config, data: Dataset, code: UserCode) -> SequenceModel:
     if code.plugins:
         objective = build_objective(settled.objective, steps_per_epoch=1)
         inputs = model_inputs(model, batch)
-        devices = [inputs[0].device] if inputs[0].is_cuda else []
-        with torch.random.fork_rng(devices), torch.no_grad():
+        with fork_rng(inputs[0].device), torch.no_grad():
             objective.terms(model.model, model.active_guide, *inputs)
     return model
 

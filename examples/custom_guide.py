@@ -169,7 +169,8 @@ def bounds(module: zpyro.SequenceModel, data: Any, particles: int) -> tuple[floa
     elbo = iwae = 0.0
     for batch in data.batches(64):
         paths = [path_log_probs(module, batch, 0, draw)[:3] for draw in range(particles)]
-        weights = torch.stack([likelihood + prior - q for likelihood, prior, q in paths]).double()
+        sums = [likelihood + prior - q for likelihood, prior, q in paths]
+        weights = torch.stack(sums).cpu().double()
         elbo += float(weights.mean(0).sum())
         iwae += float((weights.logsumexp(0) - torch.tensor(float(particles)).log()).sum())
     return elbo / len(data), iwae / len(data)

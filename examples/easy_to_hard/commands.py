@@ -78,7 +78,7 @@ def _train(name: str) -> click.Command:
     )
     @click.option("--data", type=PATH, help="Your own file or folder.")
     @click.option("--skip-bad", is_flag=True, help="Leave out bad rows of it, and count them.")
-    @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
+    @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu.")
     @click.option("--resume", type=PATH, help="Continue this run.")
     def train(**options: Any) -> None:
         from . import running
@@ -115,7 +115,7 @@ def _test(name: str) -> click.Command:
     @click.option("--seed", type=click.IntRange(0, (1 << 31) - 1), help="Of the problems.")
     @click.option("--data", type=PATH, help="Your own file or folder.")
     @click.option("--skip-bad", is_flag=True, help="Leave out bad rows of it, and count them.")
-    @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
+    @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu.")
     def test(as_json: bool, **options: Any) -> None:
         from . import running
 

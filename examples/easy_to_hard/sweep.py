@@ -155,7 +155,7 @@ class _Counts:
 
     def result(self, size: int, count: int) -> Sweep:
         accuracy, confident = (
-            tuple((each.double() / count).tolist()) for each in (self.solved, self.confident)
+            tuple((each.cpu().double() / count).tolist()) for each in (self.solved, self.confident)
         )
         if self.stopped is None:
             return Sweep(size, count, accuracy, confident)

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from zpyro.errors import UserError
 from zpyro.io import files, manifest, tensor_files, torch_files
+from zpyro.nn.devices import to_device
 from zpyro.training import StepTerms, TrainConfig, TrainingTask, TrainState
 from zpyro.training.checkpoint import MODEL, STATE
 from zpyro.training.task import Numbers, Tensors
-from zpyro.training.trainer import to_device
 
 from .run_folder import AVERAGE, Settings, plain
 from .solvers import Solver

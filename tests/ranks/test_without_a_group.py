@@ -24,7 +24,7 @@ def of_two(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("of_two")
 def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(processes, "accelerators", lambda: [torch.device("cuda", 0)])
     expected = "process 1 of this machine has no GPU of its own, there are 1; start fewer"
     with pytest.raises(UserError, match=expected), processes.init_distributed("cuda"):
         pass

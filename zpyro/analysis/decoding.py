@@ -18,6 +18,7 @@ from zpyro.models.bound_model import BoundModel
 from zpyro.models.conditions import zero_padding
 from zpyro.models.guides import latents_of, model_inputs
 from zpyro.nn.blocks import in_blocks
+from zpyro.nn.devices import fork_rng
 from zpyro.nn.modes import evaluation_mode
 
 
@@ -295,7 +296,6 @@ def check_has_latents(model: SequenceModel) -> None:
 def _reproducible(model: SequenceModel, seed: int) -> Generator[None, None, None]:
     """Evaluation mode and seeded generators within the block."""
     device = next(model.parameters()).device
-    devices = [device] if device.type == "cuda" else []
-    with evaluation_mode(model), torch.random.fork_rng(devices):
+    with evaluation_mode(model), fork_rng(device):
         torch.manual_seed(seed)
         yield

@@ -35,6 +35,7 @@ from zpyro.io.cache import ADVICE, cache_folder
 from zpyro.likelihoods import Gaussian
 from zpyro.models import ZForcing
 from zpyro.nn import precision
+from zpyro.nn.devices import accelerators, fork_rng, sum_dtype
 from zpyro.nn.kernels import compiled
 from zpyro.nn.noise import NoiseSource
 from zpyro.nn.recurrence import RECURRENCES
@@ -88,8 +89,7 @@ def check_installation() -> Iterator[Check]:
             if name == "compiled" and device.type == "cpu" and loops.state != "ok":
                 continue
             for chosen in ("float64", *precisions(device)):
-                # Metal has no float64.
-                if not (chosen == "float64" and device.type == "mps"):
+                if chosen != "float64" or sum_dtype(device) == torch.float64:
                     yield check_step(device, name, chosen)
         if device.type == "cuda":
             yield check_graphs(device)
@@ -123,12 +123,7 @@ def machine() -> dict[str, str | int]:
 
 def devices() -> list[torch.device]:
     """The CPU, then every accelerator that torch finds."""
-    if not torch.accelerator.is_available():
-        return [torch.device("cpu")]
-    kind = torch.accelerator.current_accelerator()
-    assert kind is not None
-    count = torch.accelerator.device_count()
-    return [torch.device("cpu"), *(torch.device(kind.type, number) for number in range(count))]
+    return [torch.device("cpu"), *accelerators()]
 
 
 def precisions(device: torch.device) -> tuple[str, ...]:
@@ -265,7 +260,11 @@ class _FixedNoise(NoiseSource):
 
     def normal(self, shape: torch.Size, like: Tensor, dim: int = 0) -> Tensor:
         del dim
-        return torch.randn(shape, generator=self._generator, dtype=torch.float64).to(like)
+        return (
+            torch.randn(shape, generator=self._generator, dtype=torch.float64)
+            .to(like.dtype)
+            .to(like)
+        )
 
 
 def _step(
@@ -277,7 +276,7 @@ def _step(
         torch.manual_seed(0)
         model = ZForcing(Gaussian(3), *SIZES, recurrence=recurrence).to(device, dtype)
     model.set_noise_source(_FixedNoise())
-    x = torch.from_numpy(random.standard_normal((*shape, 3))).to(device, dtype)
+    x = torch.from_numpy(random.standard_normal((*shape, 3))).to(dtype).to(device)
     objective = ZForcingELBO(1.0, 0.5, 0.5)(model.model, model.guide)
     with precision.products(chosen), pyro.validation_enabled(False):
         with precision.autocast(chosen, device):
@@ -288,7 +287,7 @@ def _step(
         for parameter in model.parameters()
     ]
     return float(loss.detach()), torch.cat(
-        [part.detach().flatten().double().cpu() for part in gradients]
+        [part.detach().flatten().cpu().double() for part in gradients]
     )
 
 
@@ -306,7 +305,7 @@ def _trained_loss(device: torch.device, captured: bool) -> float:
         TrainConfig(), max_steps=GRAPH_STEPS, batch_size=8, cuda_graph=captured, log_every=1 << 30
     )
     config = Config("npz", train=train)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with fork_rng(device):
         torch.manual_seed(0)
         model = ZForcing(Gaussian(3), *SIZES).to(device)
         trainer = Trainer(SequenceTask(model, data, config), train)

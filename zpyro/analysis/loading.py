@@ -13,7 +13,7 @@ from zpyro.datasets.sequences import Dataset, Sequences
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError
 from zpyro.models import SequenceModel
-from zpyro.training.building import choose_device
+from zpyro.nn.devices import choose_device
 from zpyro.training.checkpoint import Checkpoint
 from zpyro.training.config import Config
 from zpyro.training.custom_guides import GuideSource
@@ -85,7 +85,7 @@ def load_run(
     Args:
         folder: the run directory.
         which: "best" or "last".
-        device: "auto", "cpu" or "cuda".
+        device: "auto", or a device of torch such as "cpu" or "cuda:1".
         guide: the custom guide of the run, see :func:`zpyro.training.custom_guides.load`.
 
     Raises:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from zpyro.errors import UserError
+from zpyro.nn.devices import accelerators, choose_device
 
 if TYPE_CHECKING:
     from zpyro.datasets.batching import Batch
@@ -149,11 +150,12 @@ def init_distributed(device: str = "auto") -> Generator[ProcessGroup, None, None
     """Join the processes that torchrun started for the length of the block.
 
     Args:
-        device: "cpu", "cuda", or "auto" for a GPU where every process can have one.
+        device: "cpu", the type of an accelerator such as "cuda", or "auto" for the accelerator
+            that torch finds. Process n of a machine takes device n.
 
     Raises:
-        UserError: if there are fewer GPUs than processes on this machine, or another process of
-            the group is gone.
+        UserError: if there are fewer accelerators than processes on this machine, the device has
+            an index, or another process of the group is gone.
     """
     if not launched_by_torchrun():
         yield SINGLE_PROCESS
@@ -161,15 +163,23 @@ def init_distributed(device: str = "auto") -> Generator[ProcessGroup, None, None
     process_group = ProcessGroup(
         *(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     )
-    on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    if on_cuda:
-        if process_group.local >= torch.cuda.device_count():
+    kind, _, index = device.partition(":")
+    if index:
+        raise UserError(
+            f"device is {device}, but each of {process_group.world_size} processes takes a device "
+            f"of its own; give {kind} without an index"
+        )
+    count = len(accelerators())
+    backend = "gloo"
+    if kind != "cpu" and (kind != "auto" or count):
+        if process_group.local >= count:
             raise ProcessError(
                 f"process {process_group.local} of this machine has no GPU of its own, "
-                f"there are {torch.cuda.device_count()}; start fewer, or take --device cpu"
+                f"there are {count}; start fewer, or take --device cpu"
             )
-        torch.cuda.set_device(process_group.local)
-    backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
+        kind = choose_device(kind).type
+        torch.accelerator.set_device_index(process_group.local)
+        backend = f"cpu:gloo,{kind}:{dist.get_default_backend_for_device(kind)}"
     dist.init_process_group(backend, timeout=LONGEST_WAIT)
     try:
         yield process_group

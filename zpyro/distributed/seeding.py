@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zpyro.nn.devices import accelerators, rng_states, set_rng_states
+
 
 def seed_everything(seed: int) -> None:
     """Seed torch's generators of every device, for weights, training noise and prior samples.
@@ -20,18 +22,19 @@ def seed_everything(seed: int) -> None:
 
 def random_states() -> dict[str, object]:
     """The state of every generator that training uses, as plain tensors."""
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": devices}
+    devices = accelerators()
+    kind = devices[0].type if devices else "cuda"
+    return {"cpu": torch.get_rng_state(), kind: rng_states(devices)}
 
 
 def restore_random_states(states: dict[str, object]) -> None:
     """Restore :func:`random_states`; states of devices that this machine lacks are ignored."""
-    cpu, devices = states["cpu"], states["cuda"]
+    cpu, devices = states["cpu"], accelerators()
     assert isinstance(cpu, Tensor)
-    assert isinstance(devices, list)
     torch.set_rng_state(cpu)
-    if torch.cuda.is_available() and len(devices) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(devices)
+    saved = states.get(devices[0].type) if devices else None
+    if isinstance(saved, list) and len(saved) == len(devices):
+        set_rng_states(devices, saved)
 
 
 def named_noise(names: Sequence[str], steps: int, size: int, seed: int, draw: int = 0) -> Tensor:

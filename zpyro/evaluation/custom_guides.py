@@ -14,6 +14,7 @@ from zpyro.datasets.batching import Batch
 from zpyro.models.base import SequenceModel
 from zpyro.models.guides import latents_in, model_inputs
 from zpyro.models.sites import replay_directly, sample_sites
+from zpyro.nn.devices import fork_rng
 
 
 @torch.no_grad()
@@ -34,8 +35,7 @@ def sample_trace(
     guide, device = module.custom_guide, next(module.parameters()).device
     assert guide is not None
     arguments = model_inputs(module, batch)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with fork_rng(device):
         torch.manual_seed(zlib.crc32("\n".join([str(seed), str(draw), *batch.names]).encode()))
         return poutine.trace(guide).get_trace(*arguments), arguments
 

@@ -187,20 +187,20 @@ def _score(
         kl, means, of_first = posterior - prior, z, ()
     else:
         terms = [named_terms(module, batch, seed, number) for number in range(particles)]
-        likelihood = _average([each.log_likelihood.double().sum(1) for each in terms])
-        kl = _average([each.kl.double().sum(1) for each in terms])
+        likelihood = _average([each.log_likelihood.cpu().double().sum(1) for each in terms])
+        kl = _average([each.kl.cpu().double().sum(1) for each in terms])
         means = _average([each.posterior_mean for each in terms])
         first = terms[0]
         of_first = (first.z, first.posterior_mean, first.posterior_log_variance)
     valid = torch.arange(means.shape[1]) < batch.lengths.cpu().unsqueeze(-1)
-    by_frame = [values.double().cpu()[valid].numpy() for values in (means, *of_first)]
+    by_frame = [values.cpu().double()[valid].numpy() for values in (means, *of_first)]
     unknown = [np.zeros((0, 0))] * (3 - len(of_first))
     return likelihood.numpy(), kl.numpy(), *by_frame, *unknown
 
 
 def _average(paths: Iterable[Tensor]) -> Tensor:
     """The mean over paths in double precision, on the host."""
-    return torch.stack([path.double() for path in paths]).mean(0).cpu()
+    return torch.stack([path.cpu().double() for path in paths]).mean(0)
 
 
 def named_terms(module: SequenceModel, batch: Batch, seed: int, draw: int) -> SequenceTerms:

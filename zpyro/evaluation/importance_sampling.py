@@ -23,6 +23,7 @@ from zpyro.models.distributions import (
     TrajectoryPrior,
 )
 from zpyro.models.guides import model_inputs
+from zpyro.nn.devices import sum_dtype
 from zpyro.nn.modes import evaluation_mode
 
 MEMORY = 256 << 20
@@ -120,7 +121,7 @@ def _log_weights(
     if module.custom_guide is not None:
         for draw in range(draws):
             likelihood, prior, posterior, _ = path_log_probs(module, batch, seed, draw)
-            yield (likelihood + prior - posterior).double().unsqueeze(0)
+            yield _wide(likelihood + prior - posterior).unsqueeze(0)
         return
     bound = module.bind(*model_inputs(module, batch))
     if not module.latent_size:
@@ -142,8 +143,12 @@ def _weights_of_noise(bound: BoundModel, noise: Tensor) -> Tensor:
 
 
 def _sum(distribution: TrajectoryDistribution, value: Tensor) -> Tensor:
-    """The log-density of whole sequences, summed over steps in double precision."""
-    return distribution.step_log_prob(value).double().sum(-1)
+    """The log-density of whole sequences, summed over steps."""
+    return _wide(distribution.step_log_prob(value)).sum(-1)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(sum_dtype(values.device))
 
 
 def _path_bytes(bound: BoundModel) -> int:

@@ -18,6 +18,7 @@ from zpyro.evaluation.elbo import OnBatch, mean_and_stderr, sorted_by_length
 from zpyro.models.base import SequenceModel
 from zpyro.models.bound_model import BoundModel
 from zpyro.models.guides import model_inputs
+from zpyro.nn.devices import sum_dtype
 from zpyro.nn.layers import State, gaussian_log_density
 from zpyro.nn.modes import evaluation_mode
 
@@ -147,21 +148,21 @@ def _filter(
     lengths = torch.as_tensor(batch.lengths, device=like.device)
     noise = _noise(batch.names, particles, module.latent_size, seed, run)
     state = module.first_state(particles * len(batch))
-    weights = torch.zeros(particles, len(batch), dtype=torch.float64, device=like.device)
-    total = torch.zeros(len(batch), dtype=torch.float64, device=like.device)
+    weights = lengths.new_zeros((particles, len(batch)), dtype=sum_dtype(like.device))
+    total = torch.zeros_like(weights[0])
     effective = resampled = 0.0
     for t in range(bound.steps):
         draws, places = next(noise)
         state, gain = _step(bound, t, state, draws.to(like))
         running = t < lengths
-        weights = weights + gain.double().unflatten(0, (particles, -1)).where(running, 0.0)
+        weights = weights + gain.to(weights).unflatten(0, (particles, -1)).where(running, 0.0)
         paths = _effective(weights)
         poor = running & (paths < threshold * particles)
         effective += float(paths[running].sum())
         resampled += float(poor.sum())
         if bool(poor.any()):
             total = total + _mean_weight(weights).where(poor, 0.0)
-            state = _resampled(state, weights, places.to(like.device), poor)
+            state = _resampled(state, weights, places.to(weights), poor)
             weights = weights.where(~poor, 0.0)
     total = total + _mean_weight(weights)
     return _Filtered(total.cpu().numpy(), effective, resampled, float(lengths.sum()))

@@ -7,11 +7,11 @@ and ``trainer`` (the loop), ``sequence_task`` (sequence models as a task, and :f
 (an optimizer for ``pyro.infer.SVI``).
 """
 
+from zpyro.nn.devices import choose_device
 from zpyro.training.building import (
     build_likelihood,
     build_model,
     build_objective,
-    choose_device,
     fit_to_data,
 )
 from zpyro.training.callbacks import Callback, LineLogger, NullLogger, ProgressLogger, logger_for

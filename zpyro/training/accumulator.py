@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zpyro.nn.devices import sum_dtype
+
 COUNTS = ("steps", "sequences", "frames", "gradient_norm", "loss")
 NONFINITE_ORDER = ("loss", "gradient_norm")
 """Checked for a first number that is not finite after the terms, in order of computation."""
@@ -29,11 +31,12 @@ class MetricAccumulator:
     def __init__(self, device: torch.device, terms: Sequence[str]) -> None:
         self.columns = (*COUNTS, *terms)
         self._order = (*terms, *NONFINITE_ORDER)
-        self._sums = torch.zeros(len(self.columns), dtype=torch.float64, device=device)
-        self._skipped = torch.zeros(2, dtype=torch.float64, device=device)
-        self._seen = torch.zeros(1, dtype=torch.float64, device=device)
+        kept: Any = {"dtype": sum_dtype(device), "device": device}
+        self._sums = torch.zeros(len(self.columns), **kept)
+        self._skipped = torch.zeros(2, **kept)
+        self._seen = torch.zeros(1, **kept)
         # Step and term of the first one that is not finite: since the last record, and in a row.
-        self._first = torch.zeros(2, 2, dtype=torch.float64, device=device)
+        self._first = torch.zeros(2, 2, **kept)
         self._places = torch.tensor(
             [self.columns[3:].index(name) for name in self._order], device=device
         )
@@ -53,20 +56,20 @@ class MetricAccumulator:
         Returns:
             Whether they are, a 0-dim bool tensor.
         """
-        row = torch.stack([norm, *(values[name] for name in self.columns[4:])]).double()
+        row = torch.stack([norm, *(values[name] for name in self.columns[4:])]).to(self._sums)
         finite = row.isfinite()
         is_finite = finite.all()
         frames = frames.to(row)
         counts = torch.stack([torch.ones_like(frames), sequences.to(frames), frames])
         self._sums += torch.cat([counts, row]).where(is_finite, 0.0)
-        skipped = (~is_finite).double()
+        skipped = (~is_finite).to(row)
         # In all, and in a row: one finite step ends the row.
         self._skipped += skipped
         self._skipped[1].mul_(skipped)
         self._seen += 1
         # Of several largest ones argmax takes any: falling numbers make the first the largest.
         term = (~finite[self._places] * self._falling).argmax(0, keepdim=True)
-        found = torch.cat([self._seen, term.double()])
+        found = torch.cat([self._seen, term.to(row)])
         is_first = (self._first[:, :1] == 0) & skipped.bool()
         self._first.copy_(found.where(is_first, self._first))
         self._first[1].mul_(skipped)
@@ -118,7 +121,7 @@ class MetricAccumulator:
             self._skipped[0] = state["skipped"][0]
             return
         for name, part in self._parts().items():
-            part.copy_(torch.tensor(state[name], dtype=torch.float64))
+            part.copy_(torch.tensor(state[name], dtype=part.dtype))
 
     def _parts(self) -> dict[str, Tensor]:
         return {

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
-import torch
-
 from zpyro.datasets.sequences import Dataset
 from zpyro.errors import UserError
 from zpyro.likelihoods import LIKELIHOODS, Likelihood
@@ -150,23 +148,6 @@ def _registered_terms(objective: ObjectiveConfig) -> list[Term]:
                     "let its __init__ take the weight as the only required argument"
                 ) from error
     return found
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes CUDA where there is one.
-
-    Raises:
-        UserError: for CUDA where there is none.
-    """
-    available = torch.cuda.is_available()
-    if name == "auto":
-        return torch.device("cuda" if available else "cpu")
-    if name == "cuda" and not available:
-        raise UserError(
-            "device is cuda, but torch finds no CUDA device here; take cpu or auto, "
-            "or install a torch built for CUDA"
-        )
-    return torch.device(name)
 
 
 def _moving(start: float, stop: float | None, rate: float | None) -> Schedule:

@@ -183,7 +183,7 @@ class TrainConfig:
     checkpoint_every: int | None = setting(None, "steps, none for every epoch", at_least=1)
     log_every: int = setting(10, "steps between records in metrics.jsonl", at_least=1)
     seed: int = setting(0, "of weights, noise and data order", at_least=0, below=1 << 63)
-    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    device: str = setting("auto", "where to compute: auto, or a device of torch such as cuda:1")
     precision: str = setting("float32", "of products in training", choices=PRECISIONS)
     cuda_graph: bool = setting(True, "on CUDA, record a step and replay it")
 

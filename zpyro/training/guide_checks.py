@@ -17,6 +17,7 @@ from zpyro.errors import UserError
 from zpyro.models import SequenceModel
 from zpyro.models.guides import found_latents, model_inputs
 from zpyro.models.sites import Site, sample_sites
+from zpyro.nn.devices import fork_rng
 from zpyro.training.user_files import wrap_user_errors
 
 
@@ -45,8 +46,7 @@ def check(
         raise UserError(f"the model {type(module).__name__} has no latents; leave out --guide")
     arguments = model_inputs(module, batch)
     x, lengths, *_ = arguments
-    devices = [like.device] if like.is_cuda else []
-    with torch.random.fork_rng(devices), torch.no_grad():
+    with fork_rng(like.device), torch.no_grad():
         with wrap_user_errors(path, "calling the guide"):
             trace = poutine.trace(guide).get_trace(*arguments)
         sites = sample_sites(trace)

@@ -43,11 +43,13 @@ class Optimizer:
         self._shares = [share for _, share in groups]
         device = self.parameters[0].device
         on_cuda = device.type == "cuda"
+        # The skip of a step that is not finite is in the fused kernels of these two.
+        self._fused = device.type in ("cpu", "cuda")
         # A captured CUDA graph reads the learning rates and step counts from fixed memory.
         self._rates = (
             [torch.tensor(train.learning_rate, device=device) for _ in groups] if on_cuda else None
         )
-        self._options: dict[str, Any] = {"fused": True, "weight_decay": train.weight_decay}
+        self._options: dict[str, Any] = {"fused": self._fused, "weight_decay": train.weight_decay}
         each = [{"params": parameters} for parameters, _ in groups]
         if train.optimizer == "adam":
             self._options |= {"capturable": on_cuda, "eps": train.adam_epsilon}
@@ -79,7 +81,8 @@ class Optimizer:
 
         Args:
             rate: the learning rate, see :meth:`learning_rate`; a 0-dim tensor.
-            is_finite: whether to update, a 0-dim bool tensor; it is read on the device alone.
+            is_finite: whether to update, a 0-dim bool tensor; the host does not wait for it on
+                a CPU and on CUDA.
         """
         for number, (group, share) in enumerate(
             zip(self._optimizer.param_groups, self._shares, strict=True)
@@ -89,9 +92,11 @@ class Optimizer:
             else:
                 self._rates[number].copy_(rate * share)
                 group["lr"] = self._rates[number]
-        # The attribute by which torch's gradient scaler makes a fused optimizer skip a step.
-        self._optimizer.found_inf = (~is_finite).float()  # pyright: ignore[reportAttributeAccessIssue]
-        self._optimizer.step()
+        if self._fused:
+            # The attribute by which torch's gradient scaler makes a fused optimizer skip a step.
+            self._optimizer.found_inf = (~is_finite).float()  # pyright: ignore[reportAttributeAccessIssue]
+        if self._fused or bool(is_finite):
+            self._optimizer.step()
         if self.average is not None:
             self.average.update(is_finite)
 

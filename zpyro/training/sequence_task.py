@@ -21,6 +21,7 @@ from zpyro.errors import UserError
 from zpyro.evaluation import evaluate
 from zpyro.models import SequenceModel
 from zpyro.models.conditions import cast_floats
+from zpyro.nn.devices import to_device
 from zpyro.nn.layers import State
 from zpyro.nn.noise import CounterNoise, NoiseSource
 from zpyro.training import checkpoint
@@ -31,7 +32,7 @@ from zpyro.training.checkpoint import Checkpoint, data_spec, some_start_frames
 from zpyro.training.config import Config, recorded_settings
 from zpyro.training.runs import Run
 from zpyro.training.task import Numbers, StepTerms, Tensors, TrainingTask, TrainState
-from zpyro.training.trainer import Outcome, Trainer, to_device
+from zpyro.training.trainer import Outcome, Trainer
 
 VALIDATION_SEED = 1
 """Of the noise in every validation, whatever the training's seed, so that curves compare."""

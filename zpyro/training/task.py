@@ -153,7 +153,8 @@ class TrainingTask(abc.ABC, Generic[M]):
 
         Args:
             key: of :meth:`inputs`.
-            weights: the numbers of :meth:`weights` in order, float64, perhaps with more behind.
+            weights: the numbers of :meth:`weights` in order, perhaps with more behind, as floats of
+                :func:`~zpyro.nn.devices.sum_dtype`.
             tensors: of :meth:`inputs`.
         """
 

@@ -28,6 +28,7 @@ from zpyro.distributed.processes import SINGLE_PROCESS, ProcessGroup
 from zpyro.distributed.seeding import random_states, restore_random_states
 from zpyro.errors import UserError
 from zpyro.nn import precision
+from zpyro.nn.devices import sum_dtype, to_device
 from zpyro.nn.kernels.cuda_graph import GraphedCallable
 from zpyro.training import checkpoint
 from zpyro.training.accumulator import MetricAccumulator
@@ -168,7 +169,8 @@ class Trainer:
         task.before_step(state, fraction)
         self._rate = self.optimizer.learning_rate(fraction, state.epoch)
         self._weights = task.weights()
-        controls = torch.tensor([*self._weights.values(), self._rate], dtype=torch.float64)
+        numbers = [*self._weights.values(), self._rate]
+        controls = torch.tensor(numbers, dtype=sum_dtype(self.device))
         key, tensors = task.inputs(batch)
         with self._checked(batch), precision.products(self.train.precision):
             update = self._update_alone if self.process_group.world_size == 1 else self._update_all
@@ -253,7 +255,8 @@ class Trainer:
         self._reached[key] = [parameter.grad is not None for parameter in parameters]
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         values = [terms.values[name] for name in self.accumulator.columns[4:]]
-        sums = torch.stack([value.double() for value in (*values, terms.frames)])
+        dtype = sum_dtype(self.device)
+        sums = torch.stack([value.to(dtype) for value in (*values, terms.frames)])
         return torch.cat([p.flatten() for p in parts]), sums, terms.examples, *terms.outputs
 
     def _backward(self, key: Hashable, controls: Tensor, *tensors: Tensor) -> StepTerms:
@@ -560,13 +563,6 @@ def is_due(state: TrainState, every: int | None, steps_per_epoch: int) -> bool:
         return state.step % every == 0
     every = steps_per_epoch * -(-MIN_STEPS_BETWEEN_VALIDATIONS // steps_per_epoch)
     return (state.step - state.extra_steps) % every == 0
-
-
-def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Values on a device, copied to an accelerator without waiting for it."""
-    if device.type != "cuda" or values.is_cuda:
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
 
 
 def _converted(state: dict[str, Any]) -> dict[str, Any]:

@@ -32,8 +32,8 @@ from zpyro.distributed.processes import (
 )
 from zpyro.errors import UserError
 from zpyro.io import files
+from zpyro.nn.devices import choose_device
 from zpyro.training import config, plugins, runs, user_files
-from zpyro.training.building import choose_device
 from zpyro.training.config import Config
 from zpyro.training.interruption import SIGNALS, Interruption
 
@@ -84,18 +84,22 @@ class Resources:
     def detect(
         cls, at_once: int | None, device: str, process_group: ProcessGroup = SINGLE_PROCESS
     ) -> Resources:
-        """The resources of this machine: a GPU per run, or two cores.
+        """The resources of this machine: a CUDA GPU per run, or two cores.
 
+        A device with an index, such as "cuda:1", and other accelerators take one run at a time.
         With several processes, each runs one at a time, on a separate GPU if there are any.
 
         Args:
             at_once: number of processes at a time, or None to choose.
-            device: "auto", "cpu" or "cuda".
+            device: "auto", or a device of torch such as "cpu" or "cuda:1".
             process_group: the processes that share the runs.
         """
         cores = available_cores()
         devices: tuple[str, ...] = ()
-        if choose_device(device).type == "cuda":
+        chosen = choose_device(device)
+        if chosen.type != "cpu" and (chosen.type != "cuda" or ":" in device):
+            at_once = at_once or 1
+        elif chosen.type == "cuda":
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             count = torch.cuda.device_count()
             devices = tuple(visible.split(",") if visible else map(str, range(count)))

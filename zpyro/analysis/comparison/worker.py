@@ -22,8 +22,9 @@ from zpyro.datasets.sequences import Dataset
 from zpyro.distributed.seeding import seed_everything
 from zpyro.errors import UserError
 from zpyro.io import files
+from zpyro.nn.devices import choose_device
 from zpyro.training import plugins, runs
-from zpyro.training.building import build_likelihood, build_model, choose_device
+from zpyro.training.building import build_likelihood, build_model
 from zpyro.training.callbacks import LineLogger
 from zpyro.training.runs import Run
 from zpyro.training.sequence_task import fit

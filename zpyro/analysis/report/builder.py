@@ -75,7 +75,7 @@ def write_report(
         out: where to write; by default ``inspect`` in the run directory.
         data_folder: where the data are now; by default where they were at training.
         which: the checkpoint, "best" or "last".
-        device: "auto", "cpu" or "cuda".
+        device: "auto", or a device of torch such as "cpu" or "cuda:1".
         num_samples: latent paths sampled from the posterior of each sequence.
         prior_samples: sequences sampled from the prior.
         particles: of the importance-weighted and the particle-filter bound; 1 omits both.

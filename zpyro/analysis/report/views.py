@@ -258,7 +258,7 @@ def custom_guide_paths(
     paths = [_custom_guide_path(model, batch, number, seed) for number in range(num_samples)]
     known = all("posterior_loc" in path for path in paths)
     arrays = {
-        name: torch.cat([path[name] for path in paths]).double().cpu().numpy()
+        name: torch.cat([path[name] for path in paths]).cpu().double().numpy()
         for name in paths[0]
         if known or not name.startswith("posterior_")
     }
