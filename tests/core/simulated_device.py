@@ -32,7 +32,7 @@ from zpyro.training.runs import Run
 
 DEVICE = "simulated"
 SIZES = model_config(hidden_size=4, latent_size=2, embedding_size=4, mlp_size=4)
-_REAL_TENSOR = torch.tensor
+_ON_CPU = {name: getattr(torch, name) for name in ("tensor", "arange")}
 _REAL_FUNCTIONS = torch._VF
 
 
@@ -124,7 +124,10 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     def wrapped(value: Any) -> Any:
         if not isinstance(value, Tensor) or to_host:
             return value
-        return known[id(value)] if id(value) in known else SimulatedTensor(value)
+        found = known.get(id(value))
+        if found is not None and found.shape != value.shape:
+            raise RuntimeError(f"{name}: resizes a tensor")
+        return SimulatedTensor(value) if found is None else found
 
     return _pytree.tree_map(wrapped, out)
 
@@ -133,9 +136,12 @@ def _counts(value: Any) -> bool:
     return isinstance(value, Tensor) and (value.dim() > 0 or isinstance(value, SimulatedTensor))
 
 
-def _tensor(data: Any, *, device: Any = None, **settings: Any) -> Tensor:
-    made = _REAL_TENSOR(data, **settings)
-    return made if device is None else made.to(device)
+def _maker(name: str) -> Any:
+    def make(*data: Any, device: Any = None, **settings: Any) -> Tensor:
+        made = _ON_CPU[name](*data, **settings)
+        return made if device is None else made.to(device)
+
+    return make
 
 
 def register() -> torch.library.Library:
@@ -143,8 +149,9 @@ def register() -> torch.library.Library:
     backend_registration._setup_privateuseone_for_python_backend(DEVICE, Module())
     library = torch.library.Library("_", "IMPL")
     library.fallback(lambda func, *args, **kwargs: _run(func, args, kwargs), "PrivateUse1")
-    # The fallback cannot make a tensor of a list.
-    torch.tensor = _tensor
+    # The fallback cannot make a tensor of a list, nor one that is resized afterwards.
+    for name in _ON_CPU:
+        setattr(torch, name, _maker(name))
     rnn._VF = Functions()
     return library
 
