@@ -33,7 +33,7 @@ def command(runs: tuple[Path, ...], metrics: tuple[str, ...], out: Path | None) 
     Example:
       zpyro plot runs/vowels runs/vowels-plain --metric bound --metric kl --out curves.png
     """
-    from zpyro.analysis import curves
+    from zpyro.training import curves
 
     path = out or (runs[0] / "curves.png" if len(runs) == 1 else Path("curves.png"))
     curves.plot_curves(runs, path, metrics or curves.DEFAULT)

@@ -88,8 +88,8 @@ def command(
     from zpyro.training.allocation import keep_freed_memory
     from zpyro.training.callbacks import logger_for
     from zpyro.training.config import write_config
+    from zpyro.training.fitting import fit
     from zpyro.training.loggers import LOGGERS
-    from zpyro.training.sequence_task import fit
 
     for name in loggers:
         LOGGERS[name].check_installed()
@@ -115,6 +115,7 @@ def command(
             run=session.run,
             resume=session.resume,
             callbacks=[_run_writer(session, code), logger_for(console()), *trackers],
+            progress=False,
             detect_anomaly=detect_anomaly,
             process_group=process_group,
         )

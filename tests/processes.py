@@ -33,7 +33,7 @@ CONTEXT.set_forkserver_preload(
         "zpyro.analysis.comparison",
         "zpyro.evaluation",
         "zpyro.training.callbacks",
-        "zpyro.training.sequence_task",
+        "zpyro.training.fitting",
     ]
 )
 LIMIT = 900

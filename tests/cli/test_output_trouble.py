@@ -19,7 +19,7 @@ from rich.console import Console
 from tests.cli.conftest import SMALL, Zpyro, train
 from tests.run.small import dataset, model, settings
 from zpyro.training import callbacks, runs
-from zpyro.training import sequence_task as training
+from zpyro.training import fitting as training
 from zpyro_cli.main import COMMANDS, main
 
 GONE, FULL = errno.EPIPE, errno.ENOSPC

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from zpyro.analysis import curves
-from zpyro.analysis.curves import plot_curves
 from zpyro.errors import UserError
+from zpyro.training import curves
+from zpyro.training.curves import plot_curves
 from zpyro_cli.main import main
 
 pytestmark = pytest.mark.fast

@@ -18,8 +18,8 @@ from zpyro.datasets.prepared import Store
 from zpyro.datasets.sequences import Dataset
 from zpyro.distributed import processes
 from zpyro.distributed.seeding import seed_everything
+from zpyro.training import fitting as training
 from zpyro.training import runs
-from zpyro.training import sequence_task as training
 from zpyro.training.building import build_model
 from zpyro.training.config import Config
 

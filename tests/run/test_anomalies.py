@@ -13,8 +13,8 @@ from tests.run.test_tally import accumulator, add
 from tests.run.test_training import At, with_a_loud_sequence
 from zpyro.errors import UserError
 from zpyro.models import SequenceModel
+from zpyro.training import fitting as training
 from zpyro.training import runs
-from zpyro.training import sequence_task as training
 
 
 def test_the_first_bad_step_and_its_first_bad_term() -> None:

@@ -16,8 +16,8 @@ from zpyro import UserError
 from zpyro.datasets.blizzard import Blizzard, BlizzardSettings
 from zpyro.datasets.prepared import prepare
 from zpyro.datasets.sequences import Dataset, Sequences
+from zpyro.training import fitting as training
 from zpyro.training import runs
-from zpyro.training import sequence_task as training
 from zpyro.training.config import Config
 
 SIZE, ROW = 5, 4

@@ -15,8 +15,8 @@ from tests.run.small import dataset, model, settings
 from zpyro.errors import UserError
 from zpyro.io import locking
 from zpyro.io.locking import LOCK, locked
+from zpyro.training import fitting as training
 from zpyro.training import runs
-from zpyro.training import sequence_task as training
 
 HOLDER = """
 import sys

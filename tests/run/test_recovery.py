@@ -16,7 +16,7 @@ from tests.run.test_training import untimed
 from zpyro.errors import UserError
 from zpyro.io import files, manifest
 from zpyro.training import checkpoint, runs
-from zpyro.training import sequence_task as training
+from zpyro.training import fitting as training
 from zpyro.training.config import Config
 from zpyro.training.runs import MetricsLog, Run
 

@@ -26,10 +26,11 @@ from zpyro.objectives import ObjectiveTerms
 from zpyro.objectives.terms import RESERVED_NAMES
 from zpyro.training import callbacks as reporting
 from zpyro.training import checkpoint, runs
-from zpyro.training import sequence_task as training
+from zpyro.training import fitting as training
 from zpyro.training.config import Config
 from zpyro.training.interruption import SIGNALS
 from zpyro.training.runs import Run
+from zpyro.training.sequence_task import VALIDATION_SEED
 from zpyro.training.task import TrainState
 
 
@@ -97,7 +98,7 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     assert (best.step, best.averaged, last.step, last.averaged) == (chosen["step"], True, 30, False)
     assert best.metrics is not None
     assert best.metrics["elbo"] == chosen["elbo"]
-    scored = evaluation.evaluate(best.model, dataset().valid, seed=training.VALIDATION_SEED)
+    scored = evaluation.evaluate(best.model, dataset().valid, seed=VALIDATION_SEED)
     assert scored.elbo == pytest.approx(chosen["elbo"], rel=1e-6)
     assert best.data.mean == 0.5
     assert best.start is not None
@@ -145,7 +146,7 @@ def test_fit_returns_the_best_weights(
 ) -> None:
     run = runs.create(tmp_path / "run", settings()) if with_run else None
     module, bounds = fit_past_the_best(run, average=average)
-    scored = evaluation.evaluate(module, dataset().valid, seed=training.VALIDATION_SEED)
+    scored = evaluation.evaluate(module, dataset().valid, seed=VALIDATION_SEED)
     assert scored.elbo == pytest.approx(max(bounds), rel=1e-6)
     if run is not None:
         last = run.load("last").model.state_dict()

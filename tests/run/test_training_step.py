@@ -16,7 +16,7 @@ from tests.run.small import dataset, model, settings
 from zpyro.distributed.processes import full_batch
 from zpyro.nn import precision
 from zpyro.nn.kernels.cuda_graph import GraphedCallable
-from zpyro.training import sequence_task as training
+from zpyro.training import fitting as training
 from zpyro.training import trainer as trainer_module
 from zpyro.training.accumulator import MetricAccumulator
 from zpyro.training.optimizer import Optimizer

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tests.run.small import dataset, model, settings
 from zpyro.training import callbacks as reporting
+from zpyro.training import fitting as training
 from zpyro.training import runs
-from zpyro.training import sequence_task as training
 from zpyro.training.allocation import keep_freed_memory
 from zpyro.training.task import TrainState
 

@@ -21,8 +21,8 @@ from tests.processes import Command
 from tests.run.small import dataset, model, settings
 from tests.run.test_training import At, untimed
 from zpyro.errors import UserError
+from zpyro.training import fitting as training
 from zpyro.training import runs
-from zpyro.training import sequence_task as training
 
 FULL = """
 mount -t tmpfs -o size={size}k none {place} || exit 77

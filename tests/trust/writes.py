@@ -17,8 +17,8 @@ from typing import Any
 from tests.processes import LIMIT, start
 from tests.run.small import dataset, model, settings
 from zpyro.io import files
+from zpyro.training import fitting as training
 from zpyro.training import runs
-from zpyro.training import sequence_task as training
 
 EVERY = 3
 CONFIG = settings(max_steps=18, checkpoint_every=EVERY, validate_every=50)

@@ -1,8 +1,8 @@
 """The use of trained models: posteriors, samples, figures, reports and comparisons.
 
 In reading order: ``loading`` (open a run), ``selection`` (sequences that a user names),
-``decoding`` and ``posteriors`` (latents), ``sampling``, ``scores``, ``plots`` and ``curves``
-(figures), ``report``, ``comparison``, ``citations``.
+``decoding`` and ``posteriors`` (latents), ``sampling``, ``scores``, ``plots`` (figures),
+``report``, ``comparison``, ``citations``.
 """
 
 from zpyro.analysis.citations import cite
@@ -18,21 +18,20 @@ from zpyro.analysis.comparison import (
     markdown_table,
     plot_comparison,
 )
-from zpyro.analysis.curves import plot_curves
 from zpyro.analysis.decoding import Decoded, Interpolation, decode, interpolate, reconstruct
 from zpyro.analysis.loading import LoadedRun, load_run, load_split
 from zpyro.analysis.plots import (
-    new_figure,
     plot_frames,
     plot_images,
     plot_side_by_side,
     plot_sounds,
     plot_spectrogram,
-    save_figure,
 )
 from zpyro.analysis.posteriors import Posterior, posterior
 from zpyro.analysis.report import Report, SequenceView, view_sequence, write_report
 from zpyro.analysis.sampling import sample
+from zpyro.io.figures import new_figure, save_figure
+from zpyro.training.curves import plot_curves
 
 __all__ = [
     "VARIANTS",

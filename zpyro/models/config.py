@@ -167,6 +167,28 @@ def model_config(name: str = "zforcing", **values: Any) -> ModelConfig:
     return cls(name=name, **values)
 
 
+def config_of(model: SequenceModel) -> ModelConfig:
+    """The settings of a model, from the arguments that it was made with.
+
+    Raises:
+        UserError: if its class is not registered, or an argument cannot be a setting.
+    """
+    cls = type(model)
+    name = next((name for name, known in MODELS.items() if known is cls), None)
+    if name is None:
+        raise UserError(
+            f"model {cls.__name__}: its class is not registered; call "
+            f'zpyro.models.register("NAME", {cls.__name__}) first'
+        )
+    likelihood = model.likelihood
+    values = {field: getattr(likelihood, field) for field in vars(likelihood)}
+    values = {likelihood_setting(field): value for field, value in values.items()}
+    values |= model.constructor_arguments | {"likelihood": likelihood.name}
+    values["word_dropout"] = model.word_dropout
+    known = field_names(config_class(name))
+    return model_config(name, **{key: value for key, value in values.items() if key in known})
+
+
 def _rebuilt(name: str, values: dict[str, Any]) -> ModelConfig:
     return config_class(name)(**values)
 

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import inspect
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pyro.nn import PyroModule
@@ -104,6 +105,8 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         skip_gradient: in training, the probability, for each sequence and step, that no gradient
             flows from later states back into z_t; its direct uses (KL, auxiliary, emission) keep
             theirs. Each use in the recurrence samples its own mask. Above 0 the plain loop runs.
+        metadata: plain values that are saved with the model; :func:`zpyro.fit` describes its data
+            and training there.
         noise_source: the source of all random numbers in training, see :mod:`zpyro.nn.noise`.
     """
 
@@ -112,6 +115,12 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
 
     carries_state: bool = False
     """Whether training can continue from the state of the previous row of a stream."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        model = super().__new__(cls)
+        # A torch module takes no attributes before its __init__.
+        object.__setattr__(model, "_given", (args, kwargs))
+        return model
 
     def __init__(
         self,
@@ -123,6 +132,7 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         covariate_size: int = 0,
     ) -> None:
         super().__init__()
+        self.metadata: dict[str, Any] = {}
         # Two models in one process must not share names in Pyro's global parameter store.
         self.store_name = parameter_store.claim_name(self)
         self.likelihood = likelihood
@@ -137,8 +147,17 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         self.initial_state_override: InitialState | None = None
         self.dropout: nn.Module = nn.Identity()
 
+    @property
+    def constructor_arguments(self) -> dict[str, Any]:
+        """The arguments that this model was made with, by name, defaults included."""
+        args, kwargs = self._given
+        bound = inspect.signature(type(self)).bind(*args, **kwargs)
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
     # -- one step -----------------------------------------------------------------------------
 
+    _given: tuple[tuple[Any, ...], dict[str, Any]]
     embedding: nn.Module
     prior_network: Any
     posterior_network: Any

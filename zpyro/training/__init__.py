@@ -1,10 +1,10 @@
 """From settings to a trained model: configuration, the training loop, and the run directory.
 
 In reading order: ``config`` (settings and presets), ``building`` (settings to objects), ``task``
-and ``trainer`` (the loop), ``sequence_task`` (sequence models as a task, and :func:`fit`),
-``optimizer``, ``accumulator``, ``callbacks``, ``loggers`` (experiment trackers), ``checkpoint``,
-``runs`` (the run directory), ``custom_guides`` and ``plugins`` (a user's own code), ``joint_optim``
-(an optimizer for ``pyro.infer.SVI``).
+and ``trainer`` (the loop), ``sequence_task`` (sequence models as a task), ``fitting``
+(:func:`fit`), ``optimizer``, ``accumulator``, ``callbacks``, ``loggers`` (experiment trackers),
+``checkpoint``, ``runs`` (the run directory), ``curves`` (figures of records), ``custom_guides``
+and ``plugins`` (a user's own code), ``joint_optim`` (an optimizer for ``pyro.infer.SVI``).
 """
 
 from zpyro.nn.devices import choose_device
@@ -18,6 +18,7 @@ from zpyro.training.callbacks import Callback, LineLogger, NullLogger, ProgressL
 from zpyro.training.checkpoint import Checkpoint, DataSpec
 from zpyro.training.config import Config, ObjectiveConfig, Preset, TrainConfig, read_preset, resolve
 from zpyro.training.custom_guides import GuideSource, attach_guide
+from zpyro.training.fitting import FitResult, fit
 from zpyro.training.joint_optim import JointOptim
 from zpyro.training.loggers import (
     LOGGERS,
@@ -27,7 +28,7 @@ from zpyro.training.loggers import (
     WandbLogger,
 )
 from zpyro.training.runs import Run, open_run
-from zpyro.training.sequence_task import SequenceTask, fit
+from zpyro.training.sequence_task import SequenceTask
 from zpyro.training.task import StepTerms, TrainingTask, TrainState
 from zpyro.training.trainer import Outcome, Trainer
 
@@ -37,6 +38,7 @@ __all__ = [
     "Checkpoint",
     "Config",
     "DataSpec",
+    "FitResult",
     "GuideSource",
     "JointOptim",
     "LineLogger",

@@ -1,4 +1,4 @@
-"""Callbacks of a training, and the loggers: a progress bar in a terminal, lines elsewhere."""
+"""Callbacks of a training, and the loggers: a bar in a terminal or notebook, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Callback:
             def on_validation(self, record):
                 print(record["step"], record["elbo"])
 
-        fit(model, dataset, config, callbacks=[PrintBound()])
+        zpyro.fit(model, data, minutes=5, callbacks=[PrintBound()])
     """
 
     def on_fit_start(self, task: TrainingTask[Any], state: TrainState) -> None:
@@ -213,8 +213,65 @@ class ProgressLogger(_TaskLogger):
             self._console.print(Text(_validation_line(self._task, record), style=style))
 
 
+class NotebookLogger(Callback):
+    """One line below the cell of a notebook, replaced while training goes on.
+
+    Args:
+        seconds: between replacements.
+    """
+
+    def __init__(self, seconds: float = 0.5) -> None:
+        self._pace = Pace(seconds)
+        self._progress = self._terms = self._validation = ""
+        self._display: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The display belongs to the running cell.
+        return {**self.__dict__, "_display": None, "_task": None}
+
+    def on_fit_start(self, task: TrainingTask[Any], state: TrainState) -> None:
+        from IPython.display import display
+
+        del state
+        self._task = task
+        self._display = display(self._line(), raw=True, display_id=True)
+
+    def on_step(self, state: TrainState, fraction: float, seconds_left: float | None) -> None:
+        left = "" if seconds_left is None else f", {duration(seconds_left)} left"
+        self._progress = f"step {state.step}, {fraction:.0%}{left}"
+        if self._pace.due():
+            self._show()
+
+    def on_train_record(self, record: Record) -> None:
+        self._terms = f"bound {self._task.describe_record(record).get('bound', '-')} in training"
+
+    def on_validation_progress(self, done: int, total: int) -> None:
+        if self._pace.due():
+            self._terms = f"validating {done}/{total}"
+            self._show()
+
+    def on_validation(self, record: Record) -> None:
+        self._validation = _validation_line(self._task, record)
+        self._show()
+
+    def on_fit_end(self) -> None:
+        self._progress = self._terms = ""
+        self._show()
+
+    def _line(self) -> dict[str, str]:
+        parts = (self._progress, self._terms, self._validation)
+        return {"text/plain": " | ".join(filter(None, parts))}
+
+    def _show(self) -> None:
+        self._pace.written()
+        if self._display is not None:
+            self._display.update(self._line(), raw=True)
+
+
 def logger_for(console: Console) -> Callback:
-    """The logger that suits a console: a progress bar in a terminal, lines elsewhere."""
+    """The logger that suits a console: a bar in a terminal, one line in a notebook, else lines."""
+    if console.is_jupyter:
+        return NotebookLogger()
     return ProgressLogger(console) if console.is_terminal else LineLogger(console)
 
 

@@ -348,7 +348,8 @@ def recorded_settings(config: Config) -> dict[str, object]:
     """Every setting by dotted key, for a checkpoint to hold."""
     found: dict[str, object] = {"dataset": config.dataset}
     for section in ("data", "model", "objective", "train"):
-        found |= settings.plain(getattr(config, section), section)
+        values = getattr(config, section)
+        found |= {} if values is None else settings.plain(values, section)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Training of a sequence model on a data set: :func:`fit`."""
+"""A sequence model and its batches as a task of the trainer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import pyro
 import torch
 from torch import Tensor
 
+from zpyro import settings
 from zpyro.datasets.batching import BatchOrder, stream_batches
 from zpyro.datasets.sequences import Dataset
+from zpyro.datasets.splitting import SPLITS
 from zpyro.distributed.processes import SINGLE_PROCESS, BatchShard, ProcessGroup
 from zpyro.errors import UserError
 from zpyro.evaluation import evaluate
@@ -24,15 +26,14 @@ from zpyro.models.conditions import cast_floats
 from zpyro.nn.devices import to_device
 from zpyro.nn.layers import State
 from zpyro.nn.noise import CounterNoise, NoiseSource
+from zpyro.objectives.elbo import ZForcingELBO
 from zpyro.training import checkpoint
 from zpyro.training.accumulator import means
 from zpyro.training.building import build_objective
-from zpyro.training.callbacks import Callback, duration, shown_number
+from zpyro.training.callbacks import duration, shown_number
 from zpyro.training.checkpoint import Checkpoint, data_spec, some_start_frames
 from zpyro.training.config import Config, recorded_settings
-from zpyro.training.runs import Run
 from zpyro.training.task import Numbers, StepTerms, Tensors, TrainingTask, TrainState
-from zpyro.training.trainer import Outcome, Trainer
 
 VALIDATION_SEED = 1
 """Of the noise in every validation, whatever the training's seed, so that curves compare."""
@@ -44,94 +45,6 @@ Key = tuple[tuple[bool, ...], tuple[bool, ...]]
 missing values and covariates are given."""
 
 
-def fit(
-    module: SequenceModel,
-    dataset: Dataset,
-    config: Config,
-    *,
-    run: Run | None = None,
-    resume: bool = False,
-    callbacks: Sequence[Callback] = (),
-    detect_anomaly: bool = False,
-    process_group: ProcessGroup = SINGLE_PROCESS,
-) -> Outcome:
-    """Train a model on a data set; it holds the best weights on return.
-
-    The best weights are those of the highest held-out bound, averaged where ``train.average`` is
-    set. The run's ``last`` checkpoint holds the last ones.
-
-    The result does not depend on the number of processes (see :mod:`zpyro.distributed.processes`):
-    they share each batch, noise depends on seed, step and row of the batch, gradients have one
-    normalizer. The main process alone writes and calls the callbacks; time and signals are agreed
-    on after every step.
-
-    Args:
-        module: the model, on the device to train on.
-        dataset: for batches and validation.
-        config: objective, optimizer and budget.
-        run: the run directory for metrics and checkpoints; nothing is written without one.
-        resume: continue from the run's last checkpoint, with its weights.
-        callbacks: called during the training, see :class:`~zpyro.training.callbacks.Callback`.
-        detect_anomaly: stop at the first number that is not finite and name it; slow.
-        process_group: this process among those that train together, all with the same arguments.
-
-    Raises:
-        UserError: if many steps in a row are not finite, there is nothing to train or validate
-            on, ``config.model`` describes another model than the one to be written to the run,
-            another training writes into the run directory, or it cannot be written.
-        TypeError: for an argument of another type.
-
-    Example::
-
-        config = Config("vowels", train=TrainConfig(epochs=None, max_minutes=5))
-        outcome = fit(model, datasets.load("vowels"), config, callbacks=[LineLogger(Console())])
-    """
-    _check_types(module, dataset, config, run, callbacks)
-    if run is not None:
-        checkpoint.check_described(module, config.model)
-    main = process_group.is_main_process
-    with nullcontext() if run is None else run.locked(is_main_process=main):
-        trainer = Trainer(
-            SequenceTask(module, dataset, config, process_group),
-            config.train,
-            run=run,
-            callbacks=callbacks,
-            process_group=process_group,
-            detect_anomaly=detect_anomaly,
-        )
-        if resume:
-            assert run is not None, "only a run can be resumed"
-            module.load_state_dict(checkpoint.load_weights(run.last, module))
-            trainer.resume()
-        outcome = trainer.fit()
-        trainer.restore_best()
-        return outcome
-
-
-def _check_types(
-    module: object, dataset: object, config: object, run: object, callbacks: object
-) -> None:
-    """Raise TypeError for a mixed-up argument of :func:`fit`."""
-    hints = {
-        "dataset": "make one with zpyro.datasets.load or zpyro.datasets.from_arrays",
-        "config": 'make one with zpyro.training.Config("NAME", train=TrainConfig(...))',
-        "run": "open one with zpyro.training.open_run",
-    }
-    wanted = {"module": SequenceModel, "dataset": Dataset, "config": Config, "run": Run | None}
-    given = {"module": module, "dataset": dataset, "config": config, "run": run}
-    for name, kind in wanted.items():
-        if not isinstance(given[name], kind):
-            expected = getattr(kind, "__name__", "Run")
-            hint = f"; {hints[name]}" if name in hints else ""
-            found = type(given[name]).__name__
-            raise TypeError(f"fit: {name} is a {found}, not a {expected}{hint}")
-    if not isinstance(callbacks, Sequence):
-        raise TypeError(f"fit: callbacks is a {type(callbacks).__name__}; pass a list of callbacks")
-    for each in callbacks:
-        if not isinstance(each, Callback):
-            raise TypeError(f"fit: the callback {each!r} is no instance of zpyro.training.Callback")
-
-
 class SequenceTask(TrainingTask[SequenceModel]):
     """A sequence model with the objective of a configuration on the batches of a data set.
 
@@ -140,6 +53,7 @@ class SequenceTask(TrainingTask[SequenceModel]):
         dataset: for batches and validation.
         config: the objective, batch size, seed and precision.
         process_group: this process among those that train together.
+        objective: what to maximize in place of the configuration's objective.
 
     Raises:
         UserError: if a split is empty, or ``train.carry_state`` cannot be followed.
@@ -154,6 +68,7 @@ class SequenceTask(TrainingTask[SequenceModel]):
         dataset: Dataset,
         config: Config,
         process_group: ProcessGroup = SINGLE_PROCESS,
+        objective: ZForcingELBO | None = None,
     ) -> None:
         if len(dataset.valid) == 0 or len(dataset.train) == 0:
             raise UserError(
@@ -169,7 +84,7 @@ class SequenceTask(TrainingTask[SequenceModel]):
         self.model, self.dataset, self.config = model, dataset, config
         model.skip_gradient = config.objective.skip_gradient
         self.steps_per_epoch = dataset.train.num_batches(config.train.batch_size)
-        self.elbo = build_objective(config.objective, self.steps_per_epoch)
+        self.elbo = objective or build_objective(config.objective, self.steps_per_epoch)
         self.term_names = tuple(term.name for term in self.elbo.components)
         self.process_group = process_group
         self._objective = self.elbo(model.model, model.active_guide)
@@ -369,6 +284,21 @@ class SequenceTask(TrainingTask[SequenceModel]):
             fingerprint=self._fingerprint,
         )
         checkpoint.save(folder, held, training_state, keep_previous=training_state is not None)
+
+    def metadata(self, state: TrainState) -> dict[str, Any]:
+        """What :meth:`zpyro.models.SequenceModel.save` records of the training; plain values."""
+        return {
+            "data": settings.plain(data_spec(self.dataset)),
+            "fingerprint": self._fingerprint,
+            "sequences": {name: len(self.dataset.split(name)) for name in SPLITS},
+            "training": {
+                "steps": state.step,
+                "epochs": state.epoch,
+                "seconds": round(state.seconds, 1),
+                "best_elbo": state.best,
+                **settings.plain(self.config.train, "train"),
+            },
+        }
 
     @cached_property
     def _fingerprint(self) -> str:

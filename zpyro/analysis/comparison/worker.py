@@ -26,8 +26,8 @@ from zpyro.nn.devices import choose_device
 from zpyro.training import plugins, runs
 from zpyro.training.building import build_likelihood, build_model
 from zpyro.training.callbacks import LineLogger
+from zpyro.training.fitting import fit
 from zpyro.training.runs import Run
-from zpyro.training.sequence_task import fit
 from zpyro.training.trainer import Outcome
 
 
@@ -47,8 +47,10 @@ def train(run: Run, dataset: Dataset) -> Outcome:
             likelihood = build_likelihood(config.model, dataset.likelihood, dataset.frame_size)
             seed_everything(config.train.seed)
             model = build_model(config.model, likelihood).to(device)
-        logger = LineLogger(Console(file=sys.stdout, width=160))
-        return fit(model, dataset, config, run=run, resume=resume, callbacks=[logger])
+        callbacks = [LineLogger(Console(file=sys.stdout, width=160))]
+        return fit(
+            model, dataset, config, run=run, resume=resume, callbacks=callbacks, progress=False
+        )
 
 
 def score(run: Run, dataset: Dataset, split: str, particles: int) -> dict[str, Any]:

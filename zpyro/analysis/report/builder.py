@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zpyro.analysis import plots
 from zpyro.analysis.loading import load_run
 from zpyro.analysis.report import page, sections
 from zpyro.analysis.report.sections import Score
@@ -14,6 +13,7 @@ from zpyro.analysis.report.views import SequenceView, view_sequence
 from zpyro.analysis.selection import select_sequences
 from zpyro.errors import UserError
 from zpyro.io import files
+from zpyro.io.figures import require_matplotlib
 from zpyro.io.paths import user_path
 from zpyro.training import custom_guides
 from zpyro.training.checkpoint import Checkpoint
@@ -90,7 +90,7 @@ def write_report(
             missing, its custom guide is not given, a sequence is not there, or the folder cannot
             be written.
     """
-    plots.require_matplotlib()
+    require_matplotlib()
     report_stage = on_stage or (lambda _: None)
     loaded = load_run(run, which, device, guide)
     checkpoint = loaded.checkpoint

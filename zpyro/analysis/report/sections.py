@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zpyro import evaluation
-from zpyro.analysis import curves, plots
+from zpyro.analysis import plots
 from zpyro.analysis.loading import LoadedRun
 from zpyro.analysis.report import figures, page
 from zpyro.analysis.report.page import Section
@@ -25,6 +25,7 @@ from zpyro.analysis.sampling import sample, write_sound
 from zpyro.analysis.scores import LABELS, score_baselines
 from zpyro.datasets.sequences import Sequences
 from zpyro.io import files
+from zpyro.training import curves
 from zpyro.training.checkpoint import Checkpoint
 from zpyro.training.config import write_config
 from zpyro.training.runs import Run

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zpyro.analysis import plots
 from zpyro.errors import UserError
+from zpyro.io.figures import new_figure, require_matplotlib, save_figure
 from zpyro.io.paths import user_path
 from zpyro.objectives import KL, TERMS, Auxiliary, LogLikelihood, Reverse
 from zpyro.training.runs import open_run
@@ -121,7 +121,7 @@ def plot_curves(
     Example:
         >>> plot_curves(["runs/vowels", "runs/plain"], "curves.png", ("bound", "kl"))
     """
-    plots.require_matplotlib()
+    require_matplotlib()
     paths = [user_path(folder) for folder in folders]
     records = {}
     for name, folder in zip(short_names(paths), paths, strict=True):
@@ -140,7 +140,7 @@ def plot_curves(
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(recorded)}"
         raise UserError(f"metric {name!r} is unknown; {hint}")
     figure = curves_figure(records, metrics)
-    plots.save_figure(figure, user_path(path))
+    save_figure(figure, user_path(path))
     return figure
 
 
@@ -152,7 +152,7 @@ def curves_figure(runs: Mapping[str, Records], metrics: Sequence[str] = DEFAULT)
     """
     columns = 1 if len(metrics) == 1 else 2
     rows = -(-len(metrics) // columns)
-    figure = plots.new_figure(WIDTH * columns, HEIGHT * rows)
+    figure = new_figure(WIDTH * columns, HEIGHT * rows)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for name, axes in zip(metrics, panels, strict=False):
         _plot_metric(axes, runs, name)

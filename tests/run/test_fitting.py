@@ -1,0 +1,241 @@
+"""``zpyro.fit`` with plain arguments."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import zpyro
+from zpyro.datasets import Dataset, from_arrays
+from zpyro.errors import UserError
+from zpyro.objectives import schedules
+from zpyro.training import Callback, TrainState, fit
+from zpyro.training.callbacks import NotebookLogger
+
+from .small import dataset, model, settings
+
+
+def walks(count: int = 20, size: int = 5) -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    return [random.normal(size=(int(n), size)).cumsum(0) for n in random.integers(4, 9, count)]
+
+
+def test_plain_arguments_train_as_the_configuration_that_they_stand_for() -> None:
+    """One training path: the same steps, bit for bit."""
+    weights: list[dict[str, torch.Tensor]] = []
+    config = settings(max_steps=12, batch_size=8, learning_rate=0.01, seed=3)
+    config = replace(
+        config, objective=replace(config.objective, kl_weight=0.5, kl_weight_rate=0.01)
+    )
+    for plain in (False, True):
+        module = model()
+        if plain:
+            result = fit(
+                module,
+                dataset(),
+                steps=12,
+                batch_size=8,
+                learning_rate=0.01,
+                seed=3,
+                kl_weight=schedules.at_rate(0.5, 1.0, rate=0.01),
+                auxiliary_weight=0.01,
+            )
+        else:
+            result = fit(module, dataset(), config)
+        assert result.step == 12
+        weights.append(module.state_dict())
+    for name, expected in weights[0].items():
+        assert torch.equal(weights[1][name], expected), name
+
+
+def test_the_history_is_what_a_run_records(tmp_path: Path) -> None:
+    result = fit(
+        model(), dataset(), steps=20, log_every=5, validate_every=10, out=tmp_path / "run", seed=0
+    )
+    assert result.run is not None
+    assert [dict(record) for record in result.history] == result.run.records()
+    kinds = [(record["kind"], record["step"]) for record in result.history]
+    assert kinds == [
+        *(("train", 5), ("train", 10), ("valid", 10)),
+        *(("train", 15), ("train", 20), ("valid", 20)),
+    ]
+    best = [record["elbo"] for record in result.history if record["kind"] == "valid"]
+    assert result.best == max(best)
+    assert result.minutes == result.seconds / 60
+    assert repr(result).startswith("FitResult(20 steps, 10 epochs, ")
+
+
+def test_the_history_as_a_table_and_a_picture(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    result = fit(model(), dataset(), steps=10, log_every=5)
+    table = result.to_dataframe()
+    assert list(table["kind"]) == ["train", "train", "valid"]
+    assert table["elbo"].dropna().tolist() == [result.best]
+    assert isinstance(table, pandas.DataFrame)
+    figure = result.plot(tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1_000
+    assert len(figure.axes) >= 3
+
+
+def test_a_run_can_be_continued(tmp_path: Path) -> None:
+    whole, parts = model(), model()
+    options: dict[str, Any] = {"log_every": 5, "validate_every": 10, "batch_size": 8}
+    expected = fit(whole, dataset(), steps=20, seed=1, **options)
+    fit(parts, dataset(), steps=10, seed=1, out=tmp_path / "run", **options)
+    result = fit(parts, dataset(), steps=20, out=tmp_path / "run", resume=True, **options)
+    with pytest.raises(UserError, match=r"fit: seed is 2, but .*run was trained with 1"):
+        fit(parts, dataset(), steps=20, seed=2, out=tmp_path / "run", resume=True)
+    strip = [
+        [{k: v for k, v in r.items() if "second" not in k} for r in each.history]
+        for each in (expected, result)
+    ]
+    assert strip[0] == strip[1]
+    assert all(map(torch.equal, whole.state_dict().values(), parts.state_dict().values()))
+
+
+def test_the_model_holds_the_best_weights_and_training_ends_early() -> None:
+    class Spoil(Callback):
+        """Ruins the weights once a first validation has found them good."""
+
+        spoiled = False
+
+        def on_step(self, state: TrainState, fraction: float, seconds_left: float | None) -> None:
+            if state.step > 5 and not self.spoiled:
+                self.spoiled = True
+                with torch.no_grad():
+                    for parameter in module.parameters():
+                        parameter.add_(3.0)
+
+    module, data = model(), dataset()
+    result = fit(
+        module,
+        data,
+        steps=500,
+        learning_rate=1e-6,
+        validate_every=5,
+        patience=2,
+        callbacks=[Spoil()],
+    )
+    assert result.step == 15
+    found = zpyro.evaluate(module, data.valid, batch_size=32, seed=1).elbo
+    assert found == pytest.approx(result.best, rel=1e-6)
+
+
+def test_patience_zero_trains_to_the_end() -> None:
+    options: dict[str, Any] = {"steps": 30, "learning_rate": 1e-12, "validate_every": 1}
+    assert fit(model(), dataset(), patience=0, **options).step == 30
+    assert fit(model(), dataset(), patience=3, seed=0, **options).step < 30
+
+
+def test_the_seed_fixes_noise_order_and_splits() -> None:
+    weights: list[torch.Tensor] = []
+    for seed in (7, 7, 8):
+        module = model()
+        fit(module, walks(), steps=6, seed=seed)
+        weights.append(next(module.parameters()))
+    assert torch.equal(*weights[:2])
+    assert not torch.equal(*weights[1:])
+
+
+@pytest.mark.parametrize("form", ["list", "mapping", "sequences", "torch", "loader"])
+def test_data_in_any_form(form: str) -> None:
+    arrays = [array[:4] for array in walks()]
+    stacked = TensorDataset(torch.from_numpy(np.stack(arrays)).float())
+    data: Any = {
+        "list": arrays,
+        "mapping": {"train": arrays[:10], "valid": arrays[10:15], "test": arrays[15:]},
+        "sequences": from_arrays(arrays).train,
+        "torch": stacked,
+        "loader": DataLoader(stacked, batch_size=2),
+    }[form]
+    result = fit(model(), data, steps=2)
+    assert isinstance(result.data, Dataset)
+    sizes = [len(result.data.split(split)) for split in ("train", "valid", "test")]
+    expected = {"mapping": [10, 5, 5], "sequences": [14, 2, 0]}
+    assert sizes == expected.get(form, [16, 2, 2])
+    assert result.best is not None
+
+
+def test_tokens() -> None:
+    random = np.random.default_rng(0)
+    likelihood = zpyro.likelihoods.Categorical(6)
+    module = zpyro.models.VRNN(likelihood, hidden_size=8, latent_size=2)
+    result = fit(module, [random.integers(0, 6, size=5) for _ in range(20)], steps=2)
+    assert result.best is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "expected"),
+    [
+        ({"minutes": -1}, UserError, "fit: minutes must be above 0, but is -1"),
+        ({"steps": 2.5}, UserError, "fit: steps must be a whole number"),
+        ({"learning_rte": 0.1}, UserError, "unknown setting learning_rte; did you mean learning_"),
+        ({"max_steps": 3}, UserError, "unknown setting max_steps; did you mean steps"),
+        ({"config": settings(), "steps": 3}, TypeError, "give config or steps, not both"),
+        ({"config": settings(), "kl_weight": 0.0}, TypeError, "give config or kl_weight, not both"),
+        (
+            {"objective": zpyro.ZForcingELBO(), "kl_weight": 1.0},
+            TypeError,
+            "give objective or kl_weight, not both",
+        ),
+        ({"dataset": 3.5}, TypeError, "dataset is a float, not a Dataset"),
+        ({"dataset": walks(size=4)}, UserError, "have 4 numbers in a frame, the likelihood of the"),
+        ({"dataset": [*walks(), np.diag([np.nan] + [0.0] * 4)]}, UserError, "with missing=True"),
+        (
+            {"dataset": [np.arange(5)] * 9},
+            UserError,
+            "data are tokens, which the likelihood gaussian cannot score",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(
+    given: dict[str, Any], error: type[Exception], expected: str
+) -> None:
+    with pytest.raises(error, match=expected) as caught:
+        fit(model(), **{"dataset": dataset(), **given})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_is_refused_by_name() -> None:
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(TypeError, match=r"fit: dataset is a table; .*from_dataframe"):
+        fit(model(), pandas.DataFrame({"a": [1.0, 2.0]}))
+
+
+def test_an_existing_directory_is_not_written_over(tmp_path: Path) -> None:
+    fit(model(), dataset(), steps=1, out=tmp_path / "run")
+    with pytest.raises(UserError, match="is not empty"):
+        fit(model(), dataset(), steps=1, out=tmp_path / "run")
+
+
+def test_progress_is_silent_in_a_pipe_and_shown_on_demand(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    fit(model(), dataset(), steps=2)
+    assert capfd.readouterr() == ("", "")
+    fit(model(), dataset(), steps=2, progress=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "held-out bound" in err
+
+
+def test_a_notebook_has_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+
+    class Handle:
+        def update(self, line: dict[str, str], raw: bool) -> None:
+            assert raw
+            lines.append(line["text/plain"])
+
+    display = pytest.importorskip("IPython.display")
+    monkeypatch.setattr(display, "display", lambda *_, **__: Handle())
+    fit(model(), dataset(), steps=4, log_every=2, callbacks=[NotebookLogger(seconds=0.0)])
+    assert lines[0].startswith("step 1, 25%")
+    assert "held-out bound" in lines[-1]
+    assert lines[-1].endswith("best so far")
