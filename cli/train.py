@@ -201,6 +201,8 @@ def _start(
         runs.check_free(out)
     loaded = load_data(settled, process_group=process_group)
     settled = replace(settled, model=fit_to_data(settled.model, loaded))
+    if loaded.settings is not None:
+        settled = replace(settled, data=loaded.settings)
     model = _new_model(settled, loaded, code)
     # Written last: a mistake in the settings or data leaves no directory behind.
     with process_group.main_process_first():

@@ -13,8 +13,9 @@ from zpyro.datasets.formats.tables import read_frame, write_frame
 from zpyro.datasets.table_series import (
     Columns,
     calendar_features,
-    future_times,
+    future_of,
     read_table,
+    season_of,
     table_of,
 )
 from zpyro.errors import UserError
@@ -55,6 +56,40 @@ def test_rows_after_the_last_value_are_the_future(tmp_path: Path) -> None:
     path = write(tmp_path, "t,x,u\n1,5,1\n2,,2\n3,6,3\n4,,4\n5,,5\n")
     series = read_table(path, Columns("t", values=("x",), covariates=("u",))).series[0]
     assert (len(series), series.num_observed) == (5, 3)
+    times, covariates = future_of("a.csv", series, Columns("t", covariates=("u",)), 2)
+    assert list(times) == [4, 5]
+    np.testing.assert_array_equal(covariates, [[4], [5]])
+    with pytest.raises(UserError, match=r"has 2 rows after the last value, .* for 3"):
+        future_of("a.csv", series, Columns("t", covariates=("u",)), 3)
+
+
+def test_calendar_features_go_on_after_the_table(tmp_path: Path) -> None:
+    path = write(tmp_path, "t,x\n2024-01-01 21:00,1\n2024-01-01 22:00,2\n2024-01-01 23:00,\n")
+    table = read_table(path, Columns("t", calendar=("hour",)))
+    times, features = future_of("a", table.series[0], table.columns, 3)
+    assert [time.hour for time in times] == [23, 0, 1]
+    np.testing.assert_allclose(features[1], [0, 1], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("step", "season"),
+    [
+        ("h", 24),
+        ("15min", 96),
+        ("10s", 360),
+        ("D", 7),
+        ("24h", 7),
+        ("MS", 12),
+        ("QS-JAN", 4),
+        ("48h", 1),
+        ("7h", 24),
+        ("W-SUN", 1),
+        ("", 1),
+        ("5", 1),
+    ],
+)
+def test_the_season_of_a_step(step: str, season: int) -> None:
+    assert season_of(step) == season
 
 
 def test_the_order_of_columns_and_the_kind_of_file_do_not_matter(tmp_path: Path) -> None:
@@ -86,7 +121,7 @@ def test_months_are_a_regular_step(tmp_path: Path) -> None:
     table = read_table(path, Columns("t"))
     assert table.columns.step == "MS"
     np.testing.assert_array_equal(table.series[0].values[:, 0], [1, 2, 3, 4])
-    after = future_times(table.series[0].times, 2, "MS")
+    after, _ = future_of("a", table.series[0], table.columns, 2)
     assert list(after) == [pandas.Timestamp("2024-05-01"), pandas.Timestamp("2024-06-01")]
 
 
@@ -99,7 +134,8 @@ def test_times_with_an_offset_keep_it(tmp_path: Path) -> None:
 def test_whole_numbers_are_times(tmp_path: Path) -> None:
     table = read_table(write(tmp_path, "t,x\n10,1\n20,2\n40,4\n"), Columns("t"))
     np.testing.assert_array_equal(table.series[0].times, [10, 20, 30, 40])
-    assert list(future_times(table.series[0].times, 2, table.columns.step)) == [50, 60]
+    assert list(future_of("a", table.series[0], table.columns, 2)[0]) == [50, 60]
+    np.testing.assert_array_equal(table.series[0].rows, [0, 1, -1, 2])
 
 
 def test_calendar_features_are_places_in_cycles() -> None:

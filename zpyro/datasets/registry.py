@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zpyro.datasets import blizzard, imdb, mnist, npz, text, timit, vowels, wav
+from zpyro.datasets import blizzard, imdb, mnist, npz, table, text, timit, vowels, wav
 from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import SPLITS, list_files
@@ -21,7 +21,7 @@ DATASETS: Registry[DatasetEntry] = Registry("data set", group="zpyro.datasets")
 
 _ROW = re.compile(r"#\d+$")
 
-for _module in (vowels, wav, npz, blizzard, imdb, text, timit, mnist):
+for _module in (vowels, wav, npz, table, blizzard, imdb, text, timit, mnist):
     DATASETS.register(_module.ENTRY.name, _module.ENTRY)
 
 

@@ -429,6 +429,8 @@ class Dataset:
         frame_size: D, or the size of the vocabulary for tokens.
         notes: what a user should know of how it was read.
         vocabulary: the words behind tokens, or None where tokens are only numbers.
+        settings: the settings it was read with, and in them what the files decided, such as the
+            names of columns; None where the files decide nothing.
     """
 
     name: str
@@ -439,6 +441,7 @@ class Dataset:
     frame_size: int
     notes: tuple[str, ...] = ()
     vocabulary: Vocabulary | None = None
+    settings: Any = None
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{name}: {self.split(name).summary()}" for name in SPLITS)

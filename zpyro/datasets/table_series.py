@@ -26,7 +26,7 @@ LARGEST_GAP = 100
 """Rows of missing values that are inserted for each row of the table, at most."""
 
 SECONDS = {"minute": 3600.0, "hour": 86400.0, "weekday": 604800.0}
-CALENDAR = ("minute", "hour", "weekday", "day", "week", "month")
+CALENDAR = ("minute", "hour", "weekday", "day", "dayofyear", "month")
 """Calendar features; each is the sine and cosine of the place in its cycle."""
 
 
@@ -65,6 +65,7 @@ class Series:
         times: (T,), a pandas index; numbers where the table has no column of times.
         values: (T, D), NaN where missing.
         covariates: (T, C), columns and then calendar features.
+        rows: (T,), the row of the table that each comes from; -1 for times without one.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Series:
     times: Any
     values: Numbers
     covariates: Numbers
+    rows: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -82,6 +84,7 @@ class Series:
             times=self.times[rows],
             values=self.values[rows],
             covariates=self.covariates[rows],
+            rows=self.rows[rows],
         )
 
     @property
@@ -146,6 +149,10 @@ def table_of(label: str, frame: Any, columns: Columns) -> Table:
     groups = list(_groups(label, frame, columns.group))
     step, whole_steps = columns.step, False
     if times is not None:
+        if columns.calendar and not isinstance(times, pandas_module().DatetimeIndex):
+            raise UserError(
+                f"{label}: column {columns.time} has whole numbers, but data.calendar needs dates"
+            )
         step = step or _step([times[rows] for _, _, rows in groups])
         whole_steps = not isinstance(times, pandas_module().DatetimeIndex)
     notes: list[str] = []
@@ -167,9 +174,13 @@ def table_of(label: str, frame: Any, columns: Columns) -> Table:
                     f"{where}: {lacking} of {len(index)} times have no row; missing values"
                 )
             values, known = _laid(values, place, len(index)), _laid(known, place, len(index))
+            source = np.full(len(index), -1)
+            source[place] = rows
+            rows = source
         known = _carried_forward(where, known, columns.covariates)
         calendar = calendar_features(index, columns.calendar)
-        found.append(Series(name, key, index, values, np.concatenate([known, calendar], 1)))
+        covariates = np.concatenate([known, calendar], 1)
+        found.append(Series(name, key, index, values, covariates, rows))
     if columns.wide:
         found = [part for series in found for part in _by_column(series, columns.values)]
     return Table(replace(columns, step=step), tuple(found), tuple(notes))
@@ -196,7 +207,7 @@ def calendar_features(times: Any, names: Sequence[str]) -> Numbers:
     """
     parts: list[Numbers] = []
     for name in names:
-        if name == "week":
+        if name == "dayofyear":
             phase = (times.day_of_year.to_numpy(np.float64) - 1.0) / 366.0
         elif name == "day":
             phase = (times.day.to_numpy(np.float64) - 1.0) / 31.0
@@ -213,13 +224,58 @@ def calendar_features(times: Any, names: Sequence[str]) -> Numbers:
     return np.stack(parts, 1) if parts else np.zeros((len(times), 0))
 
 
-def future_times(times: Any, steps: int, step: str) -> Any:
-    """The times of so many steps after the last one, a pandas index."""
+def future_of(label: str, series: Series, columns: Columns, steps: int) -> tuple[Any, Numbers]:
+    """The times and covariates, (steps, C), of the steps after the last row with a value.
+
+    Rows of the table without values give them; where the table ends, times go on in its step.
+
+    Raises:
+        UserError: if the table has covariate columns but not enough rows.
+    """
+    begin = series.num_observed
+    there = series[begin : begin + steps]
+    lacking = steps - len(there)
+    if not lacking:
+        return there.times, there.covariates
+    if columns.covariates:
+        where = f"{label}: group {series.name}" if series.name else label
+        raise UserError(
+            f"{where}: has {len(there)} rows after the last value, but the covariates"
+            f" {', '.join(columns.covariates)} must be known for {steps}; add rows with empty"
+            " values, or forecast fewer steps"
+        )
+    times = series.times[: begin + steps].append(_times_after(series.times, lacking, columns.step))
+    return times[begin:], calendar_features(times[begin:], columns.calendar)
+
+
+def _times_after(times: Any, steps: int, step: str) -> Any:
+    """The times of so many steps after the last one."""
     pandas = pandas_module()
     if isinstance(times, pandas.DatetimeIndex):
-        return pandas.date_range(times[-1], periods=steps + 1, freq=step)[1:]
-    stride = int(step or 1)
-    return pandas.Index(int(times[-1]) + stride * np.arange(1, steps + 1))
+        return pandas.date_range(times[-1], periods=steps + 1, freq=step)[1:].as_unit(times.unit)
+    return pandas.Index(int(times[-1]) + int(step or 1) * np.arange(1, steps + 1))
+
+
+def season_of(step: str) -> int:
+    """The usual season of a step: a day of hours or minutes, a week of days, a year of months.
+
+    Args:
+        step: as pandas writes it; 1 where nothing is known of it.
+    """
+    pandas = pandas_module()
+    try:
+        offset = pandas.tseries.frequencies.to_offset(step)
+        start = pandas.Timestamp("2024-01-01")
+        seconds = (start + offset - start).total_seconds()
+    except (ValueError, TypeError):
+        return 1
+    name = offset.freqstr.partition("-")[0]
+    if name in ("MS", "ME", "BMS", "BME", "QS", "QE"):
+        return 12 if "M" in name else 4
+    for whole in (3600.0, 86400.0, 604800.0):
+        if seconds < whole and whole % seconds == 0 and (whole > 3600.0 or seconds < 60.0):
+            return int(whole / seconds)
+    return 1
 
 
 def _known(label: str, frame: Any, columns: Columns) -> Columns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -164,6 +164,11 @@ class StatsForecast:
     model: str = "AutoETS"
     season: int = 1
     past: int = 1000
+
+    @staticmethod
+    def is_installed() -> bool:
+        """Whether the package statsforecast is there."""
+        return importlib.util.find_spec("statsforecast") is not None
 
     def __call__(
         self, histories: Sequence[History], steps: int, num_samples: int, seed: int
