@@ -106,8 +106,8 @@ PUBLIC_NAMES = {
     "zpyro": """
         Decoded LoadedRun MultiSampleELBO ObjectiveTerms Posterior SequenceModel SequenceTerms
         UserError ZForcing ZForcingELBO __version__ analysis datasets decode distributed
-        evaluate evaluation fit interpolate io iwae likelihoods load_run models nn objectives
-        posterior reconstruct schedules sequence_terms settings smc training
+        evaluate evaluation fit interpolate io iwae likelihoods load load_run load_state models
+        nn objectives posterior reconstruct schedules sequence_terms settings smc training
     """,
     "zpyro.errors": """
         UserError
@@ -154,11 +154,11 @@ PUBLIC_NAMES = {
         interval_width iwae mase naive_error named_terms perplexity score_forecasts smc
     """,
     "zpyro.training": """
-        Callback Checkpoint Config DataSpec FitResult GuideSource JointOptim LOGGERS
-        LineLogger MLflowLogger NullLogger ObjectiveConfig Outcome Preset ProgressLogger Run
-        SequenceTask StepTerms TensorBoardLogger TrackerLogger TrainConfig TrainState
-        Trainer TrainingTask WandbLogger attach_guide build_likelihood build_model
-        build_objective choose_device fit fit_to_data logger_for open_run read_preset resolve
+        Callback Checkpoint Config DataSpec FitResult GuideSource JointOptim LOGGERS LineLogger
+        MLflowLogger NullLogger ObjectiveConfig Outcome Preset ProgressLogger Run SequenceTask
+        StepTerms TensorBoardLogger TrackerLogger TrainConfig TrainState Trainer TrainingTask
+        WandbLogger attach_guide build_likelihood build_model build_objective choose_device fit
+        fit_to_data load load_state logger_for open_run read_preset resolve
     """,
     "zpyro.analysis": """
         ComparisonResult ComparisonSpec Decoded Interpolation LoadedRun Posterior Report

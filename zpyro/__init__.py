@@ -39,7 +39,7 @@ from zpyro.objectives import (
     schedules,
     sequence_terms,
 )
-from zpyro.training import fit
+from zpyro.training import fit, load, load_state
 from zpyro.version import __version__
 
 __all__ = [
@@ -65,7 +65,9 @@ __all__ = [
     "io",
     "iwae",
     "likelihoods",
+    "load",
     "load_run",
+    "load_state",
     "models",
     "nn",
     "objectives",

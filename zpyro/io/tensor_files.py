@@ -13,7 +13,18 @@ from torch import Tensor
 
 from zpyro.errors import UserError
 
-_TYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
+_TYPES = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> None:

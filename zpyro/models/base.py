@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from zpyro.errors import UserError
 from zpyro.likelihoods import Likelihood
-from zpyro.models import parameter_store
+from zpyro.models import hub, parameter_store, saving
 from zpyro.models.bound_model import BoundModel, bind
 from zpyro.models.generation import run_forward, sample_frames
 from zpyro.models.guides import latents_of
@@ -196,6 +201,100 @@ class SequenceModel(StepwiseModel):
         if future is not None:
             future = future.to(next(self.parameters()))
         return sample_frames(self, bound.x[:, -1], steps, end.state, temperature, future, seen)
+
+    # -- on the disk ------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path, *, state: Mapping[str, Any] | None = None) -> None:
+        """Write this model to a folder, for :func:`zpyro.load`; as a whole or not at all.
+
+        The folder holds the weights (safetensors), and the class, the arguments of its constructor,
+        the likelihood and ``metadata`` (JSON). A custom guide is saved with its parameters only.
+
+        Args:
+            folder: a new one, or one with a saved model, which is replaced.
+            state: what continuing a training needs, for :func:`zpyro.load_state`: plain numbers,
+                texts, lists, dictionaries and tensors, such as the states of an optimizer and of
+                an objective.
+
+        Raises:
+            UserError: if the folder holds something else or cannot be written, or an argument of
+                the constructor or the metadata are not plain values.
+
+        Example::
+
+            model.save("tides")
+            model = zpyro.load("tides")
+        """
+        saving.save(self, folder, state=state)
+
+    def save_pretrained(self, folder: str | Path, *, evaluation: Any = None) -> None:
+        """:meth:`save` with a model card, a README.md for the Hugging Face Hub.
+
+        The card holds what is known of the model and its training, and the bound of an evaluation.
+
+        Args:
+            folder: see :meth:`save`.
+            evaluation: what :func:`zpyro.evaluate`, :func:`zpyro.iwae` or :func:`zpyro.smc`
+                returned for this model, or several of these in a list.
+
+        Raises:
+            UserError: see :meth:`save`.
+        """
+        evaluations = list(evaluation) if isinstance(evaluation, list | tuple) else [evaluation]
+        known = [each for each in evaluations if each is not None]
+        saving.save(self, folder, card=hub.model_card(self, known))
+
+    def push_to_hub(self, name: str, *, evaluation: Any = None, private: bool = False) -> str:
+        """Upload what :meth:`save_pretrained` writes to the Hugging Face Hub.
+
+        Args:
+            name: of the repository, USER/MODEL; made if it is not there.
+            evaluation: see :meth:`save_pretrained`.
+            private: whether a new repository is private.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UserError: if huggingface_hub is not installed, or the upload fails.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "model", evaluation=evaluation)
+            return hub.upload(Path(folder) / "model", name, private=private)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        revision: str | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Read a model from a folder, or download it from the Hugging Face Hub.
+
+        Args:
+            name_or_folder: a folder that :meth:`save` wrote, or a repository USER/MODEL.
+            revision: branch, tag or commit of a repository.
+            local_files_only: use what was downloaded before, without a network.
+
+        Returns:
+            The model, on the CPU and in evaluation mode.
+
+        Raises:
+            UserError: if it cannot be found or read, or is of another class.
+
+        Example::
+
+            model = zpyro.SequenceModel.from_pretrained("tides")
+        """
+        folder = hub.local_folder(name_or_folder, revision, local_files_only)
+        model = saving.load(folder, classes=[cls])
+        if not isinstance(model, cls):
+            raise UserError(
+                f"{folder}: holds a {type(model).__name__}, not a {cls.__name__}; use "
+                f"{type(model).__name__}.from_pretrained"
+            )
+        return model
 
     def _sample_latents(self, bound: BoundModel) -> Tensor:
         """Latents (B, T, Z) from the active guide."""

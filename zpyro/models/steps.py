@@ -153,7 +153,13 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         args, kwargs = self._given
         bound = inspect.signature(type(self)).bind(*args, **kwargs)
         bound.apply_defaults()
-        return dict(bound.arguments)
+        found = dict(bound.arguments)
+        for name, parameter in bound.signature.parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                found |= found.pop(name)
+            elif parameter.kind is inspect.Parameter.VAR_POSITIONAL and not found[name]:
+                del found[name]
+        return found
 
     # -- one step -----------------------------------------------------------------------------
 

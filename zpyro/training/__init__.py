@@ -3,8 +3,9 @@
 In reading order: ``config`` (settings and presets), ``building`` (settings to objects), ``task``
 and ``trainer`` (the loop), ``sequence_task`` (sequence models as a task), ``fitting``
 (:func:`fit`), ``optimizer``, ``accumulator``, ``callbacks``, ``loggers`` (experiment trackers),
-``checkpoint``, ``runs`` (the run directory), ``curves`` (figures of records), ``custom_guides``
-and ``plugins`` (a user's own code), ``joint_optim`` (an optimizer for ``pyro.infer.SVI``).
+``checkpoint``, ``runs`` (the run directory), ``loading`` (:func:`load`), ``curves`` (figures of
+records), ``custom_guides`` and ``plugins`` (a user's own code), ``joint_optim`` (an optimizer for
+``pyro.infer.SVI``).
 """
 
 from zpyro.nn.devices import choose_device
@@ -20,6 +21,7 @@ from zpyro.training.config import Config, ObjectiveConfig, Preset, TrainConfig, 
 from zpyro.training.custom_guides import GuideSource, attach_guide
 from zpyro.training.fitting import FitResult, fit
 from zpyro.training.joint_optim import JointOptim
+from zpyro.training.loading import load, load_state
 from zpyro.training.loggers import (
     LOGGERS,
     MLflowLogger,
@@ -65,6 +67,8 @@ __all__ = [
     "choose_device",
     "fit",
     "fit_to_data",
+    "load",
+    "load_state",
     "logger_for",
     "open_run",
     "read_preset",

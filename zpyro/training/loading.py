@@ -1,0 +1,83 @@
+"""Models from folders: :func:`load` and :func:`load_state`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from zpyro import settings
+from zpyro.errors import UserError
+from zpyro.io import files
+from zpyro.io.paths import user_path
+from zpyro.models import SequenceModel, saving
+from zpyro.nn.devices import choose_device
+from zpyro.training import checkpoint
+from zpyro.training.custom_guides import attach_guide
+from zpyro.training.runs import CONFIG, Run
+
+
+def load(
+    folder: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    classes: Iterable[type[Any]] = (),
+    guide: Callable[[SequenceModel], Callable[..., Any]] | None = None,
+) -> SequenceModel:
+    """Read a model that ``model.save``, :func:`zpyro.fit` or ``zpyro train`` wrote.
+
+    No code is imported: a class of your own must be imported before.
+
+    Args:
+        folder: of a saved model, or a run directory, whose best weights are read.
+        device: where to put the model, such as "cuda", or "auto".
+        classes: classes of models and likelihoods of your own, where importing them is not enough
+            (those of a script that ran before).
+        guide: what makes the custom guide of the saved model, called with the model; without it, a
+            model is read without its custom guide. For runs see :func:`zpyro.load_run`.
+
+    Returns:
+        The model in evaluation mode; ``metadata`` holds what is known of its data and training.
+
+    Raises:
+        UserError: if the folder is missing, damaged or of another format, or its class is not
+            imported; the message names it.
+
+    Example::
+
+        model = zpyro.load("tides")
+        bound = zpyro.evaluate(model, data.test).elbo
+    """
+    place = user_path(folder)
+    if (place / CONFIG).is_file():
+        run = Run(place)
+        place = run.best if run.has("best") else run.last
+    place = files.complete_folder(place)
+    if not place.is_dir():
+        raise UserError(f"{place}: is not a directory; give a saved model or a run directory")
+    if saving.is_saved(place):
+        made = None if guide is None else lambda model: attach_guide(model, guide(model))
+        model = cast(SequenceModel, saving.load(place, classes=classes, guide=made))
+    else:
+        held = checkpoint.load(place)
+        model = held.model
+        model.metadata = {
+            "data": settings.plain(held.data),
+            "fingerprint": held.fingerprint,
+            "training": {"steps": held.step, "epochs": held.epoch, **(held.metrics or {})},
+        }
+    return model.to(choose_device(str(device)))
+
+
+def load_state(folder: str | Path) -> dict[str, Any]:
+    """Read the state that ``model.save(folder, state=...)`` wrote; tensors are on the CPU.
+
+    Raises:
+        UserError: if there is none, or it is damaged.
+    """
+    place = files.complete_folder(user_path(folder))
+    if not (place / checkpoint.STATE).is_file():
+        raise UserError(f"{place}: was saved without a state; pass state= to model.save")
+    return checkpoint.load_state(place)
