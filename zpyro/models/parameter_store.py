@@ -3,6 +3,9 @@
 A parameter of a model has the name ``STORE_NAME.PARAMETER`` there. An entry that was put there by
 a model stands for the parameter of that model. Any other entry of such a name was loaded or set by
 the user (``pyro.get_param_store().load``): its value is copied into the parameter.
+
+The store refers to every parameter in it. What a model put there is removed when the model is
+deleted, and its name is free again.
 """
 
 from __future__ import annotations
@@ -15,27 +18,46 @@ import pyro
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from zpyro.errors import UserError
 
-_serial_numbers = itertools.count(1)
 _models: weakref.WeakValueDictionary[str, PyroModule] = weakref.WeakValueDictionary()
 _registered: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 """Parameters that a model of this process has put into a store, by identity."""
+_entries: weakref.WeakKeyDictionary[PyroModule, weakref.WeakValueDictionary[str, Tensor]] = (
+    weakref.WeakKeyDictionary()
+)
+"""The same for each model, by their names in the store."""
 
 
 def claim_name(model: PyroModule, name: str | None = None, *, shared: bool = False) -> str:
-    """A name that no other model of this process has: ``name`` if that is free, else CLASS_NUMBER.
+    """A name that no other model has: ``name`` if that is free, else CLASS_NUMBER, from 1.
 
     Args:
         model: who will use it.
         name: the name that a copy brings along, or that the user chose.
         shared: take ``name`` although another model may have it.
     """
-    while name is None or not (shared or _models.get(name, model) is model):
-        name = f"{type(model).__name__.lower()}_{next(_serial_numbers)}"
+    if model not in _entries:
+        entries = _entries[model] = weakref.WeakValueDictionary()
+        weakref.finalize(model, _remove, entries).atexit = False
+    if name is None or not (shared or _models.get(name, model) is model):
+        names = (f"{type(model).__name__.lower()}_{number}" for number in itertools.count(1))
+        name = next(each for each in names if each not in _models)
     _models[name] = model
     return name
+
+
+def _remove(entries: weakref.WeakValueDictionary[str, Tensor]) -> None:
+    """Remove the entries of a deleted model from the store."""
+    store = pyro.get_param_store()
+    held = dict(store.named_parameters())
+    for site, parameter in list(entries.items()):
+        if held.get(site) is parameter:
+            # The store knows one name for each parameter, but two may stand for it.
+            store.set_state({"params": {site: parameter}, "constraints": {site: constraints.real}})
+            del store[site]
 
 
 def register(model: PyroModule, store_name: str) -> None:
@@ -47,8 +69,11 @@ def register(model: PyroModule, store_name: str) -> None:
     load(model, store_name)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and _is_parameter(parameter):
+            site = f"{store_name}.{name}"
             _registered[id(parameter)] = parameter
-            pyro.param(f"{store_name}.{name}", parameter)
+            for each in _sites_of(site):
+                _entries[model][each] = parameter
+            pyro.param(site, parameter)
 
 
 def load(model: PyroModule, store_name: str) -> None:
@@ -79,12 +104,16 @@ def load(model: PyroModule, store_name: str) -> None:
 
 
 def _sites(model: PyroModule, store_name: str) -> Iterator[tuple[str, nn.Parameter]]:
-    """The names in the store, also those that Pyro gives to the constrained parameters."""
+    """The names in the store with their parameters."""
     for name, parameter in model.named_parameters():
         if _is_parameter(parameter):
-            yield f"{store_name}.{name}", parameter
-            if name.endswith(_UNCONSTRAINED):
-                yield f"{store_name}.{name.removesuffix(_UNCONSTRAINED)}", parameter
+            for site in _sites_of(f"{store_name}.{name}"):
+                yield site, parameter
+
+
+def _sites_of(site: str) -> tuple[str, ...]:
+    """The name of a parameter, and the one that Pyro itself gives if it is constrained."""
+    return (site, site.removesuffix(_UNCONSTRAINED)) if site.endswith(_UNCONSTRAINED) else (site,)
 
 
 def _is_parameter(value: object) -> bool:

@@ -379,8 +379,9 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
     def store_name(self) -> str:
         """Prefix of the parameters' names in Pyro's parameter store, by default CLASS_NUMBER.
 
-        Set it to give a model the same names in every program, as loading a saved store needs. Of
-        two models with one name, the store holds the parameters of the one in use.
+        The number is the smallest that no other model of the class has now. Set the name where
+        several models are saved together. Of two models with one name, the store holds the
+        parameters of the one in use. The entries of a model are removed with it.
         """
         return self._store_name
 
