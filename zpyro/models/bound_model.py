@@ -9,6 +9,7 @@ dimensions, so that every network receives contiguous rows.
 
 from __future__ import annotations
 
+import math
 import weakref
 from functools import cached_property
 
@@ -37,7 +38,7 @@ def bind(
     Raises:
         ValueError: if shapes do not fit each other or the likelihood.
         UserError: if the model was built for data without missing values, or for another number of
-            covariates.
+            covariates, and under ``torch.jit.trace``.
     """
     if observed is not None and not model.missing:
         raise UserError(
@@ -50,6 +51,11 @@ def bind(
             f"covariates: this {type(model).__name__} was built for {model.covariate_size} "
             f"covariates a step, the data have {found}; give those it was built for, or build it "
             f"with covariate_size={found}"
+        )
+    if torch.jit.is_tracing():
+        raise UserError(
+            "torch.jit.trace: the loops over time cannot be recorded; use Trace_ELBO for "
+            "JitTrace_ELBO, and NUTS without jit_compile"
         )
     parameter_store.load(model, model.store_name)
     like = next(model.parameters())
@@ -306,7 +312,7 @@ class BoundModel:
     def per_step(self, values: Tensor, lead: torch.Size) -> Tensor:
         """Values (T, L, B) as (..., B, T), exactly zero beyond the lengths."""
         terms = values.permute(1, 2, 0)
-        terms = terms.expand(lead.numel(), *terms.shape[1:]).reshape(*lead, *terms.shape[1:])
+        terms = terms.expand(math.prod(lead), *terms.shape[1:]).reshape(*lead, *terms.shape[1:])
         return zero_padding(terms, self.conditions.mask, event_dims=0)
 
     def batch_major(self, values: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pyro
 import torch
@@ -22,13 +23,18 @@ from torch.distributions import constraints
 
 from zpyro.errors import UserError
 
+
+class _Owned(NamedTuple):
+    """The names that a model has had, and its parameters by identity."""
+
+    names: set[str]
+    parameters: weakref.WeakValueDictionary[int, Tensor]
+
+
 _models: weakref.WeakValueDictionary[str, PyroModule] = weakref.WeakValueDictionary()
 _registered: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 """Parameters that a model of this process has put into a store, by identity."""
-_entries: weakref.WeakKeyDictionary[PyroModule, weakref.WeakValueDictionary[str, Tensor]] = (
-    weakref.WeakKeyDictionary()
-)
-"""The same for each model, by their names in the store."""
+_owned: weakref.WeakKeyDictionary[PyroModule, _Owned] = weakref.WeakKeyDictionary()
 
 
 def claim_name(model: PyroModule, name: str | None = None, *, shared: bool = False) -> str:
@@ -39,24 +45,25 @@ def claim_name(model: PyroModule, name: str | None = None, *, shared: bool = Fal
         name: the name that a copy brings along, or that the user chose.
         shared: take ``name`` although another model may have it.
     """
-    if model not in _entries:
-        entries = _entries[model] = weakref.WeakValueDictionary()
-        weakref.finalize(model, _remove, entries).atexit = False
+    if model not in _owned:
+        owned = _owned[model] = _Owned(set(), weakref.WeakValueDictionary())
+        weakref.finalize(model, _remove, owned).atexit = False
     if name is None or not (shared or _models.get(name, model) is model):
         names = (f"{type(model).__name__.lower()}_{number}" for number in itertools.count(1))
         name = next(each for each in names if each not in _models)
     _models[name] = model
+    _owned[model].names.add(name)
     return name
 
 
-def _remove(entries: weakref.WeakValueDictionary[str, Tensor]) -> None:
+def _remove(owned: _Owned) -> None:
     """Remove the entries of a deleted model from the store."""
     store = pyro.get_param_store()
-    held = dict(store.named_parameters())
-    for site, parameter in list(entries.items()):
-        if held.get(site) is parameter:
+    for site, entry in list(store.named_parameters()):
+        its_name = site.partition(".")[0] in owned.names
+        if its_name and owned.parameters.get(id(entry)) is entry:
             # The store knows one name for each parameter, but two may stand for it.
-            store.set_state({"params": {site: parameter}, "constraints": {site: constraints.real}})
+            store.set_state({"params": {site: entry}, "constraints": {site: constraints.real}})
             del store[site]
 
 
@@ -69,11 +76,9 @@ def register(model: PyroModule, store_name: str) -> None:
     load(model, store_name)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and _is_parameter(parameter):
-            site = f"{store_name}.{name}"
             _registered[id(parameter)] = parameter
-            for each in _sites_of(site):
-                _entries[model][each] = parameter
-            pyro.param(site, parameter)
+            _owned[model].parameters[id(parameter)] = parameter
+            pyro.param(f"{store_name}.{name}", parameter)
 
 
 def load(model: PyroModule, store_name: str) -> None:
@@ -104,16 +109,12 @@ def load(model: PyroModule, store_name: str) -> None:
 
 
 def _sites(model: PyroModule, store_name: str) -> Iterator[tuple[str, nn.Parameter]]:
-    """The names in the store with their parameters."""
+    """The names in the store, also those that Pyro gives to the constrained parameters."""
     for name, parameter in model.named_parameters():
         if _is_parameter(parameter):
-            for site in _sites_of(f"{store_name}.{name}"):
-                yield site, parameter
-
-
-def _sites_of(site: str) -> tuple[str, ...]:
-    """The name of a parameter, and the one that Pyro itself gives if it is constrained."""
-    return (site, site.removesuffix(_UNCONSTRAINED)) if site.endswith(_UNCONSTRAINED) else (site,)
+            yield f"{store_name}.{name}", parameter
+            if name.endswith(_UNCONSTRAINED):
+                yield f"{store_name}.{name.removesuffix(_UNCONSTRAINED)}", parameter
 
 
 def _is_parameter(value: object) -> bool:
