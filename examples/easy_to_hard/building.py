@@ -42,7 +42,13 @@ def build(task: Task, preset: Preset, solver: str = "recall", depth: str = "fixe
             )
         return ZForcingSolver(preset.width)
     network = networks.build(
-        solver, task.dimensions, task.channels, preset.width, task.classes, preset.iterations
+        solver,
+        task.dimensions,
+        task.channels,
+        preset.width,
+        task.classes,
+        preset.iterations,
+        preset.state_bound,
     )
     if preset.initialization == "keep-sizes":
         networks.keep_sizes(network)
@@ -57,5 +63,14 @@ def build(task: Task, preset: Preset, solver: str = "recall", depth: str = "fixe
         return LatentDepthTrainer(latent)
     # The networks of 2021 learn from their last answer only, as published.
     weight, extra = (weight, extra) if solver == "recall" else (0.0, 0)
-    recurrent = RecurrentSolver(network, preset.iterations, weight, task.scored, extra)
+    recurrent = RecurrentSolver(
+        network,
+        preset.iterations,
+        weight,
+        task.scored,
+        extra,
+        preset.path_independence if solver == "recall" else 0.0,
+        preset.state_noise,
+        preset.label_smoothing,
+    )
     return FixedDepthSolver(recurrent)

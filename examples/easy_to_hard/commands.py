@@ -110,6 +110,7 @@ def _test(name: str) -> click.Command:
     @click.option("--sizes", help="Comma-separated; by default the preset's.")
     @click.option("--count", default=1000, show_default=True, type=click.IntRange(1))
     @click.option("--iterations", type=click.IntRange(1), help="In place of the rule's.")
+    @click.option("--until-stable", is_flag=True, help="Iterate until answers no longer change.")
     @click.option("--json", "as_json", is_flag=True, help="One JSON line for each size.")
     @click.option("--picture", type=PATH, help="Plot accuracy to this file.")
     @click.option("--seed", type=click.IntRange(0, (1 << 31) - 1), help="Of the problems.")

@@ -17,14 +17,22 @@ _SHORT_SIDE = 160
 
 PRESETS = {
     "quick": Preset(
-        width=32,
+        width=16,
         iterations=16,
-        progressive_weight=0.01,
+        progressive_weight=0.5,
+        extra_iterations=48,
+        path_independence=0.6,
+        state_noise=0.3,
+        state_bound=1.0,
+        label_smoothing=0.1,
+        symmetries=True,
+        initialization="keep-sizes",
         train_size=9,
-        train_count=60_000,
+        train_count=90_000,
         epochs=1,
         batch_size=16,
-        precision="auto",
+        learning_rate=2e-3,
+        average=0.999,
         valid_sizes=(9,),
         test_sizes=(9, 13, 33, 59),
         options={"geometry": "compact"},
@@ -143,6 +151,7 @@ TASK = Task(
     # The longest paths grow with the number of cells.
     difficulty=lambda size: ((size + 1) // 2) ** 2,
     scored=passages,
+    expected=0.99,
     unit="maze size",
     summary="the one path from start to end",
 )

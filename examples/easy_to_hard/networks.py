@@ -62,7 +62,9 @@ class IteratedNetwork(nn.Module):
         """Logits of the answers, (B, classes, *cells)."""
         return self._cells(self.head(self._image(state)))
 
-    def iterate_from(self, state: Tensor, inputs: Tensor, count: int, first: int = 0) -> Tensor:
+    def iterate_from(
+        self, state: Tensor, inputs: Tensor, count: int, first: int = 0, noise: float = 0.0
+    ) -> Tensor:
         """The state after ``count`` more iterations.
 
         Args:
@@ -70,10 +72,14 @@ class IteratedNetwork(nn.Module):
             inputs: the problem, (B, channels, *cells).
             count: how many iterations to do.
             first: how many were done before.
+            noise: standard deviation of normal noise that every iteration adds to the state,
+                relative to the state's mean magnitude.
         """
         state, image = self._image(state), self._image(inputs)
         for iteration in range(first, first + count):
             state = self.iterate(state, image, iteration)
+            if noise:
+                state = state + noise * state.detach().abs().mean() * torch.randn_like(state)
         return self._cells(state)
 
     def states(self, inputs: Tensor, iterations: int) -> Iterator[Tensor]:
@@ -126,6 +132,8 @@ class RecurrentNetwork(IteratedNetwork):
 
     Args: as in :class:`IteratedNetwork`, and
         recall: whether the inputs are given again in every iteration.
+        state_bound: largest value of a state after an iteration, None for any. A bounded state
+            cannot carry small differences through many iterations.
 
     Source: with recall section 3 of arXiv:2202.05826, without arXiv:2106.04537::
 
@@ -146,9 +154,17 @@ class RecurrentNetwork(IteratedNetwork):
     """
 
     def __init__(
-        self, dimensions: int, channels: int, width: int, classes: int = 2, *, recall: bool = True
+        self,
+        dimensions: int,
+        channels: int,
+        width: int,
+        classes: int = 2,
+        *,
+        recall: bool = True,
+        state_bound: float | None = None,
     ) -> None:
         super().__init__(dimensions, channels, width, classes)
+        self.state_bound = state_bound
         self.recall = self.convolution(width + channels, width) if recall else None
         self.block = _residual_blocks(self)
 
@@ -158,7 +174,8 @@ class RecurrentNetwork(IteratedNetwork):
             state = self.recall(torch.cat([state, image], dim=1))
             # The published image network has no activation here, the sequence network has one.
             state = functional.relu(state) if self.dimensions == 1 else state
-        return self.block(state)
+        state = self.block(state)
+        return state if self.state_bound is None else state.clamp(max=self.state_bound)
 
 
 class FeedForwardNetwork(IteratedNetwork):
@@ -207,9 +224,15 @@ def _residual_blocks(network: IteratedNetwork) -> nn.Sequential:
 
 
 def build(
-    name: str, dimensions: int, channels: int, width: int, classes: int, iterations: int
+    name: str,
+    dimensions: int,
+    channels: int,
+    width: int,
+    classes: int,
+    iterations: int,
+    state_bound: float | None = None,
 ) -> IteratedNetwork:
-    """A network by name, see :data:`NETWORKS`.
+    """A network by name, see :data:`NETWORKS`; ``state_bound`` is that of the recurrent ones.
 
     Raises:
         ValueError: for another name.
@@ -218,4 +241,5 @@ def build(
         raise ValueError(f"network {name!r} is unknown; choose one of {', '.join(NETWORKS)}")
     if name == "feed-forward":
         return FeedForwardNetwork(dimensions, channels, width, classes, iterations=iterations)
-    return RecurrentNetwork(dimensions, channels, width, classes, recall=name == "recall")
+    shape = dimensions, channels, width, classes
+    return RecurrentNetwork(*shape, recall=name == "recall", state_bound=state_bound)

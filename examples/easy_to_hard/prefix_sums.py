@@ -186,6 +186,7 @@ TASK = Task(
     correct=correct,
     show=show,
     sources=(PrefixSums, RecurrentNetwork),
+    expected=0.99,
     unit="bits",
     summary="the parity of the first i bits, for every i",
 )

@@ -46,6 +46,13 @@ class RecurrentSolver(PyroModule):
         scored: which cells count; all by default.
         extra_iterations: in half of the batches n grows by up to this many iterations, so that an
             answer is kept once it is found; 0 as published.
+        path_independence: the share of batches in which the progressive term starts from the state
+            of another problem, or from a random one (a third of the share). With a share above 0
+            the term always takes all m iterations with gradient, from a state after up to
+            ``extra_iterations`` without, so that all starts must lead to one answer
+            (arXiv:2211.09961).
+        state_noise: see :meth:`.networks.IteratedNetwork.iterate_from`; in training only.
+        label_smoothing: the share of the target that is spread evenly over all classes.
 
     Source: equation 1 and algorithm 1 of arXiv:2202.05826.
     """
@@ -57,6 +64,9 @@ class RecurrentSolver(PyroModule):
         progressive_weight: float,
         scored: Scored | None = None,
         extra_iterations: int = 0,
+        path_independence: float = 0.0,
+        state_noise: float = 0.0,
+        label_smoothing: float = 0.0,
     ) -> None:
         # A unique name, because Pyro's parameter store is shared by all of them.
         super().__init__(f"recurrent_solver_{next(_serial_numbers)}")
@@ -65,6 +75,9 @@ class RecurrentSolver(PyroModule):
         self.progressive_weight = progressive_weight
         self.scored = scored
         self.extra_iterations = extra_iterations
+        self.path_independence = path_independence
+        self.state_noise = state_noise
+        self.label_smoothing = label_smoothing
         self.data_size: int | None = None
 
     @pyro_method
@@ -91,13 +104,24 @@ class RecurrentSolver(PyroModule):
         gradient and k with, n ~ U{0..m-1} and k ~ U{1..m-n}, which trains the block to improve
         any state, also after m iterations. A term of weight 0 is not computed.
         """
-        before, count = sample_progress(self.iterations, self.extra_iterations)
+        if self.path_independence:
+            answers = self.independent_answers(inputs)
+        else:
+            before, count = sample_progress(self.iterations, self.extra_iterations)
+            answers = self.progressive_answers(inputs, before, count)
         # Computed outside the plates: the weights may be latents.
-        terms = list(self.progressive_answers(inputs, before, count))
+        terms = list(answers)
+        cells, smoothing = flattened(targets), self.label_smoothing
+        assert cells is not None
         with self.every_example(inputs, targets), self.cells_of_each(inputs):
             for name, weight, logits in terms:
-                with scaled(weight):
-                    pyro.sample(name, answer_distribution(logits), obs=flattened(targets))
+                distribution = answer_distribution(logits)
+                with scaled(weight * (1 - smoothing)):
+                    pyro.sample(name, distribution, obs=cells)
+                for each in range(logits.shape[1]) if smoothing else ():
+                    with scaled(weight * smoothing / logits.shape[1]):
+                        obs = torch.full_like(cells, each)
+                        pyro.sample(f"{name}_class_{each}", distribution, obs=obs)
 
     def progressive_answers(
         self, inputs: Tensor, before: int, count: int
@@ -123,6 +147,38 @@ class RecurrentSolver(PyroModule):
             state = early.detach() if before else first
             logits = network.answer(network.iterate_from(state, inputs, count, before))
             yield "progressive_answers", weight, logits
+
+    def independent_answers(self, inputs: Tensor) -> Iterator[tuple[str, float, Tensor]]:
+        """The sites of the loss with path independence, as :meth:`progressive_answers` has them."""
+        weight, network = self.progressive_weight, self.network
+        first = network.initial_state(inputs)
+        # Both terms take m iterations, so they are computed as one batch.
+        states = torch.cat([first, self.sample_start(inputs, first.detach())])
+        twice = torch.cat([inputs, inputs])
+        late = network.iterate_from(states, twice, self.iterations, noise=self.state_noise)
+        answers, progressive_answers = network.answer(late).chunk(2)
+        yield "answers", 1 - weight, answers
+        yield "progressive_answers", weight, progressive_answers
+
+    @torch.no_grad()
+    def sample_start(self, inputs: Tensor, first: Tensor) -> Tensor:
+        """A state to start from: after some iterations, of another problem, or random.
+
+        Args:
+            inputs: problems, (B, channels, *cells).
+            first: their initial states, (B, width, *cells).
+        """
+        most = max(self.iterations, self.extra_iterations)
+        before = int(torch.randint(0, most + 1, ()))
+        state = self.network.iterate_from(first, inputs, before, noise=self.state_noise)
+        lot = float(torch.rand(())) / self.path_independence
+        if lot < 2 / 3:
+            return state[torch.randperm(len(state), device=state.device)]
+        if lot < 1:
+            # Zero in half of the places, with up to twice the mean of the states.
+            size = 5.0 * float(torch.rand(()))
+            return torch.randn_like(state).relu() * state.mean() * size
+        return state
 
     def guide(self, *arguments: Any, **settings: Any) -> None:
         """The empty guide: there are no latents."""

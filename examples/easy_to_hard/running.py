@@ -31,6 +31,14 @@ BEYOND = 1.5
 """Factor on the rule's iterations, for pictures and for solvers that stop by themselves."""
 
 
+PATIENCE = 2
+"""With ``--until-stable``: answers are stable that stay for this many times the iterations of
+training."""
+
+LIMIT = 4
+"""With ``--until-stable``: the most iterations, as a multiple of those of the rule."""
+
+
 def train(name: str, **options: Any) -> None:
     """Train a run, new or resumed; arguments are the options of the command."""
     task = tasks.load(name)
@@ -99,10 +107,17 @@ def choose_rule(trainer: Trainer, folder: RunFolder) -> Iterator[str]:
             record = {"kind": "valid", "step": trainer.state.step, "valid": size}
             log.append({**record, "accuracy": accuracy, "iterations": iterations})
             sweeps.append(found)
+            learned = task.expected is None or accuracy >= task.expected
             yield (
                 f"held-out {task.unit} {size}: {accuracy:.1%} solved, "
                 f"first after {iterations} iterations"
             )
+            if not learned:
+                yield (
+                    f"warning: this solver did not learn the task, it solves {accuracy:.1%} of the "
+                    f"problems of the size it was trained on, not {task.expected:.0%}; "
+                    "start again with another --seed or more --epochs"
+                )
     folder.write_rule(choose(task, sweeps, solver.longest))
 
 
@@ -118,6 +133,7 @@ def test(
     skip_bad: bool,
     device: str,
     picture: Path | None,
+    until_stable: bool,
 ) -> Iterator[tuple[Sweep, int]]:
     """A sweep for each size, and the number of iterations that counts for it."""
     task = tasks.load(name)
@@ -134,8 +150,14 @@ def test(
         # A solver with its own stopping rule may stop later than the rule of the run.
         further = picture is not None or settings.depth == "latent"
         longest = math.ceil(BEYOND * num_iterations) if further else num_iterations
+        patience = None
+        if until_stable:
+            patience = PATIENCE * settings.preset.iterations
+            # A number of iterations that the user gives is the limit.
+            longest = num_iterations if rule is None else LIMIT * num_iterations
+            num_iterations = longest
         with common.progress("solving", "problems") as on_batch:
-            found = sweep(solver, task, examples, size, longest, on_batch)
+            found = sweep(solver, task, examples, size, longest, on_batch, patience)
         if task.players is not None:
             found = dataclasses.replace(found, players=task.players(request))
         yield found, min(num_iterations, len(found.accuracy))
@@ -188,6 +210,8 @@ def record(found: Sweep, iterations: int) -> dict[str, Any]:
     if found.stopped is not None:
         values["stopped_accuracy"] = found.stopped
         values["stopped_iterations"] = found.stopped_after
+    if found.stable_after is not None:
+        values["stable_iterations"] = found.stable_after
     if found.players:
         values["players"] = dict(found.players)
     return values
@@ -202,6 +226,9 @@ def print_table(name: str, run: Path, found: Sequence[tuple[Sweep, int]]) -> Non
     if own:
         table.add_column("own stop", justify="right")
         table.add_column("after", justify="right")
+    stable = any(each.stable_after is not None for each, _ in found)
+    if stable:
+        table.add_column("stable after", justify="right")
     players = list(found[0][0].players) if found else []
     for player in players:
         table.add_column(player, justify="right")
@@ -210,6 +237,8 @@ def print_table(name: str, run: Path, found: Sequence[tuple[Sweep, int]]) -> Non
         row += [f"{each.confident[iterations - 1]:.2%}", f"{each.count:,}"]
         if own and each.stopped is not None:
             row += [f"{each.stopped:.2%}", f"{each.stopped_after:.1f}"]
+        if stable:
+            row.append("" if each.stable_after is None else f"{each.stable_after:.1f}")
         row += [f"{each.players[player]:.2%}" for player in players]
         table.add_row(*row)
     common.print_table(table)

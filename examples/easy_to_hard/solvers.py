@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from .programs import RecurrentSolver
 
+EXTRA_GROWN_AT = 0.2
+"""The share of a training with path independence at which it does all extra iterations."""
+
 
 class Answer(NamedTuple):
     """The output of a solver after an iteration.
@@ -80,7 +83,10 @@ class FixedDepthSolver(Solver):
     def at(self, fraction: float, *, grown: bool) -> None:
         super().at(fraction, grown=grown)
         # Early in training, states grow without bound over extra iterations.
-        self.recurrent.extra_iterations = self.extra_iterations if grown else 0
+        share = 1.0 if grown else 0.0
+        if self.recurrent.path_independence:
+            share *= min(1.0, fraction / EXTRA_GROWN_AT)
+        self.recurrent.extra_iterations = int(share * self.extra_iterations)
 
     @property
     def longest(self) -> int | None:

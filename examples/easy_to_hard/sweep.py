@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -26,7 +26,10 @@ LONGEST_SEARCH = 6
 """Validation tries up to this many times the iterations of training."""
 
 ROWS = 1 << 15
-"""Cells in a batch of a sweep."""
+"""Cells in a batch of a sweep on a CPU, so that its states stay in the caches."""
+
+ACCELERATOR_ROWS = 1 << 21
+"""The same on an accelerator, which needs more of them at once."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Sweep:
             iteration whose probability to stop is 1/2 or more, at the latest the last); None
             where it has none.
         stopped_after: the mean number of iterations of that rule, or None.
+        stable_after: the mean number of iterations after which answers no longer changed; None
+            where that was not looked for.
         players: the fraction that players without learning solve, by player.
     """
 
@@ -52,6 +57,7 @@ class Sweep:
     confident: tuple[float, ...]
     stopped: float | None = None
     stopped_after: float | None = None
+    stable_after: float | None = None
     players: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -93,6 +99,7 @@ def sweep(
     size: int,
     iterations: int,
     on_batch: Callable[[int, int], None] | None = None,
+    patience: int | None = None,
 ) -> Sweep:
     """Count the problems that a solver solves after every iteration.
 
@@ -103,13 +110,15 @@ def sweep(
         size: of the problems, for the record.
         iterations: how many, at most; limited to what the solver can do.
         on_batch: receives (problems done, problems) after each batch.
+        patience: end a batch when no answer has changed for so many iterations; None for never.
     """
     count = len(examples.inputs)
     if solver.longest is not None:
         iterations = min(iterations, solver.longest)
     like = next(solver.parameters())
-    counts = _Counts(iterations)
-    rows = max(1, ROWS // examples.targets[0].numel())
+    counts = _Counts(iterations, patience)
+    cells = ROWS if like.device.type == "cpu" else ACCELERATOR_ROWS
+    rows = max(1, cells // examples.targets[0].numel())
     with evaluation_mode(solver):
         for first in range(0, count, rows):
             inputs = examples.inputs[first : first + rows].to(like)
@@ -123,8 +132,10 @@ def sweep(
 class _Counts:
     """Running counts of one sweep."""
 
-    def __init__(self, iterations: int) -> None:
+    def __init__(self, iterations: int, patience: int | None) -> None:
         self.iterations = iterations
+        self.patience = patience
+        self.stable_after = 0
         self.solved = torch.zeros(iterations, dtype=torch.long)
         self.confident = torch.zeros(iterations, dtype=torch.long)
         self.stopped: int | None = None
@@ -136,7 +147,20 @@ class _Counts:
         stopped = torch.zeros_like(best_right)
         stopped_right = torch.zeros_like(best_right)
         scored = None if task.scored is None else task.scored(inputs)
+        before: Tensor | None = None
+        changed = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
+        right = best_right
+        iteration = -1
         for iteration, (logits, stop) in enumerate(solver.answers(inputs, self.iterations)):
+            if self.patience is not None:
+                answers = logits.argmax(1) if scored is None else logits.argmax(1) * scored
+                if before is not None:
+                    differs = (answers != before).flatten(1).any(1)
+                    changed = torch.where(differs, iteration, changed)
+                before = answers
+                # A solver that stops by itself goes on until it does.
+                if stop is None and iteration - int(changed.max()) >= self.patience:
+                    break
             right = task.correct(inputs, logits, targets)
             self.solved[iteration] += int(right.sum())
             confidence = confidence_of(logits, scored)
@@ -150,6 +174,12 @@ class _Counts:
                 stopped_right = torch.where(now, right, stopped_right)
                 stopped |= now
                 self.stopped_after += int(now.sum()) * (iteration + 1)
+        else:
+            iteration += 1
+        # Answers that no longer change count for all further iterations.
+        self.solved[iteration:] += int(right.sum())
+        self.confident[iteration:] += int(best_right.sum())
+        self.stable_after += int((changed + 1).sum())
         if bool(stopped.any()):
             self.stopped = (self.stopped or 0) + int(stopped_right.sum())
 
@@ -157,10 +187,13 @@ class _Counts:
         accuracy, confident = (
             tuple((each.cpu().double() / count).tolist()) for each in (self.solved, self.confident)
         )
+        found = Sweep(size, count, accuracy, confident)
+        if self.patience is not None:
+            found = replace(found, stable_after=self.stable_after / count)
         if self.stopped is None:
-            return Sweep(size, count, accuracy, confident)
-        stops = (self.stopped / count, self.stopped_after / count)
-        return Sweep(size, count, accuracy, confident, *stops)
+            return found
+        after = self.stopped_after / count
+        return replace(found, stopped=self.stopped / count, stopped_after=after)
 
 
 def confidence_of(logits: Tensor, scored: Tensor | None) -> Tensor:

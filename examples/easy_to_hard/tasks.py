@@ -38,6 +38,13 @@ class Preset:
         iterations: m, the number of iterations in training.
         progressive_weight: a, the weight of the progressive term.
         extra_iterations: see :class:`zpyro_examples.easy_to_hard.programs.RecurrentSolver`.
+        path_independence: the share of batches that start from the state of another problem, see
+            :class:`zpyro_examples.easy_to_hard.programs.RecurrentSolver`.
+        state_noise: noise of the states in training, see there.
+        state_bound: largest value of a state, see
+            :class:`zpyro_examples.easy_to_hard.networks.RecurrentNetwork`; None for any.
+        label_smoothing: the share of the target that is spread over all classes.
+        symmetries: turn and reflect each batch of square images at random.
         train_size: the size of the problems to train on.
         train_count: how many of them.
         epochs: passes over them.
@@ -87,6 +94,11 @@ class Preset:
     growing: float = 0.0
     shortest: int = 8
     extra_iterations: int = 0
+    path_independence: float = 0.0
+    state_noise: float = 0.0
+    state_bound: float | None = None
+    label_smoothing: float = 0.0
+    symmetries: bool = False
     precision: str = "float32"
     valid_sizes: tuple[int, ...] = ()
     valid_count: int = 500
@@ -188,6 +200,8 @@ class Task:
         scored: the cells that count, (B, *cells), from inputs; None where all do.
         players: the fraction of a request's problems that players without learning solve, by
             player; None where there are none.
+        expected: the share of held-out problems of the training's size that a trained solver
+            solves; None where that is not known.
         unit: the unit of a size, for tables ("bits").
         summary: one line for the help.
     """
@@ -204,6 +218,7 @@ class Task:
     difficulty: Callable[[int], float] = float
     scored: Callable[[Tensor], Tensor] | None = None
     players: Callable[[Request], Mapping[str, float]] | None = None
+    expected: float | None = None
     unit: str = "size"
     summary: str = ""
 

@@ -6,6 +6,7 @@ and the content of checkpoints. The loop, optimizer and averaged weights are the
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,8 +67,12 @@ class SolverTask(TrainingTask[Solver]):
     def batches(self, epoch: int, first: int) -> Iterator[Examples]:
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.examples.inputs), generator=generator)
-        for rows in order.split(self.preset.batch_size)[first:]:
-            yield Examples(self.examples.inputs[rows], self.examples.targets[rows])
+        views = torch.randint(8, (self.steps_per_epoch,), generator=generator).tolist()
+        batches = zip(order.split(self.preset.batch_size), views, strict=True)
+        for rows, view in itertools.islice(batches, first, None):
+            shown = view if self.preset.symmetries else 0
+            inputs, targets = self.examples.inputs[rows], self.examples.targets[rows]
+            yield Examples(turned(inputs, shown), turned(targets, shown))
 
     def before_step(self, state: TrainState, fraction: float) -> None:
         del state
@@ -186,6 +191,17 @@ def train_config(
         # The number of iterations is sampled on the host in every step.
         cuda_graph=False,
     )
+
+
+def turned(images: Tensor, view: int) -> Tensor:
+    """Square images (..., side, side) in one of the 8 views that turns and a reflection give.
+
+    View 0 is the image as it is, of any shape.
+    """
+    if view == 0:
+        return images
+    turn = torch.rot90(images, view % 4, (-2, -1))
+    return turn.flip(-1) if view >= 4 else turn
 
 
 def grown_length(preset: Preset, fraction: float, mastered: int, full: int) -> int:
