@@ -73,7 +73,8 @@ def command(
 ) -> None:
     """Train a model and leave a run directory.
 
-    Ctrl-C finishes the step and saves; --resume continues from there.
+    Ctrl-C finishes the step and saves; --resume continues from there. Where torchrun restarts the
+    processes after one of them died, they continue the run in --out from its last checkpoint.
 
     \b
     Example:
@@ -82,7 +83,7 @@ def command(
     code = load_user_code(
         resume, guide=guide, run_guide=run_guide, plugins=plugins, run_plugins=run_plugins
     )
-    from zpyro.distributed.processes import init_distributed
+    from zpyro.distributed.processes import init_distributed, restarts
     from zpyro.errors import UserError
     from zpyro.settings import flatten
     from zpyro.training.allocation import keep_freed_memory
@@ -98,10 +99,20 @@ def command(
         raise UserError(
             "--resume takes the run's own settings; leave out --dataset, --preset, --out and --seed"
         )
+    restarted, restarts_allowed = restarts()
+    if restarts_allowed and out is None and resume is None:
+        raise UserError(
+            "--out is missing; torchrun --max-restarts needs it, to continue that run after a "
+            "restart"
+        )
     keep_freed_memory()
     with contextlib.ExitStack() as stack:
         process_group = stack.enter_context(init_distributed(options["device"] or "auto"))
-        if resume is None:
+        if restarted and out is not None and _was_started(out, process_group):
+            log(f"restarted by torchrun, for the {restarted}. time; continuing with {out}")
+            # The command is the same, and the run has its settings.
+            session = _resume(out, None, (), {}, code, process_group)
+        elif resume is None:
             session = _start(dataset, data, preset, assignments, out, given, code, process_group)
         else:
             session = _resume(resume, data, assignments, given, code, process_group)
@@ -210,6 +221,13 @@ def _start(
     if process_group.is_main_process:
         run.write_baselines(loaded.train, loaded.frame_size)
     return Session(model, loaded, settled, run, resume=False)
+
+
+def _was_started(out: Path, process_group: ProcessGroup) -> bool:
+    """Whether there is a run to continue, as the main process sees it."""
+    from zpyro.training.runs import CONFIG
+
+    return process_group.gather((out / CONFIG).is_file())[0]
 
 
 def _resume(

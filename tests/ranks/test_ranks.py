@@ -128,6 +128,44 @@ def test_the_others_end_with_a_process_that_dies(tmp_path: Path) -> None:
     assert not (tmp_path / "found.pt").exists()
 
 
+def test_a_restarted_group_continues_and_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """One of two processes is killed by the system in step 8; the last checkpoint is of step 5."""
+    walks = np.cumsum(np.random.default_rng(0).normal(size=(40, 6, 3)), axis=1)
+    np.savez(tmp_path / "walks.npz", x=walks)
+    settings = ["train", "--dataset=npz", "--data", tmp_path / "walks.npz", "--device=cpu"]
+    settings += ["--set=model.hidden_size=6", "--set=model.latent_size=2", "--max-steps=12"]
+    settings += ["--set=model.embedding_size=4", "--set=model.mlp_size=4"]
+    settings += ["--set=train.checkpoint_every=5", "--set=train.batch_size=4", "--out"]
+    done = torchrun(
+        2, "--max-restarts=3", "-m", "tests.ranks.killed_once", 8, *settings, tmp_path / "killed"
+    )
+    assert "restarted by torchrun" in done.stderr
+    together = (*settings, tmp_path / "whole")
+    ended = processes.group(2, tmp_path / "group", processes.zpyro, together)
+    assert [each.returncode for each in ended] == [0, 0], ended
+    killed, whole = (
+        runs.open_run(tmp_path / name).load("last", torch.device("cpu"))
+        for name in ("killed", "whole")
+    )
+    assert killed.step == whole.step == 12
+    for name, weights in whole.model.state_dict().items():
+        assert torch.equal(killed.model.state_dict()[name], weights)
+    steps = [
+        [(record["kind"], record["step"]) for record in runs.open_run(tmp_path / name).records()]
+        for name in ("killed", "whole")
+    ]
+    assert steps[0] == steps[1]
+
+
+def test_restarts_need_the_name_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--dataset", "vowels"])
+    assert "--out is missing; torchrun --max-restarts needs it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

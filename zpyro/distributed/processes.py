@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import uuid
 from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore, Store  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.rendezvous import rendezvous
 
 from zpyro.errors import UserError
 from zpyro.nn.devices import accelerators, choose_device
@@ -145,6 +149,13 @@ def launched_by_torchrun() -> bool:
     return all(name in os.environ for name in ENVIRONMENT) and int(os.environ["WORLD_SIZE"]) > 1
 
 
+def restarts() -> tuple[int, int]:
+    """How often torchrun has restarted this group of processes, and how often it would."""
+    names = "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"
+    done, most = (int(os.environ.get(name, 0)) for name in names)
+    return done, most
+
+
 @contextlib.contextmanager
 def init_distributed(device: str = "auto") -> Generator[ProcessGroup, None, None]:
     """Join the processes that torchrun started for the length of the block.
@@ -180,7 +191,13 @@ def init_distributed(device: str = "auto") -> Generator[ProcessGroup, None, None
         kind = choose_device(kind).type
         torch.accelerator.set_device_index(process_group.local)
         backend = f"cpu:gloo,{kind}:{dist.get_default_backend_for_device(kind)}"
-    dist.init_process_group(backend, timeout=LONGEST_WAIT)
+    own: dict[str, Any] = {"timeout": LONGEST_WAIT}
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        rank, world_size = process_group.rank, process_group.world_size
+        store, _, _ = next(rendezvous("env://", timeout=LONGEST_WAIT))
+        own |= {"rank": rank, "world_size": world_size}
+        own["store"] = _unused_store(store, rank, world_size)
+    dist.init_process_group(backend, **own)
     try:
         yield process_group
     except RuntimeError as error:
@@ -192,6 +209,31 @@ def init_distributed(device: str = "auto") -> Generator[ProcessGroup, None, None
         ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _unused_store(store: Store, rank: int, world_size: int) -> Store:
+    """A part of a store that no process from before a restart has written to.
+
+    torchrun keeps its store when it restarts the processes, and with it the addresses of those that
+    are dead. The number of restarts does not tell them apart: it differs between machines. So each
+    process sends a name of its own to the main process, which answers to that name.
+    """
+    own = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"zpyro/request/{rank}", own)
+        chosen = store.get(f"zpyro/answer/{own}").decode()
+        store.set(f"zpyro/joined/{own}/{chosen}", "")
+        return PrefixStore(chosen, store)
+    missing = set(range(1, world_size))
+    while missing:
+        for other in sorted(missing):
+            # Of a dead process at first, perhaps; it does not confirm.
+            name = store.get(f"zpyro/request/{other}").decode()
+            store.set(f"zpyro/answer/{name}", own)
+            if store.check([f"zpyro/joined/{name}/{own}"]):
+                missing.remove(other)
+        time.sleep(0.01)
+    return PrefixStore(own, store)
 
 
 def _is_gone(error: RuntimeError) -> bool:
