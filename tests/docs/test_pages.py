@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from tests.cli.conftest import SMALL
@@ -167,6 +168,8 @@ def test_other_blocks_are_what_they_say(page: Path) -> None:
             tomllib.loads(block.text)
         elif block.language == "json":
             json.loads(block.text)
+        elif block.language == "yaml":
+            assert yaml.safe_load(block.text)
         else:
             known = ("", "python", "text", "bibtex", *SHELLS)
             assert block.language in known, f"{block.place}: {block.language} blocks are not tested"
