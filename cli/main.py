@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -38,6 +37,9 @@ DISTRIBUTED = ("train", "evaluate", "compare")
 
 SECONDS_TO_PRINT = 60.0
 """How long a process waits for torchrun to end it, after the first process printed an error."""
+
+SIGPIPE = 13
+"""The number of the signal, which Windows does not have."""
 
 
 class CliError(click.ClickException):
@@ -100,7 +102,7 @@ class Commands(click.Group):
                 if ended.code or stdout.error is None:
                     raise
             if isinstance(stdout.error, BrokenPipeError):
-                sys.exit(128 + signal.SIGPIPE)
+                sys.exit(128 + SIGPIPE)
             reason = getattr(stdout.error, "strerror", None) or stdout.error
             line = f"standard output: cannot be written ({reason}); write it to another place"
             CliError(line).show()

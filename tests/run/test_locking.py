@@ -106,7 +106,7 @@ def test_a_file_system_without_locks_is_a_warning(
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(locking.fcntl, "flock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with locked(tmp_path):
         pass
     assert f"{tmp_path}: this file system has no locks" in caplog.text

@@ -15,6 +15,7 @@ from zpyro.io.cache import ADVICE, is_cached
 WRITING = ".writing"
 PREVIOUS = ".previous"
 DAMAGED = ".damaged"
+_IS_POSIX = os.name == "posix"
 
 
 def replace_folder(folder: Path, fill: Callable[[Path], None], *, keep_previous: bool) -> None:
@@ -103,7 +104,11 @@ def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
 
 def flush(path: Path) -> None:
     """Flush a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if not _IS_POSIX and path.is_dir():
+        # Windows opens no folders; its file systems keep a journal of names.
+        return
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDONLY if _IS_POSIX else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,8 +1,9 @@
 """One training at a time in a run directory: a lock that ends with its process.
 
-The lock is ``flock`` on the file ``.lock`` in the directory. On NFS it holds between machines where
-the server runs a lock service (Linux turns it into a byte-range lock there). Where the file system
-or the operating system knows no such lock, :func:`locked` logs a warning and continues without it.
+The lock is that of the operating system (``flock``, ``LockFileEx`` on Windows) on the file ``.lock``
+in the directory. On NFS it holds between machines where the server runs a lock service (Linux turns
+it into a byte-range lock there). Where the file system knows no such lock, :func:`locked` logs a
+warning and continues without it.
 """
 
 from __future__ import annotations
@@ -12,15 +13,13 @@ import errno
 import logging
 import os
 import socket
-import sys
 from collections.abc import Generator
 from contextvars import ContextVar
 from pathlib import Path
 
-from zpyro.errors import UserError
+from filelock import FileLock, Timeout
 
-if sys.platform != "win32":
-    import fcntl
+from zpyro.errors import UserError
 
 LOCK = ".lock"
 
@@ -48,51 +47,47 @@ def locked(folder: Path, *, is_main_process: bool = True) -> Generator[None, Non
     if place in _held.get() or not is_main_process:
         yield
         return
-    descriptor = _opened(folder)
+    lock = _taken(folder)
+    token = _held.set(_held.get() | {place})
     try:
-        _take(folder, descriptor)
-        token = _held.set(_held.get() | {place})
-        try:
-            yield
-        finally:
-            _held.reset(token)
+        yield
     finally:
-        os.close(descriptor)
+        _held.reset(token)
+        if lock is not None:
+            lock.release()
 
 
-def _opened(folder: Path) -> int:
+def _taken(folder: Path) -> FileLock | None:
+    """The lock, or None where there are no locks."""
     path = folder / LOCK
+    lock = FileLock(path, fallback_to_soft=False, preserve_lock_file=True, on_acquired=_sign)
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
+        lock.acquire(blocking=False)
+    except Timeout as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror}); training needs to write there, "
-            "change its permissions or choose another directory"
-        ) from error
-
-
-def _take(folder: Path, descriptor: int) -> None:
-    if sys.platform == "win32":
-        logger.warning("%s: no locks on this system; see that nobody else trains there", folder)
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-    except BlockingIOError as error:
-        raise UserError(
-            f"{folder}: another training{_owner(descriptor)} is writing there; "
+            f"{folder}: another training{_owner(path)} is writing there; "
             "wait for it, stop it, or choose another --out"
         ) from error
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
-            raise UserError(f"{folder / LOCK}: cannot be written ({error.strerror})") from error
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror}); training needs to write there, "
+                "change its permissions or choose another directory"
+            ) from error
         logger.warning(
             "%s: this file system has no locks; see that nobody else trains there", folder
         )
+        return None
+    return lock
 
 
-def _owner(descriptor: int) -> str:
+def _sign(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+
+
+def _owner(path: Path) -> str:
     """The owner of the lock according to its file, in parentheses."""
-    owner = os.read(descriptor, _LONGEST_OWNER).decode("utf-8", "replace").strip()
+    with path.open("rb") as file:
+        owner = file.read(_LONGEST_OWNER).decode("utf-8", "replace").strip()
     return f" ({owner})" if owner.isprintable() and owner else ""
