@@ -1,9 +1,9 @@
 """One training at a time in a run directory: a lock that ends with its process.
 
-The lock is that of the operating system (``flock``, ``LockFileEx`` on Windows) on the file ``.lock``
-in the directory. On NFS it holds between machines where the server runs a lock service (Linux turns
-it into a byte-range lock there). Where the file system knows no such lock, :func:`locked` logs a
-warning and continues without it.
+The lock is that of the operating system on the file ``.lock`` in the directory: ``flock``, or
+``LockFileEx`` on Windows. On NFS it holds between machines where the server runs a lock service
+(Linux turns it into a byte-range lock there). Where the file system knows no such lock,
+:func:`locked` logs a warning and continues without it.
 """
 
 from __future__ import annotations
