@@ -98,6 +98,10 @@ def info(
     "--workers", type=click.IntRange(1, 1024), help="Processes that read; by default every core."
 )
 @click.option("--skip-bad", is_flag=True, help="Leave out files that cannot be used.")
+@click.option(
+    "--part", metavar="I/N", help="Read only part I of N into --out, for example in a job array."
+)
+@click.option("--join", is_flag=True, help="Put together the parts in --out.")
 @click.option("--preset", help="Settings by name, or a TOML file.")
 @click.option(
     "--set",
@@ -112,6 +116,8 @@ def prepare(
     out: Path,
     workers: int | None,
     skip_bad: bool,
+    part: str | None,
+    join: bool,
     preset: str | None,
     assignments: tuple[str, ...],
 ) -> None:
@@ -121,21 +127,28 @@ def prepare(
     Files that cannot be used are listed at the end; nothing is trained on
     before they are repaired, removed, or left out with --skip-bad.
 
+    Many machines with a common file system prepare a part each, at the same time, with --part 1/N
+    to --part N/N and the same --out; --join then makes the whole, as one machine would.
+
     \b
     Example:
       zpyro data prepare blizzard /corpora/blizzard --out prepared/blizzard
+      zpyro data prepare blizzard /corpora/blizzard --out prepared/blizzard --part 1/8
       zpyro train --dataset blizzard --data prepared/blizzard
     """
     from rich.table import Table
 
     from zpyro import datasets
     from zpyro.datasets import corpora
-    from zpyro.datasets.prepared import BadFiles
+    from zpyro.datasets.prepared import BadFiles, prepare_part
     from zpyro.datasets.prepared import prepare as run
     from zpyro.distributed.processes import available_cores
     from zpyro.errors import UserError
     from zpyro.training import config
 
+    number, parts = (None, None) if part is None else _part(part)
+    if join and part is not None:
+        raise UserError("--part and --join: give one of them; --join comes after all parts")
     entry = datasets.entry(name)
     corpus = entry.corpus
     if corpus is None:
@@ -146,17 +159,15 @@ def prepare(
         preset=config.read_preset(preset) if preset else config.default_preset(name),
         assignments=assignments,
     )
+    common: dict[str, Any] = {"workers": workers or available_cores(), "skip_bad": skip_bad}
     try:
-        with _progress(f"reading {source}") as progress:
-            store = run(
-                corpus,
-                source,
-                out,
-                settled.data,
-                workers=workers or available_cores(),
-                skip_bad=skip_bad,
-                progress=progress,
-            )
+        with _progress(f"{'joining the parts of' if join else 'reading'} {source}") as progress:
+            common["progress"] = progress
+            if number is not None and parts is not None:
+                made = prepare_part(corpus, source, out, settled.data, number, parts, **common)
+                log(f"part {part}: {pluralize(made, 'shard')}; after all parts, --join")
+                return
+            store = run(corpus, source, out, settled.data, join=join, **common)
     except BadFiles as error:
         _show_problems(error.problems, "cannot be used")
         raise
@@ -188,6 +199,16 @@ def verify(folder: Path) -> None:
     store = Store(folder)
     store.verify()
     log(f"{folder}: {pluralize(len(store.index['shards']), 'shard')} verified, all whole")
+
+
+def _part(text: str) -> tuple[int, int]:
+    """The numbers of I/N."""
+    from zpyro.errors import UserError
+
+    number, slash, parts = text.partition("/")
+    if slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts):
+        return int(number), int(parts)
+    raise UserError(f"--part {text}: is not I/N with 1 <= I <= N; give for example --part 1/8")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,24 @@ import pytest
 import soundfile
 
 from tests import processes
+from tests.cli.conftest import Zpyro, zpyro
 from tests.processes import Command
 from zpyro import UserError, datasets
 from zpyro.datasets.blizzard import Blizzard, BlizzardSettings
-from zpyro.datasets.prepared import BadFiles, ParsedFile, SourceFile, Store, prepare, shards
+from zpyro.datasets.prepared import (
+    BadFiles,
+    ParsedFile,
+    SourceFile,
+    Store,
+    prepare,
+    prepare_part,
+    shards,
+)
 from zpyro.datasets.prepared.numbers import Numbers
 from zpyro.datasets.recordings import RecordingReader
 from zpyro.datasets.sequences import Normalization
+
+__all__ = ["zpyro"]
 
 SETTINGS = BlizzardSettings(frame_size=20, segment_length=5)
 
@@ -54,6 +66,64 @@ def same(first: Path, second: Path) -> bool:
     assert names == sorted(path.name for path in second.iterdir())
     _, different, missing = filecmp.cmpfiles(first, second, names, shallow=False)
     return not different and not missing
+
+
+@pytest.mark.fast
+@pytest.mark.usefixtures("small_shards")
+def test_parts_of_many_machines_make_what_one_makes(books: Path, tmp_path: Path) -> None:
+    corpus, out = Blizzard(), tmp_path / "out"
+    whole = prepare(corpus, books, tmp_path / "whole", SETTINGS)
+    made = [prepare_part(corpus, books, out, SETTINGS, number, 3) for number in (3, 1)]
+    with pytest.raises(UserError, match=r"out: \d of \d shards are missing, shard-00001.bin first"):
+        prepare(corpus, books, out, SETTINGS, join=True)
+    made.append(prepare_part(corpus, books, out, SETTINGS, 2, 3))
+    assert sum(made) == len(whole.index["shards"])
+    other = replace(SETTINGS, segment_length=4)
+    with pytest.raises(UserError, match="made of other files or with other settings"):
+        prepare(corpus, books, out, other, join=True)
+    prepare(corpus, books, out, SETTINGS, join=True)
+    assert same(tmp_path / "whole", out)
+
+
+@pytest.mark.fast
+@pytest.mark.usefixtures("small_shards")
+def test_parts_name_files_that_cannot_be_used(books: Path, tmp_path: Path) -> None:
+    (books / "book0" / "4.wav").write_bytes(b"RIFF")
+    corpus, out = Blizzard(), tmp_path / "out"
+    whole = prepare(corpus, books, tmp_path / "whole", SETTINGS, skip_bad=True)
+    failed = 0
+    for number in range(1, 5):
+        try:
+            prepare_part(corpus, books, out, SETTINGS, number, 4)
+        except BadFiles:
+            failed += 1
+    assert failed == 1
+    with pytest.raises(BadFiles, match=r"4\.wav"):
+        prepare(corpus, books, out, SETTINGS, join=True)
+    prepare(corpus, books, out, SETTINGS, join=True, skip_bad=True)
+    assert same(whole.folder, out)
+
+
+@pytest.mark.fast
+@pytest.mark.usefixtures("small_shards")
+def test_parts_on_the_command_line(books: Path, tmp_path: Path, zpyro: Zpyro) -> None:
+    sizes = "--set=data.frame_size=20", "--set=data.segment_length=5", "--workers=1"
+    command = "data", "prepare", "blizzard", books, *sizes, "--out"
+    assert zpyro(*command, tmp_path / "whole").exit_code == 0
+    for part in ("2/2", "1/2"):
+        done = zpyro(*command, tmp_path / "out", "--part", part)
+        assert done.exit_code == 0, done.output
+        assert f"part {part}:" in done.stderr
+    assert zpyro(*command, tmp_path / "out", "--join").exit_code == 0
+    assert same(tmp_path / "whole", tmp_path / "out")
+    for wrong in ("0/2", "3/2", "1", "a/b", "1/2/3"):
+        done = zpyro(*command, tmp_path / "new", "--part", wrong)
+        assert done.exit_code == 2
+        assert f"--part {wrong}: is not I/N" in done.stderr
+    done = zpyro(*command, tmp_path / "new", "--part=1/2", "--join")
+    assert done.exit_code == 2
+    assert "give one of them" in done.stderr
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.fast

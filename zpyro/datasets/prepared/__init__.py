@@ -14,7 +14,13 @@ from zpyro.datasets.prepared.corpus import (
     SourceFile,
     Split,
 )
-from zpyro.datasets.prepared.engine import BadFiles, Progress, prepare, prepared_folder
+from zpyro.datasets.prepared.engine import (
+    BadFiles,
+    Progress,
+    prepare,
+    prepare_part,
+    prepared_folder,
+)
 from zpyro.datasets.prepared.store import INDEX, Store, is_prepared
 
 __all__ = [
@@ -31,5 +37,6 @@ __all__ = [
     "Store",
     "is_prepared",
     "prepare",
+    "prepare_part",
     "prepared_folder",
 ]

@@ -66,6 +66,7 @@ def prepare(
     *,
     workers: int = 1,
     skip_bad: bool = False,
+    join: bool = False,
     progress: Progress | None = None,
 ) -> Store:
     """Read a corpus in its original files and write it as a prepared data set.
@@ -80,24 +81,19 @@ def prepare(
         settings: of the data set.
         workers: processes that read; 1 is the calling process.
         skip_bad: leave out files that cannot be used; they are listed in the index.
+        join: put together what :func:`prepare_part` made in ``out``, without reading any file.
         progress: receives progress.
 
     Raises:
         BadFiles: if files cannot be used and are not to be left out; what was read well is kept
             for the next try.
-        UserError: if the layout is not the corpus's, the folder cannot be written, or a worker
-            process ends too early.
+        UserError: if the layout is not the corpus's, the folder cannot be written, a worker
+            process ends too early, or a part to join is missing or of other files or settings.
     """
-    _check_out(out)
-    items = corpus.items(source, settings)
-    tasks = _tasks(corpus, settings, items, out)
-    with files.translate_os_errors(out):
-        (out / JOURNAL).mkdir(parents=True, exist_ok=True)
+    items, tasks = _begin(corpus, source, out, settings)
     with _mapping(min(workers, len(tasks))) as mapped:
-        records = _write_all(tasks, mapped, len(items), progress)
-        problems = [tuple(problem) for record in records for problem in record["problems"]]
-        if problems and not skip_bad:
-            raise BadFiles(source, problems)
+        records = _joined(tasks) if join else _write_all(tasks, mapped, progress)
+        problems = _problems(source, records, skip_bad)
         if not any(record["items"] for record in records):
             raise UserError(f"{source}: none of its {len(items)} files can be used")
         index = _finish(corpus, settings, tasks, records, out, mapped)
@@ -107,6 +103,80 @@ def prepare(
     files.replace_file(out / INDEX, json.dumps(index, indent=1))
     shutil.rmtree(out / JOURNAL)
     return Store(out)
+
+
+def prepare_part(
+    corpus: Corpus,
+    source: Path,
+    out: Path,
+    settings: Any,
+    number: int,
+    parts: int,
+    *,
+    workers: int = 1,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Read one of several parts of a corpus, which may run at the same time on many machines.
+
+    :func:`prepare` with ``join=True`` makes the data set when all are done. Arguments as there, all
+    parts with the same ones; ``out`` must be a folder that all machines see.
+
+    Args:
+        number: of the part, from 1.
+        parts: how many there are.
+
+    Returns:
+        How many shards the part has.
+
+    Raises:
+        BadFiles, UserError: as :func:`prepare`.
+    """
+    tasks = _begin(corpus, source, out, settings)[1][number - 1 :: parts]
+    with _mapping(min(workers, len(tasks))) as mapped:
+        _problems(source, _write_all(tasks, mapped, progress), skip_bad)
+    return len(tasks)
+
+
+def _begin(
+    corpus: Corpus, source: Path, out: Path, settings: Any
+) -> tuple[list[SourceFile], list[Task]]:
+    """All files and shards, and the folder for them."""
+    _check_out(out)
+    items = corpus.items(source, settings)
+    tasks = _tasks(corpus, settings, items, out)
+    with files.translate_os_errors(out):
+        (out / JOURNAL).mkdir(parents=True, exist_ok=True)
+    return items, tasks
+
+
+def _joined(tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    """The records of all shards, each made of the files and settings of now."""
+    found = [(task, shards.read_record(task)) for task in tasks]
+    missing = [task.data.name for task, record in found if record is None]
+    if missing:
+        raise UserError(
+            f"{tasks[0].data.parent}: {len(missing)} of {len(tasks)} shards are missing, "
+            f"{missing[0]} first; run zpyro data prepare --part for every part, then --join"
+        )
+    records = [record for _, record in found if record is not None]
+    for task, record in zip(tasks, records, strict=True):
+        if record["fingerprint"] != task.fingerprint():
+            raise UserError(
+                f"{task.data}: was made of other files or with other settings; run the parts "
+                "again with these, then --join"
+            )
+    return records
+
+
+def _problems(
+    source: Path, records: Sequence[dict[str, Any]], skip_bad: bool
+) -> list[tuple[str, str]]:
+    """What could not be used, if that may be left out."""
+    problems = [(key, text) for record in records for key, text in record["problems"]]
+    if problems and not skip_bad:
+        raise BadFiles(source, problems)
+    return problems
 
 
 def prepared_folder(corpus: Corpus, source: Path, settings: Any) -> Path:
@@ -169,10 +239,10 @@ def _mapping(workers: int) -> Generator[Any, None, None]:
 
 
 def _write_all(
-    tasks: Sequence[Task], mapped: Any, total: int, progress: Progress | None
+    tasks: Sequence[Task], mapped: Any, progress: Progress | None
 ) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
-    done = 0
+    done, total = 0, sum(len(task.items) for task in tasks)
     for task, record in zip(tasks, mapped(shards.write, tasks), strict=True):
         records.append(record)
         done += len(task.items)
