@@ -17,10 +17,12 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 import zpyro
+from benchmarks.plain_srnn import PlainSRNN
 from benchmarks.published import Floor, PublishedZForcing, Terms
 from benchmarks.sizes import Size
 from zpyro.datasets.sequences import Dataset, Sequences
 from zpyro.distributed.processes import SINGLE_PROCESS, BatchShard, ProcessGroup
+from zpyro.models import SRNN
 from zpyro.nn.kernels.cuda_graph import GraphedCallable
 from zpyro.nn.layers import gaussian_kl
 from zpyro.nn.precision import autocast, products
@@ -61,7 +63,7 @@ def make(
     return step_in_precision
 
 
-def _plain_torch(module: type[PublishedZForcing | Floor], size: Size, frames: Tensor) -> Step:
+def _plain_torch(module: Callable[..., nn.Module], size: Size, frames: Tensor) -> Step:
     model = module(size.frame, size.hidden, size.latent, size.embedding, size.mlp)
     model = model.to(frames.device)
     optimizer = torch.optim.Adam(model.parameters(), **ADAM)
@@ -79,6 +81,29 @@ def zforcing(size: Size, like: Tensor, **settings: Any) -> zpyro.ZForcing:
     likelihood = zpyro.likelihoods.Gaussian(size.frame)
     sizes = size.hidden, size.latent, size.embedding, size.mlp
     return zpyro.ZForcing(likelihood, *sizes, **settings).to(like.device)
+
+
+def _plain_srnn(size: Size, frames: Tensor, **settings: Any) -> Step:
+    return _plain_torch(partial(PlainSRNN, **settings), size, frames)
+
+
+def _srnn(size: Size, frames: Tensor, **settings: Any) -> Step:
+    """zpyro's SRNN with the plain bound, as a torch module."""
+    sizes = size.hidden, size.latent, size.embedding, size.mlp
+    model = SRNN(zpyro.likelihoods.Gaussian(size.frame), *sizes, **settings).to(frames.device)
+    loss = zpyro.ZForcingELBO(KL_WEIGHT)(model.model, model.guide)
+    optimizer = torch.optim.Adam(model.parameters(), **ADAM)
+    x, start = frames[1:].transpose(0, 1).contiguous(), frames[0]
+
+    def step() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        value = loss(x, None, start) / len(x)
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimizer.step()
+        return value.detach()
+
+    return step
 
 
 def _fast(size: Size, frames: Tensor, *, captured: bool = False, **settings: Any) -> Step:
@@ -191,5 +216,9 @@ MAKERS: dict[str, Callable[[Size, Tensor], Step]] = {
     "training": _training,
     "plain": partial(_fast, recurrence="plain"),
     "fused": partial(_fast, recurrence="fused"),
+    "plain_srnn": _plain_srnn,
+    "plain_srnn_mlp": partial(_plain_srnn, smoothing_input="mlp"),
+    "srnn": _srnn,
+    "srnn_fused": partial(_srnn, recurrence="fused"),
 }
 """The contenders (a) to (f) of docs/performance.md, and the other recurrences."""

@@ -15,6 +15,12 @@ from torch import Tensor
 from tests.processes import LIMIT
 from tests.recurrence.cases import Case, assert_close, gradients, make, outputs
 from zpyro.nn.kernels import compiled
+from zpyro.nn.kernels.chain_loops import (
+    ChainOutputGradients,
+    ChainTape,
+    ChainWeights,
+    TorchChain,
+)
 from zpyro.nn.kernels.fused_blocks import PathGradients
 from zpyro.nn.kernels.lstm_loops import Tape, Weights
 from zpyro.nn.recurrence import RECURRENCES, plain
@@ -197,6 +203,61 @@ def test_results_do_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> N
     for threads in (2, 3):
         several = loop_results(threads, dtype)
         assert all(torch.equal(a, b) for a, b in zip(alone, several, strict=True))
+
+
+def chain_results(loops: TorchChain, threads: int, dtype: torch.dtype, case: str) -> list[Tensor]:
+    """Every array that the two loops of the latent chain fill with a number of threads."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int, scale: float = 0.5) -> Tensor:
+        return scale * torch.randn(*shape, generator=generator, dtype=dtype)
+
+    steps, rows, latent, width = 4, 43, 21, 37
+    prior_width = 0 if case == "no prior" else 19
+    outputs = 3 if prior_width else 2
+    scale = 9.0 if case == "clamped" else 0.5
+    blocks = [noise(2 * latent, width, scale=scale), noise(latent, prior_width, scale=scale)]
+    weights = ChainWeights(
+        from_latent=noise(width + prior_width, latent, scale=0.05),
+        to_raw=torch.block_diag(*blocks[: outputs - 1]),
+        bias=noise(outputs * latent),
+    )
+    tape = ChainTape(
+        activations=noise(steps, rows, width + prior_width, scale=2.0),
+        raw=noise(steps, rows, outputs * latent),
+        z=noise(steps + 1, rows, latent),
+        noise=noise(steps, rows, latent),
+        mean=noise(steps, rows, latent),
+        log_variance=noise(steps, rows, latent),
+    )
+    grad_outputs = ChainOutputGradients(
+        *(None if case == "no gradients" else noise(*tape.noise.shape) for _ in range(2)),
+        log_variance=noise(*tape.noise.shape),
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        loops.forward(tape, weights, width)
+        return [*tape, *loops.backward(tape, weights, width, grad_outputs)]
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.fast
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("case", ["residual", "no prior", "clamped", "no gradients"])
+def test_the_latent_chain_in_any_number_of_threads(case: str, dtype: torch.dtype) -> None:
+    alone = chain_results(compiled.CompiledChain(), 1, dtype, case)
+    if case == "clamped":
+        assert (alone[5].abs() == 8.0).any()
+    # A rounding error beside a bound changes a gradient by more than any tolerance.
+    if dtype == torch.float64 or case != "clamped":
+        tolerance = 1e-10 if dtype == torch.float64 else 2e-3
+        for found, expected in zip(alone, chain_results(TorchChain(), 1, dtype, case), strict=True):
+            torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    several = chain_results(compiled.CompiledChain(), 3, dtype, case)
+    assert all(torch.equal(a, b) for a, b in zip(alone, several, strict=True))
 
 
 @pytest.mark.fast

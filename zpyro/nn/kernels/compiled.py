@@ -1,4 +1,4 @@
-"""The loops of the fused LSTM recurrence in C++, compiled on the machine that runs them.
+"""The loops of the fused recurrences in C++, compiled on the machine that runs them.
 
 The package contains the source, recurrence.cpp. A C++ compiler with OpenMP builds it once per
 machine, in a few seconds, into the user's cache folder. :func:`status` checks once per process
@@ -20,6 +20,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -28,6 +29,13 @@ from torch import Tensor
 
 from zpyro.errors import UserError
 from zpyro.io.cache import ADVICE, cache_folder
+from zpyro.nn.kernels.chain_loops import (
+    ChainInputGradients,
+    ChainOutputGradients,
+    ChainTape,
+    ChainWeights,
+    TorchChain,
+)
 from zpyro.nn.kernels.fused_blocks import Gradient, PathGradients, running_cell_gradient
 from zpyro.nn.kernels.lstm_loops import (
     GraphedLoops,
@@ -38,7 +46,9 @@ from zpyro.nn.kernels.lstm_loops import (
 )
 
 SOURCE = Path(__file__).parent / "recurrence.cpp"
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-std=c++17", "-O2", "-march=native", "-fopenmp", "-shared", "-fPIC")
+_LOOPS = (("forward", 2), ("backward", 3), ("chain_forward", 2), ("chain_backward", 3))
+"""Functions of the library and the numbers of their arguments."""
 OPERATIONS_A_THREAD = 1e6
 """Floating-point operations of a step for which one more thread pays off."""
 
@@ -89,6 +99,52 @@ def _run_backward(tape: Tape, weights: Weights, grad_outputs: PathGradients) -> 
     return grad_inputs
 
 
+class CompiledChain(TorchChain):
+    """The loops of the latent chain in C++ where possible, otherwise as torch operations."""
+
+    def forward(self, tape: ChainTape, weights: ChainWeights, posterior_width: int) -> None:
+        if not runs_here(tape.z, tape.z.dtype):
+            super().forward(tape, weights, posterior_width)
+        else:
+            _run_chain_forward(tape, weights, posterior_width)
+
+    def backward(
+        self,
+        tape: ChainTape,
+        weights: ChainWeights,
+        posterior_width: int,
+        grad_outputs: ChainOutputGradients,
+    ) -> ChainInputGradients:
+        if not runs_here(tape.z, tape.z.dtype):
+            return super().backward(tape, weights, posterior_width, grad_outputs)
+        return _run_chain_backward(tape, weights, posterior_width, grad_outputs)
+
+
+def _run_chain_forward(tape: ChainTape, weights: ChainWeights, posterior_width: int) -> None:
+    sizes = _chain_sizes(tape, weights, posterior_width)
+    _call("chain_forward", sizes, _pointers(_ChainBuffers, (*weights, *tape)), like=tape.z)
+
+
+def _run_chain_backward(
+    tape: ChainTape,
+    weights: ChainWeights,
+    posterior_width: int,
+    grad_outputs: ChainOutputGradients,
+) -> ChainInputGradients:
+    grad_inputs = ChainInputGradients(
+        activations=torch.empty_like(tape.activations),
+        raw=torch.empty_like(tape.raw),
+        noise=torch.empty_like(tape.noise),
+        first=torch.empty_like(tape.z[0]),
+    )
+    dense = [None if part is None else part.contiguous() for part in grad_outputs]
+    gradients = _pointers(_ChainGradients, (*dense, *grad_inputs))
+    sizes = _chain_sizes(tape, weights, posterior_width)
+    buffers = _pointers(_ChainBuffers, (*weights, *tape))
+    _call("chain_backward", sizes, buffers, gradients, like=tape.z)
+    return grad_inputs
+
+
 def runs_here(like: Tensor, product_dtype: torch.dtype) -> bool:
     """Whether the C++ loops support this tensor's dtype and device, with products in a dtype."""
     supported = like.dtype in (torch.float32, torch.float64) and product_dtype == like.dtype
@@ -135,7 +191,7 @@ def library() -> ctypes.CDLL:
             loaded = ctypes.CDLL(str(path))
         except OSError as again:
             raise NotBuiltError(f"{path} does not load: {again}") from again
-    for loop, arguments in (("forward", 2), ("backward", 3)):
+    for loop, arguments in _LOOPS:
         for dtype in ("float", "double"):
             try:
                 function = getattr(loaded, f"{loop}_{dtype}")
@@ -155,7 +211,7 @@ def library_path() -> Path:
 
 
 def _check_results() -> None:
-    """Compare both loops with those in torch on small random numbers."""
+    """Compare all loops with those in torch on small random numbers."""
     generator = torch.Generator().manual_seed(0)
     steps, rows, hidden, latent, width = 3, 5, 6, 2, 4
 
@@ -181,6 +237,19 @@ def _check_results() -> None:
         embedded=random(4 * hidden, 1),
         gate_bias=random(4 * hidden),
     )
+    chain_tape = ChainTape(
+        activations=random(steps, rows, 2 * width),
+        raw=random(steps, rows, 3 * latent),
+        z=random(steps + 1, rows, latent),
+        noise=random(steps, rows, latent),
+        mean=random(steps, rows, latent),
+        log_variance=random(steps, rows, latent),
+    )
+    chain_weights = ChainWeights(
+        from_latent=random(2 * width, latent),
+        to_raw=torch.block_diag(random(2 * latent, width), random(latent, width)),
+        bias=random(3 * latent),
+    )
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-3)):
         cast = Weights(*(part.to(dtype) for part in weights))
         ours, theirs = (Tape(*(part.to(dtype, copy=True) for part in tape)) for _ in range(2))
@@ -191,9 +260,24 @@ def _check_results() -> None:
             TorchLoops().forward(theirs, cast, dtype)
             found = *ours, *_run_backward(ours, cast, gradients)
             expected = *theirs, *TorchLoops().backward(theirs, cast, gradients, dtype)
-        pairs = zip(found, expected, strict=True)
-        if not all(torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in pairs):
-            raise _removed(library_path(), f"computes wrong results in {dtype}")
+            _compare(found, expected, tolerance)
+            cast = ChainWeights(*(part.to(dtype) for part in chain_weights))
+            ours, theirs = (
+                ChainTape(*(part.to(dtype, copy=True) for part in chain_tape)) for _ in range(2)
+            )
+            gradients = ChainOutputGradients(torch.ones_like(ours.noise), None, None)
+            _run_chain_forward(ours, cast, width)
+            TorchChain().forward(theirs, cast, width)
+            found = *ours, *_run_chain_backward(ours, cast, width, gradients)
+            expected = *theirs, *TorchChain().backward(theirs, cast, width, gradients)
+            _compare(found, expected, tolerance)
+
+
+def _compare(found: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> None:
+    """Remove the library, and raise, where its results are not those of the torch loops."""
+    pairs = zip(found, expected, strict=True)
+    if not all(torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in pairs):
+        raise _removed(library_path(), f"computes wrong results in {found[0].dtype}")
 
 
 def _removed(path: Path, problem: str) -> NotBuiltError:
@@ -274,6 +358,15 @@ _Gradients = _structure(
     "activations gates raw first_hidden first_cell",
 )
 
+_CHAIN_SIZES = "steps rows latent width posterior_width threads latent_stride raw_stride"
+_ChainSizes = _structure("ChainSizes", _CHAIN_SIZES, ctypes.c_long)
+_ChainBuffers = _structure(
+    "ChainBuffers", "from_latent to_raw bias activations raw z noise mean log_variance"
+)
+_ChainGradients = _structure(
+    "ChainGradients", "grad_z grad_mean grad_log_variance activations raw noise first"
+)
+
 
 def _pointers(cls: type[ctypes.Structure], tensors: tuple[Gradient, ...]) -> ctypes.Structure:
     return cls(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))
@@ -288,10 +381,24 @@ def _sizes(tape: Tape, weights: Weights) -> ctypes.Structure:
     steps, rows, latent = tape.z.shape
     hidden, width = tape.hidden.shape[-1], weights.output.shape[1]
     matrices = (weights.hidden, weights.output, weights.gates)
-    operations = 2 * rows * sum(matrix.numel() for matrix in matrices)
-    threads = min(torch.get_num_threads(), 1 + int(operations / OPERATIONS_A_THREAD))
+    threads = _threads(rows, *matrices)
     strides = (matrix.stride(0) for matrix in matrices)
     return _Sizes(steps, rows, hidden, latent, width, threads, *strides)
+
+
+def _chain_sizes(tape: ChainTape, weights: ChainWeights, posterior_width: int) -> ctypes.Structure:
+    steps, rows, latent = tape.noise.shape
+    matrices = weights.from_latent, weights.to_raw
+    strides = (matrix.stride(0) for matrix in matrices)
+    width = len(weights.from_latent)
+    threads = _threads(rows, *matrices)
+    return _ChainSizes(steps, rows, latent, width, posterior_width, threads, *strides)
+
+
+def _threads(rows: int, *matrices: Tensor) -> int:
+    """How many threads pay off for the products of one step."""
+    operations = 2 * rows * sum(matrix.numel() for matrix in matrices)
+    return min(torch.get_num_threads(), 1 + int(operations / OPERATIONS_A_THREAD))
 
 
 def _call(loop: str, *structures: ctypes.Structure, like: Tensor) -> None:

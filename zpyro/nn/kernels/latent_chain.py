@@ -9,6 +9,7 @@ one product per weight gradient.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,19 +17,22 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zpyro.nn import recurrence
-from zpyro.nn.kernels.fused_blocks import (
-    Gradient,
-    activate,
-    activation_slope,
-    clamped,
-    weight_gradient,
+from zpyro.nn.kernels.chain_loops import (
+    ChainOutputGradients,
+    ChainTape,
+    ChainWeights,
+    TorchChain,
 )
-from zpyro.nn.layers import GAUSSIAN_BOUND, GaussianMLP
+from zpyro.nn.kernels.compiled import CompiledChain
+from zpyro.nn.kernels.fused_blocks import Gradient, clamped, weight_gradient
+from zpyro.nn.layers import GaussianMLP
 
 Chain = Callable[
     [GaussianMLP, GaussianMLP | None, Tensor, Tensor, Tensor, Tensor],
     tuple[Tensor, Tensor, Tensor],
 ]
+
+_TORCH_CHAIN = TorchChain()
 
 
 def plain(
@@ -75,10 +79,12 @@ def fused(
     input_features: Tensor,
     noise: Tensor,
     first: Tensor,
+    loops: TorchChain = _TORCH_CHAIN,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same path as one autograd function. Arguments as in :func:`plain`.
+    """The same path as one autograd function.
 
-    The gradient cannot be differentiated again.
+    Arguments are as in :func:`plain`; ``loops`` runs the loops over time. The gradient cannot be
+    differentiated again.
     """
     size = noise.shape[-1]
     networks = [(posterior, future)] + ([] if prior is None else [(prior, input_features)])
@@ -94,6 +100,8 @@ def fused(
     dtype = posterior.output.weight.dtype
     with torch.autocast(noise.device.type, enabled=False):
         path = ChainPath.apply(
+            loops,
+            posterior.hidden.out_features,
             torch.cat(known, dim=-1).to(dtype).transpose(0, 1).contiguous(),
             noise.to(dtype).transpose(0, 1).contiguous(),
             first.to(dtype),
@@ -106,88 +114,72 @@ def fused(
 
 
 class ChainPath(torch.autograd.Function):
-    """z, posterior mean and log variance, time-major (T, N, Z).
-
-    M is the total width of the hidden layers. The unclamped outputs of the networks in ``raw`` are
-    [mean, log variance] or [mean, log variance, residual mean], R = 2Z or 3Z numbers.
-    """
+    """z, posterior mean and log variance, time-major (T, N, Z)."""
 
     @staticmethod
     def forward(
         ctx: Any,
+        loops: TorchChain,
+        posterior_width: int,
         known: Tensor,
         noise: Tensor,
         first: Tensor,
-        from_latent: Tensor,
-        to_raw: Tensor,
-        bias: Tensor,
+        *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Sample a path.
 
         Args:
             ctx: of autograd.
+            loops: the loops over time.
+            posterior_width: width of the posterior's hidden layer.
             known: the part of the hidden layers that does not depend on z, (T, B, M).
             noise: (T, N, Z).
             first: z_0, (N, Z).
-            from_latent: from z_{t-1} to the hidden layers, (M, Z).
-            to_raw: from the hidden layers to the outputs, (R, M).
-            bias: (R,).
+            *weights: see :class:`~zpyro.nn.kernels.chain_loops.ChainWeights`.
         """
         ctx.set_materialize_grads(False)
+        ctx.loops, ctx.posterior_width = loops, posterior_width
+        matrices = ChainWeights(*weights)
         steps, rows, size = noise.shape
-        particles = rows // known.shape[1]
-        activations = noise.new_empty(steps, rows, known.shape[-1])
-        raw = noise.new_empty(steps, rows, len(bias))
-        z = noise.new_empty(steps + 1, rows, size)
-        mean, log_variance = torch.empty_like(noise), torch.empty_like(noise)
-        z[0] = first
-        into_hidden, into_raw = from_latent.t(), to_raw.t()
-        for t in range(steps):
-            linear = torch.addmm(known[t].repeat(particles, 1), z[t], into_hidden)
-            active = activate(linear, activations[t])
-            torch.addmm(bias, active, into_raw, out=raw[t])
-            parts = raw[t].clamp(-GAUSSIAN_BOUND, GAUSSIAN_BOUND).split(size, dim=-1)
-            mean[t] = parts[0] if len(parts) == 2 else parts[0] + parts[2]
-            log_variance[t] = parts[1]
-            torch.addcmul(mean[t], (0.5 * parts[1]).exp_(), noise[t], out=z[t + 1])
-        ctx.particles = particles
-        ctx.save_for_backward(noise, activations, raw, z, from_latent, to_raw)
-        return z[1:], mean, log_variance
+        ctx.particles = rows // known.shape[1]
+        tape = ChainTape(
+            activations=known.repeat(1, ctx.particles, 1),
+            raw=noise.new_empty(steps, rows, len(matrices.bias)),
+            z=noise.new_empty(steps + 1, rows, size),
+            noise=noise,
+            mean=torch.empty_like(noise),
+            log_variance=torch.empty_like(noise),
+        )
+        tape.z[0] = first
+        loops.forward(tape, matrices, posterior_width)
+        ctx.save_for_backward(*tape, *weights)
+        return tape.z[1:], tape.mean, tape.log_variance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Gradient) -> tuple[Gradient, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of the arguments of ``forward``, from those of z, mean and log variance."""
-        noise, activations, raw, z, from_latent, to_raw = ctx.saved_tensors
-        steps, _, size = noise.shape
-        grad_z, grad_mean, grad_log_variance = (
-            torch.zeros_like(noise) if part is None else part for part in grad_outputs
-        )
-        inside = (raw.abs() <= GAUSSIAN_BOUND).to(raw.dtype)
-        log_variance = raw[..., size : 2 * size].clamp(-GAUSSIAN_BOUND, GAUSSIAN_BOUND)
-        deviation = (0.5 * log_variance).exp_()
-        spread = 0.5 * deviation * noise
-        d_activations = activation_slope(activations)
-        d_raw, d_noise = torch.empty_like(raw), torch.empty_like(noise)
-        running = torch.zeros_like(noise[0])
-        for t in reversed(range(steps)):
-            total = running + grad_z[t]
-            torch.mul(total, deviation[t], out=d_noise[t])
-            d_mean = total + grad_mean[t]
-            parts = [d_mean, total * spread[t] + grad_log_variance[t], d_mean]
-            joined = torch.cat(parts[: raw.shape[-1] // size], dim=-1)
-            torch.mul(joined, inside[t], out=d_raw[t])
-            d_activations[t] *= d_raw[t] @ to_raw
-            running = d_activations[t] @ from_latent
-        d_known = d_activations.unflatten(1, (ctx.particles, -1)).sum(1)
+        saved = ctx.saved_tensors
+        count = len(ChainTape._fields)
+        tape, weights = ChainTape(*saved[:count]), ChainWeights(*saved[count:])
+        gradients = ChainOutputGradients(*grad_outputs)
+        loop = ctx.loops.backward(tape, weights, ctx.posterior_width, gradients)
+        dtype = tape.noise.dtype
         return (
-            d_known,
-            d_noise,
-            running,
-            weight_gradient(d_activations, z[:-1], noise.dtype),
-            weight_gradient(d_raw, clamped(activations), noise.dtype),
-            d_raw.sum((0, 1)),
+            *(None, None),
+            loop.activations.unflatten(1, (ctx.particles, -1)).sum(1),
+            loop.noise,
+            loop.first,
+            weight_gradient(loop.activations, tape.z[:-1], dtype),
+            weight_gradient(loop.raw, clamped(tape.activations), dtype),
+            loop.raw.sum((0, 1)),
         )
+
+
+compiled: Chain = partial(fused, loops=CompiledChain())
+"""As :func:`fused`, with its loops in C++ where possible, see :mod:`zpyro.nn.kernels.compiled`."""
+
+_CHAINS: dict[str, Chain] = {"plain": plain, "fused": fused}
 
 
 def choose(name: str) -> Chain:
@@ -197,4 +189,4 @@ def choose(name: str) -> Chain:
         ValueError: if there is none of that name.
     """
     recurrence.choose(name)
-    return plain if name == "plain" else fused
+    return _CHAINS.get(name, compiled)

@@ -1,4 +1,4 @@
-// The two loops over time of zpyro/nn/kernels/lstm_loops.py, for float and double on a CPU.
+// The loops over time of zpyro/nn/kernels/lstm_loops.py and chain_loops.py, for float and double.
 //
 // Every phase of a step is a set of tiles (a block of rows times a panel of columns): a matrix
 // product over the whole depth, then the pointwise work on the tile while it is in the cache. The
@@ -278,9 +278,49 @@ template <typename real> long padded(long columns) {
   return (columns + COLUMNS<real> - 1) / COLUMNS<real> * COLUMNS<real>;
 }
 
+// Leaky ReLU: the tile before the clamp into `activations`, after the clamp into `active`.
+template <typename real>
+void activate(Tile<real> &tile, const Array<real> &activations, const Array<real> &active, long row,
+              long rows, long column, int width) {
+  const real slope = real(SLOPE), bound = real(ACTIVATION_BOUND);
+  for (long r = 0; r < rows; ++r) {
+    vec<real> *x = tile.row(r);
+    Row<real> clamped;
+    for (int v = 0; v < 2; ++v) {
+      x[v] = x[v] > 0 ? x[v] : x[v] * slope;
+      clamped[v] = bounded(x[v], bound);
+    }
+    store(tile.at[r], activations, row + r, column, width);
+    store(clamped.at, active, row + r, column, width);
+  }
+}
+
+// From the gradient of its result (the tile) that of its argument.
+template <typename real>
+void activate_backward(Tile<real> &tile, const Array<real> &activations, const Array<real> &to,
+                       long row, long rows, long column, int width) {
+  const real slope = real(SLOPE), bound = real(ACTIVATION_BOUND);
+  for (long r = 0; r < rows; ++r) {
+    Row<real> x(activations, row + r, column, width);
+    vec<real> *gradient = tile.row(r);
+    for (int v = 0; v < 2; ++v) {
+      vec<real> through = x[v] > 0 ? gradient[v] : gradient[v] * slope;
+      gradient[v] = inside(through, x[v], bound);
+    }
+    store(tile.at[r], to, row + r, column, width);
+  }
+}
+
+// Load a row, or zeros where the array is null.
+template <typename real>
+inline void load_or_zero(real *to, const Array<real> &from, long row, long column, int width) {
+  if (from.start) load(to, from, row, column, width);
+  else std::memset(to, 0, COLUMNS<real> * sizeof(real));
+}
+
 template <typename real> int run_forward(const Sizes &s, const Buffers<real> &b) {
   const long N = s.rows, H = s.hidden, Z = s.latent, M = s.width;
-  const real slope = real(SLOPE), bound = real(ACTIVATION_BOUND), limit = real(GAUSSIAN_BOUND);
+  const real limit = real(GAUSSIAN_BOUND);
   const long numbers_hidden = H * padded<real>(M), numbers_output = M * padded<real>(Z);
   const long numbers_recurrent = H * padded<real>(H), numbers_latent = Z * padded<real>(H);
   Memory<real> memory(numbers_hidden + 2 * numbers_output + 4 * numbers_recurrent +
@@ -327,16 +367,7 @@ template <typename real> int run_forward(const Sizes &s, const Buffers<real> &b)
         Tile<real> &tile = tiles[0];
         for (long r = 0; r < rows; ++r) load(tile.at[r], activations, row + r, column, width);
         multiply(tile, h, row, rows, hidden, p);
-        for (long r = 0; r < rows; ++r) {
-          vec<real> *x = tile.row(r);
-          Row<real> clamped;
-          for (int v = 0; v < 2; ++v) {
-            x[v] = x[v] > 0 ? x[v] : x[v] * slope;
-            clamped[v] = bounded(x[v], bound);
-          }
-          store(tile.at[r], activations, row + r, column, width);
-          store(clamped.at, active, row + r, column, width);
-        }
+        activate(tile, activations, active, row, rows, column, width);
       });
 #pragma omp barrier
       // Its output, and z_t.
@@ -390,7 +421,7 @@ template <typename real> int run_forward(const Sizes &s, const Buffers<real> &b)
 template <typename real>
 int run_backward(const Sizes &s, const Buffers<real> &b, const Gradients<real> &d) {
   const long T = s.steps, N = s.rows, H = s.hidden, Z = s.latent, M = s.width;
-  const real slope = real(SLOPE), bound = real(ACTIVATION_BOUND), limit = real(GAUSSIAN_BOUND);
+  const real limit = real(GAUSSIAN_BOUND);
   const long numbers_latent = 4 * H * padded<real>(Z), numbers_output = 2 * Z * padded<real>(M);
   const long numbers_recurrent = 4 * H * padded<real>(H), numbers_hidden = M * padded<real>(H);
   Memory<real> memory(numbers_latent + numbers_output + numbers_recurrent + numbers_hidden);
@@ -414,10 +445,8 @@ int run_backward(const Sizes &s, const Buffers<real> &b, const Gradients<real> &
       // The gradient of h_t: that of the output, and for t < T that through the next step.
       share<real>(N, H, thread, threads, [&](long p, long column, int width, long row, long rows) {
         const Array<real> grad_hidden{t > 0 ? maybe(d.grad_hidden, (t - 1) * N * H) : nullptr, H};
-        for (long r = 0; r < rows; ++r) {
-          if (grad_hidden.start) load(tile.at[r], grad_hidden, row + r, column, width);
-          else std::memset(tile.at[r], 0, sizeof(tile.at[r]));
-        }
+        for (long r = 0; r < rows; ++r)
+          load_or_zero(tile.at[r], grad_hidden, row + r, column, width);
         if (t < T) {
           multiply(tile, {d.gates + t * N * 4 * H, 4 * H}, row, rows, recurrent, p);
           multiply(tile, {d.activations + t * N * M, M}, row, rows, hidden, p);
@@ -465,18 +494,13 @@ int run_backward(const Sizes &s, const Buffers<real> &b, const Gradients<real> &
         const Array<real> grad_z{maybe(d.grad_z, step * Z), Z};
         const Array<real> grad_mean{maybe(d.grad_mean, step * Z), Z};
         const Array<real> grad_log_variance{maybe(d.grad_log_variance, step * Z), Z};
-        for (long r = 0; r < rows; ++r) {
-          if (grad_z.start) load(tile.at[r], grad_z, row + r, column, width);
-          else std::memset(tile.at[r], 0, sizeof(tile.at[r]));
-        }
+        for (long r = 0; r < rows; ++r) load_or_zero(tile.at[r], grad_z, row + r, column, width);
         multiply(tile, d_gates, row, rows, latent, p);
         for (long r = 0; r < rows; ++r) {
           Row<real> mean(raw, row + r, column, width), spread(raw, row + r, Z + column, width);
-          Row<real> sample(noise, row + r, column, width), zero;
-          for (int v = 0; v < 2; ++v) zero[v] = all(real(0));
-          Row<real> d_mean = zero, d_spread = zero;
-          if (grad_mean.start) load(d_mean.at, grad_mean, row + r, column, width);
-          if (grad_log_variance.start) load(d_spread.at, grad_log_variance, row + r, column, width);
+          Row<real> sample(noise, row + r, column, width), d_mean, d_spread;
+          load_or_zero(d_mean.at, grad_mean, row + r, column, width);
+          load_or_zero(d_spread.at, grad_log_variance, row + r, column, width);
           vec<real> *d_z = tile.row(r);
           for (int v = 0; v < 2; ++v) {
             vec<real> deviation = exponential(bounded(spread[v], limit) * real(0.5));
@@ -494,16 +518,183 @@ int run_backward(const Sizes &s, const Buffers<real> &b, const Gradients<real> &
         const Array<real> activations{b.activations + step * M, M};
         for (long r = 0; r < rows; ++r) std::memset(tile.at[r], 0, sizeof(tile.at[r]));
         multiply(tile, d_raw, row, rows, output, p);
+        activate_backward(tile, activations, d_activations, row, rows, column, width);
+      });
+#pragma omp barrier
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+// -- the chain in which only z feeds back ---------------------------------------------------------
+
+// Widths of the hidden layers of all networks and of the posterior's; the rest is the prior's.
+struct ChainSizes {
+  long steps, rows, latent, width, posterior_width, threads;
+  long latent_stride, raw_stride;
+};
+
+// See Tape and Weights in zpyro/nn/kernels/chain_loops.py.
+template <typename real> struct ChainBuffers {
+  const real *from_latent, *to_raw, *bias;
+  real *activations, *raw, *z, *noise, *mean, *log_variance;
+};
+
+// Gradients of the outputs (null for zeros), and buffers for those of the inputs.
+template <typename real> struct ChainGradients {
+  real *grad_z, *grad_mean, *grad_log_variance;
+  real *activations, *raw, *noise, *first;
+};
+
+namespace {
+
+template <typename real> int run_chain_forward(const ChainSizes &s, const ChainBuffers<real> &b) {
+  const long N = s.rows, Z = s.latent, M = s.width, Q = s.posterior_width, P = M - Q;
+  const int outputs = P ? 3 : 2;
+  const real limit = real(GAUSSIAN_BOUND);
+  const long numbers_latent = Z * padded<real>(M), numbers_output = Q * padded<real>(Z);
+  Memory<real> memory(numbers_latent + 2 * numbers_output + P * padded<real>(Z));
+  Memory<real> scratch(N * M);
+  if (memory.failed || scratch.failed) return 1;
+  const Packed<real> latent{memory.start, Z};
+  real *first = latent.start + numbers_latent;
+  const Packed<real> output[3] = {
+      {first, Q}, {first + numbers_output, Q}, {first + 2 * numbers_output, P}};
+  const Array<real> active{scratch.start, M}, active_prior{scratch.start + Q, M};
+
+#pragma omp parallel num_threads(int(s.threads))
+  {
+    const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    pack(latent, b.from_latent, 1, s.latent_stride, M, thread, threads);
+    for (int q = 0; q < outputs; ++q)
+      pack(output[q], b.to_raw + q * Z * s.raw_stride + (q == 2 ? Q : 0), 1, s.raw_stride, Z,
+           thread, threads);
+    Tile<real> tiles[3];
+#pragma omp barrier
+    for (long t = 0; t < s.steps; ++t) {
+      const Array<real> before{b.z + t * N * Z, Z}, z{b.z + (t + 1) * N * Z, Z};
+      const Array<real> activations{b.activations + t * N * M, M};
+      const Array<real> raw{b.raw + t * N * outputs * Z, outputs * Z};
+      const Array<real> noise{b.noise + t * N * Z, Z}, means{b.mean + t * N * Z, Z};
+      const Array<real> log_variances{b.log_variance + t * N * Z, Z};
+
+      // The hidden layers.
+      share<real>(N, M, thread, threads, [&](long p, long column, int width, long row, long rows) {
+        Tile<real> &tile = tiles[0];
+        for (long r = 0; r < rows; ++r) load(tile.at[r], activations, row + r, column, width);
+        multiply(tile, before, row, rows, latent, p);
+        activate(tile, activations, active, row, rows, column, width);
+      });
+#pragma omp barrier
+      // The outputs, and z_t.
+      share<real>(N, Z, thread, threads, [&](long p, long column, int width, long row, long rows) {
+        const Array<real> biases{const_cast<real *>(b.bias), 0};
+        for (int q = 0; q < outputs; ++q) {
+          for (long r = 0; r < rows; ++r) load(tiles[q].at[r], biases, 0, q * Z + column, width);
+          multiply(tiles[q], q == 2 ? active_prior : active, row, rows, output[q], p);
+        }
         for (long r = 0; r < rows; ++r) {
-          Row<real> x(activations, row + r, column, width);
-          vec<real> *gradient = tile.row(r);
+          for (int q = 0; q < outputs; ++q)
+            store(tiles[q].at[r], raw, row + r, q * Z + column, width);
+          Row<real> sample(noise, row + r, column, width);
+          vec<real> *mean = tiles[0].row(r), *log_variance = tiles[1].row(r);
           for (int v = 0; v < 2; ++v) {
-            vec<real> through = x[v] > 0 ? gradient[v] : gradient[v] * slope;
-            gradient[v] = inside(through, x[v], bound);
+            mean[v] = bounded(mean[v], limit);
+            if (outputs == 3) mean[v] += bounded(tiles[2].row(r)[v], limit);
+            log_variance[v] = bounded(log_variance[v], limit);
+            sample[v] = mean[v] + exponential(log_variance[v] * real(0.5)) * sample[v];
           }
-          store(tile.at[r], d_activations, row + r, column, width);
+          store(tiles[0].at[r], means, row + r, column, width);
+          store(tiles[1].at[r], log_variances, row + r, column, width);
+          store(sample.at, z, row + r, column, width);
         }
       });
+#pragma omp barrier
+    }
+  }
+  return 0;
+}
+
+template <typename real>
+int run_chain_backward(const ChainSizes &s, const ChainBuffers<real> &b,
+                       const ChainGradients<real> &d) {
+  const long T = s.steps, N = s.rows, Z = s.latent, M = s.width, Q = s.posterior_width, P = M - Q;
+  const int outputs = P ? 3 : 2;
+  const real limit = real(GAUSSIAN_BOUND);
+  const long numbers_latent = M * padded<real>(Z), numbers_posterior = 2 * Z * padded<real>(Q);
+  Memory<real> memory(numbers_latent + numbers_posterior + Z * padded<real>(P));
+  if (memory.failed) return 1;
+  const Packed<real> latent{memory.start, M};
+  const Packed<real> posterior{latent.start + numbers_latent, 2 * Z};
+  const Packed<real> prior{posterior.start + numbers_posterior, Z};
+  const Array<real> first{d.first, Z};
+
+#pragma omp parallel num_threads(int(s.threads))
+  {
+    const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    pack(latent, b.from_latent, s.latent_stride, 1, Z, thread, threads);
+    pack(posterior, b.to_raw, s.raw_stride, 1, Q, thread, threads);
+    if (P) pack(prior, b.to_raw + 2 * Z * s.raw_stride + Q, s.raw_stride, 1, P, thread, threads);
+    Tile<real> tile;
+#pragma omp barrier
+    for (long t = T - 1; t >= -1; --t) {
+      const long step = t * N;
+      const Array<real> d_raw{d.raw + step * outputs * Z, outputs * Z};
+      // The gradients of z_t and of the outputs.
+      share<real>(N, Z, thread, threads, [&](long p, long column, int width, long row, long rows) {
+        const Array<real> grad_z{t < 0 ? nullptr : maybe(d.grad_z, step * Z), Z};
+        for (long r = 0; r < rows; ++r) load_or_zero(tile.at[r], grad_z, row + r, column, width);
+        if (t < T - 1) multiply(tile, {d.activations + (t + 1) * N * M, M}, row, rows, latent, p);
+        if (t < 0) {
+          for (long r = 0; r < rows; ++r) store(tile.at[r], first, row + r, column, width);
+          return;
+        }
+        const Array<real> raw{b.raw + step * outputs * Z, outputs * Z};
+        const Array<real> raw_prior{P ? raw.start + 2 * Z : nullptr, raw.stride};
+        const Array<real> noise{b.noise + step * Z, Z};
+        const Array<real> d_noise{d.noise + step * Z, Z};
+        const Array<real> grad_mean{maybe(d.grad_mean, step * Z), Z};
+        const Array<real> grad_log_variance{maybe(d.grad_log_variance, step * Z), Z};
+        for (long r = 0; r < rows; ++r) {
+          Row<real> mean(raw, row + r, column, width), spread(raw, row + r, Z + column, width);
+          Row<real> residual, sample(noise, row + r, column, width), d_mean, d_spread;
+          load_or_zero(residual.at, raw_prior, row + r, column, width);
+          load_or_zero(d_mean.at, grad_mean, row + r, column, width);
+          load_or_zero(d_spread.at, grad_log_variance, row + r, column, width);
+          vec<real> *d_z = tile.row(r);
+          for (int v = 0; v < 2; ++v) {
+            vec<real> deviation = exponential(bounded(spread[v], limit) * real(0.5));
+            d_spread[v] += real(0.5) * d_z[v] * deviation * sample[v];
+            d_spread[v] = inside(d_spread[v], spread[v], limit);
+            d_mean[v] += d_z[v];
+            residual[v] = inside(d_mean[v], residual[v], limit);
+            d_mean[v] = inside(d_mean[v], mean[v], limit);
+            d_z[v] *= deviation;
+          }
+          store(tile.at[r], d_noise, row + r, column, width);
+          store(d_mean.at, d_raw, row + r, column, width);
+          store(d_spread.at, d_raw, row + r, Z + column, width);
+          if (P) store(residual.at, d_raw, row + r, 2 * Z + column, width);
+        }
+      });
+      if (t < 0) break;
+#pragma omp barrier
+      // The gradients of the hidden layers.
+      auto hidden = [&](long columns, const Packed<real> &output, long before, long unit) {
+        share<real>(N, columns, thread, threads,
+                    [&](long p, long column, int width, long row, long rows) {
+          const Array<real> activations{b.activations + step * M + unit, M};
+          const Array<real> d_activations{d.activations + step * M + unit, M};
+          const Array<real> gradients{d_raw.start + before, d_raw.stride};
+          for (long r = 0; r < rows; ++r) std::memset(tile.at[r], 0, sizeof(tile.at[r]));
+          multiply(tile, gradients, row, rows, output, p);
+          activate_backward(tile, activations, d_activations, row, rows, column, width);
+        });
+      };
+      hidden(Q, posterior, 0, 0);
+      if (P) hidden(P, prior, 2 * Z, Q);
 #pragma omp barrier
     }
   }
@@ -521,5 +712,19 @@ int backward_float(const Sizes *s, const Buffers<float> *b, const Gradients<floa
 }
 int backward_double(const Sizes *s, const Buffers<double> *b, const Gradients<double> *d) {
   return run_backward(*s, *b, *d);
+}
+int chain_forward_float(const ChainSizes *s, const ChainBuffers<float> *b) {
+  return run_chain_forward(*s, *b);
+}
+int chain_forward_double(const ChainSizes *s, const ChainBuffers<double> *b) {
+  return run_chain_forward(*s, *b);
+}
+int chain_backward_float(const ChainSizes *s, const ChainBuffers<float> *b,
+                         const ChainGradients<float> *d) {
+  return run_chain_backward(*s, *b, *d);
+}
+int chain_backward_double(const ChainSizes *s, const ChainBuffers<double> *b,
+                          const ChainGradients<double> *d) {
+  return run_chain_backward(*s, *b, *d);
 }
 }
