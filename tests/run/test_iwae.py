@@ -107,5 +107,6 @@ for particles, memory in ((2, 1), (40, 24), (40, 1000)):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, check=True
     )
     one_at_a_time, some, all_together = map(float, result.stdout.split())
-    assert some < one_at_a_time + 24
+    # The allocator of the system rounds up.
+    assert some < one_at_a_time + 2 * 24
     assert all_together > some + 60
