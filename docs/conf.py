@@ -15,7 +15,7 @@ project = "zpyro"
 author = "the authors of zpyro"
 copyright = author
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_click",
@@ -30,6 +30,8 @@ exclude_patterns = ["_build", "_extensions"]
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(?!zpyro).*")]
 
+# Notebooks are shown with the outputs that they hold; tests run them.
+nb_execution_mode = "off"
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 # A block of TeX in Markdown, as GitHub shows it too.

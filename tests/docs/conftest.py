@@ -41,7 +41,8 @@ def _furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def reader(_furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of that folder as the current one; ``vowels`` is short, registrations are undone."""
+    """A copy of that folder as the current one; ``vowels`` and trainings of
+    some minutes are short, registrations are undone."""
     folder = tmp_path / "reader"
     shutil.copytree(_furnished, folder)
     monkeypatch.chdir(folder)
@@ -53,7 +54,14 @@ def reader(_furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         short = {"utterances": 120, "shortest": 0.2, "longest": 0.3} if name == "vowels" else {}
         return load(name, *arguments, **{**short, **changes})
 
+    fit = zpyro.fit
+
+    def fit_little(*arguments: Any, **options: Any) -> zpyro.training.FitResult:
+        short = {"minutes": None, "steps": 10} if "minutes" in options else {}
+        return fit(*arguments, **{**options, **short})
+
     monkeypatch.setattr(zpyro.datasets, "load", load_little)
+    monkeypatch.setattr(zpyro, "fit", fit_little)
     with registrations_undone():
         yield folder
 

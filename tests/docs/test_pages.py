@@ -10,6 +10,7 @@ import importlib.util
 import json
 import re
 import shutil
+import subprocess
 import sys
 import tomllib
 import types
@@ -87,6 +88,25 @@ def test_the_readme_trains(reader: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     namespace = run_python(ROOT / "README.md", monkeypatch)
     assert namespace["objective"].step > 0  # pyright: ignore
     assert len(namespace["z"]) == 8  # pyright: ignore
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_first_model_from_the_readme(number: int, tmp_path: Path) -> None:
+    """Twelve lines, in an empty directory and a process of their own, with a short training."""
+    python = [each for each in blocks(ROOT / "README.md") if each.language == "python"]
+    text = python[number].text
+    assert len([line for line in text.splitlines() if line]) <= 12
+    assert "minutes=1" in text
+    program = text.replace("minutes=1", "steps=10")
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert float(result.stdout) < 0
+    names = {each.name for each in tmp_path.iterdir()}
+    assert names == ({"training.png", "waves"} if number == 0 else {"tides.png", "tides"})
 
 
 @pytest.mark.fast

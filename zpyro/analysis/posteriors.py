@@ -21,6 +21,7 @@ from zpyro.nn.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from zpyro.datasets.batching import Batch
+from zpyro.datasets.sequences import Sequences
 
 STEP = ("sequence", "draw", "time")
 LATENT = (*STEP, "latent")
@@ -153,7 +154,7 @@ class Posterior:
 
 
 def posterior(
-    model: SequenceModel, batch: Batch, num_samples: int = 100, *, seed: int = 0
+    model: SequenceModel, batch: Batch | Sequences, num_samples: int = 100, *, seed: int = 0
 ) -> Posterior:
     """Sample from the posterior of a batch, with prior, posterior and terms along each path.
 
@@ -162,7 +163,7 @@ def posterior(
 
     Args:
         model: a model with latents.
-        batch: of a :class:`~zpyro.datasets.Sequences`.
+        batch: :class:`~zpyro.datasets.Sequences`, or a batch of them.
         num_samples: S, paths per sequence.
         seed: of the noise.
 
@@ -177,6 +178,8 @@ def posterior(
             "the run has a custom guide, whose posterior has no known form; read it in Pyro: "
             "poutine.trace(model.active_guide).get_trace(x, lengths, start)"
         )
+    if isinstance(batch, Sequences):
+        batch = batch.batch()
     padded = torch.arange(batch.x.shape[1]) >= batch.lengths.cpu().unsqueeze(-1)
 
     def array(values: Tensor) -> np.ndarray:

@@ -140,7 +140,9 @@ def load(folder: Path, *, classes: Iterable[type[Any]] = (), guide: Any = None) 
     tensors = tensor_files.read(
         folder / MODEL, model.state_dict(), optional=CUSTOM_GUIDE if guide is None else None
     )
-    model.load_state_dict(tensors, assign=True)
+    # Copies: tensors of a file need not begin where the processor reads fastest.
+    copies = {name: tensor.clone() for name, tensor in tensors.items()}
+    model.load_state_dict(copies, assign=True)
     model.word_dropout = float(meta.get("word_dropout", 0.0))
     model.skip_gradient = float(meta.get("skip_gradient", 0.0))
     model.metadata = manifest.table(meta, "metadata", source)
