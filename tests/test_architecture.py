@@ -104,10 +104,11 @@ def test_every_entry_has_a_layer() -> None:
 
 PUBLIC_NAMES = {
     "zpyro": """
-        Decoded LoadedRun MultiSampleELBO ObjectiveTerms Posterior SequenceModel SequenceTerms
-        UserError ZForcing ZForcingELBO __version__ analysis datasets decode distributed
-        evaluate evaluation fit interpolate io iwae likelihoods load load_run load_state models
-        nn objectives posterior reconstruct schedules sequence_terms settings smc training
+        Decoded Filter Forecast Imputation LoadedRun MultiSampleELBO ObjectiveTerms Posterior
+        SequenceModel SequenceTerms UserError ZForcing ZForcingELBO __version__ analysis datasets
+        decode distributed evaluate evaluation fit forecast impute interpolate io iwae likelihoods
+        load load_run load_state models nn objectives posterior reconstruct schedules
+        sequence_terms settings smc training
     """,
     "zpyro.errors": """
         UserError
@@ -148,7 +149,7 @@ PUBLIC_NAMES = {
         sequence_terms
     """,
     "zpyro.evaluation": """
-        Backtest Evaluation FilterEvaluation ForecastScores Forecaster History
+        Backtest Evaluation Filter FilterEvaluation FilterStep ForecastScores Forecaster History
         ImportanceEvaluation LinearAutoregression OnBatch SeasonalNaive StatsForecast backtest
         check_can_filter check_finite crps energy_score evaluate interval interval_coverage
         interval_width iwae mase naive_error named_terms perplexity score_forecasts smc
@@ -161,11 +162,11 @@ PUBLIC_NAMES = {
         fit_to_data load load_state logger_for open_run read_preset resolve
     """,
     "zpyro.analysis": """
-        ComparisonResult ComparisonSpec Decoded Interpolation LoadedRun Posterior Report
-        Resources SequenceView Summary VARIANTS Variant cite compare decode find_variants
-        interpolate load_run load_split markdown_table new_figure plot_comparison plot_curves
-        plot_frames plot_images plot_side_by_side plot_sounds plot_spectrogram posterior
-        reconstruct sample save_figure view_sequence write_report
+        ComparisonResult ComparisonSpec Decoded Forecast Imputation Interpolation LoadedRun
+        Posterior Report Resources SequenceView Summary VARIANTS Variant cite compare decode
+        find_variants forecast impute interpolate load_run load_split markdown_table new_figure
+        plot_comparison plot_curves plot_frames plot_images plot_side_by_side plot_sounds
+        plot_spectrogram posterior reconstruct sample save_figure view_sequence write_report
     """,
 }
 """The ``__all__`` of zpyro and its entries; list changes in CHANGELOG.md."""

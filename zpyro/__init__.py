@@ -20,16 +20,20 @@ from zpyro import (
 )
 from zpyro.analysis import (
     Decoded,
+    Forecast,
+    Imputation,
     LoadedRun,
     Posterior,
     decode,
+    forecast,
+    impute,
     interpolate,
     load_run,
     posterior,
     reconstruct,
 )
 from zpyro.errors import UserError
-from zpyro.evaluation import evaluate, iwae, smc
+from zpyro.evaluation import Filter, evaluate, iwae, smc
 from zpyro.models import SequenceModel, ZForcing
 from zpyro.objectives import (
     MultiSampleELBO,
@@ -44,6 +48,9 @@ from zpyro.version import __version__
 
 __all__ = [
     "Decoded",
+    "Filter",
+    "Forecast",
+    "Imputation",
     "LoadedRun",
     "MultiSampleELBO",
     "ObjectiveTerms",
@@ -61,6 +68,8 @@ __all__ = [
     "evaluate",
     "evaluation",
     "fit",
+    "forecast",
+    "impute",
     "interpolate",
     "io",
     "iwae",

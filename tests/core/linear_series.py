@@ -269,8 +269,7 @@ def series(covariates: int = 0, lengths: tuple[int, ...] = (12, 9, 4), steps: in
     x = 1.2 * torch.randn(count, longest, SIZE, generator=generator, dtype=torch.float64)
     observed = torch.rand(x.shape, generator=generator) >= 0.3
     observed[0, 3:5] = False
-    observed[1, -1] = False
-    observed[1, 8] = False
+    observed[1:2, 8:] = False
     known = torch.randn(count, longest + steps, covariates, generator=generator).double()
     return Series(
         x.where(observed, torch.nan),

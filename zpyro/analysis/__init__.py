@@ -1,8 +1,8 @@
 """The use of trained models: posteriors, samples, figures, reports and comparisons.
 
 In reading order: ``loading`` (open a run), ``selection`` (sequences that a user names),
-``decoding`` and ``posteriors`` (latents), ``sampling``, ``scores``, ``plots`` (figures),
-``report``, ``comparison``, ``citations``.
+``decoding`` and ``posteriors`` (latents), ``sampling``, ``forecasting``, ``scores``, ``plots``
+(figures), ``report``, ``comparison``, ``citations``.
 """
 
 from zpyro.analysis.citations import cite
@@ -19,6 +19,7 @@ from zpyro.analysis.comparison import (
     plot_comparison,
 )
 from zpyro.analysis.decoding import Decoded, Interpolation, decode, interpolate, reconstruct
+from zpyro.analysis.forecasting import Forecast, Imputation, forecast, impute
 from zpyro.analysis.loading import LoadedRun, load_run, load_split
 from zpyro.analysis.plots import (
     plot_frames,
@@ -38,6 +39,8 @@ __all__ = [
     "ComparisonResult",
     "ComparisonSpec",
     "Decoded",
+    "Forecast",
+    "Imputation",
     "Interpolation",
     "LoadedRun",
     "Posterior",
@@ -50,6 +53,8 @@ __all__ = [
     "compare",
     "decode",
     "find_variants",
+    "forecast",
+    "impute",
     "interpolate",
     "load_run",
     "load_split",

@@ -76,26 +76,53 @@ def reconstruct(
         >>> mean = zpyro.reconstruct(model, batch, use_mean=True).mean[0]
     """
     check_has_latents(model)
-    guide = model.custom_guide if guide is None else guide
     if num_samples < 1 or (use_mean and num_samples > 1):
         raise UserError(f"num_samples is {num_samples}; give 1 or more, and 1 with use_mean")
-    like = next(model.parameters())
-    arguments = model_inputs(model, batch)
-    shape = torch.Size((len(batch), batch.x.shape[1], model.latent_size))
-    with _reproducible(model, seed):
-        bound = model.bind(*arguments)
-        if guide is not None:
-            z = torch.stack(
-                [latents_of(guide, shape, use_mean, *arguments) for _ in range(num_samples)]
-            )
-        elif use_mean:
-            z = bound.sample_posterior(like.new_zeros(1, *shape))
-        else:
-            _, steps, size = shape
-            noise = [named_noise(batch.names, steps, size, seed, n) for n in range(num_samples)]
-            z = bound.sample_posterior(torch.stack(noise).to(like))
+    with reproducible(model, seed):
+        bound = model.bind(*model_inputs(model, batch))
+        z = posterior_latents(
+            model, batch, bound, num_samples, seed, use_mean=use_mean, guide=guide
+        )
         mean, frames = teacher_forced(bound, z)
     return Decoded(zero_padding(z, bound.conditions.mask, 1), mean, frames)
+
+
+def posterior_latents(
+    model: SequenceModel,
+    batch: Batch,
+    bound: BoundModel,
+    num_samples: int,
+    seed: int,
+    *,
+    use_mean: bool = False,
+    guide: Program | None = None,
+) -> Tensor:
+    """Latents of a guide for each sequence, (S, B, T, Z); for use within :func:`reproducible`.
+
+    Args:
+        model: the model.
+        batch: the sequences; their names and the seed fix the noise of the built-in guide.
+        bound: the model bound to them.
+        num_samples: S.
+        seed: of the samples.
+        use_mean: take means instead of samples.
+        guide: by default the one attached to the model, or its built-in one.
+    """
+    guide = model.custom_guide if guide is None else guide
+    shape = torch.Size((bound.sequences, bound.steps, model.latent_size))
+    like = next(model.parameters())
+    if guide is not None:
+        arguments = bound.conditions.arguments
+        return torch.stack(
+            [latents_of(guide, shape, use_mean, *arguments) for _ in range(num_samples)]
+        )
+    if use_mean:
+        return bound.sample_posterior(like.new_zeros(1, *shape))
+    noise = [
+        named_noise(batch.names, bound.steps, model.latent_size, seed, number)
+        for number in range(num_samples)
+    ]
+    return bound.sample_posterior(torch.stack(noise).to(like))
 
 
 def teacher_forced(bound: BoundModel, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,7 +187,7 @@ def decode(
         frame = start.to(like.device, like.dtype if start.is_floating_point() else None)
     means: list[Tensor] = []
     frames: list[Tensor] = []
-    with _reproducible(model, seed):
+    with reproducible(model, seed):
         lengths = torch.full((count,), steps) if lengths is None else lengths
         conditions = model.bind(None, lengths, frame, covariates=covariates).conditions
         if conditions.steps > steps:
@@ -293,7 +320,7 @@ def check_has_latents(model: SequenceModel) -> None:
 
 
 @contextlib.contextmanager
-def _reproducible(model: SequenceModel, seed: int) -> Generator[None, None, None]:
+def reproducible(model: SequenceModel, seed: int) -> Generator[None, None, None]:
     """Evaluation mode and seeded generators within the block."""
     device = next(model.parameters()).device
     with evaluation_mode(model), fork_rng(device):

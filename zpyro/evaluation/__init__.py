@@ -1,6 +1,7 @@
 """How good a model is on held-out sequences: bounds, and the information in its latents.
 
-In reading order: ``elbo``, ``importance_sampling``, ``particle_filter``, ``information``,
+In reading order: ``elbo``, ``importance_sampling``, ``particle_filter``,
+``filtering`` (streams), ``information``,
 ``custom_guides`` (terms of models with a custom guide), ``forecasts`` (scores of samples and
 backtests), ``baselines``.
 """
@@ -18,6 +19,7 @@ from zpyro.evaluation.elbo import (
     named_terms,
     perplexity,
 )
+from zpyro.evaluation.filtering import Filter, FilterStep
 from zpyro.evaluation.forecasts import (
     Backtest,
     Forecaster,
@@ -39,7 +41,9 @@ from zpyro.evaluation.particle_filter import FilterEvaluation, check_can_filter,
 __all__ = [
     "Backtest",
     "Evaluation",
+    "Filter",
     "FilterEvaluation",
+    "FilterStep",
     "ForecastScores",
     "Forecaster",
     "History",

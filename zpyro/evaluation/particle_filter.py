@@ -17,6 +17,7 @@ from zpyro.errors import UserError
 from zpyro.evaluation.elbo import OnBatch, mean_and_stderr, sorted_by_length
 from zpyro.models.base import SequenceModel
 from zpyro.models.bound_model import BoundModel
+from zpyro.models.generation import choose_rows
 from zpyro.models.guides import model_inputs
 from zpyro.nn.devices import sum_dtype
 from zpyro.nn.layers import State, gaussian_log_density
@@ -132,12 +133,36 @@ def check_can_filter(module: SequenceModel) -> None:
 
 
 class _Filtered(NamedTuple):
-    """One batch: bounds (B,), and sums over its steps."""
+    """One batch: bounds (B,), sums over its steps, and the paths where each sequence ends."""
 
     bounds: np.ndarray
     effective: float
     resampled: float
     steps: float
+    state: State
+    log_weights: Tensor
+
+
+def final_states(
+    bound: BoundModel, batch: Batch, num_samples: int, *, num_particles: int, seed: int
+) -> State:
+    """States after the last frame of each sequence, from a particle filter.
+
+    Args:
+        bound: a model in evaluation mode, bound to the batch; it moves with its own guide.
+        batch: B sequences.
+        num_samples: S, states for each sequence, drawn in proportion to their weights.
+        num_particles: K.
+        seed: of the filter.
+
+    Returns:
+        Each part (S B, ...), samples outermost.
+    """
+    found = _filter(bound, batch, num_particles, 0.5, seed, 0)
+    weights = found.log_weights
+    points = torch.arange(num_samples, device=weights.device).to(weights).unsqueeze(1) + 0.5
+    chosen = _systematic(weights, points.expand(-1, len(batch)) / num_samples)
+    return _selected(found.state, chosen)
 
 
 def _filter(
@@ -145,27 +170,30 @@ def _filter(
 ) -> _Filtered:
     module = bound.model
     like = next(module.parameters())
-    lengths = torch.as_tensor(batch.lengths, device=like.device)
+    lengths, shortest = batch.lengths.to(like.device), int(batch.lengths.min())
     noise = _noise(batch.names, particles, module.latent_size, seed, run)
     state = module.first_state(particles * len(batch))
     weights = lengths.new_zeros((particles, len(batch)), dtype=sum_dtype(like.device))
     total = torch.zeros_like(weights[0])
-    effective = resampled = 0.0
+    effective = replaced = 0.0
     for t in range(bound.steps):
         draws, places = next(noise)
-        state, gain = _step(bound, t, state, draws.to(like))
         running = t < lengths
+        before, (state, gain) = state, _step(bound, t, state, draws.to(like))
+        if t >= shortest:
+            state = choose_rows(running.repeat(particles), state, before)
         weights = weights + gain.to(weights).unflatten(0, (particles, -1)).where(running, 0.0)
-        paths = _effective(weights)
+        paths = effective_paths(weights)
         poor = running & (paths < threshold * particles)
         effective += float(paths[running].sum())
-        resampled += float(poor.sum())
+        replaced += float(poor.sum())
         if bool(poor.any()):
             total = total + _mean_weight(weights).where(poor, 0.0)
-            state = _resampled(state, weights, places.to(weights), poor)
+            state = resampled(state, weights, places.to(weights), poor)
             weights = weights.where(~poor, 0.0)
     total = total + _mean_weight(weights)
-    return _Filtered(total.cpu().numpy(), effective, resampled, float(lengths.sum()))
+    steps = float(batch.lengths.sum())
+    return _Filtered(total.cpu().numpy(), effective, replaced, steps, state, weights)
 
 
 def _step(bound: BoundModel, t: int, state: State, noise: Tensor) -> tuple[State, Tensor]:
@@ -216,7 +244,7 @@ def _noise(
         yield torch.from_numpy(np.stack(draws, axis=1)), torch.tensor(places, dtype=torch.float64)
 
 
-def _effective(weights: Tensor) -> Tensor:
+def effective_paths(weights: Tensor) -> Tensor:
     """(sum w)^2 / sum w^2 of log weights (K, B), (B,)."""
     shares = weights.softmax(0)
     return 1.0 / (shares**2).sum(0)
@@ -227,14 +255,30 @@ def _mean_weight(weights: Tensor) -> Tensor:
     return weights.logsumexp(0) - np.log(len(weights))
 
 
-def _resampled(state: State, weights: Tensor, places: Tensor, poor: Tensor) -> State:
-    """The states after systematic resampling where ``poor``, unchanged elsewhere."""
-    particles, sequences = weights.shape
-    own = torch.arange(particles, device=weights.device)
+def resampled(state: State, weights: Tensor, places: Tensor, poor: Tensor) -> State:
+    """The states after systematic resampling where ``poor``, unchanged elsewhere.
+
+    Args:
+        state: of K B paths, particles outermost.
+        weights: log weights, (K, B).
+        places: uniform numbers in [0, 1), (B,).
+        poor: the sequences to resample, (B,).
+    """
+    own = torch.arange(len(weights), device=weights.device).unsqueeze(1)
+    chosen = _systematic(weights, (own + places) / len(weights))
+    return _selected(state, chosen.where(poor, own))
+
+
+def _systematic(weights: Tensor, points: Tensor) -> Tensor:
+    """The paths at points (S, B) in [0, 1) of the cumulative weights (K, B), (S, B)."""
     edges = weights.softmax(0).cumsum(0).T.contiguous()
-    points = (own + places.unsqueeze(1)) / particles
     # Rounding may leave the last edge a little below one.
-    chosen = torch.searchsorted(edges, points, right=True).clamp(max=particles - 1).T
-    chosen = chosen.where(poor, own.unsqueeze(1))
-    rows = (chosen * sequences + torch.arange(sequences, device=weights.device)).flatten()
+    found = torch.searchsorted(edges, points.T.contiguous(), right=True)
+    return found.clamp(max=len(weights) - 1).T
+
+
+def _selected(state: State, chosen: Tensor) -> State:
+    """The states of the paths (S, B) among K B, particles outermost."""
+    sequences = chosen.shape[1]
+    rows = (chosen * sequences + torch.arange(sequences, device=chosen.device)).flatten()
     return tuple(part[rows] for part in state)
