@@ -61,7 +61,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "another step": (manifest.META, flip_the_step),
     "another version, by a flipped bit": (
         manifest.META,
-        lambda path: path.write_text(path.read_text().replace('"format": 1', '"format": 3')),
+        lambda path: path.write_text(path.read_text().replace('"format": 2', '"format": 3')),
     ),
 }
 
@@ -117,9 +117,9 @@ def test_no_sound_checkpoint_left_is_said_so(run: Run) -> None:
 
 def test_another_version_is_no_damage(run: Run) -> None:
     path = run.last / manifest.META
-    path.write_text(json.dumps(manifest.signed({**json.loads(path.read_text()), "format": 2})))
+    path.write_text(json.dumps(manifest.signed({**json.loads(path.read_text()), "format": 99})))
     assert run.recover() is None
-    with pytest.raises(UserError, match="has format version 2"):
+    with pytest.raises(UserError, match="has format version 99"):
         run.load("last")
 
 

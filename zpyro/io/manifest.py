@@ -13,7 +13,8 @@ from zpyro.io import files
 from zpyro.version import __version__
 
 META = "meta.json"
-FORMAT = 1
+FORMAT = 2
+"""The version that is written; all from 1 on are read, see :mod:`zpyro.training.conversion`."""
 CHECKSUM = "checksum"
 
 _LARGEST = 1 << 20
@@ -45,17 +46,17 @@ def write(folder: Path, entries: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The metadata of a checkpoint.
+    """The metadata of a checkpoint, in the format in which they were written.
 
     Raises:
-        UserError: if the file is missing, corrupt, or of another format version.
+        UserError: if the file is missing, corrupt, or of a newer format version.
     """
     path = folder / META
     meta = _parsed(path)
-    if meta.get("format") != FORMAT:
+    if not _is_known(meta):
         raise UserError(
             f"{path}: has format version {meta.get('format')!r}, but zpyro {__version__} "
-            f"reads {FORMAT}; use the zpyro that wrote it ({meta.get('zpyro')})"
+            f"reads 1 to {FORMAT}; use the zpyro that wrote it ({meta.get('zpyro')})"
         )
     if not _unaltered(meta):
         raise UserError(f"{path}: does not match its checksum, it is corrupt; choose another one")
@@ -82,8 +83,8 @@ def damage(folder: Path) -> str | None:
         meta = _parsed(folder / META)
     except UserError as error:
         return str(error).partition("; ")[0]
-    if CHECKSUM not in meta and meta.get("format") != FORMAT:
-        # Of another version: reading it raises the error.
+    if CHECKSUM not in meta and not _is_known(meta):
+        # Of a newer version: reading it raises the error.
         return None
     if not _unaltered(meta):
         return f"{folder / META}: does not match its checksum, it is corrupt"
@@ -137,6 +138,11 @@ def _parsed(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is corrupt ({error}); choose another checkpoint") from error
     return meta if isinstance(meta, dict) else {}
+
+
+def _is_known(meta: Mapping[str, Any]) -> bool:
+    version = meta.get("format")
+    return type(version) is int and 1 <= version <= FORMAT
 
 
 def _unaltered(meta: Mapping[str, Any]) -> bool:

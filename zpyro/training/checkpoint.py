@@ -37,6 +37,7 @@ from zpyro.models.config import ModelConfig, config_class, field_names, is_setti
 from zpyro.models.registry import MODELS
 from zpyro.training import custom_guides
 from zpyro.training.building import build_model
+from zpyro.training.conversion import convert_metadata
 from zpyro.training.custom_guides import GuideSource
 
 if TYPE_CHECKING:
@@ -232,14 +233,10 @@ def load(
             those that its settings ask for; the message names the first bad file or tensor.
     """
     folder = files.complete_folder(folder)
-    meta = manifest.read(folder)
+    meta = convert_metadata(manifest.read(folder))
     source = str(folder / META)
     config = _model_config(manifest.table(meta, "model", source), source)
-    spec = manifest.table(meta, "data", source)
-    if "kind" in spec:
-        # The name of this entry before data types had theirs.
-        spec["data_type"] = spec.pop("kind")
-    data = settings.build(DataSpec, spec, source)
+    data = settings.build(DataSpec, manifest.table(meta, "data", source), source)
     likelihood = _likelihood(manifest.table(meta, "likelihood", source), source)
     if isinstance(data.mean, tuple) and len(data.mean) != likelihood.size:
         raise UserError(

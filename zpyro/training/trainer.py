@@ -17,7 +17,7 @@ import signal
 import time
 from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,7 @@ from zpyro.training.accumulator import MetricAccumulator
 from zpyro.training.anomaly import AnomalyDetection, shown_names
 from zpyro.training.callbacks import Callback
 from zpyro.training.config import TrainConfig
+from zpyro.training.conversion import convert_state
 from zpyro.training.interruption import Interruption
 from zpyro.training.optimizer import Optimizer
 from zpyro.training.runs import MetricsLog, Run
@@ -410,7 +411,7 @@ class Trainer:
             UserError: if that belongs to other data or another configuration, or is damaged.
         """
         assert self._run is not None
-        state = _converted(self.task.load_training_state(self._run.last))
+        state = convert_state(self.task.load_training_state(self._run.last))
         if "train_state" not in state:
             raise UserError(
                 f"{self._run.folder}: holds a model without a training to resume; "
@@ -563,22 +564,3 @@ def is_due(state: TrainState, every: int | None, steps_per_epoch: int) -> bool:
         return state.step % every == 0
     every = steps_per_epoch * -(-MIN_STEPS_BETWEEN_VALIDATIONS // steps_per_epoch)
     return (state.step - state.extra_steps) % every == 0
-
-
-def _converted(state: dict[str, Any]) -> dict[str, Any]:
-    """The state of a training written before its keys were renamed, with the present keys."""
-    if "position" not in state:
-        return state
-    names = {"position": "train_state", "tally": "accumulator", "carried": "task"}
-    state = {names.get(name, name): part for name, part in state.items()}
-    optimizer, train_state = state.get("optimizer"), state["train_state"]
-    if isinstance(optimizer, dict) and "adam" in optimizer:
-        state["optimizer"] = {**optimizer, "optimizer": optimizer["adam"]}
-    if isinstance(train_state, dict):
-        known = {field.name for field in fields(TrainState)}
-        # One entry of it was renamed.
-        state["train_state"] = {
-            name if name in known else "evals_without_improvement": value
-            for name, value in train_state.items()
-        }
-    return state
