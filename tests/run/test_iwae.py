@@ -18,6 +18,8 @@ from zpyro import evaluation
 from zpyro.datasets import Sequences
 from zpyro.distributed.seeding import named_noise
 from zpyro.errors import UserError
+from zpyro.likelihoods import Gaussian
+from zpyro.models import SRNN, ZForcing
 from zpyro.objectives.sequence_terms import sequence_terms
 
 
@@ -88,6 +90,30 @@ def test_the_memory_decides_how_many_paths_are_sampled_together_not_the_result(n
     for result in results[1:]:
         np.testing.assert_allclose(result.iwae_by_sequence, results[0].iwae_by_sequence, rtol=1e-12)
         assert result.effective_paths == pytest.approx(results[0].effective_paths, rel=1e-9)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("cls", [ZForcing, SRNN])
+def test_missing_values_and_covariates(cls: type[ZForcing | SRNN]) -> None:
+    random = np.random.default_rng(0)
+    lengths = (5, 3, 4, 6)
+    observed = tuple(random.random((n, 3)) > 0.3 for n in lengths)
+    data = Sequences(
+        tuple(random.standard_normal((n, 3)) * o for n, o in zip(lengths, observed, strict=True)),
+        ("a", "b", "c", "d"),
+        observed=observed,
+        covariates=tuple(random.standard_normal((n, 2)) for n in lengths),
+    )
+    torch.manual_seed(0)
+    module = cls(Gaussian(3), 12, 4, 6, 8, missing=True, covariate_size=2).double()
+    parts: list[Tensor] = []
+    for draw in range(3):
+        with torch.no_grad():
+            terms = evaluation.named_terms(module, data.batch(), 0, draw)
+        parts.append((terms.log_likelihood + terms.log_prior - terms.log_posterior).sum(1))
+    expected = torch.stack(parts).logsumexp(0) - math.log(3)
+    found = evaluation.iwae(module, data, particles=3).iwae_by_sequence
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_paths_take_no_more_memory_than_they_may() -> None:
