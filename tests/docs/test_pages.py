@@ -206,8 +206,14 @@ def test_every_reason_is_given() -> None:
 @pytest.mark.fast
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_every_file_they_link_to_exists(name: str) -> None:
-    """Sphinx checks the links within the docs."""
-    for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text(encoding="utf-8")):
+    """Sphinx checks the links within the docs; those of README are whole, for package indexes."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = (ROOT / name).read_text(encoding="utf-8")
+    whole = rf"{re.escape(project['urls']['Repository'])}/(?:blob|raw)/main/"
+    if name == "README.md":
+        assert re.findall(r"\]\((?!http)", text) == []
+        assert len(re.findall(whole, text)) > 10
+    for link in re.findall(r"\]\(([^)#:]+)\)", re.sub(whole, "", text)):
         assert (ROOT / link).exists(), f"{name} links to {link}"
 
 
