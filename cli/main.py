@@ -21,6 +21,8 @@ COMMANDS = (
     "train",
     "evaluate",
     "sample",
+    "forecast",
+    "impute",
     "reconstruct",
     "interpolate",
     "inspect",

@@ -1,0 +1,170 @@
+"""From a table to forecasts and a table without gaps, by the commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+
+from tests.cli.conftest import SMALL, Zpyro
+
+SETTINGS = (
+    "--set=data.time=hour",
+    "--set=data.group=station",
+    "--set=data.covariates=open",
+    "--set=data.calendar=hour",
+    "--set=data.segment_length=24",
+    "--set=model.name=vrnn",
+)
+STATIONS = ("north", "south")
+
+
+def table() -> pandas.DataFrame:
+    """Two stations of 200 hours of two columns, some cells empty."""
+    random = np.random.default_rng(0)
+    hours = pandas.date_range("2024-01-01", periods=200, freq="h")
+    day = np.sin(2 * np.pi * np.arange(200) / 24)
+    parts: list[pandas.DataFrame] = []
+    for number, station in enumerate(STATIONS):
+        load = 10 + number + 3 * day + 0.3 * random.normal(size=200)
+        heat = 300 - 40 * day + random.normal(size=200)
+        load[random.random(200) < 0.1] = np.nan
+        part = {"station": station, "hour": hours, "load": load, "heat": heat, "open": day > 0}
+        parts.append(pandas.DataFrame(part).astype({"open": int}))
+    return pandas.concat(parts, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tables")
+    table().to_csv(folder / "load.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, request: pytest.FixtureRequest) -> Path:
+    call: Zpyro = request.getfixturevalue("zpyro")
+    arguments = ("train", "--dataset", "table", "--data", folder / "load.csv", *SETTINGS, *SMALL)
+    result = call(*arguments, "--out", folder / "run", "--max-steps", 30)
+    assert result.exit_code == 0, result.output
+    return folder / "run"
+
+
+def with_future(steps: int = 6) -> pandas.DataFrame:
+    """The table with rows after its end that know the covariate only, in another order."""
+    known = table()
+    after = pandas.date_range("2024-01-09 08:00", periods=steps, freq="h")
+    ahead = [
+        pandas.DataFrame({"station": station, "hour": after, "open": 1}) for station in STATIONS
+    ]
+    frame = pandas.concat([*ahead, known], ignore_index=True)
+    return frame[["open", "heat", "hour", "load", "station"]]
+
+
+def test_forecasts_follow_the_last_value_of_each_series(
+    zpyro: Zpyro,
+    run: Path,
+    tmp_path: Path,
+) -> None:
+    with_future().to_csv(tmp_path / "more.csv", index=False)
+    arguments = ("forecast", run, "--data", tmp_path / "more.csv", "--steps", 6, "--samples", 20)
+    result = zpyro(*arguments, "--out", tmp_path / "forecast.csv")
+    assert result.exit_code == 0, result.output
+    found = pandas.read_csv(tmp_path / "forecast.csv", parse_dates=["hour"])
+    assert list(found.columns[:4]) == ["station", "hour", "load_mean", "load_q0.05"]
+    assert found["station"].tolist() == ["north"] * 6 + ["south"] * 6
+    assert found["hour"][0] == pandas.Timestamp("2024-01-09 08:00")
+    assert np.isfinite(found.iloc[:, 2:].to_numpy()).all()
+    quantiles = found[[f"heat_q{q}" for q in ("0.05", "0.25", "0.5", "0.75", "0.95")]]
+    assert (np.diff(quantiles.to_numpy(), axis=1) >= 0).all()
+    # On the scale of the table, not of the model.
+    assert 200 < found["heat_mean"].min() < found["heat_mean"].max() < 400
+    assert (tmp_path / "forecast.png").stat().st_size > 1000
+
+    again = zpyro(*arguments, "--out", tmp_path / "again.parquet")
+    assert again.exit_code == 0, again.output
+    pandas.testing.assert_frame_equal(
+        pandas.read_parquet(tmp_path / "again.parquet"), found, check_dtype=False
+    )
+
+
+def test_held_out_rows_are_scored_beside_baselines(
+    zpyro: Zpyro,
+    run: Path,
+) -> None:
+    result = zpyro("forecast", run, "--steps", 5, "--samples", 20, "--json", "--windows", 3)
+    assert result.exit_code == 0, result.output
+    scores = json.loads(result.stdout.splitlines()[0])
+    assert {"seasonal_naive", "linear"} <= scores["baselines"].keys()
+    for each in (scores, *scores["baselines"].values()):
+        assert all(np.isfinite(each[name]) for name in ("crps", "mase", "energy_score"))
+        assert 0 <= each["coverage_50"] <= each["coverage_90"] <= 1
+        assert each["num_forecasts"] == 6
+    # Differences of the two strong columns are small beside their size.
+    assert scores["baselines"]["seasonal_naive"]["crps"] < 0.05
+
+
+def test_gaps_are_filled_and_known_values_stay(
+    zpyro: Zpyro,
+    run: Path,
+    folder: Path,
+    tmp_path: Path,
+) -> None:
+    gaps = table().drop(index=[7, 8]).sample(frac=1, random_state=0).assign(remark="kept")
+    gaps.to_csv(tmp_path / "gaps.csv", index=False)
+    arguments = ("impute", run, "--data", tmp_path / "gaps.csv", "--samples", 8)
+    result = zpyro(*arguments, "--out", tmp_path / "filled.csv", "--std")
+    assert result.exit_code == 0, result.output
+    filled = pandas.read_csv(tmp_path / "filled.csv")
+    names = ["station", "hour", "load", "heat", "open", "remark", "load_std", "heat_std"]
+    assert list(filled.columns) == names
+    assert len(filled) == 400
+    known = table()
+    known.loc[[7, 8], ["load", "heat"]] = np.nan
+    for name in ("load", "heat"):
+        missing = known[name].isna()
+        np.testing.assert_allclose(filled[name][~missing], known[name][~missing])
+        assert np.isfinite(filled[name]).all()
+        assert (filled[f"{name}_std"][missing] > 0).all()
+        assert (filled[f"{name}_std"][~missing] == 0).all()
+    assert filled["remark"].isna().sum() == 2
+    # The value that the rest of the frame suggests, not the mean of all.
+    missing = known["load"].isna()
+    rest = filled["load"][missing] - known["load"].mean()
+    assert np.abs(rest).max() < 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("forecast", "RUN", "--steps", "6"), "add rows with empty values"),
+        (("forecast", "RUN", "--steps", "50", "--json"), "has 20 test rows, fewer than the 50"),
+        (("forecast", "RUN", "--windows", "2"), "--windows is for scores"),
+        (("forecast", "RUN", "--data", "other.csv"), "other.csv: has no column"),
+        (("impute", "RUN", "--data", "none.csv", "--out", "a.csv"), "none.csv: does not exist"),
+        (("forecast", "WALKS"), "was trained on npz"),
+    ],
+)
+def test_mistakes_are_one_line(
+    zpyro: Zpyro,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    if "WALKS" in arguments:
+        np.savez("walks.npz", x=np.random.default_rng(0).normal(size=(12, 6, 2)))
+        trained = ("train", "--dataset", "npz", "--data", "walks.npz", "--max-steps", 1, *SMALL)
+        assert zpyro(*trained, "--out", "walks").exit_code == 0
+    names = {"RUN": str(run), "WALKS": "walks"}
+    result = zpyro(*(names.get(word, word) for word in arguments))
+    assert result.exit_code == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert message in errors[0]
