@@ -65,6 +65,8 @@ def test_the_history_is_what_a_run_records(tmp_path: Path) -> None:
         *(("train", 5), ("train", 10), ("valid", 10)),
         *(("train", 15), ("train", 20), ("valid", 20)),
     ]
+    with pytest.raises(UserError, match=r"run: was trained on data in memory, .*zpyro.load"):
+        result.run.config()
     best = [record["elbo"] for record in result.history if record["kind"] == "valid"]
     assert result.best == max(best)
     assert result.minutes == result.seconds / 60

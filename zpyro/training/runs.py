@@ -82,6 +82,11 @@ class Run:
         """
         path = self.folder / CONFIG
         table = settings.read_toml(path)
+        if table.get("data") == settings.NONE:
+            raise UserError(
+                f"{self.folder}: was trained on data in memory, which commands cannot read; use "
+                "zpyro.load in Python"
+            )
         recorded = {} if checkpoint is None else _renamed(checkpoint.settings)
         preset = config.preset_of({**recorded, **table}, str(path), accept_renamed=True)
         folder = table.get("data_folder", settings.NONE)
