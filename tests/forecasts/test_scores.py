@@ -166,6 +166,8 @@ def test_backtest_shows_nothing_of_what_it_asks_for() -> None:
     assert seen == [(8, 12), (11, 15), (14, 18), (7, 11)]
     np.testing.assert_array_equal(found.observed[1, :, 0], [11.0, 12.0, 13.0, 14.0])
     assert found.scores.mae == 2.5
+    flat = backtest(forecaster, [np.arange(20.0)], steps=4, first=8)
+    assert flat.observed.shape == (3, 4, 1)
     assert found.scores.mase == 2.5
 
 

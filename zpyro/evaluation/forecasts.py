@@ -280,7 +280,7 @@ def backtest(
 
     Args:
         forecaster: see :data:`Forecaster`; for instance a :class:`SeasonalNaive`.
-        series: (T_i, D) each, with the part to forecast; NaN means missing.
+        series: (T_i, D) or (T_i,) each, with the part to forecast; NaN means missing.
         steps: H, the horizon.
         first: the first origin, for all series or one each: values before it are never forecast.
         stride: steps between two origins; by default H, so that each value is forecast once.
@@ -300,6 +300,7 @@ def backtest(
     if min(steps, num_samples, 1 if stride is None else stride) < 1:
         raise UserError("backtest: steps, stride and num_samples must be at least 1")
     arrays = [np.asarray(each, np.float64) for each in series]
+    arrays = [each[:, None] if each.ndim == 1 else each for each in arrays]
     firsts = [first] * len(arrays) if isinstance(first, int) else list(first)
     origins = [
         (number, origin)
