@@ -130,10 +130,11 @@ class RecurrentNetwork(IteratedNetwork):
     With recall every iteration begins with a convolution over the state and the inputs, so that
     the problem is not forgotten over many iterations.
 
-    Args: as in :class:`IteratedNetwork`, and
+    Args:
         recall: whether the inputs are given again in every iteration.
         state_bound: largest value of a state after an iteration, None for any. A bounded state
             cannot carry small differences through many iterations.
+        others: as in :class:`IteratedNetwork`.
 
     Source: with recall section 3 of arXiv:2202.05826, without arXiv:2106.04537::
 
