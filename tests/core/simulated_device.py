@@ -108,7 +108,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     given = _pytree.tree_leaves((args, kwargs))
     # As on other devices, numbers of the host may take part, and copies and indices may be mixed.
     here = {isinstance(each, SimulatedTensor) for each in given if _counts(each)}
-    if len(here) > 1 and name not in ("aten::copy_", "aten::_copy_from", "aten::index.Tensor"):
+    if len(here) > 1 and name not in ("aten::copy_", "aten::_copy_from", "aten::index"):
         raise RuntimeError(f"{name}: tensors on {DEVICE} and on the CPU")
     to_host = torch.device(kwargs.get("device") or DEVICE).type == "cpu"
     raw_args, raw_kwargs = _pytree.tree_map(
@@ -185,6 +185,12 @@ def numbers(name: str, folder: Path) -> dict[str, Any]:
         np.nansum(zpyro.posterior(model, data.test.batch(), num_samples=2).z)
     )
     found["reconstructed"] = float(zpyro.reconstruct(model, data.test.batch()).mean.sum())
+    z = torch.from_numpy(random.standard_normal((2, 3, 2)).astype(np.float32))
+    for label, lengths in (("decoded", None), ("decoded to lengths", torch.tensor([3, 2]))):
+        found[label] = float(zpyro.decode(model, z, lengths=lengths, use_mean=True).mean.sum())
+    pair = (zpyro.datasets.collate([data.test[number]]) for number in (0, 1))
+    found["interpolated"] = float(zpyro.interpolate(model, *pair, 3).decoded.mean.sum())
+    found["forecast"] = float(zpyro.forecast(model, data.test, 2, num_samples=2).samples.sum())
     torch.manual_seed(1)
     found["generated"] = float(model.generate(3).sum())
     return found

@@ -143,6 +143,39 @@ def test_a_wrong_graph_is_dropped_with_one_warning(
     assert [record.message.count("CUDA graphs are not used") for record in caplog.records] == [1]
 
 
+def test_later_replays_are_compared_too(
+    graphs: list[FakeGraph], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A graph that goes wrong at its third replay."""
+    del graphs
+    total = torch.zeros(2)
+
+    def late(graph: FakeGraph) -> None:
+        if graph.replays == 3:
+            total.fill_(float("nan"))
+
+    def record(self: GraphedCallable, inputs: Tensors) -> cuda_graph._Recording:
+        graph = Wrong(late, self._function, inputs, self._state())
+        return cuda_graph._Recording(graph, inputs, graph.outputs)
+
+    def step(x: Tensor) -> Tensors:
+        total.add_(x)
+        return (x.sum().reshape(1),)
+
+    monkeypatch.setattr(GraphedCallable, "_record", record)
+    graphed = GraphedCallable(step, warm_up=0, state=lambda: [total])
+    with caplog.at_level(logging.WARNING):
+        for number in range(1, 7):
+            graphed(torch.ones(2))
+            assert total.tolist() == [number] * 2
+            assert len(caplog.records) == (number > 2)
+
+
+def test_which_replays_are_compared() -> None:
+    compared = [replay for replay in range(1, 100) if cuda_graph.is_compared(replay)]
+    assert compared == [1, 2, 3, 4, 8, 16, 32, 64]
+
+
 @pytest.mark.parametrize("times", [0, 2])
 def test_a_graph_that_changes_too_little_or_too_much_is_dropped(
     times: int,

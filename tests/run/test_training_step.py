@@ -14,8 +14,10 @@ import torch
 from tests.recurrence.fake_graphs import use_fake_graphs
 from tests.run.small import dataset, model, settings
 from zpyro.distributed.processes import full_batch
+from zpyro.models.config import model_config
 from zpyro.nn import precision
 from zpyro.nn.kernels.cuda_graph import GraphedCallable
+from zpyro.training import build_model
 from zpyro.training import fitting as training
 from zpyro.training import trainer as trainer_module
 from zpyro.training.accumulator import MetricAccumulator
@@ -152,6 +154,16 @@ def test_checking_a_graph_takes_its_step_once(monkeypatch: pytest.MonkeyPatch) -
         assert torch.equal(captured_weights[name], value), name
     assert all(torch.equal(a, b) for a, b in zip(captured_state, state, strict=True))
     assert captured_sums.state_dict() == sums.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "captures"),
+    [("dmm", "bfloat16", False), ("dmm", "float32", True), ("zforcing", "bfloat16", True)],
+)
+def test_what_is_not_captured(name: str, chosen: str, captures: bool) -> None:
+    config = settings(precision=chosen)
+    built = build_model(model_config(name, hidden_size=4), model().likelihood)
+    assert SequenceTask(built, dataset(), config).can_capture == captures
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

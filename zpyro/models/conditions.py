@@ -82,7 +82,7 @@ def conditions_of(
     first = likelihood.start(count, like) if start is None else start
     if tuple(first.shape) != (count, *event):
         raise ValueError(f"start has shape {tuple(first.shape)}; it must be {(count, *event)}")
-    steps, mask = _steps_and_mask(x, lengths, count)
+    steps, mask = _steps_and_mask(x, lengths, count, first.device)
     source = (x, lengths, start, observed, covariates)
     if observed is not None:
         if x is None:
@@ -132,10 +132,10 @@ def _count(x: Tensor | None, lengths: Tensor | int | None, start: Tensor | None)
 
 
 def _steps_and_mask(
-    x: Tensor | None, lengths: Tensor | int | None, count: int
+    x: Tensor | None, lengths: Tensor | int | None, count: int, device: torch.device
 ) -> tuple[int, Tensor | None]:
     if isinstance(lengths, int):
-        lengths = torch.full((count,), lengths, device=None if x is None else x.device)
+        lengths = torch.full((count,), lengths, device=device)
     if lengths is None:
         assert x is not None
         return x.shape[1], None
@@ -146,6 +146,5 @@ def _steps_and_mask(
     on_host = lengths.device.type == "cpu"
     if on_host and not bool(((lengths >= 0) & (lengths <= steps)).all()):
         raise ValueError(f"lengths must lie within 0..{steps}; got {lengths.tolist()}")
-    device = lengths.device if x is None else x.device
     positions = torch.arange(steps, device=device)
     return steps, positions < lengths.to(device).unsqueeze(-1)

@@ -116,6 +116,9 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
     carries_state: bool = False
     """Whether training can continue from the state of the previous row of a stream."""
 
+    captures_bfloat16: bool = True
+    """Whether training steps in bfloat16 may be captured as CUDA graphs."""
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         model = super().__new__(cls)
         # A torch module takes no attributes before its __init__.

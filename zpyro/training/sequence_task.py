@@ -26,6 +26,7 @@ from zpyro.models.conditions import cast_floats
 from zpyro.nn.devices import to_device
 from zpyro.nn.layers import State
 from zpyro.nn.noise import CounterNoise, NoiseSource
+from zpyro.nn.precision import resolve_precision
 from zpyro.objectives.elbo import ZForcingELBO
 from zpyro.training import checkpoint
 from zpyro.training.accumulator import means
@@ -90,7 +91,9 @@ class SequenceTask(TrainingTask[SequenceModel]):
         self._objective = self.elbo(model.model, model.active_guide)
         process_group.synchronize(self._objective)
         self._like = next(self._objective.parameters())
-        captures = config.train.cuda_graph and self._like.is_cuda
+        chosen = resolve_precision(config.train.precision, self._like.device)
+        self.can_capture = chosen != "bfloat16" or model.captures_bfloat16
+        captures = config.train.cuda_graph and self._like.is_cuda and self.can_capture
         self._padded_lengths = length_edges(dataset.train.lengths) if captures else None
         # The state after the newest batch, where the rows of streams continue from it.
         self._carried: State = ()

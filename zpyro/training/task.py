@@ -98,6 +98,7 @@ class TrainingTask(abc.ABC, Generic[M]):
         term_names: the numbers that :meth:`loss` reports beside the loss.
         score: the number of :meth:`validate` to maximize; None for no validation in training.
         seconds_between_checkpoints: a limit beside ``train.checkpoint_every``, or None.
+        can_capture: whether steps may be captured as CUDA graphs.
         max_graphs: CUDA graphs kept for each key of :meth:`inputs`, one for each shape.
 
     Example::
@@ -128,6 +129,7 @@ class TrainingTask(abc.ABC, Generic[M]):
     term_names: tuple[str, ...] = ()
     score: str | None = None
     seconds_between_checkpoints: float | None = None
+    can_capture: bool = True
     max_graphs: int = 8
 
     # -- the batches and the loss -----------------------------------------------------------------

@@ -126,7 +126,8 @@ class Trainer:
         anomalies = AnomalyDetection(task.model, self.accumulator) if detect_anomaly else None
         self._anomalies = anomalies
         # No graphs that anomaly detection must look into.
-        self._captures = train.cuda_graph and self.device.type == "cuda" and not detect_anomaly
+        on_cuda = self.device.type == "cuda"
+        self._captures = train.cuda_graph and on_cuda and task.can_capture and not detect_anomaly
         self._updates: dict[Hashable, GraphedCallable] = {}
         # Which parameters the newest backward pass of each key reached.
         self._reached: dict[Hashable, list[bool]] = {}

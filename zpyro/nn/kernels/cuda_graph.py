@@ -3,9 +3,9 @@
 The time of a loop of small kernels is the time of their launches; a graph launches them all at
 once. On a CPU, and while a larger graph is recorded, the function is called directly.
 
-A graph is used only after its first replay gave what a direct call gives. Where recording fails or
-the results differ, a warning is logged once, the results of the direct call are kept, and the
-function is called directly from then on.
+The first replay of a graph, and later ones at growing distances, are compared with a direct call.
+Where recording fails or the results differ, a warning is logged once, the results of the direct
+call are kept, and the function is called directly from then on.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ class _Recording(NamedTuple):
     graph: Any
     inputs: Tensors
     outputs: Tensors
+
+
+def is_compared(replay: int) -> bool:
+    """Whether a replay, counted from 1, is compared: the first four, then each power of two."""
+    return replay <= 4 or replay & (replay - 1) == 0
 
 
 class _Snapshot:
@@ -95,6 +100,7 @@ class GraphedCallable:
         self._clone_outputs = clone_outputs
         self._seen: Counter[tuple[Any, ...]] = Counter()
         self._recordings: OrderedDict[tuple[Any, ...], _Recording] = OrderedDict()
+        self._replays: Counter[tuple[Any, ...]] = Counter()
         self._enabled = enabled
         self._state = state
         self._tolerance = tolerance
@@ -107,18 +113,21 @@ class GraphedCallable:
         rounding = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
         key = (*rounding, *((part.shape, part.dtype, part.device) for part in inputs))
         recording = self._recordings.get(key)
-        if recording is not None:
-            self._recordings.move_to_end(key)
-            outputs = _replay(recording, inputs)
-        else:
+        if recording is None:
             self._seen[key] += 1
             if self._seen[key] <= self._warm_up:
                 return self._function(*inputs)
-            outputs = self._first_replay(key, inputs)
+        else:
+            self._recordings.move_to_end(key)
+        self._replays[key] += 1
+        if recording is not None and not is_compared(self._replays[key]):
+            outputs = _replay(recording, inputs)
+        else:
+            outputs = self._compared_replay(key, inputs)
         return tuple(part.clone() for part in outputs) if self._clone_outputs else outputs
 
-    def _first_replay(self, key: tuple[Any, ...], inputs: Tensors) -> Tensors:
-        """Record a graph, and keep it if its first replay does what a direct call does."""
+    def _compared_replay(self, key: tuple[Any, ...], inputs: Tensors) -> Tensors:
+        """Replay a graph, recorded first if necessary, and keep it if a direct call agrees."""
         try:
             before = _Snapshot(self._state(), inputs[0].device)
             copies = _copies(inputs)
@@ -132,12 +141,12 @@ class GraphedCallable:
             self._give_up("no memory to check them")
             return expected
         if not all(part.isfinite().all() for part in expected):
-            # Such numbers cannot be compared: try again after as many calls as before.
-            self._seen[key] = 0
+            # Such numbers cannot be compared: the next call is.
+            self._replays[key] -= 1
             return expected
         before.restore()
         try:
-            recording = self._record(inputs)
+            recording = self._recordings.get(key) or self._record(inputs)
             outputs = _replay(recording, inputs)
             problem = _difference(outputs, expected, before, after, self._tolerance)
         except RuntimeError as error:
@@ -148,7 +157,7 @@ class GraphedCallable:
                 self._recordings[key] = recording
                 if len(self._recordings) > self._max_graphs:
                     dropped, _ = self._recordings.popitem(last=False)
-                    del self._seen[dropped]
+                    del self._seen[dropped], self._replays[dropped]
                 return outputs
         after.restore()
         self._give_up(problem)
