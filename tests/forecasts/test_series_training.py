@@ -65,6 +65,20 @@ def test_a_run_on_series_with_gaps(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.fast
+def test_a_sampled_continuation_of_a_prefix_with_gaps(tmp_path: Path) -> None:
+    data = series(covariates=False)
+    config = replace(
+        small.settings(max_steps=1), model=fit_to_data(small.MODEL, data), dataset=data.name
+    )
+    likelihood = build_likelihood(config.model, data.likelihood, data.frame_size)
+    run = runs.create(tmp_path / "run", config)
+    zpyro.fit(build_model(config.model, likelihood), data, config, run=run)
+    held = checkpoint.load(run.best)
+    prefix = np.array([[0.5, np.nan], [np.nan, np.nan], [0.1, 0.2]])
+    assert np.isfinite(zpyro.analysis.sample(held, 2, 3, prefix=prefix)).all()
+
+
+@pytest.mark.fast
 def test_models_are_set_up_for_their_data() -> None:
     plain = series(missing=False, covariates=False)
     config = fit_to_data(small.MODEL, plain)

@@ -35,8 +35,8 @@ def sample(
         steps: T, frames of each.
         seed: of the samples.
         temperature: factor on standard deviations; logits are divided by it.
-        prefix: raw frames (P, D) or tokens (P,) that every sequence continues. If the data have
-            start frames, its first frame is used as one.
+        prefix: raw frames (P, D), NaN where missing, or tokens (P,) that every sequence continues.
+            If the data have start frames, its first frame is used as one.
 
     Returns:
         Raw frames (N, T, D) or tokens (N, T), without the prefix.
@@ -55,12 +55,17 @@ def sample(
     elif start is not None:
         chosen = np.random.default_rng(seed).integers(len(start), size=count)
         start = start[torch.from_numpy(chosen)]
+    observed = None
+    if given is not None and bool(given.isnan().any()):
+        observed = ~given.isnan()
+        given = given.where(observed, 0.0)
     generated = module.generate(
         steps,
         num_sequences=count,
         start=None if start is None else to_model(module, start),
         prefix=None if given is None else to_model(module, given),
         temperature=temperature,
+        observed=observed,
     )
     return denormalize(checkpoint, generated.cpu().numpy())
 
