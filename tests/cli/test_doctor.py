@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from zpyro.analysis import installation
 from zpyro.analysis.installation import check_cache, check_compiled_loops, check_step
 from zpyro.nn.kernels import compiled
-from zpyro_cli.doctor import command
+from zpyro_cli.main import main
 
 CPU = torch.device("cpu")
 
@@ -32,7 +32,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_json_and_text_report_every_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installation, "_status", lambda: "ready")
-    result = CliRunner().invoke(command, ["--json"])
+    result = CliRunner().invoke(main, ["doctor", "--json"])
     report = json.loads(result.stdout)
     assert result.exit_code == 0
     assert report["ok"] is True
@@ -41,7 +41,7 @@ def test_json_and_text_report_every_check(monkeypatch: pytest.MonkeyPatch) -> No
     assert names[:2] == ["cache folder", "C++ loops"]
     for recurrence in ("plain", "fused"):
         assert f"training step on cpu, recurrence {recurrence}, float32" in names
-    text = CliRunner().invoke(command)
+    text = CliRunner().invoke(main, ["doctor"])
     assert text.exit_code == 0
     assert all(name in text.stdout for name in names)
     assert "everything that this machine can do works" in text.stdout
@@ -54,7 +54,7 @@ def test_a_failure_is_named_and_gives_exit_code_1(
     monkeypatch.setenv("ZPYRO_CACHE", str(tmp_path / "file" / "below"))
     monkeypatch.setenv("ZPYRO_COMPILE", "0")
     monkeypatch.setattr(installation, "devices", list)
-    result = CliRunner().invoke(command)
+    result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
     assert "1 of 2 checks failed: cache folder" in result.stdout
     assert "set ZPYRO_CACHE to a folder that can be written" in result.stdout
