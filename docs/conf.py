@@ -11,12 +11,15 @@ from sphinx.application import Sphinx
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_extensions"))
 
+import inventories  # noqa: E402
+
 project = "zpyro"
 author = "the authors of zpyro"
 copyright = author
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
     "sphinx_click",
     "api_pages",
@@ -25,8 +28,11 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_extensions"]
 
+# Names of torch, Pyro, NumPy and Python that the table has become links.
+intersphinx_mapping = inventories.mapping(HERE / "_build" / "inventories")
+
 # A reference to a name of zpyro that does not exist is a warning, and warnings are errors. Names of
-# torch and Pyro are not checked: that would need their inventories from the network.
+# other projects are not checked: that would need whole inventories from the network.
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(?!zpyro).*")]
 

@@ -52,7 +52,7 @@ def bind(
             f"covariates a step, the data have {found}; give those it was built for, or build it "
             f"with covariate_size={found}"
         )
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         raise UserError(
             "torch.jit.trace: the loops over time cannot be recorded; use Trace_ELBO for "
             "JitTrace_ELBO, and NUTS without jit_compile"
