@@ -35,6 +35,8 @@ def test_a_step_on_mazes(name: str, solver: str) -> None:
     # Narrow and short: the full width is for a GPU.
     preset = dataclasses.replace(task.preset(name), width=8, iterations=2)
     examples = task.build(Request("train", 9, 4, 0, options=preset.options))
+    # Weights that keep the size of states start with logits around 1, larger ones for some seeds.
+    torch.manual_seed(3)
     built = building.build(task, preset, solver)
     loss = built.loss(examples.inputs.float(), examples.targets.long())
     loss.backward()
