@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 
 from benchmarks.sizes import Size
+from zpyro.analysis.installation import processor_name
 from zpyro.training.allocation import keep_freed_memory
 
 WARM_UP = 2
@@ -101,10 +100,4 @@ def peak_mib(contender: str, size_name: str, threads: int, device: str = "cpu") 
 
 def machine() -> str:
     """The processor, the number of threads, and the version of torch."""
-    name = platform.processor()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        pass
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}"

@@ -11,18 +11,14 @@ import click
 from .common import log, pluralize, status
 from .options import model_options
 from .paths import PATH
-from .sequences import open_run, write_plot
+from .sequences import open_run, read_table, table_option, write_plot
 
 SHOWN = ("crps", "coverage_50", "coverage_90", "mase")
 
 
 @click.command("forecast")
 @click.argument("run", type=PATH)
-@click.option(
-    "--data",
-    type=PATH,
-    help="A CSV or Parquet file with the columns of the training.  [default: that of the training]",
-)
+@table_option
 @click.option(
     "--steps", default=24, show_default=True, type=click.IntRange(1, 100_000), help="Rows ahead."
 )
@@ -89,10 +85,7 @@ def command(
     if windows > 1 and not as_json:
         raise UserError("--windows is for scores; give --json too")
     tables = TableRun(open_run(run, **options), context)
-    with status(f"reading {data or 'the table of the training'}"):
-        label, _, table = tables.read(data)
-    for note in table.notes:
-        log(f"note: {note}")
+    label, _, table = read_table(tables, data)
     count = f"{len(table.series):,} series"
     if as_json:
         with status(f"forecasting {count} {pluralize(windows, 'time')}"):

@@ -7,19 +7,15 @@ from typing import Any
 
 import click
 
-from .common import log, pluralize, status
+from .common import pluralize, status
 from .options import model_options
 from .paths import PATH
-from .sequences import open_run
+from .sequences import open_run, read_table, table_option
 
 
 @click.command("impute")
 @click.argument("run", type=PATH)
-@click.option(
-    "--data",
-    type=PATH,
-    help="A CSV or Parquet file with the columns of the training.  [default: that of the training]",
-)
+@table_option
 @click.option("--out", required=True, type=PATH, help="A .csv or .parquet file to write.")
 @click.option(
     "--std", is_flag=True, help="Add a column NAME_std for each column of values; 0 where known."
@@ -63,10 +59,7 @@ def command(
     from zpyro.datasets.formats.tables import write_frame
 
     tables = TableRun(open_run(run, **options), context)
-    with status(f"reading {data or 'the table of the training'}"):
-        label, frame, table = tables.read(data)
-    for note in table.notes:
-        log(f"note: {note}")
+    label, frame, table = read_table(tables, data)
     missing = sum(int(np.isnan(series.values).sum()) for series in table.series)
     with status(f"filling {pluralize(missing, 'value')}"):
         filled = tables.impute(label, table, num_samples, seed)

@@ -16,9 +16,12 @@ from .user_code import load_user_code
 
 if TYPE_CHECKING:
     import numpy as np
+    from pandas import DataFrame
 
     from zpyro.analysis.loading import LoadedRun
+    from zpyro.analysis.table_forecasts import TableRun
     from zpyro.datasets.sequences import Sequences
+    from zpyro.datasets.table_series import Table
     from zpyro.training.checkpoint import Checkpoint
 
 OPTIONS = (
@@ -37,12 +40,29 @@ OPTIONS = (
 )
 
 
+table_option = click.option(
+    "--data",
+    type=PATH,
+    help="A CSV or Parquet file with the columns of the training.  [default: that of the training]",
+)
+"""The option of the commands on tables."""
+
+
 def sequence_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --split and --data, and the options of every command on a model."""
     command = model_options(command)
     for option in reversed(OPTIONS):
         command = option(command)
     return command
+
+
+def read_table(tables: TableRun, data: Path | None) -> tuple[str, DataFrame, Table]:
+    """As :meth:`zpyro.analysis.table_forecasts.TableRun.read`, with the notes of the table."""
+    with status(f"reading {data or 'the table of the training'}"):
+        label, frame, table = tables.read(data)
+    for note in table.notes:
+        log(f"note: {note}")
+    return label, frame, table
 
 
 def open_run(

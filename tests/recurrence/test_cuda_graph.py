@@ -101,6 +101,16 @@ class Wrong(FakeGraph):
         self._mistake(self)
 
 
+def use_wrong_graphs(monkeypatch: pytest.MonkeyPatch, mistake: Callable[[FakeGraph], None]) -> None:
+    """Have graphs recorded whose replays make a mistake."""
+
+    def record(self: GraphedCallable, inputs: Tensors) -> cuda_graph._Recording:
+        graph = Wrong(mistake, self._function, inputs, self._state())
+        return cuda_graph._Recording(graph, inputs, graph.outputs)
+
+    monkeypatch.setattr(GraphedCallable, "_record", record)
+
+
 def wrong_output(graph: FakeGraph) -> None:
     graph.outputs[0].mul_(1.002)
 
@@ -123,15 +133,11 @@ def test_a_wrong_graph_is_dropped_with_one_warning(
     del graphs
     total = torch.zeros(2)
 
-    def record(self: GraphedCallable, inputs: Tensors) -> cuda_graph._Recording:
-        graph = Wrong(mistake, self._function, inputs, self._state())
-        return cuda_graph._Recording(graph, inputs, graph.outputs)
-
     def step(x: Tensor) -> Tensors:
         total.add_(torch.rand(2) * x)
         return (total.sum().reshape(1),)
 
-    monkeypatch.setattr(GraphedCallable, "_record", record)
+    use_wrong_graphs(monkeypatch, mistake)
     graphed = GraphedCallable(step, warm_up=1, state=lambda: [total])
     torch.manual_seed(0)
     with caplog.at_level(logging.WARNING):
@@ -154,15 +160,11 @@ def test_later_replays_are_compared_too(
         if graph.replays == 3:
             total.fill_(float("nan"))
 
-    def record(self: GraphedCallable, inputs: Tensors) -> cuda_graph._Recording:
-        graph = Wrong(late, self._function, inputs, self._state())
-        return cuda_graph._Recording(graph, inputs, graph.outputs)
-
     def step(x: Tensor) -> Tensors:
         total.add_(x)
         return (x.sum().reshape(1),)
 
-    monkeypatch.setattr(GraphedCallable, "_record", record)
+    use_wrong_graphs(monkeypatch, late)
     graphed = GraphedCallable(step, warm_up=0, state=lambda: [total])
     with caplog.at_level(logging.WARNING):
         for number in range(1, 7):
@@ -186,10 +188,6 @@ def test_a_graph_that_changes_too_little_or_too_much_is_dropped(
     del graphs
     weight = torch.zeros(2)
 
-    def record(self: GraphedCallable, inputs: Tensors) -> cuda_graph._Recording:
-        graph = Wrong(change, self._function, inputs, self._state())
-        return cuda_graph._Recording(graph, inputs, graph.outputs)
-
     def change(_: FakeGraph) -> None:
         weight.add_(times - 1.0)
 
@@ -197,7 +195,7 @@ def test_a_graph_that_changes_too_little_or_too_much_is_dropped(
         weight.add_(x)
         return (x.sum().reshape(1),)
 
-    monkeypatch.setattr(GraphedCallable, "_record", record)
+    use_wrong_graphs(monkeypatch, change)
     graphed = GraphedCallable(step, warm_up=1, state=lambda: [weight])
     with caplog.at_level(logging.WARNING):
         for number in range(1, 5):

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -107,7 +107,7 @@ def machine() -> dict[str, str | int]:
     """The operating system, the processor and every device that torch finds."""
     found: dict[str, str | int] = {
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
     }
@@ -144,12 +144,8 @@ def check_cache() -> Check:
         what, _, advice = str(error).rpartition("; ")
         return Check("cache folder", "failed", what, advice)
     except OSError as error:
-        return Check(
-            "cache folder",
-            "failed",
-            f"{error.filename or ''}: {error.strerror}".lstrip(": "),
-            ADVICE,
-        )
+        found = ": ".join(filter(None, (error.filename, error.strerror)))
+        return Check("cache folder", "failed", found, ADVICE)
     return Check("cache folder", "ok", str(folder))
 
 
@@ -175,7 +171,7 @@ def check_compiled_loops() -> Check:
         return Check(name, "off", found, advice)
     if ADVICE in found:
         return Check(name, "failed", found.replace(f"; {ADVICE}", ""), ADVICE)
-    advice = "mend the compiler, or set CXX to another; until then the slower torch loops run"
+    advice = "repair the compiler, or set CXX to another; until then the slower torch loops run"
     return Check(name, "failed", found, advice)
 
 
@@ -260,11 +256,9 @@ class _FixedNoise(NoiseSource):
 
     def normal(self, shape: torch.Size, like: Tensor, dim: int = 0) -> Tensor:
         del dim
-        return (
-            torch.randn(shape, generator=self._generator, dtype=torch.float64)
-            .to(like.dtype)
-            .to(like)
-        )
+        samples = torch.randn(shape, generator=self._generator, dtype=torch.float64)
+        # The dtype first: another device need not have float64.
+        return samples.to(like.dtype).to(like.device)
 
 
 def _step(
@@ -301,9 +295,7 @@ def _trained_loss(device: torch.device, captured: bool) -> float:
     random = np.random.default_rng(0)
     arrays = [random.standard_normal((12, 3)) for _ in range(32)]
     data = from_arrays(arrays, valid_fraction=0.25, test_fraction=0.25)
-    train = replace(
-        TrainConfig(), max_steps=GRAPH_STEPS, batch_size=8, cuda_graph=captured, log_every=1 << 30
-    )
+    train = TrainConfig(max_steps=GRAPH_STEPS, batch_size=8, cuda_graph=captured, log_every=1 << 30)
     config = Config("npz", train=train)
     with fork_rng(device):
         torch.manual_seed(0)
@@ -344,7 +336,7 @@ def _library_file() -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """The model of the processor, as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -143,11 +143,6 @@ class TableRun:
         frame = read_frame(Path(label), header=self.settings.header)
         return label, frame, table_of(label, frame, self.settings.columns)
 
-    @property
-    def forecaster(self) -> Forecaster:
-        """The model as a forecaster of histories on the scale of the table."""
-        return self._forecast
-
     def forecast(
         self, label: str, table: Table, steps: int, num_samples: int, seed: int = 0
     ) -> TableForecast:
@@ -171,7 +166,7 @@ class TableRun:
             ends.append(known)
             times.append(moments)
             histories.append(History(known.values, covariates, series.name))
-        samples = self._forecast(histories, steps, num_samples, seed)
+        samples = self.forecaster(histories, steps, num_samples, seed)
         return TableForecast(
             replace(table, series=tuple(ends)),
             tuple(times),
@@ -271,9 +266,14 @@ class TableRun:
             found.append((means, spreads))
         return found
 
-    def _forecast(
+    def forecaster(
         self, histories: Sequence[History], steps: int, num_samples: int, seed: int
     ) -> Numbers:
+        """Forecast histories on the scale of the table: the model as a :class:`Forecaster`.
+
+        Returns:
+            Samples (S, N, H, D) of the steps after each history.
+        """
         change_over = self.settings.difference
         known: list[Series] = []
         future: list[NDArray[Any]] = []
