@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zpyro.likelihoods import Bernoulli, Categorical, Gaussian, GaussianMixture, Likelihood
+from zpyro.likelihoods import (
+    NADE,
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    GaussianMixture,
+    Likelihood,
+)
 from zpyro.models import DMM, RNN, SRNN, STORN, VRNN, SequenceModel, ZForcing
 
 TOKENS = Categorical(6, start_token=2)
@@ -19,6 +26,7 @@ ZFORCING: dict[str, tuple[Likelihood, dict[str, Any]]] = {
     "gaussian": (Gaussian(3), {}),
     "bounded": (Gaussian(3, log_variance_bounds=(-4.0, 4.0)), {}),
     "bernoulli": (Bernoulli(3), {}),
+    "nade": (NADE(3, nade_size=4), {}),
     "mixture": (MIXTURE, {}),
     "categorical": (TOKENS, {}),
     "tied": (Categorical(6, start_token=2, tied=True), {"embedding_size": 6}),
@@ -74,7 +82,7 @@ def frames(likelihood: Likelihood, *shape: int) -> Tensor:
     event = tuple(likelihood.event_shape)
     if isinstance(likelihood, Categorical):
         return torch.randint(likelihood.size, shape)
-    if isinstance(likelihood, Bernoulli):
+    if isinstance(likelihood, Bernoulli | NADE):
         return torch.randint(2, (*shape, *event)).double()
     return torch.randn(*shape, *event, dtype=torch.float64)
 

@@ -20,7 +20,7 @@ from zpyro.models import ZForcing
 from zpyro.objectives.sequence_terms import SequenceTerms
 
 NAMES = (
-    *("gaussian", "bernoulli", "mixture", "categorical", "layer_norm", "forced"),
+    *("gaussian", "bernoulli", "nade", "mixture", "categorical", "layer_norm", "forced"),
     *("rnn", "rnn_tokens", "dmm", "dmm_tokens", "storn", "vrnn", "vrnn_mixture", "vrnn_layer_norm"),
     *("srnn", "srnn_no_residual", "srnn_tokens"),
 )

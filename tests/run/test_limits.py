@@ -17,7 +17,8 @@ from zpyro import datasets
 from zpyro.datasets.formats.image_files import read_amat, read_idx
 from zpyro.datasets.sequences import Normalization
 from zpyro.errors import UserError
-from zpyro.likelihoods import LARGEST_SIZE, Categorical, Gaussian
+from zpyro.likelihoods import Categorical, Gaussian
+from zpyro.likelihoods.base import LARGEST_SIZE
 from zpyro.models import MODELS, model_config
 from zpyro.training import build_model
 from zpyro_examples.easy_to_hard import (  # pyright: ignore[reportMissingImports]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import zpyro
 from zpyro import training
 from zpyro.errors import UserError
-from zpyro.likelihoods import Bernoulli, Categorical, Gaussian, GaussianMixture
+from zpyro.likelihoods import NADE, Bernoulli, Categorical, Gaussian, GaussianMixture
 from zpyro.models import DMM, RNN, SRNN, STORN, VRNN, SequenceModel
 from zpyro.training import runs
 
@@ -30,6 +30,7 @@ MODELS: list[tuple[type[SequenceModel], zpyro.likelihoods.Likelihood, dict[str, 
     (zpyro.ZForcing, GaussianMixture(3, components=2), {"conditional_layer_norm": True}),
     (VRNN, Categorical(5, start_token=2, tied=True), {"embedding_size": 8}),
     (SRNN, Bernoulli(3), {"residual_posterior": False}),
+    (VRNN, NADE(3, nade_size=4), {}),
     (DMM, Gaussian(3), {"missing": True, "covariate_size": 2}),
     (STORN, Gaussian(3), {}),
     (RNN, Gaussian(3), {}),

@@ -12,7 +12,7 @@ from torch import Tensor
 from zpyro.datasets.batching import Batch
 from zpyro.distributed.seeding import named_noise
 from zpyro.errors import UserError
-from zpyro.likelihoods import Bernoulli
+from zpyro.likelihoods import NADE, Bernoulli
 from zpyro.models.base import Program, SequenceModel
 from zpyro.models.bound_model import BoundModel
 from zpyro.models.conditions import zero_padding
@@ -201,7 +201,7 @@ def decode(
             mean = likelihood.mean(parameters)
             if not use_mean:
                 frame = likelihood.sample(parameters, temperature)
-            elif isinstance(likelihood, Bernoulli):
+            elif isinstance(likelihood, Bernoulli | NADE):
                 frame = (mean > 0.5).to(mean)
             else:
                 frame = mean

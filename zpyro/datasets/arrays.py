@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zpyro.datasets.sequences import Array, Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import SPLIT_NAMES, SPLITS, split_by_name
 from zpyro.errors import UserError
-from zpyro.likelihoods import LARGEST_SIZE
+from zpyro.likelihoods.base import LARGEST_SIZE
 
 LARGEST_NUMBER = 1e30
 """Beyond it, squares and differences leave the range of float32."""

@@ -181,7 +181,7 @@ def config_of(model: SequenceModel) -> ModelConfig:
             f'zpyro.models.register("NAME", {cls.__name__}) first'
         )
     likelihood = model.likelihood
-    values = {field: getattr(likelihood, field) for field in vars(likelihood)}
+    values = {f.name: getattr(likelihood, f.name) for f in dataclasses.fields(likelihood) if f.init}
     values = {likelihood_setting(field): value for field, value in values.items()}
     values |= model.constructor_arguments | {"likelihood": likelihood.name}
     values["word_dropout"] = model.word_dropout

@@ -10,6 +10,7 @@ Nothing in it is unpickled, and no code is imported for it.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -58,7 +59,7 @@ def save(
         raise UserError(f"{place}: holds something other than a model; choose another folder")
     likelihood, cls = model.likelihood, type(model)
     given = model.constructor_arguments
-    arguments = {name: value for name, value in given.items() if value is not likelihood}
+    arguments = {name: value for name, value in given.items() if not isinstance(value, Likelihood)}
     source = inspect.getsourcefile(cls) if cls.__module__ != "__main__" else None
     meta: dict[str, Any] = {
         "class": _path(cls),
@@ -66,7 +67,11 @@ def save(
         "arguments": arguments,
         "likelihood": {
             "class": _path(type(likelihood)),
-            "fields": dict(vars(likelihood)),
+            "fields": {
+                field.name: getattr(likelihood, field.name)
+                for field in dataclasses.fields(likelihood)
+                if field.init
+            },
             "argument": next((name for name in given if name not in arguments), ""),
         },
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
@@ -168,6 +173,12 @@ def _find(
             return cls
     # Of a class that was defined again, as in a notebook, the newest counts.
     found = [cls for cls in _subclasses(base) if _path(cls) == path]
+    # A module may have become a package since the model was saved.
+    found = found or [
+        cls
+        for cls in _subclasses(base)
+        if cls.__qualname__ == name and cls.__module__.startswith(f"{module}.")
+    ]
     if found:
         return found[-1]
     where = f"{file} (module {module})" if file else f"the module {module}"

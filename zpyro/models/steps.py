@@ -138,7 +138,9 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         self.metadata: dict[str, Any] = {}
         # Two models in one process must not share names in Pyro's global parameter store.
         self.store_name = parameter_store.claim_name(self)
-        self.likelihood = likelihood
+        self.likelihood, weights = likelihood.with_weights()
+        if weights is not None:
+            self.likelihood_weights = weights
         self.hidden_size = hidden_size
         self.latent_size = latent_size
         self.missing = missing
