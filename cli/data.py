@@ -74,6 +74,7 @@ def info(
     from rich.table import Table
 
     from zpyro import datasets
+    from zpyro.analysis.scores import describe_baselines
     from zpyro.training import config
 
     load_plugins(plugins)
@@ -85,7 +86,8 @@ def info(
         data_folder=None if data is None else str(data),
     )
     table = Table(show_header=False)
-    for row in datasets.describe(load_data(settled)):
+    dataset = load_data(settled)
+    for row in (*datasets.describe(dataset), *describe_baselines(dataset)):
         table.add_row(*row)
     print_table(table)
 

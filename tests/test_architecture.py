@@ -150,10 +150,11 @@ PUBLIC_NAMES = {
         sequence_terms
     """,
     "zpyro.evaluation": """
-        Backtest Evaluation Filter FilterEvaluation FilterStep ForecastScores Forecaster History
-        ImportanceEvaluation LinearAutoregression OnBatch SeasonalNaive StatsForecast backtest
-        check_can_filter check_finite crps energy_score evaluate interval interval_coverage
-        interval_width iwae mase naive_error named_terms perplexity score_forecasts smc
+        Backtest Evaluation Filter FilterEvaluation FilterStep ForecastScores Forecaster
+        FrameBound History ImportanceEvaluation LinearAutoregression OnBatch SeasonalNaive
+        StatsForecast backtest check_can_filter check_finite crps energy_score evaluate interval
+        interval_coverage interval_width iwae largest_per_frame mase naive_error named_terms
+        perplexity score_forecasts smc
     """,
     "zpyro.training": """
         Callback Checkpoint Config DataSpec FitResult GuideSource JointOptim LOGGERS LineLogger

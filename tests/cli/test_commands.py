@@ -19,11 +19,12 @@ from zpyro.evaluation.baselines import continuous as baselines
 from zpyro.training import runs
 
 TOKENS = {"perplexity", "baseline_trigram", "baseline_trigram_perplexity"}
-BINARY = {"baseline_bernoulli", "baseline_neighbors"}
+BINARY = {"baseline_bernoulli", "baseline_markov", "baseline_neighbors"}
 KEYS = {
     "elbo",
     "elbo_stderr",
     "elbo_per_frame",
+    "elbo_per_frame_stderr",
     "kl",
     "log_likelihood",
     "active_units",
@@ -35,6 +36,9 @@ KEYS = {
     *TOKENS,
     *BINARY,
 }
+
+
+ENDINGS = ("", "_stderr", "_per_frame", "_per_frame_stderr")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +121,7 @@ def test_tighter_bounds(zpyro: Zpyro, array_run: Path, token_run: Path, bound: s
     more = ("--bound", bound, "--particles", 20)
     values = json.loads(zpyro("evaluate", array_run, "--json", *more).stdout)
     added = {bound, f"{bound}_stderr", "particles", "stderr", "ess", "bound_perplexity"}
+    added |= {f"{bound}_per_frame", f"{bound}_per_frame_stderr"}
     assert set(values) == KEYS | added
     assert values["particles"] == 20
     assert 1.0 <= values["ess"] <= 20.0
@@ -130,6 +135,18 @@ def test_tighter_bounds(zpyro: Zpyro, array_run: Path, token_run: Path, bound: s
     words = json.loads(zpyro("evaluate", token_run, "--json", *more).stdout)
     per_token = words[bound] * words["sequences"] / words["frames"]
     assert words["bound_perplexity"] == pytest.approx(math.exp(-per_token))
+
+
+def test_the_largest_of_three_bounds(zpyro: Zpyro, array_run: Path) -> None:
+    more = ("--bound=best", "--particles=6")
+    values = json.loads(zpyro("evaluate", array_run, "--json", *more).stdout)
+    bounds = {f"{bound}{part}" for bound in ("iwae", "smc") for part in ENDINGS}
+    best = {"best_per_frame", "best_per_frame_stderr", "bound_perplexity", "particles"}
+    assert set(values) == KEYS | bounds | best
+    nats = [values[f"{bound}_per_frame"] for bound in ("elbo", "iwae", "smc")]
+    assert values["best_per_frame"] == max(nats)
+    assert values["best_per_frame_stderr"] > 0
+    assert "largest of the three bounds" in zpyro("evaluate", array_run, *more).stdout
 
 
 def test_all_is_the_sum_of_the_splits(zpyro: Zpyro, array_run: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch
 
 from benchmarks import binary_baselines as logistic
 from zpyro.datasets.sequences import Sequences
-from zpyro.evaluation.baselines.binary import FITS, neighboring_bits, single_bits
+from zpyro.evaluation.baselines import files
+from zpyro.evaluation.baselines.binary import FITS, markov_bits, neighboring_bits, single_bits
 
 pytestmark = pytest.mark.fast
 
@@ -70,6 +72,35 @@ def test_tables_are_counted_frequencies(neighbors: bool, kind: str) -> None:
     fitted = (neighboring_bits if neighbors else single_bits)(train)
     expected = by_loops(train, test, neighbors=neighbors)
     np.testing.assert_allclose(fitted.score(test), expected, rtol=1e-12)
+
+
+def test_a_markov_chain_a_bit_is_counted() -> None:
+    train, test = walks([3, 1, 8]), walks([4, 2], seed=1)
+    counts = np.full((3, 2, 2), 0.5)  # by place, value before, value
+    for value in train.values:
+        before = np.zeros(3, int)
+        for frame in value.astype(int):
+            counts[np.arange(3), before, frame] += 1
+            before = frame
+    expected = []
+    for value in test.values:
+        before, score = np.zeros(3, int), 0.0
+        for frame in value.astype(int):
+            pairs = counts[np.arange(3), before]
+            score += np.log(pairs[np.arange(3), frame] / pairs.sum(1)).sum()
+            before = frame
+        expected.append(score)
+    np.testing.assert_allclose(markov_bits(train).score(test), expected, rtol=1e-12)
+
+
+def test_a_file_without_the_markov_chain_is_read(tmp_path: Path) -> None:
+    train = walks([3, 1, 8])
+    fitted = dict(files.fit(train, 3))
+    files.write(tmp_path / "all.safetensors", fitted)
+    assert set(files.read(tmp_path / "all.safetensors", train, 3)) == set(FITS)
+    del fitted["markov"]
+    files.write(tmp_path / "old.safetensors", fitted)
+    assert set(files.read(tmp_path / "old.safetensors", train, 3)) == {"bernoulli", "neighbors"}
 
 
 @pytest.mark.parametrize("name", FITS)

@@ -12,6 +12,7 @@ from zpyro import evaluation
 from zpyro.datasets.sequences import Sequences
 from zpyro.distributed.seeding import named_noise
 from zpyro.errors import UserError
+from zpyro.evaluation.elbo import mean_and_stderr, per_frame
 
 
 def test_the_bound_is_the_sum_of_the_terms() -> None:
@@ -99,3 +100,37 @@ def test_one_sequence_has_no_standard_error() -> None:
     )
     assert all(np.isnan(stderr) for stderr in results)
     assert np.isfinite(evaluation.evaluate(module, sequences(2, 3)).elbo_stderr)
+
+
+def test_the_error_per_frame_is_that_of_resampled_sequences() -> None:
+    """Against the spread of the ratio over bootstrap samples of the sequences."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(20, 200, 400)
+    values = -7.0 * lengths + random.normal(0.0, 3.0, 400) * lengths**0.5
+    ratio, stderr = per_frame(values, lengths)
+    assert ratio == pytest.approx(values.sum() / lengths.sum(), rel=1e-12)
+    drawn = random.integers(0, 400, (2000, 400))
+    assert stderr == pytest.approx((values[drawn].sum(1) / lengths[drawn].sum(1)).std(), rel=0.06)
+    # Of equal lengths it is that of the mean.
+    same = np.full(400, 5)
+    assert per_frame(values, same)[1] == pytest.approx(mean_and_stderr(values)[1] / 5, rel=1e-12)
+    assert np.isnan(per_frame(values[:1], lengths[:1])[1])
+
+
+def test_the_largest_bound_per_frame() -> None:
+    model = zpyro.models.VRNN(zpyro.likelihoods.Bernoulli(3), 4, 2, 3, 3)
+    values = tuple((np.random.default_rng(i).random((4 + i, 3)) < 0.5) * 1.0 for i in range(3))
+    split = Sequences(tuple(v.astype("f4") for v in values), ("a", "b", "c"), data_type="binary")
+    results = (
+        evaluation.evaluate(model, split),
+        evaluation.iwae(model, split, particles=5),
+        evaluation.smc(model, split, particles=5),
+    )
+    found = evaluation.largest_per_frame(*results)
+    nats = [results[0].elbo_per_frame, results[1].iwae_per_frame, results[2].smc_per_frame]
+    assert found.nats == max(nats)
+    assert found.bound == ("elbo", "iwae", "smc")[int(np.argmax(nats))]
+    assert results[1].iwae_per_frame == pytest.approx(results[1].iwae_by_sequence.sum() / 15)
+    assert results[2].smc_per_frame == pytest.approx(results[2].smc_by_sequence.sum() / 15)
+    with pytest.raises(UserError, match="different sequences"):
+        evaluation.largest_per_frame(results[0], evaluation.evaluate(model, split[:2]))

@@ -1,4 +1,4 @@
-"""The papers behind the models and objectives, as BibTeX.
+"""The papers behind the models, objectives and published data, as BibTeX.
 
 Each is written once, in the docstring of the class that it is the source of, and found there.
 """
@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Mapping
 
+from zpyro.datasets import music
 from zpyro.errors import UserError
 from zpyro.models import MODELS
 from zpyro.objectives.multi_sample import MultiSampleELBO
@@ -33,9 +34,10 @@ SOURCES: Sources = {
     **{name: (cls,) for name, cls in MODELS.items()},
     "iwae": (MultiSampleELBO,),
     "dreg": (MultiSampleELBO,),
+    "music": (music.load,),
     "pyro": (PYRO,),
 }
-"""The models, the multi-sample bounds, and Pyro."""
+"""The models, the multi-sample bounds, the rolls of the data set ``music``, and Pyro."""
 
 _ENTRY = re.compile(r"^@\w+\{(?P<key>[\w-]+),.*?^\}$", flags=re.DOTALL | re.MULTILINE)
 

@@ -45,7 +45,7 @@ from zpyro.training import Config, SequenceTask, TrainConfig, Trainer
 PACKAGES = ("torch", "pyro-ppl", "numpy", "click", "rich", "safetensors", "soundfile", "soxr")
 OPTIONAL_PACKAGES = (
     *("matplotlib", "pandas", "arviz", "tensorboard", "wandb", "mlflow-skinny"),
-    *("datasets", "zstandard"),
+    *("datasets", "zstandard", "mido"),
 )
 
 SIZES = 32, 8, 16, 16

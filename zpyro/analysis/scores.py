@@ -6,9 +6,15 @@ import math
 
 import numpy as np
 
-from zpyro.datasets.sequences import Sequences
-from zpyro.evaluation import Evaluation, FilterEvaluation, ImportanceEvaluation, perplexity
-from zpyro.evaluation.baselines.files import NAMES
+from zpyro.datasets.sequences import Dataset, Sequences
+from zpyro.evaluation import (
+    Evaluation,
+    FilterEvaluation,
+    ImportanceEvaluation,
+    largest_per_frame,
+    perplexity,
+)
+from zpyro.evaluation.baselines.files import NAMES, fit
 from zpyro.training.runs import Run
 
 Scores = dict[str, float | int | None]
@@ -18,17 +24,24 @@ LABELS = {
     "elbo": ("evidence lower bound (ELBO)", "nats/sequence"),
     "elbo_stderr": ("  its standard error", "nats/sequence"),
     "elbo_per_frame": ("  per frame", "nats/frame"),
+    "elbo_per_frame_stderr": ("  its standard error", "nats/frame"),
     "log_likelihood": ("log-likelihood", "nats/sequence"),
     "kl": ("KL of posterior from prior", "nats/sequence"),
     "perplexity": ("perplexity", "a token, from the bound, ends included"),
     "iwae": ("importance-weighted bound", "nats/sequence"),
     "iwae_stderr": ("  its standard error", "nats/sequence"),
+    "iwae_per_frame": ("  per frame", "nats/frame"),
+    "iwae_per_frame_stderr": ("  its standard error", "nats/frame"),
     "smc": ("particle-filter bound", "nats/sequence"),
     "smc_stderr": ("  its standard error", "nats/sequence"),
+    "smc_per_frame": ("  per frame", "nats/frame"),
+    "smc_per_frame_stderr": ("  its standard error", "nats/frame"),
     "stderr": ("  of it from sampling", "nats/sequence"),
     "bound_perplexity": ("  its perplexity", "a token"),
     "particles": ("  paths a sequence", ""),
     "ess": ("  effective paths", ""),
+    "best_per_frame": ("largest of the three bounds, per frame", "nats/frame"),
+    "best_per_frame_stderr": ("  its standard error", "nats/frame"),
     "active_units": ("latents in use", ""),
     "mutual_information": ("information between latents and frames", "nats/frame"),
     "sequences": ("sequences", ""),
@@ -38,6 +51,7 @@ LABELS = {
     "baseline_trigram": ("baseline: Kneser-Ney trigram", "nats/sequence"),
     "baseline_trigram_perplexity": ("  its perplexity", "a token, on the same tokens"),
     "baseline_bernoulli": ("baseline: independent pixels", "nats/sequence"),
+    "baseline_markov": ("baseline: given the pixel above, or the last frame", "nats/sequence"),
     "baseline_neighbors": ("baseline: given the pixels left and above", "nats/sequence"),
 }
 """Label and unit of each score; an indented label belongs to the score above it."""
@@ -46,6 +60,7 @@ ELBO_KEYS = (
     "elbo",
     "elbo_stderr",
     "elbo_per_frame",
+    "elbo_per_frame_stderr",
     "kl",
     "log_likelihood",
     "active_units",
@@ -71,11 +86,28 @@ def bound_scores(
     values: Scores = {
         bound: nats,
         f"{bound}_stderr": result.stderr,
+        f"{bound}_per_frame": getattr(result, f"{bound}_per_frame"),
+        f"{bound}_per_frame_stderr": getattr(result, f"{bound}_per_frame_stderr"),
         "particles": result.particles,
         "stderr": result.monte_carlo_stderr,
         "ess": result.effective_paths,
         "bound_perplexity": perplexity(nats * len(sequences), tokens) if tokens else None,
     }
+    return _finite(values)
+
+
+def largest_scores(
+    elbo: Evaluation, iwae: ImportanceEvaluation, smc: FilterEvaluation, sequences: Sequences
+) -> Scores:
+    """Both bounds of several paths, and the largest of three bounds per frame."""
+    values = bound_scores("iwae", iwae, sequences) | bound_scores("smc", smc, sequences)
+    # These are of one bound.
+    del values["stderr"], values["ess"]
+    largest = largest_per_frame(elbo, iwae, smc)
+    tokens = sequences.data_type == "tokens"
+    values["best_per_frame"] = largest.nats
+    values["best_per_frame_stderr"] = largest.stderr
+    values["bound_perplexity"] = perplexity(largest.nats, 1) if tokens else None
     return _finite(values)
 
 
@@ -93,6 +125,26 @@ def baseline_scores(values: dict[str, np.ndarray], sequences: Sequences) -> Scor
         None if trigram is None else perplexity(float(trigram.sum()), sequences.num_frames)
     )
     return scores
+
+
+def describe_baselines(dataset: Dataset) -> list[tuple[str, str]]:
+    """What baselines fitted to train score per frame on valid and test, as (property, value) rows.
+
+    Only of piano rolls, whose papers report them.
+    """
+    if dataset.train.steps_per_quarter is None:
+        return []
+    fitted = fit(dataset.train, dataset.frame_size)
+    rows: list[tuple[str, str]] = []
+    for name, label in (("bernoulli", "independent notes"), ("markov", "a Markov chain a note")):
+        nats = {
+            split: float(fitted[name].score(dataset.split(split)).sum())
+            / dataset.split(split).num_frames
+            for split in ("valid", "test")
+        }
+        shown = ", ".join(f"{split} {value:.2f}" for split, value in nats.items())
+        rows.append((f"baseline: {label}", f"{shown} nats/frame"))
+    return rows
 
 
 def score_baselines(run: Run, size: int, sequences: Sequences) -> dict[str, np.ndarray]:

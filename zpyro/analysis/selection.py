@@ -146,6 +146,7 @@ def sequence_from_array(checkpoint: Checkpoint, frames: Array, name: str) -> Seq
         sample_rate=data.sample_rate,
         data_type=data.data_type,
         image_shape=data.image_shape,
+        steps_per_quarter=data.steps_per_quarter,
     )
 
 

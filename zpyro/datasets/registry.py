@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zpyro.datasets import blizzard, imdb, mnist, npz, table, text, timit, vowels, wav
+from zpyro.datasets import blizzard, imdb, mnist, music, npz, table, text, timit, vowels, wav
 from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import SPLITS, list_files
@@ -21,7 +21,7 @@ DATASETS: Registry[DatasetEntry] = Registry("data set", group="zpyro.datasets")
 
 _ROW = re.compile(r"#\d+$")
 
-for _module in (vowels, wav, npz, table, blizzard, imdb, text, timit, mnist):
+for _module in (vowels, wav, npz, table, blizzard, imdb, text, timit, mnist, music):
     DATASETS.register(_module.ENTRY.name, _module.ENTRY)
 
 
@@ -130,6 +130,8 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
         start = "a start token" if first.data_type == "tokens" else "zeros"
     if first.image_shape is not None:
         rows.append(("image", "{} x {} pixels, row after row".format(*first.image_shape)))
+    if first.steps_per_quarter is not None:
+        rows.append(("grid", f"{first.steps_per_quarter} frames in a quarter note"))
     rows.append(("start frame", start))
     for name in SPLITS:
         rows.append((name, _describe_split(dataset.split(name))))
@@ -149,8 +151,11 @@ def _describe_split(split: Sequences) -> str:
     lengths = sorted(split.lengths.tolist())
     what = "tokens" if split.data_type == "tokens" else "frames"
     spread = f"{lengths[0]} to {lengths[-1]} {what}, median {lengths[len(lengths) // 2]}"
-    seconds = "" if split.seconds is None else f", {_duration(split.seconds)}"
-    return f"{len(split)} sequences, {split.num_frames} {what}{seconds} ({spread})"
+    more = "" if split.seconds is None else f", {_duration(split.seconds)}"
+    if split.steps_per_quarter is not None:
+        notes = sum(int(roll.sum()) for roll in split.values) / split.num_frames
+        more = f", {notes:.2f} notes a frame"
+    return f"{len(split)} sequences, {split.num_frames} {what}{more} ({spread})"
 
 
 def _duration(seconds: float) -> str:

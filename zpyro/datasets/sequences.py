@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Self, TypeVar, overload
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from zpyro.errors import UserError
 Array = NDArray[Any]
 
 LENGTHS_AT_ONCE = 1 << 16
+
+Augmentation = Callable[[Array, np.random.Generator], Array]
+"""From the values of a sequence and random numbers to values of the same shape."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,10 @@ class Normalization:
 def _operand(value: float | tuple[float, ...]) -> Any:
     # A Python number keeps float32 arrays as they are, an array of float64 does not.
     return np.array(value) if isinstance(value, tuple) else value
+
+
+def _key(name: str) -> int:
+    return crc32(name.encode("utf-8", "surrogateescape"))
 
 
 T = TypeVar("T")
@@ -139,6 +147,10 @@ class Sequences(torch.utils.data.Dataset[Any]):
         covariates: numbers u_t that are known for every step, one array (T_i, C) float32 a
             sequence; None without.
         covariate_names: one a column of the covariates, or empty.
+        steps_per_quarter: frames in a quarter note where each frame is the 88 keys of a piano,
+            else None.
+        augmentation: makes another sequence of one with the same shape, given random numbers;
+            used by :meth:`training_batch` alone.
 
     Raises:
         UserError: if a sequence is empty, has values that are not finite, another frame size, no
@@ -156,6 +168,8 @@ class Sequences(torch.utils.data.Dataset[Any]):
     observed: tuple[Array, ...] | None = None
     covariates: tuple[Array, ...] | None = None
     covariate_names: tuple[str, ...] = ()
+    steps_per_quarter: int | None = None
+    augmentation: Augmentation | None = None
 
     def __post_init__(self) -> None:
         counts = {len(self.values), len(self.names)}
@@ -371,6 +385,24 @@ class Sequences(torch.utils.data.Dataset[Any]):
             steps: pad to so many steps where none is longer.
         """
         return collate([self._sample(index) for index in range(len(self))], steps=steps)
+
+    def training_batch(self, *, seed: int = 0, epoch: int = 0) -> Batch:
+        """All sequences as one batch, each changed by the augmentation, if there is one.
+
+        The random numbers depend only on seed, epoch and the name of each sequence, so training
+        that was interrupted continues with the same ones, on any number of processes.
+
+        Args:
+            seed: of the training.
+            epoch: the pass over the data.
+        """
+        if self.augmentation is None:
+            return self.batch()
+        values = tuple(
+            self.augmentation(value, np.random.default_rng([seed, epoch, _key(name)]))
+            for value, name in zip(self.values, self.names, strict=True)
+        )
+        return replace(self, values=values, augmentation=None).batch()
 
     def _sample(self, index: int) -> Sample | SeriesSample:
         x = torch.from_numpy(np.ascontiguousarray(self.values[index]))

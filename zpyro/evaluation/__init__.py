@@ -1,7 +1,7 @@
 """How good a model is on held-out sequences: bounds, and the information in its latents.
 
 In reading order: ``elbo``, ``importance_sampling``, ``particle_filter``,
-``filtering`` (streams), ``information``,
+``largest`` (the best of these bounds), ``filtering`` (streams), ``information``,
 ``custom_guides`` (terms of models with a custom guide), ``forecasts`` (scores of samples and
 backtests), ``baselines``.
 """
@@ -36,6 +36,7 @@ from zpyro.evaluation.forecasts import (
     score_forecasts,
 )
 from zpyro.evaluation.importance_sampling import ImportanceEvaluation, iwae
+from zpyro.evaluation.largest import FrameBound, largest_per_frame
 from zpyro.evaluation.particle_filter import FilterEvaluation, check_can_filter, smc
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "FilterStep",
     "ForecastScores",
     "Forecaster",
+    "FrameBound",
     "History",
     "ImportanceEvaluation",
     "LinearAutoregression",
@@ -62,6 +64,7 @@ __all__ = [
     "interval_coverage",
     "interval_width",
     "iwae",
+    "largest_per_frame",
     "mase",
     "naive_error",
     "named_terms",

@@ -35,7 +35,9 @@ class Evaluation:
     Attributes:
         elbo: mean over sequences of sum_t E_q log p(x_t | h_t) - KL(q_t || p_t).
         elbo_stderr: standard error of that mean over sequences, s / sqrt(N); NaN for one.
-        elbo_per_frame: elbo N / F.
+        elbo_per_frame: elbo N / F, the score of papers on polyphonic music.
+        elbo_per_frame_stderr: its standard error over sequences, see :func:`per_frame`; NaN for
+            one.
         kl: mean over sequences of sum_t KL(q_t || p_t).
         log_likelihood: mean over sequences of sum_t E_q log p(x_t | h_t).
         active_units: latents whose posterior mean has a variance above 0.01 over all frames
@@ -51,6 +53,7 @@ class Evaluation:
     elbo: float
     elbo_stderr: float
     elbo_per_frame: float
+    elbo_per_frame_stderr: float
     kl: float
     log_likelihood: float
     active_units: int
@@ -96,6 +99,30 @@ def mean_and_stderr(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), spread / len(values) ** 0.5
 
 
+def per_frame(values: np.ndarray, lengths: np.ndarray) -> tuple[float, float]:
+    """The sum over sequences per frame, and its standard error over sequences; NaN for one.
+
+    Sequences differ in length, so the mean per frame r = sum_i b_i / sum_i T_i is a ratio of two
+    means. Its standard error is that of the ratio estimator (Cochran, Sampling Techniques, 1977,
+    section 6.4): sqrt(N / (N - 1) sum_i (b_i - r T_i)^2) / sum_i T_i.
+
+    Args:
+        values: b_i, one a sequence, (N,).
+        lengths: T_i, frames of each, (N,).
+
+    Example:
+        >>> per_frame(np.array([-4.0, -10.0]), np.array([2, 5]))
+        (-2.0, 0.0)
+    """
+    count, frames = len(values), float(lengths.sum())
+    ratio = float(values.sum()) / frames
+    if count < 2:
+        return ratio, math.nan
+    with np.errstate(invalid="ignore", over="ignore"):
+        squares = float(((values - ratio * lengths) ** 2).sum())
+    return ratio, (count / (count - 1) * squares) ** 0.5 / frames
+
+
 def evaluate(
     module: SequenceModel,
     sequences: Sequences,
@@ -139,10 +166,12 @@ def evaluate(
         found.merge(other)
     elbo = found.log_likelihood[back] - found.kl[back]
     mean, stderr = mean_and_stderr(elbo)
+    ratio, ratio_stderr = per_frame(elbo, sequences.lengths)
     return Evaluation(
         elbo=mean,
         elbo_stderr=stderr,
-        elbo_per_frame=float(elbo.sum()) / sequences.num_frames,
+        elbo_per_frame=ratio,
+        elbo_per_frame_stderr=ratio_stderr,
         kl=float(found.kl[back].mean()),
         log_likelihood=float(found.log_likelihood[back].mean()),
         active_units=int((found.units.value() > ACTIVE_VARIANCE).sum()),

@@ -13,7 +13,7 @@ from zpyro.datasets.batching import Batch
 from zpyro.datasets.sequences import Sequences
 from zpyro.distributed.seeding import named_noise
 from zpyro.evaluation.custom_guides import path_log_probs
-from zpyro.evaluation.elbo import OnBatch, mean_and_stderr, sorted_by_length
+from zpyro.evaluation.elbo import OnBatch, mean_and_stderr, per_frame, sorted_by_length
 from zpyro.models.base import SequenceModel
 from zpyro.models.bound_model import BoundModel
 from zpyro.models.distributions import (
@@ -37,6 +37,8 @@ class ImportanceEvaluation:
     Attributes:
         iwae: mean over sequences of log (1 / K) sum_k p(x, z_k) / q(z_k | x).
         stderr: standard error of that mean over sequences.
+        iwae_per_frame: iwae N / F, with F frames in all.
+        iwae_per_frame_stderr: its standard error over sequences, of a ratio estimator.
         monte_carlo_stderr: its standard error over draws of the paths, by the delta method.
         effective_paths: mean over sequences of (sum_k w_k)^2 / sum_k w_k^2.
         particles: K.
@@ -46,6 +48,8 @@ class ImportanceEvaluation:
 
     iwae: float
     stderr: float
+    iwae_per_frame: float
+    iwae_per_frame_stderr: float
     monte_carlo_stderr: float
     effective_paths: float
     particles: int
@@ -102,10 +106,13 @@ def iwae(
     variance = (shares**2).sum(0) - 1.0 / paths
     correction = paths / (paths - 1) if paths > 1 else 1.0
     mean, stderr = mean_and_stderr(bounds)
+    ratio, ratio_stderr = per_frame(bounds, sequences.lengths)
     noise = float(np.sqrt(np.maximum(variance, 0.0).sum() * correction))
     return ImportanceEvaluation(
         iwae=mean,
         stderr=stderr,
+        iwae_per_frame=ratio,
+        iwae_per_frame_stderr=ratio_stderr,
         monte_carlo_stderr=noise / len(bounds),
         effective_paths=float((1.0 / (shares**2).sum(0)).mean()),
         particles=particles,

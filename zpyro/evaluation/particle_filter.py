@@ -14,7 +14,7 @@ from torch import Tensor
 from zpyro.datasets.batching import Batch
 from zpyro.datasets.sequences import Sequences
 from zpyro.errors import UserError
-from zpyro.evaluation.elbo import OnBatch, mean_and_stderr, sorted_by_length
+from zpyro.evaluation.elbo import OnBatch, mean_and_stderr, per_frame, sorted_by_length
 from zpyro.models.base import SequenceModel
 from zpyro.models.bound_model import BoundModel
 from zpyro.models.generation import choose_rows
@@ -34,6 +34,8 @@ class FilterEvaluation:
     Attributes:
         smc: mean over sequences of log p^(x), where p^ is an unbiased estimate of p(x).
         stderr: standard error of that mean over sequences.
+        smc_per_frame: smc N / F, with F frames in all.
+        smc_per_frame_stderr: its standard error over sequences, of a ratio estimator.
         monte_carlo_stderr: its standard error over runs of the filter.
         effective_paths: (sum_k w_k)^2 / sum_k w_k^2, mean over steps and sequences.
         resampled: in how many of the steps paths were replaced, 0 to 1.
@@ -45,6 +47,8 @@ class FilterEvaluation:
 
     smc: float
     stderr: float
+    smc_per_frame: float
+    smc_per_frame_stderr: float
     monte_carlo_stderr: float
     effective_paths: float
     resampled: float
@@ -107,12 +111,15 @@ def smc(
     )
     bounds = by_run.mean(0)
     mean, stderr = mean_and_stderr(bounds)
+    ratio, ratio_stderr = per_frame(bounds, sequences.lengths)
     noise = by_run.var(0, ddof=1).sum() / runs if runs > 1 else 0.0
     every = [part for scored in parts for part in scored]
     steps = sum(part.steps for part in every)
     return FilterEvaluation(
         smc=mean,
         stderr=stderr,
+        smc_per_frame=ratio,
+        smc_per_frame_stderr=ratio_stderr,
         monte_carlo_stderr=float(noise) ** 0.5 / len(bounds),
         effective_paths=sum(part.effective for part in every) / steps,
         resampled=sum(part.resampled for part in every) / steps,

@@ -72,6 +72,21 @@ def read(
         raise UserError(f"{path}: is corrupt ({error}); choose another checkpoint") from error
 
 
+def names(path: Path) -> set[str]:
+    """The names of the tensors in a file.
+
+    Raises:
+        UserError: if the file is missing or corrupt.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return set(file.keys())
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: is missing; choose another checkpoint") from error
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path}: is corrupt ({error}); choose another checkpoint") from error
+
+
 def rows(path: Path, name: str) -> int:
     """The first dimension of a tensor in a file.
 

@@ -68,6 +68,8 @@ class DataSpec:
         image_shape: rows and columns where a sequence is a picture, else None.
         covariate_mean: as ``mean``, of each covariate; empty leaves covariates as they are.
         covariate_scale: see ``covariate_mean``.
+        steps_per_quarter: frames in a quarter note where a frame is the 88 keys of a piano, else
+            None.
     """
 
     name: str
@@ -78,6 +80,7 @@ class DataSpec:
     image_shape: tuple[int, int] | None = None
     covariate_mean: tuple[float, ...] = ()
     covariate_scale: tuple[float, ...] = ()
+    steps_per_quarter: int | None = None
 
     def __post_init__(self) -> None:
         if self.data_type not in DATA_TYPES:
@@ -94,10 +97,12 @@ class DataSpec:
             raise UserError(
                 f"data are (raw - {self.mean}) / {self.scale}, which is not a valid scale"
             )
-        positive = [self.sample_rate or 1, *(self.image_shape or ())]
+        counts = (self.sample_rate, self.steps_per_quarter, *(self.image_shape or ()))
+        positive = [1 if count is None else count for count in counts]
         if min(positive) < 1 or max(positive) > _LARGEST_COUNT:
             raise UserError(
-                "data.sample_rate or data.image_shape is not a valid size; choose another file"
+                "data.sample_rate, data.image_shape or data.steps_per_quarter is not a valid size; "
+                "choose another file"
             )
 
     @property
@@ -153,6 +158,7 @@ def data_spec(dataset: Dataset) -> DataSpec:
         image_shape=train.image_shape,
         covariate_mean=train.normalization.covariate_mean,
         covariate_scale=train.normalization.covariate_scale,
+        steps_per_quarter=train.steps_per_quarter,
     )
 
 

@@ -128,7 +128,8 @@ class SequenceTask(TrainingTask[SequenceModel]):
             bucketed=train.bucketed,
         )
         for indices, places, total in order.batches(first, group.part):
-            yield BatchShard(sequences[indices if places else slice(1)].batch(), places, total)
+            own = sequences[indices if places else slice(1)]
+            yield BatchShard(own.training_batch(seed=seed, epoch=epoch), places, total)
 
     def before_step(self, state: TrainState, fraction: float) -> None:
         del fraction

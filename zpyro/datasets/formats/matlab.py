@@ -1,4 +1,4 @@
-"""Numeric matrices of MATLAB v5 files (``save -v6`` and ``-v7``), read strictly.
+"""Numeric matrices and cells of MATLAB v5 files (``save -v6`` and ``-v7``), read strictly.
 
 The layout is that of "MAT-File Format" (The MathWorks), chapter 1: a header of 128 bytes, then data
 elements, each a tag (type, number of bytes) and its data, padded to 8 bytes.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -54,7 +55,7 @@ _CLASSES = {
 }
 """numpy's name of each numeric class of array; the data may be stored in a smaller type."""
 
-_COMPLEX = 0x0800
+_CELL, _COMPLEX = 1, 0x0800
 
 
 def is_matlab(head: bytes) -> bool:
@@ -81,6 +82,33 @@ def parse_matlab(path: Path, content: bytes) -> dict[str, Array]:
     """
     order = _byte_order(path, content)
     found: dict[str, Array] = {}
+    for data in _variables(path, content, order):
+        named = _matrix(path, data, order)
+        if named is not None:
+            found[named[0]] = named[1]
+    return found
+
+
+def parse_cells(path: Path, content: bytes) -> dict[str, list[Array]]:
+    """Every cell array of a file's content by name, its real numeric matrices in MATLAB's order.
+
+    Variables that are no cell arrays are passed over.
+
+    Raises:
+        UserError: if it is not a MATLAB v5 file, or is damaged or cut short, or a cell holds
+            anything but a real numeric matrix.
+    """
+    order = _byte_order(path, content)
+    found: dict[str, list[Array]] = {}
+    for data in _variables(path, content, order):
+        named = _cells(path, data, order)
+        if named is not None:
+            found[named[0]] = named[1]
+    return found
+
+
+def _variables(path: Path, content: bytes, order: str) -> Iterator[bytes]:
+    """The content of the matrix element of each variable."""
     rest = _Elements(path, content, order, HEADER)
     while not rest.done:
         kind, data = rest.take(padded=False)
@@ -88,10 +116,7 @@ def parse_matlab(path: Path, content: bytes) -> dict[str, Array]:
             kind, data = _expanded(path, data, order)
         if kind != _MATRIX:
             raise UserError(f"{path}: is damaged, it has an element of type {kind}; copy it again")
-        named = _matrix(path, data, order)
-        if named is not None:
-            found[named[0]] = named[1]
-    return found
+        yield data
 
 
 def _byte_order(path: Path, content: bytes) -> str:
@@ -167,18 +192,51 @@ def _expanded(path: Path, data: bytes, order: str) -> tuple[int, bytes]:
 def _matrix(path: Path, content: bytes, order: str) -> tuple[str, Array] | None:
     """Name and values of a matrix element, or None where it is not real and numeric."""
     parts = _Elements(path, content, order)
+    word = _flags(path, parts, order)
+    if word & _COMPLEX or (word & 0xFF) not in _CLASSES:
+        return None
+    shape, name = _shape(path, parts, order), _name(path, parts)
+    kind, data = parts.take()
+    return name, _values(path, kind, data, shape, word & 0xFF, order)
+
+
+def _cells(path: Path, content: bytes, order: str) -> tuple[str, list[Array]] | None:
+    """Name and matrices of the element of a cell array, or None where it is none."""
+    parts = _Elements(path, content, order)
+    if _flags(path, parts, order) & 0xFF != _CELL:
+        return None
+    shape, name = _shape(path, parts, order), _name(path, parts)
+    found: list[Array] = []
+    # As many as there are, so that a number in the file takes no memory.
+    while not parts.done:
+        kind, data = parts.take()
+        named = _matrix(path, data, order) if kind == _MATRIX and data else None
+        if named is None:
+            raise UserError(
+                f"{path}: cell {len(found) + 1} of {name} is not a numeric matrix; save numbers"
+            )
+        found.append(named[1])
+    if len(found) != prod(shape):
+        raise UserError(
+            f"{path}: is damaged, cell array {name} of shape {shape} has {len(found)} cells; copy"
+            " it again"
+        )
+    return name, found
+
+
+def _flags(path: Path, parts: _Elements, order: str) -> int:
     kind, flags = parts.take()
     if kind != _UINT32 or len(flags) != 8:
         raise UserError(f"{path}: is damaged, a matrix has no flags; copy it again")
     (word,) = struct.unpack_from(f"{order}I", flags)
-    if word & _COMPLEX or (word & 0xFF) not in _CLASSES:
-        return None
-    shape = _shape(path, parts, order)
+    return word
+
+
+def _name(path: Path, parts: _Elements) -> str:
     kind, name = parts.take()
     if kind != _INT8:
         raise UserError(f"{path}: is damaged, a matrix has no name; copy it again")
-    kind, data = parts.take()
-    return name.decode("latin-1"), _values(path, kind, data, shape, word & 0xFF, order)
+    return name.decode("latin-1")
 
 
 def _shape(path: Path, parts: _Elements, order: str) -> tuple[int, ...]:

@@ -23,14 +23,14 @@ GROUP = 1000
 
 @dataclass(frozen=True, eq=False)
 class BitTable:
-    """p(x = 1) of each pixel, independent or given the pixels left of it and above it.
+    """p(x = 1) of each pixel, independent, given the one above, or given the left and upper one.
 
     An image has a table for each place in it. Other binary sequences share one over time; "left" is
     then the previous element of the frame, "above" the same element of the last frame.
 
     Attributes:
-        probability: (R, C), or (R, C, 2, 2) by place and by the values left and above; R is 1
-            where time shares the table.
+        probability: (R, C), (R, C, 2) by place and by the value above, or (R, C, 2, 2) by the
+            values left and above; R is 1 where time shares the table.
     """
 
     probability: Matrix
@@ -40,10 +40,10 @@ class BitTable:
         scores: list[float] = []
         for images in _groups(sequences):
             on = self.probability
-            if on.ndim == 4:
-                left, above = _neighbors(images)
+            if on.ndim > 2:
+                given = _neighbors(images)[4 - on.ndim :]
                 rows = np.arange(len(on))[:, None] if len(on) > 1 else 0
-                on = on[rows, np.arange(on.shape[1]), left, above]
+                on = on[rows, np.arange(on.shape[1]), *given]
             chance = np.where(images == 1, on, 1.0 - on)
             scores.extend(np.log(chance).sum((1, 2)).tolist())
         return np.array(scores)
@@ -61,15 +61,24 @@ def single_bits(train: Sequences) -> BitTable:
 
 def neighboring_bits(train: Sequences) -> BitTable:
     """Every pixel given the one left of it and the one above it; zeros beyond the border."""
-    shape = table_shape(train)
-    counts = np.zeros((2, *shape, 2, 2))
+    return _conditional(train, slice(None))
+
+
+def markov_bits(train: Sequences) -> BitTable:
+    """Every pixel given the one above it, a Markov chain for each; zeros before the first row."""
+    return _conditional(train, slice(1, None))
+
+
+def _conditional(train: Sequences, which: slice) -> BitTable:
+    """Every pixel given those of its left and upper neighbor that are asked for."""
+    shape, given = table_shape(train), (2, 2)[which]
+    counts = np.zeros((2, *shape, *given))
     for images in _groups(train):
-        left, above = _neighbors(images)
         rows = np.zeros_like(images, np.int64)
         if shape[0] > 1:
             rows += np.arange(shape[0])[:, None]
         columns = np.broadcast_to(np.arange(shape[1]), images.shape)
-        np.add.at(counts, (images, rows, columns, left, above), 1.0)
+        np.add.at(counts, (images, rows, columns, *_neighbors(images)[which]), 1.0)
     counts += PSEUDO_COUNT
     return BitTable(counts[1] / counts.sum(0))
 
@@ -81,14 +90,14 @@ def table_shape(sequences: Sequences) -> tuple[int, int]:
     return 1, sequences.frame_size
 
 
-FITS = {"bernoulli": single_bits, "neighbors": neighboring_bits}
+FITS = {"bernoulli": single_bits, "markov": markov_bits, "neighbors": neighboring_bits}
 """The baselines by the names they are stored and printed under."""
 
 
 def shapes(sequences: Sequences) -> dict[str, tuple[int, ...]]:
     """The shape of each table for such data."""
     shape = table_shape(sequences)
-    return {"bernoulli": shape, "neighbors": (*shape, 2, 2)}
+    return {"bernoulli": shape, "markov": (*shape, 2), "neighbors": (*shape, 2, 2)}
 
 
 def _groups(sequences: Sequences) -> Iterator[Bits]:

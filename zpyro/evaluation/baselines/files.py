@@ -82,7 +82,10 @@ def read(path: Path, like: Sequences, size: int) -> Mapping[str, Baseline]:
     """
     if like.data_type == "tokens":
         return {TRIGRAM: _read_trigram(path, size)}
-    shapes = _shapes(like)
+    shapes, stored = _shapes(like), tensor_files.names(path)
+    # Runs of version 0.1.0 and before have no Markov chain.
+    if "markov.probability" not in stored:
+        shapes.pop("markov", None)
     wanted = {
         f"{name}.{key}": torch.empty(shape, dtype=torch.float64, device="meta")
         for name, parts in shapes.items()
