@@ -104,7 +104,7 @@ def test_every_entry_has_a_layer() -> None:
 
 PUBLIC_NAMES = {
     "zpyro": """
-        Decoded Filter Forecast Imputation LoadedRun MultiSampleELBO ObjectiveTerms Posterior
+        Decoded FIVO Filter Forecast Imputation LoadedRun MultiSampleELBO ObjectiveTerms Posterior
         SequenceModel SequenceTerms UserError ZForcing ZForcingELBO __version__ analysis datasets
         decode distributed evaluate evaluation fit forecast impute interpolate io iwae likelihoods
         load load_run load_state models nn objectives posterior reconstruct schedules
@@ -145,7 +145,7 @@ PUBLIC_NAMES = {
         model_config model_inputs register
     """,
     "zpyro.objectives": """
-        Auxiliary KL LogLikelihood MultiSampleELBO ObjectiveModule ObjectiveTerms Reverse
+        Auxiliary FIVO KL LogLikelihood MultiSampleELBO ObjectiveModule ObjectiveTerms Reverse
         Schedule SequenceTerms SiteValues TERMS Term TracePair ZForcingELBO register schedules
         sequence_terms
     """,

@@ -36,6 +36,7 @@ from zpyro.errors import UserError
 from zpyro.evaluation import Filter, evaluate, iwae, smc
 from zpyro.models import SequenceModel, ZForcing
 from zpyro.objectives import (
+    FIVO,
     MultiSampleELBO,
     ObjectiveTerms,
     SequenceTerms,
@@ -47,6 +48,7 @@ from zpyro.training import fit, load, load_state
 from zpyro.version import __version__
 
 __all__ = [
+    "FIVO",
     "Decoded",
     "Filter",
     "Forecast",

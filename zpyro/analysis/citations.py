@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from zpyro.datasets import music
 from zpyro.errors import UserError
 from zpyro.models import MODELS
+from zpyro.objectives.fivo import FIVO
 from zpyro.objectives.multi_sample import MultiSampleELBO
 
 PYRO = """\
@@ -34,6 +35,7 @@ SOURCES: Sources = {
     **{name: (cls,) for name, cls in MODELS.items()},
     "iwae": (MultiSampleELBO,),
     "dreg": (MultiSampleELBO,),
+    "fivo": (FIVO,),
     "music": (music.load,),
     "pyro": (PYRO,),
 }

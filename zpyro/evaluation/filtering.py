@@ -12,9 +12,9 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from zpyro.errors import UserError
-from zpyro.evaluation.particle_filter import effective_paths, resampled
 from zpyro.models.base import SequenceModel
 from zpyro.models.guides import to_model
+from zpyro.models.particles import effective_particles, resample
 from zpyro.models.steps import StepwiseModel
 from zpyro.nn.devices import sum_dtype
 from zpyro.nn.layers import State, gaussian_log_density
@@ -177,13 +177,13 @@ class Filter:
         latents = z.unflatten(0, (self.num_particles, -1))
         expected = (shares.unsqueeze(-1) * latents).sum(0)
         spread = (shares.unsqueeze(-1) * (latents - expected) ** 2).sum(0)
-        paths = effective_paths(weights)
+        paths = effective_particles(weights)
         state = model.transition(z, inputs, prepared)
         poor = paths < self.threshold * self.num_particles
         places = torch.from_numpy(self._random.random(self.num_sequences))
         self._state, self._log_weights = state, weights
         if bool(poor.any()):
-            self._state = resampled(state, weights, places.to(weights), poor)
+            self._state = resample(state, weights, places.to(weights), poor)
             self._log_weights = weights.where(~poor, 0.0)
         return FilterStep(
             z=latents,

@@ -17,10 +17,9 @@ from zpyro.errors import UserError
 from zpyro.evaluation.elbo import OnBatch, mean_and_stderr, per_frame, sorted_by_length
 from zpyro.models.base import SequenceModel
 from zpyro.models.bound_model import BoundModel
-from zpyro.models.generation import choose_rows
 from zpyro.models.guides import model_inputs
-from zpyro.nn.devices import sum_dtype
-from zpyro.nn.layers import State, gaussian_log_density
+from zpyro.models.particles import FilterRun, at_places, run_filter, select_particles
+from zpyro.nn.layers import State
 from zpyro.nn.modes import evaluation_mode
 
 ROWS = 8192
@@ -97,13 +96,13 @@ def smc(
         particles, runs = 1, 1
     together = max(1, min(batch_size, ROWS // particles))
     parts: list[list[_Filtered]] = []
+    steps = int(sequences.lengths.sum()) * runs
     with evaluation_mode(module):
         for batch in ordered.batches(together):
             # What depends on the frames alone is computed once for all runs.
             bound = module.bind(*model_inputs(module, batch))
-            parts.append(
-                [_filter(bound, batch, particles, threshold, seed, run) for run in range(runs)]
-            )
+            found = [_filter(bound, batch, particles, threshold, seed, run) for run in range(runs)]
+            parts.append([_Filtered.of(each) for each in found])
             if on_batch is not None:
                 on_batch(sum(len(part[0].bounds) for part in parts), len(sequences))
     by_run = np.stack(
@@ -114,7 +113,6 @@ def smc(
     ratio, ratio_stderr = per_frame(bounds, sequences.lengths)
     noise = by_run.var(0, ddof=1).sum() / runs if runs > 1 else 0.0
     every = [part for scored in parts for part in scored]
-    steps = sum(part.steps for part in every)
     return FilterEvaluation(
         smc=mean,
         stderr=stderr,
@@ -140,14 +138,16 @@ def check_can_filter(module: SequenceModel) -> None:
 
 
 class _Filtered(NamedTuple):
-    """One batch: bounds (B,), sums over its steps, and the paths where each sequence ends."""
+    """One batch: bounds (B,), and sums over its steps."""
 
     bounds: np.ndarray
     effective: float
     resampled: float
-    steps: float
-    state: State
-    log_weights: Tensor
+
+    @classmethod
+    def of(cls, run: FilterRun) -> _Filtered:
+        bounds = run.log_likelihood.cpu().numpy()
+        return cls(bounds, float(run.effective.sum()), float(run.resampled.sum()))
 
 
 def final_states(
@@ -168,71 +168,15 @@ def final_states(
     found = _filter(bound, batch, num_particles, 0.5, seed, 0)
     weights = found.log_weights
     points = torch.arange(num_samples, device=weights.device).to(weights).unsqueeze(1) + 0.5
-    chosen = _systematic(weights, points.expand(-1, len(batch)) / num_samples)
-    return _selected(found.state, chosen)
+    chosen = at_places(weights, points.expand(-1, len(batch)) / num_samples)
+    return select_particles(found.state, chosen)
 
 
 def _filter(
     bound: BoundModel, batch: Batch, particles: int, threshold: float, seed: int, run: int
-) -> _Filtered:
-    module = bound.model
-    like = next(module.parameters())
-    lengths, shortest = batch.lengths.to(like.device), int(batch.lengths.min())
-    noise = _noise(batch.names, particles, module.latent_size, seed, run)
-    state = module.first_state(particles * len(batch))
-    weights = lengths.new_zeros((particles, len(batch)), dtype=sum_dtype(like.device))
-    total = torch.zeros_like(weights[0])
-    effective = replaced = 0.0
-    for t in range(bound.steps):
-        draws, places = next(noise)
-        running = t < lengths
-        before, (state, gain) = state, _step(bound, t, state, draws.to(like))
-        if t >= shortest:
-            state = choose_rows(running.repeat(particles), state, before)
-        weights = weights + gain.to(weights).unflatten(0, (particles, -1)).where(running, 0.0)
-        paths = effective_paths(weights)
-        poor = running & (paths < threshold * particles)
-        effective += float(paths[running].sum())
-        replaced += float(poor.sum())
-        if bool(poor.any()):
-            total = total + _mean_weight(weights).where(poor, 0.0)
-            state = resampled(state, weights, places.to(weights), poor)
-            weights = weights.where(~poor, 0.0)
-    total = total + _mean_weight(weights)
-    steps = float(batch.lengths.sum())
-    return _Filtered(total.cpu().numpy(), effective, replaced, steps, state, weights)
-
-
-def _step(bound: BoundModel, t: int, state: State, noise: Tensor) -> tuple[State, Tensor]:
-    """The next state of every path, and the logarithm of the factor of its weight, (K B,).
-
-    Args:
-        bound: a model and a batch of B sequences.
-        t: the step.
-        state: of K B paths, particles outermost.
-        noise: (K, B, Z).
-    """
-
-    def rows(values: Tensor) -> Tensor:
-        return values[:, t].repeat(len(noise), *(1,) * (values.dim() - 2))
-
-    module, inputs = bound.model, rows(bound.inputs)
-    state = module.prepare(inputs, state)
-    context = module.context(state)
-    z, gain = noise.flatten(0, 1), 0.0
-    backward = bound.backward_states if module.latent_size else None
-    if backward is not None:
-        mean, log_variance = module.posterior(context, rows(backward))
-        z = mean + (0.5 * log_variance).exp() * z
-        prior = gaussian_log_density(z, *module.prior(context))
-        gain = (prior - gaussian_log_density(z, mean, log_variance)).sum(-1)
-    state = module.transition(z, inputs, state)
-    parameters = module.emission(module.features(state))
-    observed = bound.conditions.observed
-    if observed is None:
-        return state, gain + module.likelihood.log_prob(parameters, rows(bound.x))
-    known = rows(bound.x), rows(observed)
-    return state, gain + module.likelihood.observed_log_prob(parameters, *known)
+) -> FilterRun:
+    noise = _noise(batch.names, particles, bound.model.latent_size, seed, run)
+    return run_filter(bound, noise, particles, threshold)
 
 
 def _noise(
@@ -249,43 +193,3 @@ def _noise(
         draws = [each.standard_normal((particles, size), dtype=np.float32) for each in paths]
         places = [each.random() for each in offsets]
         yield torch.from_numpy(np.stack(draws, axis=1)), torch.tensor(places, dtype=torch.float64)
-
-
-def effective_paths(weights: Tensor) -> Tensor:
-    """(sum w)^2 / sum w^2 of log weights (K, B), (B,)."""
-    shares = weights.softmax(0)
-    return 1.0 / (shares**2).sum(0)
-
-
-def _mean_weight(weights: Tensor) -> Tensor:
-    """log of the mean of the weights, (B,)."""
-    return weights.logsumexp(0) - np.log(len(weights))
-
-
-def resampled(state: State, weights: Tensor, places: Tensor, poor: Tensor) -> State:
-    """The states after systematic resampling where ``poor``, unchanged elsewhere.
-
-    Args:
-        state: of K B paths, particles outermost.
-        weights: log weights, (K, B).
-        places: uniform numbers in [0, 1), (B,).
-        poor: the sequences to resample, (B,).
-    """
-    own = torch.arange(len(weights), device=weights.device).unsqueeze(1)
-    chosen = _systematic(weights, (own + places) / len(weights))
-    return _selected(state, chosen.where(poor, own))
-
-
-def _systematic(weights: Tensor, points: Tensor) -> Tensor:
-    """The paths at points (S, B) in [0, 1) of the cumulative weights (K, B), (S, B)."""
-    edges = weights.softmax(0).cumsum(0).T.contiguous()
-    # Rounding may leave the last edge a little below one.
-    found = torch.searchsorted(edges, points.T.contiguous(), right=True)
-    return found.clamp(max=len(weights) - 1).T
-
-
-def _selected(state: State, chosen: Tensor) -> State:
-    """The states of the paths (S, B) among K B, particles outermost."""
-    sequences = chosen.shape[1]
-    rows = (chosen * sequences + torch.arange(sequences, device=chosen.device)).flatten()
-    return tuple(part[rows] for part in state)

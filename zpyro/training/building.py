@@ -13,6 +13,7 @@ from zpyro.models.config import ModelConfig, arguments, config_class, likelihood
 from zpyro.models.registry import MODELS
 from zpyro.objectives import schedules
 from zpyro.objectives.elbo import ZForcingELBO
+from zpyro.objectives.fivo import FIVO
 from zpyro.objectives.multi_sample import MultiSampleELBO
 from zpyro.objectives.schedules import Schedule
 from zpyro.objectives.terms import TERMS, Term
@@ -118,6 +119,19 @@ def build_objective(objective: ObjectiveConfig, steps_per_epoch: int) -> ZForcin
         "terms": _registered_terms(objective),
         "max_plate_nesting": 1,
     }
+    if objective.bound == "fivo":
+        added = arguments.pop("terms")
+        if added:
+            raise UserError(
+                f"objective.{added[0].weight_name}: the term needs whole paths, which the bound "
+                "fivo does not have; take the bound elbo or iwae"
+            )
+        return FIVO(
+            objective.particles,
+            **arguments,
+            threshold=objective.resampling_threshold,
+            resampling_gradient=objective.resampling_gradient,
+        )
     if objective.bound != "elbo":
         doubly = objective.bound == "dreg"
         return MultiSampleELBO(objective.particles, **arguments, doubly_reparameterized=doubly)

@@ -55,8 +55,15 @@ class ObjectiveConfig:
     particles: int = setting(1, "paths per sequence in each step", at_least=1, at_most=10_000)
     bound: str = setting(
         "elbo",
-        "elbo, or the bound of many particles: iwae, or dreg with its better gradient",
-        choices=("elbo", "iwae", "dreg"),
+        "elbo, or the bound of many particles: iwae, dreg (iwae with a better gradient), or fivo, "
+        "of a particle filter",
+        choices=("elbo", "iwae", "dreg", "fivo"),
+    )
+    resampling_threshold: float = setting(
+        0.5, "share of effective particles below which fivo resamples", at_least=0, at_most=1
+    )
+    resampling_gradient: bool = setting(
+        False, "add the gradient of resampling to fivo, at a high variance"
     )
     skip_gradient: float = setting(
         0.0, "how often no gradient flows from the recurrence into z", at_least=0, at_most=1
@@ -71,6 +78,11 @@ class ObjectiveConfig:
         if self.bound != "elbo" and self.free_bits:
             raise UserError(
                 f"objective.free_bits is for the bound elbo, not {self.bound}; set one of the two"
+            )
+        if self.resampling_gradient and self.bound != "fivo":
+            raise UserError(
+                f"objective.resampling_gradient is for the bound fivo, not {self.bound}; "
+                "set it to false"
             )
         final = self.auxiliary_weight_final
         moves = bool(self.auxiliary_weight_rate) + bool(self.auxiliary_weight_epochs)
