@@ -24,7 +24,7 @@ def test_a_run_is_trained_and_resumed(zpyro: Zpyro, arrays: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("model.name=rnn", "objective.bound=fivo"), "RNN has no latents"),
+        (("model.name=rnn", "objective.bound=fivo"), "the model rnn has no latents"),
         (("objective.resampling_gradient=true",), "is for the bound fivo, not elbo"),
         (("objective.bound=fivo", "objective.resampling_threshold=2"), "must be"),
         (("objective.bound=fivo", "objective.free_bits=0.1"), "free_bits is for the bound elbo"),

@@ -26,6 +26,7 @@ from zpyro.models.config import (
     model_config,
 )
 from zpyro.models.registry import MODELS
+from zpyro.models.rnn import RNN
 from zpyro.nn.precision import PRECISIONS
 from zpyro.objectives.terms import TERMS, Term
 from zpyro.settings import Field, setting
@@ -221,6 +222,12 @@ class Config:
     train: TrainConfig = TrainConfig()
 
     def __post_init__(self) -> None:
+        name = self.model.name
+        if self.objective.bound == "fivo" and name in MODELS and issubclass(MODELS[name], RNN):
+            raise UserError(
+                f"objective.bound fivo: the model {name} has no latents, so every bound is the "
+                "same; take the bound elbo"
+            )
         noisy = {
             "model.embedding_dropout": getattr(self.model, "embedding_dropout", 0.0),
             "model.word_dropout": self.model.word_dropout,
