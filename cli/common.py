@@ -57,11 +57,6 @@ def log(line: str) -> None:
         click.echo(line, err=True)
 
 
-def pluralize(number: int, noun: str) -> str:
-    """A number with its noun: 1 step, 12 steps."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 @contextlib.contextmanager
 def status(what: str) -> Generator[None, None, None]:
     """Show what the block does: a spinner in a terminal, a line elsewhere."""

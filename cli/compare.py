@@ -77,7 +77,7 @@ def command(
     from zpyro import datasets
     from zpyro.analysis import comparison
     from zpyro.distributed.processes import init_distributed
-    from zpyro.errors import UserError
+    from zpyro.errors import UserError, pluralize
     from zpyro.io import files
 
     load_plugins(plugins)
@@ -100,7 +100,7 @@ def command(
         plugins=tuple(path.absolute() for path in plugins),
     )
     minutes, steps = options["budget_minutes"], options["budget_steps"]
-    budget = f"{minutes:g} minutes" if minutes is not None else f"{steps:,} steps"
+    budget = f"{minutes:g} min" if minutes is not None else pluralize(steps, "step")
     sizes = "equal parameters" if spec.match_parameters else "sizes as set"
     with init_distributed("cpu") as process_group:
         found = comparison.compare(
@@ -125,7 +125,9 @@ def command(
         raise SystemExit(128 + found.interrupted)
     if found.failed:
         failed = ", ".join(job.name for job in found.failed)
-        raise UserError(f"{len(found.failed)} runs failed ({failed}); see their log.txt")
+        raise UserError(
+            f"{pluralize(len(found.failed), 'run')} failed ({failed}); see their log.txt"
+        )
 
 
 def _config(dataset: str, variant: Variant, options: dict[str, Any]) -> Config:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import console, load_data, log, pluralize, print_table
+from .common import console, load_data, log, print_table
 from .paths import PATH
 from .user_code import load_plugins, plugin_option
 
@@ -145,7 +146,7 @@ def prepare(
     from zpyro.datasets.prepared import BadFiles, prepare_part
     from zpyro.datasets.prepared import prepare as run
     from zpyro.distributed.processes import available_cores
-    from zpyro.errors import UserError
+    from zpyro.errors import UserError, pluralize
     from zpyro.training import config
 
     number, parts = (None, None) if part is None else _part(part)
@@ -181,7 +182,7 @@ def prepare(
     for row in datasets.describe(corpus.dataset(store)):
         table.add_row(*row)
     print_table(table)
-    log(f"next: zpyro train --dataset {name} --data {out}")
+    log(f"next: {shlex.join(['zpyro', 'train', '--dataset', name, '--data', str(out)])}")
 
 
 @command.command("verify")
@@ -194,7 +195,7 @@ def verify(folder: Path) -> None:
       zpyro data verify prepared/blizzard
     """
     from zpyro.datasets.prepared import Store, is_prepared
-    from zpyro.errors import UserError
+    from zpyro.errors import UserError, pluralize
 
     if not is_prepared(folder):
         raise UserError(f"{folder}: holds no prepared data set; make one with zpyro data prepare")
@@ -242,16 +243,20 @@ class _Lines:
         self._tenths = 0
 
     def __call__(self, done: int, total: int) -> None:
+        from zpyro.errors import pluralize
+
         if done * 10 // total > self._tenths:
             self._tenths = done * 10 // total
-            log(f"{done} of {total} files")
+            log(f"{done} of {pluralize(total, 'file')}")
 
 
 def _show_problems(problems: Sequence[tuple[str, Any]], title: str) -> None:
     """Every file that is not used, and why."""
     from rich.table import Table
 
-    table = Table("file", "what is wrong", title=f"{len(problems)} files {title}")
+    from zpyro.errors import pluralize
+
+    table = Table("file", "what is wrong", title=f"{pluralize(len(problems), 'file')} {title}")
     for key, problem in problems:
         table.add_row(key, str(problem))
     console().print(table)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import log, pluralize, print_table, progress, status
+from .common import log, print_table, progress, status
 from .options import model_options
 from .paths import PATH
 from .sequences import load_split, open_run
@@ -75,6 +75,7 @@ def command(
     from zpyro import evaluation
     from zpyro.analysis import scores
     from zpyro.distributed.processes import available_cores, init_distributed
+    from zpyro.errors import pluralize
     from zpyro.training.allocation import keep_freed_memory
 
     keep_freed_memory()

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .common import log, pluralize, status
+from .common import log, status
 from .options import model_options
 from .paths import PATH
 from .sequences import open_run, read_table, table_option, write_plot
@@ -79,11 +79,13 @@ def command(
     """
     from zpyro.analysis.plots import save_figure
     from zpyro.analysis.table_forecasts import TableRun, baselines
-    from zpyro.datasets.formats.tables import write_frame
-    from zpyro.errors import UserError
+    from zpyro.datasets.formats.tables import check_name, write_frame
+    from zpyro.errors import UserError, pluralize
 
     if windows > 1 and not as_json:
         raise UserError("--windows is for scores; give --json too")
+    out = out or run / "forecast.csv"
+    check_name(out)
     tables = TableRun(open_run(run, **options), context)
     label, _, table = read_table(tables, data)
     count = f"{len(table.series):,} series"
@@ -108,7 +110,8 @@ def command(
         return
     with status(f"forecasting {pluralize(steps, 'step')} of {count}"):
         found = tables.forecast(label, table, steps, num_samples, seed)
-    out = out or run / "forecast.csv"
     write_frame(out, found.to_dataframe())
     click.echo(f"forecast of {pluralize(steps, 'step')} in {out}")
-    write_plot(lambda path: save_figure(found.plot(), path), out.with_suffix(".png"))
+    if out.is_file():
+        # Beside a device or pipe there is no place for a picture.
+        write_plot(lambda path: save_figure(found.plot(), path), out.with_suffix(".png"))

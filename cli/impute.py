@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .common import pluralize, status
+from .common import status
 from .options import model_options
 from .paths import PATH
 from .sequences import open_run, read_table, table_option
@@ -56,8 +56,10 @@ def command(
     import numpy as np
 
     from zpyro.analysis.table_forecasts import TableRun, filled_frame
-    from zpyro.datasets.formats.tables import write_frame
+    from zpyro.datasets.formats.tables import check_name, write_frame
+    from zpyro.errors import pluralize
 
+    check_name(out)
     tables = TableRun(open_run(run, **options), context)
     label, frame, table = read_table(tables, data)
     missing = sum(int(np.isnan(series.values).sum()) for series in table.series)

@@ -73,6 +73,7 @@ def command(
     from zpyro.analysis.decoding import check_has_latents, interpolate
     from zpyro.analysis.sampling import write_sound
     from zpyro.analysis.selection import denormalize, find_sequence, parse_sequence
+    from zpyro.errors import pluralize
     from zpyro.io import files
 
     loaded = open_run(run, **options)
@@ -113,7 +114,7 @@ def command(
         files.replace_file(to, "".join(f"{name}\t{line}\n" for name, line in lines))
         for name, line in lines:
             click.echo(f"{name:6}  {line}")
-        log(f"{len(lines)} lines in {to}")
+        log(f"{pluralize(len(lines), 'line')} in {to}")
     elif checkpoint.data.sample_rate is not None:
         for number, each in enumerate(frames):
             write_sound(out / f"step_{number}.wav", each, checkpoint.data.sample_rate, log)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import log, pluralize, status
+from .common import log, status
 from .paths import PATH
 from .sequences import (
     load_split,
@@ -66,6 +66,7 @@ def command(
     from zpyro.analysis.decoding import check_has_latents
     from zpyro.analysis.sampling import write_sound
     from zpyro.analysis.selection import select_sequences
+    from zpyro.errors import pluralize
 
     loaded = open_run(run, **options)
     check_has_latents(loaded.model)
@@ -152,6 +153,7 @@ def _difference(checkpoint: Checkpoint, before: np.ndarray, after: np.ndarray) -
 
 
 def _write_text(checkpoint: Checkpoint, inputs: Arrays, outputs: Arrays, out: Path) -> None:
+    from zpyro.errors import pluralize
     from zpyro.io import files
 
     vocabulary = checkpoint.vocabulary

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import log, pluralize, status
+from .common import log, status
 from .options import model_options
 from .paths import PATH
 from .sequences import make_folder, open_run, save_arrays, write_plot
@@ -74,6 +74,7 @@ def command(
     """
     from zpyro.analysis.sampling import sample
     from zpyro.analysis.selection import frames_from_file
+    from zpyro.errors import pluralize
 
     checkpoint = open_run(run, guide_needed=prefix is not None, **options).checkpoint
     given = None if prefix is None else frames_from_file(prefix, checkpoint, log)
@@ -123,6 +124,7 @@ def _write_sound(
 
     from zpyro.analysis import plots
     from zpyro.analysis.sampling import write_sound
+    from zpyro.errors import pluralize
 
     rate = checkpoint.data.sample_rate
     assert rate is not None
@@ -141,6 +143,7 @@ def _write_sound(
 def _write_text(
     vocabulary: Vocabulary, samples: np.ndarray, prefix: np.ndarray | None, out: Path
 ) -> None:
+    from zpyro.errors import pluralize
     from zpyro.io import files
 
     before = [] if prefix is None else prefix.tolist()

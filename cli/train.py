@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import shlex
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import console, load_data, log, pluralize
+from .common import console, load_data, log
 from .paths import PATH
 from .user_code import UserCode, load_user_code, user_code_options
 
@@ -157,10 +158,12 @@ class Session:
 
     def log_start(self) -> None:
         """Log the sizes of data and model, the run directory, and the notes on the data."""
+        from zpyro.errors import pluralize
+
         weights = sum(parameter.numel() for parameter in self.model.parameters())
         device = next(self.model.parameters()).device.type
         log(
-            f"{self.data.name}: {len(self.data.train)} sequences to train on, "
+            f"{self.data.name}: {pluralize(len(self.data.train), 'sequence')} to train on, "
             f"{len(self.data.valid)} held out; {self.config.model.name} with {weights:,} weights "
             f"on {device}; run directory {self.run.folder}"
         )
@@ -332,9 +335,10 @@ def _with_limits(given: dict[str, object]) -> dict[str, object]:
 
 
 def _log_outcome(outcome: Outcome, session: Session) -> None:
+    from zpyro.errors import pluralize
     from zpyro.training.callbacks import duration
 
-    run = session.run
+    folder = shlex.quote(str(session.run.folder))
     if session.resume and outcome.step == session.step and outcome.interrupted is None:
         log(
             f"note: no step was taken, because the budget of the run ends before step "
@@ -344,6 +348,6 @@ def _log_outcome(outcome: Outcome, session: Session) -> None:
     skipped = f", {outcome.skipped} of them skipped as not finite" if outcome.skipped else ""
     log(f"{pluralize(outcome.step, 'step')} in {duration(outcome.seconds)}{best}{skipped}")
     if outcome.interrupted is not None:
-        log(f"stopped and saved; continue with: zpyro train --resume {run.folder}")
+        log(f"stopped and saved; continue with: zpyro train --resume {folder}")
         raise SystemExit(128 + outcome.interrupted)
-    log(f"next: zpyro evaluate {run.folder}; zpyro sample {run.folder} --out samples")
+    log(f"next: zpyro evaluate {folder}; zpyro sample {folder} --out samples")

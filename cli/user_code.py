@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,7 @@ def _run_plugins(
         raise UserError("--plugin and --run-plugins are both given; give one")
     records = [] if run is None else plugins.recorded(run)
     if records and not paths and not run_plugins:
-        names = " ".join(f"--plugin {record.file}" for record in records)
+        names = " ".join(f"--plugin {shlex.quote(record.file)}" for record in records)
         raise UserError(
             f"{run}: uses plugins, and code in a run directory is not executed by default; pass "
             f"{names}, or --run-plugins for the copies in the run"
@@ -163,7 +164,8 @@ def _run_guide(
         raise UserError(
             f"{run}: was trained with the custom guide {record.name} of {record.file}, and code "
             f"in a run directory is not executed by default; pass --guide "
-            f"{record.file}:{record.name}, or --run-guide for the copy {record.path}"
+            f"{shlex.quote(f'{record.file}:{record.name}')}, or --run-guide for the copy "
+            f"{record.path}"
         )
     source = None
     if guide:

@@ -42,6 +42,12 @@ def printable(text: str) -> str:
     return "".join(map(_escaped, text))
 
 
+def pluralize(number: int, noun: str) -> str:
+    """A number with its noun: 1 step, 12 steps, 1,350 steps."""
+    plural = noun if noun.endswith("series") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def _escaped(character: str) -> str:
     if unicodedata.category(character) not in _HIDDEN and character not in _DIRECTIONS:
         return character

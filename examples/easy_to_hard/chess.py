@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 
 from .chess_board import Board, checked, played
 from .chess_export import Row, rows
@@ -193,7 +193,9 @@ def archived_puzzles(folder: Path) -> ChessPuzzles:
     path = folder / "rating.pth"
     ratings = _tensor(path).flatten() if path.exists() else torch.zeros(count)
     if len(ratings) != count:
-        raise UserError(f"{path}: has {len(ratings)} ratings for {count} puzzles")
+        raise UserError(
+            f"{path}: has {pluralize(len(ratings), 'rating')} for {pluralize(count, 'puzzle')}"
+        )
     sides = black.bool().numpy()
     boards = _boards(planes, sides, folder / "data.pth")
     origins, destinations = _moves(targets, boards, sides, targets_path)

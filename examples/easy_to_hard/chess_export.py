@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple
 
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 
 COLUMNS = ("PuzzleId", "FEN", "Moves", "Rating")
 """The columns that are used. Exports have had 9 to 11; these four have always been the first."""
@@ -82,7 +82,7 @@ def _parsed(text: IO[str], path: Path) -> Iterator[Row]:
                 if "PuzzleId" in line:
                     continue
             if len(line) != width:
-                damage = f"has {len(line)} columns instead of {width}; is it cut off?"
+                damage = f"has {pluralize(len(line), 'column')} instead of {width}; is it cut off?"
                 yield Row(lines.line_num, None, damage)
             else:
                 puzzle, fen, moves, rating = (line[column] for column in columns)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 
 from . import pictures
 from .chess import ChessPuzzles, archived_puzzles, read_puzzles
@@ -129,7 +129,8 @@ def _split(puzzles: ChessPuzzles, request: Request) -> np.ndarray:
     every = int(options.get("held_out_every") or 20)
     if len(puzzles) < end:
         raise UserError(
-            f"{request.source}: has {len(puzzles):,} puzzles; this preset needs {end:,}, "
+            f"{request.source}: has {pluralize(len(puzzles), 'puzzle')}; this preset "
+            f"needs {end:,}, "
             "or take --preset quick"
         )
     easier = np.arange(cut)

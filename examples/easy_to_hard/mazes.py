@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zpyro.datasets.formats.declared import DAMAGED
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 
 Booleans = NDArray[np.bool_]
 Integers = NDArray[np.int64]
@@ -169,7 +169,7 @@ def _distinct(size: int, count: int, seed: int) -> tuple[Drawing, int]:
         drawn += len(drawing)
         if drawn > 100 * count + 100_000:
             raise UserError(
-                f"{count} mazes of size {size} were asked for, but {drawn} draws held only "
+                f"{pluralize(count, 'maze')} of size {size} asked for, but {drawn} draws held only "
                 f"{found} different ones; ask for fewer or larger mazes"
             )
     raise AssertionError("the draws never end")

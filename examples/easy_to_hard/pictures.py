@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.markup import escape
 from torch import Tensor
 
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,7 +56,7 @@ def save(answers: Sequence[Picture], solution: Picture, caption: str, path: Path
             # One palette for all frames: with separate ones the animation flickers.
             frames = [frame.quantize(palette=framed[-1].quantize()) for frame in framed]
             frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0)
-            return f"{escape(str(path))}: {len(framed)} frames"
+            return f"{escape(str(path))}: {pluralize(len(framed), 'frame')}"
         chosen = sorted({round(n) for n in np.linspace(0, len(framed) - 1, IN_A_STRIP)})
         width, height = framed[0].size
         step = width + _GAP

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from zpyro.analysis import plots
 from zpyro.distributed.seeding import seed_everything
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 from zpyro.nn.precision import resolve_precision
 from zpyro.training import Trainer, choose_device, logger_for
 from zpyro.training.runs import MetricsLog
@@ -72,15 +73,16 @@ def train(name: str, **options: Any) -> None:
         weights = sum(parameter.numel() for parameter in solver.parameters())
         console.print(f"{name}: {settings.solver} with {weights:,} weights; run {folder.folder}")
         outcome = trainer.fit()
+        quoted = shlex.quote(str(folder.folder))
         if outcome.interrupted and not trainer.is_finished():
-            console.print(f"stopped and saved; continue with train --resume {folder.folder}")
+            console.print(f"stopped and saved; continue with train --resume {quoted}")
             raise SystemExit(128 + outcome.interrupted)
         for line in choose_rule(trainer, folder):
             console.print(line)
         console.print(
-            f"{outcome.step} steps in {outcome.seconds / 60:.1f} min"
+            f"{pluralize(outcome.step, 'step')} in {outcome.seconds / 60:.1f} min"
             + (f", {outcome.skipped} skipped as not finite" if outcome.skipped else "")
-            + f"; next: zpyro example {name} test {folder.folder}"
+            + f"; next: zpyro example {name} test {quoted}"
         )
 
 

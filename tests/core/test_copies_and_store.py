@@ -15,6 +15,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import SVI
 from pyro.nn import PyroModule, PyroParam
 from rich.console import Console
@@ -282,3 +283,37 @@ def test_settings_with_those_of_a_term(copied: Callable[[Any], Any]) -> None:
         assert copied(zpyro.datasets.entry("vowels")).name == "vowels"
     finally:
         TERMS.unregister("roughness")
+
+
+READS = {
+    "state_dict": lambda module, _: module.state_dict()["output.weight"],
+    "of_an_objective": lambda module, _: next(
+        value
+        for name, value in zpyro.ZForcingELBO()(module.model, module.guide).state_dict().items()
+        if name.endswith("output.weight") and "network" not in name and "reverse" not in name
+    ),
+    "save": lambda module, folder: _saved_to(module, folder).output.weight,
+    "deepcopy": lambda module, _: copy.deepcopy(module).output.weight,
+    "pickle": lambda module, _: _pickled(module).output.weight,
+    "torch.save": lambda module, _: _saved(module).output.weight,
+}
+
+
+def _saved_to(module: Any, folder: Path) -> Any:
+    module.save(folder / "model")
+    return zpyro.load(folder / "model")
+
+
+@pytest.mark.parametrize("read", READS)
+def test_what_was_loaded_into_the_store_is_saved_and_copied(tmp_path: Path, read: str) -> None:
+    """Also before the model is used for the first time."""
+    module = make("gaussian").module
+    module.store_name = "kept"
+    poutine.trace(module.guide).get_trace(make("gaussian").x)
+    expected = module.output.weight.detach().clone()
+    pyro.get_param_store().save(str(tmp_path / "store"))
+    with torch.no_grad():
+        module.output.weight.zero_()
+    pyro.clear_param_store()
+    pyro.get_param_store().load(str(tmp_path / "store"))
+    assert torch.equal(READS[read](module, tmp_path), expected)

@@ -13,12 +13,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.contrib.autoname import scope
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 import zpyro
 from tests.core.cases import Case, gradients, make
+from zpyro.errors import UserError
 from zpyro.objectives import MultiSampleELBO, Term, TracePair
 
 pytestmark = pytest.mark.fast
@@ -310,3 +312,61 @@ def test_a_plate_of_another_size(granularity: str) -> None:
         pyro.plate("data", 4),
     ):
         case.module.model(*case.batch)
+
+
+def _replay_params(program: Any, name: str, value: Tensor) -> Any:
+    # As a value of the store has it.
+    value.unconstrained = lambda: value  # pyright: ignore[reportAttributeAccessIssue]
+    return poutine.replay(program, params={name: value})
+
+
+OTHER_VALUES: dict[str, Callable[[Any, str, Tensor], Any]] = {
+    "lift": lambda program, name, value: poutine.lift(
+        program, prior={name: dist.Normal(value, 1.0).to_event(2)}
+    ),
+    "lift_to_a_point": lambda program, name, value: poutine.lift(
+        program, prior={name: dist.Delta(value).to_event(2)}
+    ),
+    "lift_of_all": lambda program, _, value: poutine.lift(
+        program, prior=lambda *_, **__: dist.Delta(value).to_event(2)
+    ),
+    "substitute": lambda program, name, value: poutine.substitute(program, data={name: value}),
+    "replay": _replay_params,
+}
+
+
+@pytest.mark.parametrize("handler", OTHER_VALUES)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("of", ["model", "guide"])
+def test_other_values_of_parameters_are_refused(of: str, granularity: str, handler: str) -> None:
+    """Nothing would be computed with them."""
+    case = make("gaussian", granularity=granularity)
+    name = f"{case.module.store_name}.output.weight"
+    value = torch.zeros_like(case.module.output.weight)
+    program = OTHER_VALUES[handler](getattr(case.module, of), name, value)
+    with pytest.raises(UserError, match=r"^parameter .*: a handler such as poutine.lift"):
+        poutine.trace(program).get_trace(*case.batch)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("size", [None, 2])
+def test_a_sequential_plate_with_scopes(granularity: str, size: int | None) -> None:
+    """The model twice or more in one program, under prefixes; the terms add up, scaled."""
+    case = make("gaussian", granularity=granularity, lengths=LENGTHS)
+    noise = torch.randn(3, 5, 2, dtype=torch.float64)
+
+    def repeated(program: Callable[..., Any]) -> Callable[..., Any]:
+        def whole(*arguments: Any) -> None:
+            for number in pyro.plate("pieces", 4, subsample_size=size):
+                with scope(prefix=f"piece{number}"):
+                    with_noise(program, noise)(*arguments)
+
+        return whole
+
+    objective = zpyro.ZForcingELBO(*WEIGHTS)
+    one = objective.terms(
+        with_noise(case.module.model, noise), with_noise(case.module.guide, noise), *case.batch
+    )
+    found = objective.terms(repeated(case.module.model), repeated(case.module.guide), *case.batch)
+    for name, value in one.values.items():
+        torch.testing.assert_close(found.values[name], 4.0 * value, msg=name)

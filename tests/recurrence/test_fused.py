@@ -171,15 +171,6 @@ def test_backward_twice_through_a_retained_graph(recurrence: Recurrence, cell: s
 
 
 @pytest.mark.fast
-def test_differentiating_twice_is_refused(recurrence: Recurrence, cell: str) -> None:
-    case = make(cell)
-    path = case.run(recurrence)
-    first = torch.autograd.grad(path.z.square().sum(), case.noise, create_graph=True)[0]
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        first.sum().backward()
-
-
-@pytest.mark.fast
 def test_an_output_changed_in_place_makes_no_wrong_gradient(recurrence: Recurrence) -> None:
     path = make("lstm").run(recurrence)
 
@@ -262,3 +253,63 @@ def test_a_path_names_its_parts() -> None:
     path = make("lstm").run(choose("auto"))
     assert isinstance(path, Path)
     assert torch.equal(path.state[0], path.hidden[:, -1])
+
+
+def second_gradients(case: Case, path: Path) -> dict[str, Tensor]:
+    """The gradient of the squared length of the gradient of all leaves."""
+    total = sum(value.sin().sum() for value in outputs(path).values())
+    assert isinstance(total, Tensor)
+    leaves = case.leaves()
+    tensors = list(leaves.values())
+    first = torch.autograd.grad(total, tensors, create_graph=True, materialize_grads=True)
+    length = torch.stack([part.square().sum() for part in first]).sum()
+    found = torch.autograd.grad(length, tensors, materialize_grads=True)
+    return dict(zip(leaves, found, strict=True))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("particles", [1, 2])
+def test_gradients_can_be_differentiated(recurrence: Recurrence, cell: str, particles: int) -> None:
+    case = make(cell, particles=particles, scale=0.5)
+    ours, theirs = (second_gradients(case, case.run(each)) for each in (recurrence, plain))
+    assert_close(ours, theirs, EXACT)
+
+
+@pytest.mark.fast
+def test_some_outputs_and_fixed_inputs_when_differentiated_twice(recurrence: Recurrence) -> None:
+    case = make("lstm")
+    case = case.replaced(backward=case.backward.detach(), noise=case.noise.detach())
+    weight = case.posterior.output.weight
+    found: list[Tensor] = []
+    for each in (recurrence, plain):
+        z = case.run(each).z
+        (first,) = torch.autograd.grad(z.square().sum(), weight, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), weight)[0])
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.fast
+def test_gradients_by_torch_func(recurrence: Recurrence, cell: str) -> None:
+    case = make(cell)
+    weights = dict(case.posterior.named_parameters())
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        class Called(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.posterior = case.posterior
+
+            def forward(self) -> Tensor:
+                return sum_of(case.run(recurrence))
+
+        prefixed = {f"posterior.{name}": value for name, value in weights.items()}
+        return torch.func.functional_call(Called(), prefixed, ())
+
+    found = torch.func.grad(loss)({name: value.detach() for name, value in weights.items()})
+    expected = torch.autograd.grad(sum_of(case.run(plain)), list(weights.values()))
+    for name, gradient in zip(weights, expected, strict=True):
+        torch.testing.assert_close(found[name], gradient, rtol=1e-10, atol=1e-12)
+
+
+def sum_of(path: Path) -> Tensor:
+    return path.z.sum() + path.hidden.square().sum()

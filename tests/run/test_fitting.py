@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,141 @@ def test_the_model_holds_the_best_weights_and_training_ends_early() -> None:
     assert result.step == 15
     found = zpyro.evaluate(module, data.valid, batch_size=32, seed=1).elbo
     assert found == pytest.approx(result.best, rel=1e-6)
+
+
+class Fail(Callback):
+    """Ruins the weights at a step, then raises."""
+
+    def __init__(self, module: torch.nn.Module, step: int, error: BaseException) -> None:
+        self.module, self.step, self.error = module, step, error
+
+    def on_step(self, state: TrainState, fraction: float, seconds_left: float | None) -> None:
+        if state.step == self.step:
+            with torch.no_grad():
+                for parameter in self.module.parameters():
+                    parameter.fill_(torch.nan)
+            raise self.error
+
+
+def held_out(module: zpyro.SequenceModel, data: Dataset) -> float:
+    return zpyro.evaluate(module, data.valid, batch_size=32, seed=1).elbo
+
+
+@pytest.mark.parametrize(
+    ("error", "average", "folder"),
+    [
+        (ValueError(), 0.0, False),
+        (KeyboardInterrupt(), 0.9, False),
+        (SystemExit(), 0.0, True),
+        (UserError("a mistake"), 0.9, True),
+    ],
+    ids=repr,
+)
+def test_the_best_weights_survive_an_exception(
+    tmp_path: Path, error: BaseException, average: float, folder: bool
+) -> None:
+    module, data = model(), dataset()
+    options: dict[str, Any] = {"out": tmp_path / "run"} if folder else {}
+    with pytest.raises(type(error)):
+        fit(
+            module,
+            data,
+            steps=20,
+            validate_every=5,
+            average=average,
+            callbacks=[Fail(module, 13, error)],
+            **options,
+        )
+    training = module.metadata["training"]
+    assert training["best_step"] in (5, 10)
+    assert held_out(module, data) == pytest.approx(training["best_elbo"], rel=1e-6)
+
+
+def test_the_best_weights_survive_steps_that_are_not_finite() -> None:
+    class Poison(Fail):
+        def on_step(self, *arguments: Any) -> None:
+            with contextlib.suppress(ValueError):
+                super().on_step(*arguments)
+
+    module, data = model(), dataset()
+    options: dict[str, Any] = {"log_every": 1, "skip_limit": 3, "validate_every": 5}
+    with pytest.raises(UserError, match="3 steps in a row"):
+        fit(module, data, steps=20, callbacks=[Poison(module, 6, ValueError())], **options)
+    assert held_out(module, data) == pytest.approx(module.metadata["training"]["best_elbo"])
+
+
+def test_an_exception_before_the_first_validation_keeps_the_last_weights() -> None:
+    class Stop(Callback):
+        def on_step(self, *arguments: Any) -> None:
+            raise KeyboardInterrupt
+
+    module = model()
+    before = [parameter.detach().clone() for parameter in module.parameters()]
+    with pytest.raises(KeyboardInterrupt):
+        fit(module, dataset(), steps=3, callbacks=[Stop()])
+    assert not all(map(torch.equal, module.parameters(), before))
+    assert module.metadata["training"]["best_elbo"] is None
+
+
+def test_the_result_names_the_step_of_the_best_bound() -> None:
+    module = model()
+    result = fit(module, dataset(), steps=20, validate_every=5, learning_rate=0.5)
+    found = {r["step"]: r["elbo"] for r in result.history if r["kind"] == "valid"}
+    assert result.best_step is not None
+    assert found[result.best_step] == result.best == max(found.values())
+    assert repr(result).endswith(f" nats/sequence at step {result.best_step})")
+    assert module.metadata["training"]["best_step"] == result.best_step
+    assert repr(fit(model(), dataset(), steps=1)).startswith("FitResult(1 step, ")
+
+
+def test_a_run_that_lost_its_best_checkpoint_can_be_continued(tmp_path: Path) -> None:
+    module, data, folder = model(), dataset(), tmp_path / "run"
+    fit(module, data, steps=10, validate_every=5, out=folder)
+    shutil.rmtree(folder / "best")
+    result = fit(module, data, steps=20, validate_every=5, out=folder, resume=True)
+    assert result.best_step in (15, 20)
+    assert held_out(zpyro.load(folder), data) == pytest.approx(result.best, rel=1e-6)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_where_gradients_are_off(mode: Any) -> None:
+    expected, module = model(), model()
+    fit(expected, dataset(), steps=3)
+    with mode():
+        fit(module, dataset(), steps=3)
+        assert not torch.is_grad_enabled()
+    assert all(map(torch.equal, expected.state_dict().values(), module.state_dict().values()))
+
+
+class Misspelled(Callback):
+    def on_validaton(self, record: Any) -> None:
+        """Never called."""
+
+
+class OfLightning(Callback):
+    def on_train_epoch_end(self) -> None:
+        """Never called."""
+
+
+def with_attribute() -> Callback:
+    callback = NotebookLogger(seconds=0.0)
+    callback.__dict__["on_epoch"] = print
+    return callback
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (Misspelled, "on_validaton"),
+        (OfLightning, "on_train_epoch_end"),
+        (with_attribute, "on_epoch"),
+        (lambda: type("Upper", (Callback,), {"on_Step": print})(), "on_Step"),
+        (lambda: type("Longer", (Callback,), {"on_fit_ends": print})(), "on_fit_ends"),
+    ],
+)
+def test_a_callback_with_an_unknown_method_is_refused(make: Any, name: str) -> None:
+    with pytest.raises(UserError, match=f": {name} is never called; .* on_step, .*on_fit_end$"):
+        fit(model(), dataset(), steps=1, callbacks=[make()])
 
 
 def test_patience_zero_trains_to_the_end() -> None:

@@ -354,3 +354,31 @@ def test_a_saved_model_holds_no_code(tmp_path: Path) -> None:
     meta = json.loads((tmp_path / "model/meta.json").read_text(encoding="utf-8"))
     assert meta["class"] == "zpyro.models.zforcing:ZForcing"
     torch.load(tmp_path / "model/state.pt", weights_only=True)
+
+
+class ShiftGuide(nn.Module):
+    """A guide with one parameter."""
+
+    def __init__(self, module: SequenceModel) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.ones(module.latent_size))
+
+    def forward(self, x: Tensor, *_: Any) -> None:
+        size = *x.shape[:2], len(self.shift)
+        with pyro.plate("sequences", len(x)):
+            fn = pyro.distributions.Normal(self.shift.expand(size), 1.0).to_event(2)
+            pyro.sample("z", fn)
+
+
+def test_runs_with_a_custom_guide_are_not_loaded_without_it(tmp_path: Path) -> None:
+    module = model()
+    training.attach_guide(module, ShiftGuide(module))
+    result = training.fit(module, dataset(), steps=2, out=tmp_path / "run")
+    with pytest.raises(UserError, match=r"run: was trained with a custom guide, .* guide=GUIDE$"):
+        zpyro.load(tmp_path / "run")
+    loaded = zpyro.load(tmp_path / "run", guide=ShiftGuide)
+    shift = "custom_guide.shift"
+    assert torch.equal(loaded.get_parameter(shift), module.get_parameter(shift))
+    bounds = [zpyro.evaluate(each, dataset().valid, seed=1).elbo for each in (module, loaded)]
+    assert bounds[0] == pytest.approx(bounds[1])
+    assert result.best == pytest.approx(bounds[0])

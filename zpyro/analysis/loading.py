@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from zpyro import datasets
 from zpyro.datasets.sequences import Dataset, Sequences
 from zpyro.datasets.vocabulary import Vocabulary
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 from zpyro.models import SequenceModel
 from zpyro.nn.devices import choose_device
 from zpyro.training.checkpoint import Checkpoint
@@ -93,16 +94,17 @@ def load_run(
     """
     run = open_run(folder)
     other = "last" if which == "best" else "best"
+    quoted = shlex.quote(str(run.folder))
     if not run.has(which):
         if run.has(other):
             raise UserError(
                 f"{run.folder}: has no {which} checkpoint yet; train on with zpyro train --resume "
-                f"{run.folder}, or pass --checkpoint {other}"
+                f"{quoted}, or pass --checkpoint {other}"
             )
         if run.records():
             raise UserError(
                 f"{run.folder}: has no {which} checkpoint yet; train on with zpyro train --resume "
-                f"{run.folder}, or see its curves with zpyro plot {run.folder}"
+                f"{quoted}, or see its curves with zpyro plot {quoted}"
             )
     return LoadedRun(run, run.load(which, choose_device(device), guide))
 
@@ -180,7 +182,8 @@ def renormalize_like(checkpoint: Checkpoint, sequences: Sequences) -> Sequences:
         largest = max((int(np.max(value)) for value in sequences.values), default=0)
         if largest >= likelihood.size:
             raise UserError(
-                f"the data hold token {largest}, the model has {likelihood.size} tokens; "
+                f"the data hold token {largest}, the model has "
+                f"{pluralize(likelihood.size, 'token')}; "
                 "give data with the same vocabulary"
             )
     return sequences.renormalized(data.normalization)

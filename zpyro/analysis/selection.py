@@ -14,7 +14,7 @@ from zpyro.datasets.formats import audio, text_files
 from zpyro.datasets.formats.declared import DAMAGED
 from zpyro.datasets.sequences import Array, Normalization, Sequences
 from zpyro.datasets.vocabulary import END, UNKNOWN, Vocabulary
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 from zpyro.io.paths import user_path
 from zpyro.training.checkpoint import Checkpoint
 
@@ -236,7 +236,8 @@ def _read_recording(path: Path, checkpoint: Checkpoint, on_note: OnNote | None) 
     frames = audio.frame(audio.resample(samples, found, rate), size)
     if len(frames) == 0:
         raise UserError(
-            f"{path}: is shorter than a frame, {size} samples at {rate} Hz; give a longer one"
+            f"{path}: is shorter than a frame, {pluralize(size, 'sample')} at {rate} Hz; give a "
+            "longer one"
         )
     return frames
 

@@ -17,7 +17,7 @@ from zpyro.datasets.formats.tables import pandas_module, read_frame
 from zpyro.datasets.sequences import Normalization
 from zpyro.datasets.table import TableSettings, boundaries, change, split_series, to_sequences
 from zpyro.datasets.table_series import Series, Table, future_of, season_of, table_of
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 from zpyro.evaluation import (
     Backtest,
     Forecaster,
@@ -246,7 +246,8 @@ class TableRun:
         """
         if self.settings.difference:
             raise UserError(
-                f"the run models changes over {self.settings.difference} steps; for imputation"
+                f"the run models changes over {pluralize(self.settings.difference, 'step')}; "
+                "for imputation"
                 " train one with data.difference=0"
             )
         found: list[tuple[Numbers, Numbers]] = []
@@ -374,7 +375,8 @@ def _pieces(label: str, series: Series, length: int) -> list[_Piece]:
         if missing[begin:end].all():
             where = f"{label}: group {series.name}" if series.name else label
             raise UserError(
-                f"{where}: has no value in the {end - begin} rows from {series.times[begin]};"
+                f"{where}: has no value in {pluralize(end - begin, 'row')} "
+                f"from {series.times[begin]};"
                 " raise --context"
             )
         found.append(_Piece(begin, end, first, last))

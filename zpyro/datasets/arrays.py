@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from zpyro.datasets.sequences import Array, Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import SPLIT_NAMES, SPLITS, split_by_name
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 from zpyro.likelihoods.base import LARGEST_SIZE
 
 LARGEST_NUMBER = 1e30
@@ -375,7 +375,8 @@ def _covariates(covariates: Any, groups: Mapping[str, Named]) -> dict[str, dict[
             values = [keyed[name] for name, _ in named]
         if len(values) != len(named):
             raise UserError(
-                f"covariates: there are {len(values)} for {len(named)} sequences; give one each"
+                f"covariates: there are {len(values)} for {pluralize(len(named), 'sequence')}; "
+                "give one each"
             )
         found[group] = {}
         for (name, frames), value in zip(named, values, strict=True):
@@ -421,7 +422,8 @@ def _named(label: str, arrays: Any, names: Sequence[str] | None) -> Named:
         return named
     if len(names) != len(named) or len(set(names)) != len(names):
         raise UserError(
-            f"names: has {len(set(names))} different names for {len(named)} sequences;"
+            f"names: has {pluralize(len(set(names)), 'different name')} for "
+            f"{pluralize(len(named), 'sequence')};"
             " give one each"
         )
     return [(str(name), pair[1]) for name, pair in zip(names, named, strict=True)]

@@ -16,7 +16,7 @@ from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import SPLIT_NAMES, SPLITS, hold_out, split_by_name
 from zpyro.datasets.tokenized import TextCorpus, TokenSettings
 from zpyro.datasets.vocabulary import Vocabulary
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 
 TREE = (
     "aclImdb/{train,test}/{pos,neg}/*.txt (and train/unsup/*.txt), from the archive"
@@ -94,7 +94,9 @@ class Imdb(TextCorpus):
         count = sum(path.parent.name == "unsup" for path in paths)
         if not count:
             return ()
-        return (f"left out: unsup/ ({count} files); data.unlabeled=true trains on them",)
+        return (
+            f"left out: unsup/ ({pluralize(count, 'file')}); data.unlabeled=true trains on them",
+        )
 
     def lines(self, item: SourceFile, splitter: Vocabulary) -> Iterator[list[str]]:
         if self._archive is None:

@@ -22,7 +22,7 @@ from zpyro.datasets.formats.declared import DAMAGED, check_declared
 from zpyro.datasets.formats.folders import walk
 from zpyro.datasets.sequences import Array, Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import SPLIT_NAMES, SPLITS, describe_split
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 
 
 def load(path: Path, settings: ArraySettings) -> Dataset:
@@ -171,7 +171,8 @@ def _ragged(label: str, prefix: str, arrays: Mapping[str, Array]) -> Named:
     total = sum(lengths.tolist())
     if total != len(values):
         raise UserError(
-            f"{label}: {prefix}lengths add up to {total} and {prefix}values has {len(values)} rows;"
+            f"{label}: {prefix}lengths add up to {total} and {prefix}values has "
+            f"{pluralize(len(values), 'row')};"
             " they must agree"
         )
     where = f"{label}: {prefix}values, sequence" if prefix else f"{label}: sequence"

@@ -11,7 +11,7 @@ from zpyro.datasets.formats import audio
 from zpyro.datasets.formats.folders import relative_name
 from zpyro.datasets.prepared.corpus import FileSpan, ParsedFile, Reader, SourceFile
 from zpyro.datasets.splitting import describe_split, named_splits
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 
 FULL_SCALE = 32768.0
 """Stored numbers are samples of [-1, 1] times this."""
@@ -64,7 +64,8 @@ class RecordingReader(Reader):
         waveform = audio.resample(waveform, rate, self._rate)
         if len(waveform) < self._shortest:
             raise UserError(
-                f"{item.path}: has {len(waveform)} samples; {self._shortest} are needed; remove it"
+                f"{item.path}: has {pluralize(len(waveform), 'sample')}; {self._shortest} "
+                "are needed; remove it"
             )
         if rate != self._rate:
             remarks[f"resampled to {self._rate} samples a second"] = f"from {rate}"

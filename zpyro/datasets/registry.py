@@ -12,7 +12,7 @@ from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import SPLITS, list_files
 from zpyro.datasets.vocabulary import Vocabulary
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 from zpyro.io.paths import user_path
 from zpyro.io.registry import Registry
 
@@ -149,13 +149,14 @@ def _files(split: Sequences) -> str:
 
 def _describe_split(split: Sequences) -> str:
     lengths = sorted(split.lengths.tolist())
-    what = "tokens" if split.data_type == "tokens" else "frames"
-    spread = f"{lengths[0]} to {lengths[-1]} {what}, median {lengths[len(lengths) // 2]}"
+    what = "token" if split.data_type == "tokens" else "frame"
+    spread = f"{lengths[0]} to {pluralize(lengths[-1], what)}, median {lengths[len(lengths) // 2]}"
     more = "" if split.seconds is None else f", {_duration(split.seconds)}"
     if split.steps_per_quarter is not None:
         notes = sum(int(roll.sum()) for roll in split.values) / split.num_frames
         more = f", {notes:.2f} notes a frame"
-    return f"{len(split)} sequences, {split.num_frames} {what}{more} ({spread})"
+    sequences = pluralize(len(split), "sequence")
+    return f"{sequences}, {pluralize(split.num_frames, what)}{more} ({spread})"
 
 
 def _duration(seconds: float) -> str:

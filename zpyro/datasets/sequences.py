@@ -22,7 +22,7 @@ from zpyro.datasets.batching import (
 )
 from zpyro.datasets.splitting import SPLITS
 from zpyro.datasets.vocabulary import Vocabulary
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 
 Array = NDArray[Any]
 
@@ -235,10 +235,11 @@ class Sequences(torch.utils.data.Dataset[Any]):
         if not len(self):
             return "0 sequences"
         lengths = self.lengths
-        what = "tokens" if self.data_type == "tokens" else f"frames of {self.frame_size}"
+        what = "token" if self.data_type == "tokens" else "frame"
+        size = "" if self.data_type == "tokens" else f" of {self.frame_size}"
         least, most = int(lengths.min()), int(lengths.max())
-        span = f"{least}" if least == most else f"{least} to {most}"
-        return f"{len(self)} {'sequence' if len(self) == 1 else 'sequences'} of {span} {what}"
+        span = f"{'' if least == most else f'{least} to '}{pluralize(most, what)}{size}"
+        return f"{pluralize(len(self), 'sequence')} of {span}"
 
     @overload
     def __getitem__(self, index: int) -> Sample | SeriesSample: ...

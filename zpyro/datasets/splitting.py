@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 
 SPLITS = ("train", "valid", "test")
 SPLIT_NAMES = {
@@ -95,10 +95,7 @@ def list_files(names: Iterable[str]) -> str:
     """Relative paths in a few words: folders with the number of files below them, then files."""
     parts = [PurePosixPath(name).parts for name in names]
     folders = Counter(part[0] for part in parts if len(part) > 1)
-    shown = [
-        f"{folder}/ ({count} {'file' if count == 1 else 'files'})"
-        for folder, count in sorted(folders.items())
-    ]
+    shown = [f"{folder}/ ({pluralize(count, 'file')})" for folder, count in sorted(folders.items())]
     shown += sorted(part[0] for part in parts if len(part) == 1)
     more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
     return ", ".join(shown[:_SHOWN]) + more
@@ -151,13 +148,14 @@ def split_by_name(
     ):
         if pattern and not chosen:
             raise UserError(
-                f"data.{what}_files {pattern!r} matches none of the {len(names)} names,"
+                f"data.{what}_files {pattern!r} matches none of {pluralize(len(names), 'name')},"
                 f" e.g. {names[0]}; change it"
             )
         if not chosen:
             told = "".join(f" ({note})" for note in describe_split(names)[:1] if use_names)
             raise UserError(
-                f"the {what} split would be empty with {len(names)} sequences{told}; give more, or"
+                f"the {what} split would be empty with "
+                f"{pluralize(len(names), 'sequence')}{told}; give more, or"
                 " set data.valid_fraction, data.test_fraction, or patterns of files where there"
                 " are any"
             )

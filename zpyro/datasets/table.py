@@ -15,7 +15,7 @@ from zpyro.datasets.formats.tables import pandas_module
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import split_by_name
 from zpyro.datasets.table_series import CALENDAR, Columns, Numbers, Series, Table, read_table
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,8 @@ def boundaries(path: Path, series: Series, settings: TableSettings) -> tuple[int
     if not 0 < valid < test < end:
         name = f"group {series.name}" if series.name else "the series"
         raise UserError(
-            f"{path}: {name} has {end} rows, which make {max(valid, 0)} to train, validation up to"
+            f"{path}: {name} has {pluralize(end, 'row')}, which make {max(valid, 0)} to train, "
+            "validation up to"
             f" row {test} and a test up to {end}; each needs rows: set data.valid_from,"
             " data.test_from, data.valid_fraction or data.test_fraction, or leave the series out"
         )

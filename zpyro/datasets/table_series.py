@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from zpyro.datasets.arrays import LARGEST_NUMBER
 from zpyro.datasets.formats.tables import pandas_module, read_frame
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 
 Numbers = NDArray[np.float64]
 
@@ -171,7 +171,8 @@ def table_of(label: str, frame: Any, columns: Columns) -> Table:
             if len(index) > len(rows):
                 lacking = len(index) - len(rows)
                 notes.append(
-                    f"{where}: {lacking} of {len(index)} times have no row; missing values"
+                    f"{where}: without a row: {lacking} of {pluralize(len(index), 'time')}; "
+                    "missing values"
                 )
             values, known = _laid(values, place, len(index)), _laid(known, place, len(index))
             source = np.full(len(index), -1)
@@ -240,7 +241,7 @@ def future_of(label: str, series: Series, columns: Columns, steps: int) -> tuple
     if columns.covariates:
         where = f"{label}: group {series.name}" if series.name else label
         raise UserError(
-            f"{where}: has {len(there)} rows after the last value, but the covariates"
+            f"{where}: has {pluralize(len(there), 'row')} after the last value, but the covariates"
             f" {', '.join(columns.covariates)} must be known for {steps}; add rows with empty"
             " values, or forecast fewer steps"
         )

@@ -38,7 +38,7 @@ from zpyro.datasets.vocabulary import (
     most_frequent,
     to_json,
 )
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 
 SEVERAL = "/"
 """Between the splits of an item whose lines are dealt out to several."""
@@ -239,10 +239,10 @@ def notes(
     yield f"{share:.2f} % of the test tokens are not in the vocabulary and count as one word"
     dropped = sum(metadata["dropped"] for metadata in shard_metadata)
     if dropped:
-        yield f"{dropped} sequences of more than {settings.max_length} are left out"
+        yield f"left out, longer than {settings.max_length}: {pluralize(dropped, 'sequence')}"
     cut = sum(metadata["cut"] for metadata in shard_metadata)
     if cut:
-        yield f"{cut} sequences are cut after {settings.max_length} and have no end"
+        yield f"cut after {settings.max_length}, without an end: {pluralize(cut, 'sequence')}"
 
 
 def _counts(shard_metadata: Sequence[Mapping[str, Any]], split: str) -> Counter[str]:

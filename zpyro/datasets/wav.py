@@ -15,7 +15,7 @@ from zpyro.datasets.formats.audio import Waveform
 from zpyro.datasets.formats.folders import relative_name
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import Splits, describe_split, split_by_name
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,11 @@ def read_folder(
         except UserError as problem:
             problems.append(problem)
     if problems:
-        more = f" (and {len(problems) - 1} more files like it)" if len(problems) > 1 else ""
+        more = (
+            f" (and {pluralize(len(problems) - 1, 'more file')} like it)"
+            if len(problems) > 1
+            else ""
+        )
         raise UserError(f"{problems[0]}{more}")
     if len(rates) > 1:
         found = ", ".join(f"{rate} ({name})" for rate, name in sorted(rates.items()))
@@ -226,7 +230,8 @@ def cut_rows(frames: NDArray[np.float32], segment_length: int | None) -> list[ND
 def _check_length(path: Path, waveform: Waveform, frame_size: int) -> None:
     if len(waveform) < 2 * frame_size:
         raise UserError(
-            f"{path}: has {len(waveform)} samples; two frames of {frame_size} are needed"
+            f"{path}: has {pluralize(len(waveform), 'sample')}; two frames of {frame_size} "
+            "are needed"
             " (remove it, or set data.frame_size lower)"
         )
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 
 Numbers = NDArray[np.float64]
 
@@ -310,7 +310,7 @@ def backtest(
     if not origins:
         longest = max((len(values) for values in arrays), default=0)
         raise UserError(
-            f"backtest: no series is long enough to forecast {steps} steps after step"
+            f"backtest: no series is long enough to forecast {pluralize(steps, 'step')} after step"
             f" {min(firsts, default=0)} (the longest has {longest}); forecast fewer steps"
         )
     found: list[NDArray[Any]] = []

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -80,6 +81,9 @@ def set_aside(folder: Path) -> Path:
 def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
     """Replace a file so that the old or the new one exists at every time.
 
+    A link stays, and what it leads to is replaced. Into a device or pipe, such as /dev/stdout, the
+    content is written.
+
     Args:
         path: the file to replace or make.
         content: its text, or a function that writes it to a path.
@@ -87,19 +91,39 @@ def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
     Raises:
         UserError: if the disk is full or the place cannot be written.
     """
-    writing = path.with_name(path.name + WRITING)
     with translate_os_errors(path):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            _write_through(path, content)
+            return
+        target = Path(os.path.realpath(path)) if path.is_symlink() else path
+        writing = target.with_name(target.name + WRITING)
         try:
-            if isinstance(content, str):
-                writing.write_text(content, encoding="utf-8", errors="surrogateescape")
-            else:
-                content(writing)
+            _write(writing, content)
             flush(writing)
-            os.replace(writing, path)
+            os.replace(writing, target)
         finally:
             with contextlib.suppress(OSError):
                 writing.unlink(missing_ok=True)
-        flush(path.parent)
+        flush(target.parent)
+
+
+def _write(path: Path, content: str | Callable[[Path], None]) -> None:
+    if isinstance(content, str):
+        path.write_text(content, encoding="utf-8", errors="surrogateescape")
+    else:
+        content(path)
+
+
+def _write_through(path: Path, content: str | Callable[[Path], None]) -> None:
+    """Write into a device or pipe, which cannot be replaced; writers of files may need to seek."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "content")
+        _write(file, content)
+        # Opened without buffer: a device that is full says so here.
+        with path.open("wb", buffering=0) as device:
+            content_left = memoryview(file.read_bytes())
+            while content_left:
+                content_left = content_left[device.write(content_left) :]
 
 
 def flush(path: Path) -> None:

@@ -18,7 +18,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from zpyro.datasets.batching import Batch
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 from zpyro.models.conditions import cast_floats
 from zpyro.models.distributions import TrajectoryNormal
 from zpyro.models.programs import Program
@@ -78,8 +78,9 @@ def latents_in(sites: dict[str, Site], shape: torch.Size) -> Tensor:
     z = found_latents(sites, shape[1])
     if z.shape != shape:
         raise UserError(
-            f"the guide's latents have shape {tuple(z.shape)} for {shape[0]} sequences of "
-            f"{shape[1]} steps; (B, T, Z) must be {tuple(shape)}"
+            f"the guide's latents have shape {tuple(z.shape)} for "
+            f"{pluralize(shape[0], 'sequence')} "
+            f"of {pluralize(shape[1], 'step')}; (B, T, Z) must be {tuple(shape)}"
         )
     return z
 
@@ -97,7 +98,8 @@ def found_latents(sites: dict[str, Site], steps: int) -> Tensor:
     if missing:
         if len(missing) < len(names):
             raise UserError(
-                f"the guide samples no site {missing[0]}; a sequence of {steps} steps needs all of "
+                f"the guide samples no site {missing[0]}; a sequence of "
+                f"{pluralize(steps, 'step')} needs all of "
                 f"z_1 to z_{steps}"
             )
         own = [name for name, site in sites.items() if not site_is_subsample(cast(Any, site))]

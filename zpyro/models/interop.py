@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 from zpyro.likelihoods import Categorical, Gaussian, Likelihood
 from zpyro.models.zforcing import ZForcing
 
@@ -138,7 +138,7 @@ def _check_tensor(name: Any, tensor: Any) -> None:
     elif tensor.layout != torch.strided or tensor.dtype not in (torch.float32, torch.float64):
         wrong = "is not a tensor of floating numbers (float32 or float64)"
     elif tensor.dim() not in (1, 2):
-        wrong = f"has {tensor.dim()} dimensions"
+        wrong = f"has {pluralize(tensor.dim(), 'dimension')}"
     elif tensor.nbytes > tensor.untyped_storage().nbytes():
         wrong = "repeats what it holds to a larger size"
     elif not bool(tensor.isfinite().all()):

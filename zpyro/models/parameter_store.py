@@ -71,14 +71,21 @@ def register(model: PyroModule, store_name: str) -> None:
     """Make all parameters sites of the running program, so that SVI trains every one of them.
 
     Raises:
-        UserError: if a loaded value has another shape than its parameter.
+        UserError: if a loaded value has another shape than its parameter, or a handler gives a
+            parameter another value, with which nothing would be computed.
     """
     load(model, store_name)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and _is_parameter(parameter):
             _registered[id(parameter)] = parameter
             _owned[model].parameters[id(parameter)] = parameter
-            pyro.param(f"{store_name}.{name}", parameter)
+            site = f"{store_name}.{name}"
+            if pyro.param(site, parameter) is not parameter:
+                raise UserError(
+                    f"parameter {site}: a handler such as poutine.lift or substitute gives it "
+                    "another value, which a model does not use; assign values with "
+                    "load_state_dict or torch.func.functional_call"
+                )
 
 
 def load(model: PyroModule, store_name: str) -> None:

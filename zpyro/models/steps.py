@@ -141,6 +141,7 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         self.likelihood, weights = likelihood.with_weights()
         if weights is not None:
             self.likelihood_weights = weights
+        self.register_state_dict_pre_hook(_load_values)
         self.hidden_size = hidden_size
         self.latent_size = latent_size
         self.missing = missing
@@ -399,6 +400,11 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
             if isinstance(part, PyroModule):
                 part._pyro_name = f"{name}.{path}" if path else name
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has what was loaded into the store, as the model itself when it is next used.
+        parameter_store.load(self, self.store_name)
+        return super().__getstate__()
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         # A copy of a model in the same process needs names of its own.
@@ -408,9 +414,15 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         """Register all parameters with Pyro, so that SVI trains the auxiliary networks too.
 
         Raises:
-            UserError: if a value loaded into the parameter store has another shape.
+            UserError: if a value loaded into the parameter store has another shape, or a handler
+                gives a parameter another value (``poutine.lift``, ``poutine.substitute``).
         """
         parameter_store.register(self, self.store_name)
+
+
+def _load_values(model: StepwiseModel, _prefix: str, _keep_vars: bool) -> None:
+    """Copy what was loaded into Pyro's store before the weights are read."""
+    parameter_store.load(model, model.store_name)
 
 
 COVARIATE_SIZE = Limits(at_least=0, at_most=1 << 16)

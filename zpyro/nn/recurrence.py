@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zpyro.nn.kernels import fused_layer_norm, fused_lstm
 from zpyro.nn.kernels.compiled import CompiledLoops
+from zpyro.nn.kernels.fused_blocks import are_transforms_active
 from zpyro.nn.kernels.lstm_loops import TorchLoops
 from zpyro.nn.layers import Cell, GaussianMLP, LatentLSTM, State
 
@@ -89,8 +90,11 @@ def fused(
 
     Arguments are as in :func:`plain`; ``loops`` runs the loops over time of a
     :class:`zpyro.nn.layers.LatentLSTM`. Under autocast the products run in its dtype, everything
-    else in that of the parameters. The gradient cannot be differentiated again.
+    else in that of the parameters. With ``create_graph=True`` the gradient is that of a readable
+    loop and can be differentiated again. Within torch.func the path is that of :func:`plain`.
     """
+    if are_transforms_active():
+        return plain(posterior, cell, future, embedded, noise, state)
     like = posterior.output.weight
     dtype, device = like.dtype, like.device.type
     product_dtype = dtype

@@ -117,10 +117,16 @@ class TracePair:
         found: list[tuple[Site, Site, AuxiliaryCosts]] = []
         for site in self.observed:
             costs: AuxiliaryCosts | None = site["infer"].get("auxiliary_costs")
-            latent = None if costs is None else self.guide_sites.get(costs.latent)
+            latent = None if costs is None else self._latent_beside(site, costs.latent)
             if costs is not None and latent is not None and "backward_states" in latent["infer"]:
                 found.append((site, latent, costs))
         return found
+
+    def _latent_beside(self, site: Site, latent: str) -> Site | None:
+        """The guide's site of a name, under the prefix that ``autoname.scope`` gave an observed."""
+        scope = site["name"].rpartition("/")[0]
+        scoped = self.guide_sites.get(f"{scope}/{latent}") if scope else None
+        return self.guide_sites.get(latent) if scoped is None else scoped
 
     @property
     def steps(self) -> int:

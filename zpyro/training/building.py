@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from zpyro.datasets.sequences import Dataset
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 from zpyro.likelihoods import LIKELIHOODS, Likelihood
 from zpyro.models.base import SequenceModel
 from zpyro.models.config import ModelConfig, arguments, config_class, likelihood_setting
@@ -19,7 +19,7 @@ from zpyro.objectives.schedules import Schedule
 from zpyro.objectives.terms import TERMS, Term
 from zpyro.settings import Limits
 from zpyro.training.config import ObjectiveConfig
-from zpyro.training.custom_guides import GuideSource
+from zpyro.training.custom_guides import GuideMaker
 
 
 def build_likelihood(model: ModelConfig, name: str, size: int) -> Likelihood:
@@ -60,7 +60,7 @@ def fit_to_data(model: ModelConfig, dataset: Dataset) -> ModelConfig:
     if getattr(model, "covariate_size", 0) not in (0, size):
         raise UserError(
             f"model.covariate_size is {getattr(model, 'covariate_size', 0)}, but the data have "
-            f"{size} covariates; leave it out"
+            f"{pluralize(size, 'covariate')}; leave it out"
         )
     needed = {"missing": dataset.has_missing, "covariate_size": size}
     for name, value in needed.items():
@@ -76,7 +76,7 @@ def fit_to_data(model: ModelConfig, dataset: Dataset) -> ModelConfig:
 
 
 def build_model(
-    model: ModelConfig, likelihood: Likelihood, guide: GuideSource | None = None
+    model: ModelConfig, likelihood: Likelihood, guide: GuideMaker | None = None
 ) -> SequenceModel:
     """A fresh model.
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from zpyro.errors import UserError
 from zpyro.training.task import TrainingTask, TrainState
 
 Record = Mapping[str, Any]
@@ -56,6 +57,21 @@ class Callback:
 
     def on_fit_end(self) -> None:
         """After the last step, also after an error."""
+
+
+def check_methods(callback: Callback) -> None:
+    """Check that a training calls every method ``on_...`` of a callback.
+
+    Raises:
+        UserError: naming one that it does not call, perhaps misspelled, and those that it calls.
+    """
+    known = [name for name in vars(Callback) if name.startswith("on_")]
+    for name in dir(callback):
+        if name.startswith("on_") and name not in known:
+            raise UserError(
+                f"callback {type(callback).__name__}: {name} is never called; a callback has "
+                f"{', '.join(known[:-1])} and {known[-1]}"
+            )
 
 
 class NullLogger(Callback):

@@ -28,7 +28,7 @@ from zpyro import settings
 from zpyro.datasets import vocabulary as vocabularies
 from zpyro.datasets.sequences import Normalization
 from zpyro.datasets.vocabulary import Vocabulary
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 from zpyro.io import files, manifest, tensor_files, torch_files
 from zpyro.io.manifest import META
 from zpyro.likelihoods import LIKELIHOODS, Likelihood
@@ -38,7 +38,7 @@ from zpyro.models.registry import MODELS
 from zpyro.training import custom_guides
 from zpyro.training.building import build_model
 from zpyro.training.conversion import convert_metadata
-from zpyro.training.custom_guides import GuideSource
+from zpyro.training.custom_guides import GuideMaker
 
 if TYPE_CHECKING:
     from zpyro.datasets.sequences import Dataset, Sequences
@@ -225,7 +225,7 @@ def save(
 
 
 def load(
-    folder: Path, device: torch.device | str = "cpu", guide: GuideSource | None = None
+    folder: Path, device: torch.device | str = "cpu", guide: GuideMaker | None = None
 ) -> Checkpoint:
     """Read a checkpoint's model, on the given device and in evaluation mode.
 
@@ -386,7 +386,7 @@ def _read_vocabulary(path: Path, likelihood: Likelihood) -> Vocabulary | None:
     vocabulary = vocabularies.read(path)
     if not likelihood.discrete_tokens or len(vocabulary) != likelihood.size:
         raise UserError(
-            f"{path}: has {len(vocabulary)} words, the model {likelihood.size} tokens;"
+            f"{path}: has {pluralize(len(vocabulary), 'word')}, the model {likelihood.size} tokens;"
             " choose another checkpoint"
         )
     return vocabulary

@@ -7,6 +7,7 @@ Every number that a run records can be plotted: all terms of the objective as
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,7 +129,8 @@ def plot_curves(
         records[name] = open_run(folder).records()
         if not records[name]:
             raise UserError(
-                f"{folder}: has no metrics yet; train on with zpyro train --resume {folder}"
+                f"{folder}: has no metrics yet; train on with zpyro train --resume "
+                f"{shlex.quote(str(folder))}"
             )
     recorded = recorded_metrics(records.values())
     for name in metrics:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -23,6 +23,25 @@ from zpyro.training.user_files import RecordedFile, UserFile, wrap_user_errors
 FOLDER, RECORD = "guide", "guide.json"
 PREFIX = "custom_guide."
 """Prefix of a guide's parameters among those of a model."""
+
+
+class GuideMaker(Protocol):
+    """What gives a model its custom guide."""
+
+    def attach(self, module: SequenceModel) -> None:
+        """Make a guide for a model and attach it."""
+        ...
+
+
+@dataclass(frozen=True)
+class GuideFactory:
+    """A class or function that takes the built model and returns a guide."""
+
+    factory: Callable[[SequenceModel], Callable[..., Any]]
+
+    def attach(self, module: SequenceModel) -> None:
+        """Make a guide for a model; its parameters become some of the model's."""
+        attach_guide(module, self.factory(module))
 
 
 @dataclass(frozen=True)

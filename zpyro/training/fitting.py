@@ -19,7 +19,7 @@ from zpyro.datasets import from_arrays, from_dataset
 from zpyro.datasets.sequences import Dataset, Sequences
 from zpyro.datasets.splitting import hold_out
 from zpyro.distributed.processes import SINGLE_PROCESS, ProcessGroup
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 from zpyro.io.figures import save_figure
 from zpyro.io.paths import user_path
 from zpyro.models import SequenceModel
@@ -77,9 +77,16 @@ class FitResult(Outcome):
         """The time spent training and validating."""
         return self.seconds / 60.0
 
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best bound, whose weights the model holds; None without a bound."""
+        return _best_step(self.history)
+
     def __repr__(self) -> str:
-        how = f"{self.step} steps, {self.epoch} epochs, {duration(self.seconds)}"
-        return f"FitResult({how}, best held-out bound {shown_number(self.best)} nats/sequence)"
+        how = f"{pluralize(self.step, 'step')}, {pluralize(self.epoch, 'epoch')}"
+        best = f"best held-out bound {shown_number(self.best)} nats/sequence"
+        where = "" if self.best_step is None else f" at step {self.best_step:,}"
+        return f"FitResult({how}, {duration(self.seconds)}, {best}{where})"
 
     def to_dataframe(self) -> DataFrame:
         """The history as a table with a row for each record.
@@ -141,8 +148,9 @@ def fit(
 
     The best weights are those of the highest held-out bound, averaged where ``average`` is set.
     Training ends at the first of ``minutes``, ``steps`` and ``epochs`` that is given (50 epochs
-    without any), or when the bound no longer improves. Ctrl-C ends it after the present step, and
-    the best weights so far are kept.
+    without any), or when the bound no longer improves. Ctrl-C ends it after the present step. After
+    that, and after an exception of a callback or of the training, the model holds the best weights
+    so far. Gradients are computed also under ``torch.no_grad`` and ``torch.inference_mode``.
 
     The arguments up to ``out`` are the usual ones. A :class:`~zpyro.training.Config` in their place
     has every setting of the command line.
@@ -238,13 +246,14 @@ def fit(
             run = runs.create(user_path(out), config) if is_new else runs.open_run(out)
         if resume:
             config = _as_recorded(config, run, given)
-    return _fit(
-        SequenceTask(module, dataset, config, process_group, objective),
-        run,
-        resume=resume,
-        callbacks=[*callbacks, *_loggers(progress)],
-        detect_anomaly=detect_anomaly,
-    )
+    with torch.inference_mode(False), torch.enable_grad():
+        return _fit(
+            SequenceTask(module, dataset, config, process_group, objective),
+            run,
+            resume=resume,
+            callbacks=[*callbacks, *_loggers(progress)],
+            detect_anomaly=detect_anomaly,
+        )
 
 
 def _fit(
@@ -274,9 +283,12 @@ def _fit(
             history.records += [
                 record for record in run.records() if record["step"] <= trainer.state.step
             ]
-        outcome = trainer.fit()
-        trainer.restore_best()
-    task.model.metadata = task.metadata(trainer.state)
+        try:
+            outcome = trainer.fit()
+        finally:
+            trainer.restore_best()
+            best_step = _best_step(history.records)
+            task.model.metadata = task.metadata(trainer.state, best_step)
     numbers = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
     return FitResult(**numbers, data=task.dataset, history=tuple(history.records), run=run)
 
@@ -296,6 +308,11 @@ def _as_recorded(config: Config, run: Run, given: Mapping[str, Any]) -> Config:
                 "out to continue this training"
             )
     return replace(config, train=replace(config.train, **fixed))
+
+
+def _best_step(history: Sequence[Record]) -> int | None:
+    """The step of the newest validation with the best bound until then; None without one."""
+    return next((record["step"] for record in reversed(history) if record.get("best")), None)
 
 
 class _History(Callback):
@@ -395,7 +412,7 @@ def _as_dataset(data: Any, module: SequenceModel, seed: int) -> Dataset:
         raise UserError("fit: the data have missing values; make the model with missing=True")
     if dataset.covariate_size != module.covariate_size:
         raise UserError(
-            f"fit: the data have {dataset.covariate_size} covariates, the model "
+            f"fit: the data have {pluralize(dataset.covariate_size, 'covariate')}, the model "
             f"{module.covariate_size}; make it with covariate_size={dataset.covariate_size}"
         )
     return dataset

@@ -13,7 +13,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from zpyro.datasets.batching import Batch
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 from zpyro.models import SequenceModel
 from zpyro.models.guides import found_latents, model_inputs
 from zpyro.models.sites import Site, sample_sites
@@ -76,7 +76,8 @@ def _check_shapes(sites: dict[str, Site], rows: int, steps: int, module: Sequenc
         found = tuple(site["value"].shape)
         if found != (rows, *event):
             raise UserError(
-                f"the guide's {name} has shape {found}; for {rows} sequences of {steps} steps it "
+                f"the guide's {name} has shape {found}; for {pluralize(rows, 'sequence')} of "
+                f"{pluralize(steps, 'step')} it "
                 f"must be {(rows, *event)}"
             )
         dims = len(site["fn"].event_shape)

@@ -10,12 +10,12 @@ import torch
 
 from zpyro import settings
 from zpyro.errors import UserError
-from zpyro.io import files
+from zpyro.io import files, tensor_files
 from zpyro.io.paths import user_path
 from zpyro.models import SequenceModel, saving
 from zpyro.nn.devices import choose_device
-from zpyro.training import checkpoint
-from zpyro.training.custom_guides import attach_guide
+from zpyro.training import checkpoint, custom_guides
+from zpyro.training.custom_guides import GuideFactory
 from zpyro.training.runs import CONFIG, Run
 
 
@@ -35,15 +35,16 @@ def load(
         device: where to put the model, such as "cuda", or "auto".
         classes: classes of models and likelihoods of your own, where importing them is not enough
             (those of a script that ran before).
-        guide: what makes the custom guide of the saved model, called with the model; without it, a
-            model is read without its custom guide. For runs see :func:`zpyro.load_run`.
+        guide: what makes the custom guide of the model, called with the model. Without it a saved
+            model is read without its custom guide, and a run that was trained with one is refused.
 
     Returns:
         The model in evaluation mode; ``metadata`` holds what is known of its data and training.
 
     Raises:
-        UserError: if the folder is missing, damaged or of another format, or its class is not
-            imported; the message names it.
+        UserError: if the folder is missing, damaged or of another format, its class is not
+            imported, or it is a run with a custom guide and ``guide`` is lacking or does not have
+            its parameters; the message names it.
 
     Example::
 
@@ -51,17 +52,21 @@ def load(
         bound = zpyro.evaluate(model, data.test).elbo
     """
     place = user_path(folder)
+    maker = None if guide is None else GuideFactory(guide)
     if (place / CONFIG).is_file():
         run = Run(place)
         place = run.best if run.has("best") else run.last
+        if guide is None:
+            _check_own_guide(run, place)
     place = files.complete_folder(place)
     if not place.is_dir():
         raise UserError(f"{place}: is not a directory; give a saved model or a run directory")
     if saving.is_saved(place):
-        made = None if guide is None else lambda model: attach_guide(model, guide(model))
-        model = cast(SequenceModel, saving.load(place, classes=classes, guide=made))
+        model = cast(
+            SequenceModel, saving.load(place, classes=classes, guide=maker and maker.attach)
+        )
     else:
-        held = checkpoint.load(place)
+        held = checkpoint.load(place, guide=maker)
         model = held.model
         model.metadata = {
             "data": settings.plain(held.data),
@@ -69,6 +74,25 @@ def load(
             "training": {"steps": held.step, "epochs": held.epoch, **(held.metrics or {})},
         }
     return model.to(choose_device(str(device)))
+
+
+def _check_own_guide(run: Run, checkpoint_folder: Path) -> None:
+    """Check that a run was trained with the guide of its model.
+
+    Raises:
+        UserError: if it was trained with a custom guide.
+    """
+    record = custom_guides.recorded(run.folder)
+    weights = files.complete_folder(checkpoint_folder) / checkpoint.MODEL
+    found = tensor_files.names(weights) if weights.is_file() else []
+    if record is None and not any(each.startswith(custom_guides.PREFIX) for each in found):
+        return
+    name = "GUIDE" if record is None else record.name
+    where = "" if record is None else f" {name} of {record.file}"
+    raise UserError(
+        f"{run.folder}: was trained with a custom guide{where}, and no code is imported from a "
+        f"run; import the guide and pass guide={name}"
+    )
 
 
 def load_state(folder: str | Path) -> dict[str, Any]:

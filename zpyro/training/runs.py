@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -150,7 +151,7 @@ class Run:
         if not self.has(which):
             raise UserError(
                 f"{self.folder}: has no {which} checkpoint yet; "
-                f"train on with zpyro train --resume {self.folder}"
+                f"train on with zpyro train --resume {shlex.quote(str(self.folder))}"
             )
         return checkpoint.load(self.best if which == "best" else self.last, device, guide)
 
@@ -252,7 +253,7 @@ def check_free(folder: Path) -> None:
             if any(path.name != LOCK for path in folder.iterdir()):
                 raise UserError(
                     f"{folder}: is not empty; choose another --out, or go on with "
-                    f"zpyro train --resume {folder}"
+                    f"zpyro train --resume {shlex.quote(str(folder))}"
                 )
         elif folder.exists() or folder.is_symlink():
             raise UserError(f"{folder}: is not a directory; choose another --out")

@@ -289,8 +289,13 @@ class SequenceTask(TrainingTask[SequenceModel]):
         )
         checkpoint.save(folder, held, training_state, keep_previous=training_state is not None)
 
-    def metadata(self, state: TrainState) -> dict[str, Any]:
-        """What :meth:`zpyro.models.SequenceModel.save` records of the training; plain values."""
+    def metadata(self, state: TrainState, best_step: int | None) -> dict[str, Any]:
+        """What :meth:`zpyro.models.SequenceModel.save` records of the training; plain values.
+
+        Args:
+            state: where the training ended.
+            best_step: the step of the best bound, whose weights the model holds.
+        """
         return {
             "data": settings.plain(data_spec(self.dataset)),
             "fingerprint": self._fingerprint,
@@ -300,6 +305,7 @@ class SequenceTask(TrainingTask[SequenceModel]):
                 "epochs": state.epoch,
                 "seconds": round(state.seconds, 1),
                 "best_elbo": state.best,
+                "best_step": best_step,
                 **settings.plain(self.config.train, "train"),
             },
         }

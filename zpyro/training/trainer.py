@@ -33,7 +33,7 @@ from zpyro.nn.kernels.cuda_graph import GraphedCallable
 from zpyro.training import checkpoint
 from zpyro.training.accumulator import MetricAccumulator
 from zpyro.training.anomaly import AnomalyDetection, shown_names
-from zpyro.training.callbacks import Callback
+from zpyro.training.callbacks import Callback, check_methods
 from zpyro.training.config import TrainConfig
 from zpyro.training.conversion import convert_state
 from zpyro.training.interruption import Interruption
@@ -81,6 +81,9 @@ class Trainer:
         process_group: this process among those that train together.
         detect_anomaly: stop at the first number that is not finite and name it; slow.
 
+    Raises:
+        UserError: for a callback with a method ``on_...`` that a training does not call.
+
     Attributes:
         state: where the training is.
         accumulator: sums of the terms since the last record.
@@ -105,6 +108,8 @@ class Trainer:
         detect_anomaly: bool = False,
     ) -> None:
         self.task, self.train, self.process_group = task, train, process_group
+        for callback in callbacks:
+            check_methods(callback)
         self.callbacks = callbacks if process_group.is_main_process else ()
         self.state = TrainState(steps_per_epoch=task.steps_per_epoch)
         self.optimizer = Optimizer(task.parameter_groups(), train)
@@ -347,7 +352,7 @@ class Trainer:
         """Give the model the weights of the best validation; without one, it keeps the last.
 
         Raises:
-            UserError: if they were found before a resumption and the run no longer has them.
+            UserError: if they were found before a resumption and the run's are damaged.
         """
         if self._best_weights is None and self.state.best is not None and self._run is not None:
             model = self.task.model
@@ -408,6 +413,8 @@ class Trainer:
     def resume(self) -> None:
         """Restore everything but the weights from the run's last checkpoint.
 
+        Where the run has lost its best checkpoint, the best score is forgotten.
+
         Raises:
             UserError: if that belongs to other data or another configuration, or is damaged.
         """
@@ -426,6 +433,9 @@ class Trainer:
             self.task.load_state_dict(state["task"])
             self.optimizer.load_state_dict(state["optimizer"])
             restore_random_states(state["random"])
+            if not self._run.has("best"):
+                # The next validation is then the best one known.
+                self.state.best = None
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise UserError(
                 f"{self._run.last}: its state does not fit this run ({error}); start a new training"

@@ -30,7 +30,7 @@ from zpyro.distributed.processes import (
     ProcessGroup,
     available_cores,
 )
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 from zpyro.io import files
 from zpyro.nn.devices import choose_device
 from zpyro.training import config, plugins, runs, user_files
@@ -157,7 +157,8 @@ class Job:
         if status == 0:
             result = self.result()
             kl = f", KL {result['kl']:,.1f}" if result["kl"] else ""
-            return f"{self.name}: bound {result['elbo']:,.1f}{kl}, {result['steps']} steps"
+            steps = pluralize(result["steps"], "step")
+            return f"{self.name}: bound {result['elbo']:,.1f}{kl}, {steps}"
         if status in STOPPED:
             return f"{self.name}: stopped and saved"
         return f"{self.name}: failed; see {self.folder / LOG}"

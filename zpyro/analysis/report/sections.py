@@ -24,6 +24,7 @@ from zpyro.analysis.report.views import Array, SequenceView
 from zpyro.analysis.sampling import sample, write_sound
 from zpyro.analysis.scores import LABELS, score_baselines
 from zpyro.datasets.sequences import Sequences
+from zpyro.errors import pluralize
 from zpyro.io import files
 from zpyro.training import curves
 from zpyro.training.checkpoint import Checkpoint
@@ -328,7 +329,7 @@ def samples_section(
     sampled, path = sample(checkpoint, count, steps, seed=seed), folder / "samples.png"
     if data.image_shape is not None:
         plots.plot_images(sampled.reshape(count, *data.image_shape), path)
-        alternative = f"{count} images sampled from the model."
+        alternative = f"{pluralize(count, 'image')} sampled from the model."
         shown = page.grid([page.figure(path, alternative, "Sampled from the model.")])
     elif data.sample_rate is not None:
         shown = page.grid(_sample_sounds(sampled, data.sample_rate, folder))
@@ -342,7 +343,9 @@ def samples_section(
         shown = page.items(map(html.escape, lines))
     else:
         plots.plot_frames(list(sampled), path, data.data_type)
-        alternative = f"{count} sequences of {steps} frames sampled from the model."
+        alternative = (
+            f"{pluralize(count, 'sequence')} of {pluralize(steps, 'frame')} sampled from the model."
+        )
         shown = page.grid([page.figure(path, alternative, "Sampled from the model.")])
     title = f"Samples from the {'prior' if checkpoint.model.latent_size else 'model'}"
     return Section("samples", title, (shown,))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from zpyro.datasets.formats import containers
 from zpyro.datasets.formats.containers import CUT_SHORT, Part, PartFile
 from zpyro.datasets.formats.folders import relative_name, walk
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 
 _NOT_RECORDINGS = {"RAW", "MAT4", "MAT5", "HTK", "SD2", "XI"}
 """Containers of libsndfile without a header, for other data mostly, or in several files."""
@@ -262,7 +262,8 @@ def _read_part(path: Path, part: Part, remarks: dict[str, str]) -> tuple[Wavefor
     known = container != "OGG" and declared < np.iinfo(np.int64).max
     if known and len(waveform) < CUT_SHORT * declared:
         raise UserError(
-            f"{path}: is cut short, it announces {declared} samples and has {len(waveform)};"
+            f"{path}: is cut short, it announces {pluralize(declared, 'sample')} and "
+            f"has {len(waveform)};"
             " copy it again"
         )
     return waveform, int(rate)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from zpyro.datasets.formats import matlab
 from zpyro.datasets.formats.plain_files import largest_content, read_bytes
 from zpyro.datasets.sequences import Array
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 
 SIDE = 28
 PIXELS = SIDE * SIDE
@@ -49,16 +49,21 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         )
     if (rows, columns) != (SIDE, SIDE) or count == 0:
         raise UserError(
-            f"{path}: announces {count} images of {rows} x {columns}; MNIST's are {SIDE} x {SIDE}"
+            f"{path}: announces {pluralize(count, 'image')} of {rows} x {columns}; MNIST's "
+            f"are {SIDE} x {SIDE}"
         )
     size = 16 + count * PIXELS
     if size > min(largest_content(path), LARGEST_CONTENT):
-        raise UserError(f"{path}: announces {count} images, far more than it holds; copy it again")
+        raise UserError(
+            f"{path}: announces {pluralize(count, 'image')}, far more than it holds; copy it again"
+        )
     content = read_bytes(path, size + 1)
     if len(content) != size:
         held = (len(content) - 16) / PIXELS
         found = "more" if len(content) > size else f"{held:.6g}"
-        raise UserError(f"{path}: announces {count} images and holds {found}; copy it again")
+        raise UserError(
+            f"{path}: announces {pluralize(count, 'image')} and holds {found}; copy it again"
+        )
     return np.frombuffer(content, np.uint8, offset=16).reshape(count, SIDE, SIDE)
 
 

@@ -66,6 +66,18 @@ def read_frame(path: Path, *, header: bool = True) -> DataFrame:
     return frame
 
 
+def check_name(path: Path) -> None:
+    """Check that the name of a table to write says what it holds.
+
+    Raises:
+        UserError: for the suffix of another format.
+    """
+    suffix = path.suffix.lower()
+    is_device = path.exists() and not path.is_file()
+    if not is_device and suffix not in (*PARQUET, *TABS, ".csv", ".txt"):
+        raise UserError(f"{path}: tables end in .csv, .tsv or .parquet; rename it")
+
+
 def write_frame(path: Path, frame: DataFrame) -> None:
     """Write a table to a CSV or Parquet file, whole or not at all.
 

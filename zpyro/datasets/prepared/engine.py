@@ -23,7 +23,7 @@ from zpyro.datasets.prepared.corpus import Corpus, FileSpan, Indices, Layout, So
 from zpyro.datasets.prepared.numbers import Numbers
 from zpyro.datasets.prepared.shards import Task
 from zpyro.datasets.prepared.store import FORMAT, INDEX, SPLITS, VERSION, Store, is_prepared
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 from zpyro.io import files
 from zpyro.io.cache import cache_folder
 
@@ -95,7 +95,7 @@ def prepare(
         records = _joined(tasks) if join else _write_all(tasks, mapped, progress)
         problems = _problems(source, records, skip_bad)
         if not any(record["items"] for record in records):
-            raise UserError(f"{source}: none of its {len(items)} files can be used")
+            raise UserError(f"{source}: of its {pluralize(len(items), 'file')} none can be used")
         index = _finish(corpus, settings, tasks, records, out, mapped)
     index["notes"] = [*index["notes"], *corpus.file_notes(source, settings)]
     index["skipped"] = [{"key": key, "problem": problem} for key, problem in problems]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -23,7 +24,7 @@ from zpyro.datasets.prepared.index import (
 )
 from zpyro.datasets.prepared.numbers import Array, Numbers
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences, Stored
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 from zpyro.io import files
 
 __all__ = ["FORMAT", "INDEX", "SPLITS", "VERSION", "Store", "is_prepared"]
@@ -93,7 +94,7 @@ class Store:
         train, valid, test = (self.split(name) for name in SPLITS)
         notes = tuple(index["notes"])
         if index["skipped"]:
-            notes += (f"{len(index['skipped'])} files could not be read and were left out",)
+            notes += (f"left out, not readable: {pluralize(len(index['skipped']), 'file')}",)
         size = index["frame_size"]
         likelihood = index["likelihood"]
         return Dataset(index["name"], train, valid, test, likelihood, size, notes, **more)
@@ -164,7 +165,7 @@ class StoredFrames(Stored[Array]):
         if largest is not None and not 0 <= numbers.min() <= numbers.max() <= largest:
             raise UserError(
                 f"{self.store.folder}: is damaged, it holds {index['kind']} beyond {largest};"
-                f" zpyro data verify {self.store.folder} says where"
+                f" zpyro data verify {shlex.quote(str(self.store.folder))} says where"
             )
         if index["kind"] == "tokens":
             # A copy: torch wants to be able to write.

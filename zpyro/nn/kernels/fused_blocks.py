@@ -5,7 +5,7 @@ Buffers are time-major: T steps, N rows. Functions whose name ends in an undersc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,36 @@ from zpyro.nn.layers import ACTIVATION_BOUND, GAUSSIAN_BOUND, LEAKY_SLOPE
 
 Gradient = Tensor | None
 """The gradient of an output; None for zeros."""
+
+
+def differentiable_gradients(
+    function: Callable[..., Sequence[Tensor]],
+    inputs: Sequence[Tensor],
+    grad_outputs: Sequence[Gradient],
+) -> list[Gradient]:
+    """The gradients of a function as tensors that can be differentiated again.
+
+    A backward pass with ``create_graph=True`` needs these: one that autograd does not record would
+    count as a constant, without an error, in ``torch.autograd.grad``.
+
+    Args:
+        function: of the inputs, in operations of torch.
+        inputs: its arguments.
+        grad_outputs: of its results.
+
+    Returns:
+        The gradient of each input; None for those that need none.
+    """
+    results = zip(function(*inputs), grad_outputs, strict=True)
+    outputs, given = zip(*((out, grad) for out, grad in results if grad is not None), strict=True)
+    wanted = [each for each in inputs if each.requires_grad]
+    found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=True, allow_unused=True))
+    return [next(found) if each.requires_grad else None for each in inputs]
+
+
+def are_transforms_active() -> bool:
+    """Whether torch.func transforms the running code; it needs operations of torch."""
+    return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
 
 
 def multiply(rows: Tensor, matrix: Tensor, product_dtype: torch.dtype) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
 
 from zpyro.nn.kernels.fused_blocks import (
     Gradient,
@@ -21,6 +21,7 @@ from zpyro.nn.kernels.fused_blocks import (
     activate,
     activation_slope,
     clamped,
+    differentiable_gradients,
     gate_slopes,
     gaussian,
     lstm_step,
@@ -39,6 +40,9 @@ from zpyro.nn.layers import (
     LAYER_NORM_EPSILON,
     ConditionalLayerNormLSTM,
     GaussianMLP,
+    clamped_leaky_relu,
+    layer_norm,
+    lstm_update,
 )
 
 
@@ -118,6 +122,32 @@ class Tape(NamedTuple):
     cell: Tensor
 
 
+def readable_path(
+    future: Tensor,
+    input_gates: Tensor,
+    noise: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    *weights: Tensor,
+) -> tuple[Tensor, ...]:
+    """What :class:`LayerNormPath` computes, in operations of torch; the same arguments."""
+    matrices, particles = Weights(*weights), noise.shape[1] // future.shape[1]
+    activations = linear(future, matrices.future, matrices.hidden_bias).repeat(1, particles, 1)
+    gates = input_gates.repeat(1, particles, 1)
+    path: list[tuple[Tensor, ...]] = []
+    for t in range(len(noise)):
+        active = clamped_leaky_relu(activations[t] + linear(hidden, matrices.hidden))
+        mean, log_variance = gaussian(linear(active, matrices.output, matrices.output_bias))
+        z = mean + (0.5 * log_variance).exp() * noise[t]
+        latent = clamped_leaky_relu(linear(z, matrices.latent, matrices.latent_bias))
+        modulation = clamped(linear(latent, matrices.modulation, matrices.modulation_bias))
+        gain, bias = modulation.chunk(2, dim=-1)
+        recurrent = layer_norm(linear(hidden, matrices.recurrent))
+        hidden, cell = lstm_update(gates[t] + recurrent * (1.0 + gain) + bias, cell)
+        path.append((z, hidden, mean, log_variance))
+    return *(torch.stack(part) for part in zip(*path, strict=True)), cell
+
+
 class LayerNormPath(torch.autograd.Function):
     """As :class:`zpyro.nn.kernels.fused_lstm.LSTMPath`, for :class:`ConditionalLayerNormLSTM`."""
 
@@ -157,16 +187,18 @@ class LayerNormPath(torch.autograd.Function):
         with torch.autocast(noise.device.type, enabled=False):
             project_into(*known, product_dtype)
             _forward_loop(tape, matrices, product_dtype)
-        ctx.save_for_backward(future, *tape, *weights)
+        ctx.save_for_backward(future, input_gates, hidden, cell, *tape, *weights)
         return tape.z, tape.hidden[1:], *gaussian(tape.raw), tape.cell[-1]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Gradient) -> tuple[Gradient, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of the inputs, first state and Weights, from those of the outputs."""
-        future, *saved = ctx.saved_tensors
+        future, input_gates, hidden, cell, *saved = ctx.saved_tensors
         count = len(Tape._fields)
         tape, weights = Tape(*saved[:count]), Weights(*saved[count:])
+        if torch.is_grad_enabled():
+            inputs = future, input_gates, tape.noise, hidden, cell, *weights
+            return None, *differentiable_gradients(readable_path, inputs, gradients)
         grad_outputs = PathGradients(*gradients)
         outer = partial(weight_gradient, product_dtype=ctx.product_dtype)
         times = partial(multiply, product_dtype=ctx.product_dtype)

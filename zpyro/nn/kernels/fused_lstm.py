@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
 
 from zpyro.nn.kernels.fused_blocks import (
     Gradient,
     PathGradients,
     clamped,
+    differentiable_gradients,
     gaussian,
     multiply,
     noise_gradient,
@@ -32,7 +33,7 @@ from zpyro.nn.kernels.fused_blocks import (
     weight_gradient,
 )
 from zpyro.nn.kernels.lstm_loops import Tape, TorchLoops, Weights
-from zpyro.nn.layers import GaussianMLP, LatentLSTM
+from zpyro.nn.layers import GaussianMLP, LatentLSTM, clamped_leaky_relu, lstm_update
 
 
 def combined_weights(posterior: GaussianMLP, cell: LatentLSTM) -> Weights:
@@ -52,6 +53,24 @@ def combined_weights(posterior: GaussianMLP, cell: LatentLSTM) -> Weights:
         embedded=from_embedded,
         gate_bias=torch.addmv(input_bias + hidden_bias, from_latent, projection.bias),
     )
+
+
+def readable_path(
+    future: Tensor, embedded: Tensor, noise: Tensor, hidden: Tensor, cell: Tensor, *weights: Tensor
+) -> tuple[Tensor, ...]:
+    """What :class:`LSTMPath` computes, step by step in operations of torch; the same arguments."""
+    matrices, particles = Weights(*weights), noise.shape[1] // future.shape[1]
+    activations = linear(future, matrices.future, matrices.hidden_bias).repeat(1, particles, 1)
+    gates = linear(embedded, matrices.embedded, matrices.gate_bias).repeat(1, particles, 1)
+    path: list[tuple[Tensor, ...]] = []
+    for t in range(len(noise)):
+        active = clamped_leaky_relu(activations[t] + linear(hidden, matrices.hidden))
+        mean, log_variance = gaussian(linear(active, matrices.output, matrices.output_bias))
+        z = mean + (0.5 * log_variance).exp() * noise[t]
+        known = torch.cat([hidden, z], dim=-1)
+        hidden, cell = lstm_update(gates[t] + linear(known, matrices.gates), cell)
+        path.append((z, hidden, mean, log_variance))
+    return *(torch.stack(part) for part in zip(*path, strict=True)), cell
 
 
 class LSTMPath(torch.autograd.Function):
@@ -93,16 +112,18 @@ class LSTMPath(torch.autograd.Function):
             for target, inputs, weight, bias in known:
                 project_into(target, inputs, weight, bias, product_dtype)
             loops.forward(tape, matrices, product_dtype)
-        ctx.save_for_backward(future, embedded, *tape, *weights)
+        ctx.save_for_backward(future, embedded, hidden, cell, *tape, *weights)
         return tape.z, tape.hidden[1:], *gaussian(tape.raw), tape.cell[-1]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Gradient) -> tuple[Gradient, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of the inputs, first state and Weights, from those of the outputs."""
-        future, embedded, *saved = ctx.saved_tensors
+        future, embedded, hidden, cell, *saved = ctx.saved_tensors
         count = len(Tape._fields)
         tape, weights = Tape(*saved[:count]), Weights(*saved[count:])
+        if torch.is_grad_enabled():
+            inputs = future, embedded, tape.noise, hidden, cell, *weights
+            return None, None, *differentiable_gradients(readable_path, inputs, gradients)
         grad_outputs = PathGradients(*gradients)
         outer = partial(weight_gradient, product_dtype=ctx.product_dtype)
         times = partial(multiply, product_dtype=ctx.product_dtype)

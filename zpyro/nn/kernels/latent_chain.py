@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
 
 from zpyro.nn import recurrence
 from zpyro.nn.kernels.chain_loops import (
@@ -24,8 +24,14 @@ from zpyro.nn.kernels.chain_loops import (
     TorchChain,
 )
 from zpyro.nn.kernels.compiled import CompiledChain
-from zpyro.nn.kernels.fused_blocks import Gradient, clamped, weight_gradient
-from zpyro.nn.layers import GaussianMLP
+from zpyro.nn.kernels.fused_blocks import (
+    Gradient,
+    are_transforms_active,
+    clamped,
+    differentiable_gradients,
+    weight_gradient,
+)
+from zpyro.nn.layers import GAUSSIAN_BOUND, GaussianMLP, clamped_leaky_relu
 
 Chain = Callable[
     [GaussianMLP, GaussianMLP | None, Tensor, Tensor, Tensor, Tensor],
@@ -81,17 +87,18 @@ def fused(
     first: Tensor,
     loops: TorchChain = _TORCH_CHAIN,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same path as one autograd function.
+    """The same path as one autograd function; within torch.func, as :func:`plain`.
 
-    Arguments are as in :func:`plain`; ``loops`` runs the loops over time. The gradient cannot be
-    differentiated again.
+    Arguments are as in :func:`plain`; ``loops`` runs the loops over time.
     """
+    if are_transforms_active():
+        return plain(posterior, prior, future, input_features, noise, first)
     size = noise.shape[-1]
     networks = [(posterior, future)] + ([] if prior is None else [(prior, input_features)])
     known, from_latent, to_raw, biases = [], [], [], []
     for network, states in networks:
         latent_part, state_part = network.hidden.weight.tensor_split([size], dim=1)
-        known.append(torch.nn.functional.linear(states, state_part, network.hidden.bias))
+        known.append(linear(states, state_part, network.hidden.bias))
         from_latent.append(latent_part)
         # Only the mean of the prior is used.
         rows = slice(None) if network is posterior else slice(size)
@@ -111,6 +118,23 @@ def fused(
         )
     z, mean, log_variance = (part.transpose(0, 1) for part in path)
     return z, mean, log_variance
+
+
+def readable_path(
+    known: Tensor, noise: Tensor, first: Tensor, *weights: Tensor
+) -> tuple[Tensor, ...]:
+    """What :class:`ChainPath` computes, in operations of torch; the same arguments."""
+    matrices, size = ChainWeights(*weights), noise.shape[-1]
+    activations, z = known.repeat(1, noise.shape[1] // known.shape[1], 1), first
+    path: list[tuple[Tensor, ...]] = []
+    for t in range(len(noise)):
+        active = clamped_leaky_relu(activations[t] + linear(z, matrices.from_latent))
+        raw = linear(active, matrices.to_raw, matrices.bias)
+        mean, log_variance, *residual = raw.clamp(-GAUSSIAN_BOUND, GAUSSIAN_BOUND).split(size, -1)
+        mean = sum(residual, mean)
+        z = mean + (0.5 * log_variance).exp() * noise[t]
+        path.append((z, mean, log_variance))
+    return tuple(torch.stack(part) for part in zip(*path, strict=True))
 
 
 class ChainPath(torch.autograd.Function):
@@ -152,16 +176,18 @@ class ChainPath(torch.autograd.Function):
         )
         tape.z[0] = first
         loops.forward(tape, matrices, posterior_width)
-        ctx.save_for_backward(*tape, *weights)
+        ctx.save_for_backward(known, first, *tape, *weights)
         return tape.z[1:], tape.mean, tape.log_variance
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Gradient) -> tuple[Gradient, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of the arguments of ``forward``, from those of z, mean and log variance."""
-        saved = ctx.saved_tensors
+        known, first, *saved = ctx.saved_tensors
         count = len(ChainTape._fields)
         tape, weights = ChainTape(*saved[:count]), ChainWeights(*saved[count:])
+        if torch.is_grad_enabled():
+            inputs = known, tape.noise, first, *weights
+            return None, None, *differentiable_gradients(readable_path, inputs, grad_outputs)
         gradients = ChainOutputGradients(*grad_outputs)
         loop = ctx.loops.backward(tape, weights, ctx.posterior_width, gradients)
         dtype = tape.noise.dtype
