@@ -435,3 +435,53 @@ def crc(data: bytes, polynomial: int, width: int) -> int:
         for _ in range(8):
             value = (value << 1 ^ (polynomial if value & top else 0)) & (2 * top - 1)
     return value
+
+
+def chunked(*chunks: tuple[bytes, bytes], order: str = "<") -> bytes:
+    return b"".join(
+        name + struct.pack(f"{order}I", len(content)) + content + bytes(len(content) % 2)
+        for name, content in chunks
+    )
+
+
+FORMAT = b"fmt ", struct.pack("<HHIIHH", 1, 1, 16_000, 32_000, 2, 16)
+FIRST, SECOND = ((3000 * sound(seed, 4000)).astype("<i2").tobytes() for seed in (1, 2))
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [(b"data", FIRST), (b"data", SECOND)],
+        [(b"data", FIRST), (b"LIST", b"INFO"), (b"data", SECOND)],
+        [(b"data", FIRST), FORMAT, (b"data", SECOND), (b"cue ", bytes(5))],
+        [(b"data", b""), (b"data", FIRST), (b"data", SECOND)],
+        [(b"JUNK", bytes(7)), (b"data", FIRST[:2000]), (b"data", FIRST[2000:]), (b"data", SECOND)],
+    ],
+)
+def test_samples_in_several_chunks_are_read_one_after_another(
+    tmp_path: Path, chunks: list[tuple[bytes, bytes]]
+) -> None:
+    body = b"WAVE" + chunked(FORMAT, *chunks)
+    (tmp_path / "x.wav").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    waveform, rate, odd = audio.read_with_remarks(tmp_path / "x.wav")
+    assert rate == 16_000
+    np.testing.assert_allclose(waveform, np.frombuffer(FIRST + SECOND, "<i2") / 32_768, atol=1e-6)
+    assert JOINED in odd
+
+
+def test_samples_of_aiff_in_several_chunks(tmp_path: Path) -> None:
+    content = encoded("AIFF", "PCM_16")
+    place = content.index(b"SSND")
+    again = content + content[place:]
+    (tmp_path / "x.aiff").write_bytes(changed(again, 4, ">I", len(again) - 8))
+    waveform, _, _ = audio.read_with_remarks(tmp_path / "x.aiff")
+    assert len(waveform) == 2 * COUNT
+    np.testing.assert_array_equal(waveform[:COUNT], waveform[COUNT:])
+
+
+def test_samples_of_two_formats_in_one_file_are_refused(tmp_path: Path) -> None:
+    other = b"fmt ", struct.pack("<HHIIHH", 1, 1, 8000, 16_000, 2, 16)
+    body = b"WAVE" + chunked(FORMAT, (b"data", FIRST), other, (b"data", SECOND))
+    (tmp_path / "x.wav").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    with pytest.raises(UserError, match=r"x.wav: holds samples of two formats; split it"):
+        audio.read_with_remarks(tmp_path / "x.wav")

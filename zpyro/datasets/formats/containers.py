@@ -37,6 +37,9 @@ MOST_CHUNKS = 10_000
 TAGS = (b"TAG", b"APETAGEX", b"ID3", b"LYRICSBEGIN")
 """How tags begin that programs append to a recording of any container."""
 
+_FORMATS = (b"fmt ", b"COMM", b"desc")
+"""How the names of chunks begin that say how samples are stored."""
+
 _W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 _W64_RIFF = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
 
@@ -186,9 +189,14 @@ def _parts(path: Path, content: mmap) -> Iterator[Part]:
         if samples is None:
             yield from _others(path, content, start)
             return
-        part = _measured(path, content, start, samples)
-        yield part
-        start = part.end
+        blocks = _blocks(path, content, start, samples)
+        if blocks:
+            yield from blocks
+            start = _end_of_chunks(content, samples.start, samples.declared or 0, samples.chunks)
+        else:
+            part = _measured(path, content, start, samples)
+            yield part
+            start = part.end
         if _samples(path, content, start) is None:
             return
 
@@ -258,6 +266,34 @@ def _measured(path: Path, content: mmap, begin: int, samples: _Samples) -> Part:
         if ignored or small or not _any_set(content, end):
             return Part(b"", begin, end if ignored else size)
     return Part(samples.head(size - start), start, size, placeholder=True)
+
+
+def _blocks(path: Path, content: mmap, begin: int, samples: _Samples) -> list[Part]:
+    """The parts of a recording whose samples are in several chunks; none if they are in one.
+
+    Raises:
+        UserError: if a chunk between them declares another format.
+    """
+    chunks, declared = samples.chunks, samples.declared
+    if chunks is None or declared is None or samples.start + declared > len(content):
+        return []
+    formats = {
+        name: content[place : place + size]
+        for place, name, size in _walk(content, begin + chunks.first, chunks)
+        if place < samples.start and name[:4] in _FORMATS
+    }
+    found = [(samples.start, declared)]
+    padding = -(declared + chunks.before) % chunks.align
+    for place, name, size in _walk(content, samples.start + declared + padding, chunks):
+        if not _is_name(name) or size < 0 or place + size > len(content):
+            break
+        if name == chunks.data and size > chunks.before:
+            found.append((place + chunks.before, size - chunks.before))
+        elif name in formats and formats[name] != content[place : place + size]:
+            raise UserError(f"{path}: holds samples of two formats; split it")
+    if len(found) == 1:
+        return []
+    return [Part(samples.head(count), first, first + count) for first, count in found if count > 0]
 
 
 def _is_placeholder(declared: int, held: int) -> bool:
