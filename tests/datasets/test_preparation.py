@@ -355,7 +355,7 @@ def test_mended_files_are_read_on_the_next_try(books: Path, tmp_path: Path) -> N
 def test_no_file_that_can_be_used(tmp_path: Path) -> None:
     (tmp_path / "books").mkdir()
     (tmp_path / "books" / "a.wav").write_bytes(b"no sound")
-    with pytest.raises(UserError, match="none of its 1 files can be used"):
+    with pytest.raises(UserError, match="none of its 1 file can be used"):
         prepare(Blizzard(), tmp_path / "books", tmp_path / "out", SETTINGS, skip_bad=True)
 
 

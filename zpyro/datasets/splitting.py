@@ -84,7 +84,8 @@ def describe_split(names: Sequence[str], lacking: str = "a share of train") -> t
     by_name = [split for split in SPLITS if split in named or (split == "train" and "" in found)]
     told = f"names of files, folders or arrays decide what is {' and '.join(by_name)}"
     rest = [split for split in SPLITS if split not in by_name]
-    told += "".join(f"; {split} is {lacking}" for split in rest)
+    told += "".join(f"; {split} is {lacking}" for split in rest if split != "train")
+    told += "; nothing is train" if "train" in rest else ""
     left_out = [name for name, split in zip(names, found, strict=True) if split is None]
     if not left_out:
         return (told,)

@@ -239,10 +239,12 @@ def notes(
     yield f"{share:.2f} % of the test tokens are not in the vocabulary and count as one word"
     dropped = sum(metadata["dropped"] for metadata in shard_metadata)
     if dropped:
-        yield f"left out, longer than {settings.max_length}: {pluralize(dropped, 'sequence')}"
+        lost = f"{pluralize(dropped, 'sequence')} of more than {settings.max_length}"
+        yield f"{lost} {_be(dropped)} left out"
     cut = sum(metadata["cut"] for metadata in shard_metadata)
     if cut:
-        yield f"cut after {settings.max_length}, without an end: {pluralize(cut, 'sequence')}"
+        where = f"cut after {settings.max_length} and without an end"
+        yield f"{pluralize(cut, 'sequence')} {_be(cut)} {where}"
 
 
 def _counts(shard_metadata: Sequence[Mapping[str, Any]], split: str) -> Counter[str]:
@@ -275,3 +277,7 @@ def _dealt(key: str, group: str, positions: Numbers, settings: TokenSettings) ->
     )
     dealt_to = np.array([SPLITS.index(name) for name in (*names, "train")])
     return dealt_to[np.searchsorted(ends, chances, side="right")]
+
+
+def _be(count: int) -> str:
+    return "is" if count == 1 else "are"

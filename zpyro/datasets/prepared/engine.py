@@ -95,7 +95,7 @@ def prepare(
         records = _joined(tasks) if join else _write_all(tasks, mapped, progress)
         problems = _problems(source, records, skip_bad)
         if not any(record["items"] for record in records):
-            raise UserError(f"{source}: of its {pluralize(len(items), 'file')} none can be used")
+            raise UserError(f"{source}: none of its {pluralize(len(items), 'file')} can be used")
         index = _finish(corpus, settings, tasks, records, out, mapped)
     index["notes"] = [*index["notes"], *corpus.file_notes(source, settings)]
     index["skipped"] = [{"key": key, "problem": problem} for key, problem in problems]
