@@ -17,6 +17,9 @@ from torch.nn import functional
 NETWORKS = ("recall", "recurrent", "feed-forward")
 """The names of networks for :func:`build`."""
 
+_NUM_CONVOLUTIONS = 4
+"""In two residual blocks; each reaches one cell further."""
+
 
 class IteratedNetwork(nn.Module):
     """A network that refines a state (B, width, *cells) and can answer after every iteration.
@@ -79,7 +82,8 @@ class IteratedNetwork(nn.Module):
         for iteration in range(first, first + count):
             state = self.iterate(state, image, iteration)
             if noise:
-                state = state + noise * state.detach().abs().mean() * torch.randn_like(state)
+                scale = noise * state.detach().abs().mean()
+                state = torch.addcmul(state, _channels_last_normal(state), scale)
         return self._cells(state)
 
     def states(self, inputs: Tensor, iterations: int) -> Iterator[Tensor]:
@@ -97,6 +101,11 @@ class IteratedNetwork(nn.Module):
     def longest(self) -> int | None:
         """The most iterations it can do; None where there is no limit."""
         return None
+
+    @property
+    def radius(self) -> int:
+        """How many cells away a state can be and still decide about another after an iteration."""
+        return _NUM_CONVOLUTIONS
 
     def iterate(self, state: Tensor, image: Tensor, iteration: int) -> Tensor:
         """One iteration on four-dimensional tensors, (B, width, rows, columns)."""
@@ -169,6 +178,10 @@ class RecurrentNetwork(IteratedNetwork):
         self.recall = self.convolution(width + channels, width) if recall else None
         self.block = _residual_blocks(self)
 
+    @property
+    def radius(self) -> int:
+        return _NUM_CONVOLUTIONS + (self.recall is not None)
+
     def iterate(self, state: Tensor, image: Tensor, iteration: int) -> Tensor:
         del iteration
         if self.recall is not None:
@@ -218,9 +231,18 @@ def keep_sizes(network: IteratedNetwork, branch: float = 0.1) -> None:
         nn.init.normal_(weight, 0, scale * (2 / weight[0].numel()) ** 0.5)
 
 
+def _channels_last_normal(like: Tensor) -> Tensor:
+    """Standard normal numbers of a shape (B, width, rows, columns), channels last.
+
+    ``torch.randn_like`` fills a tensor that is not contiguous one number at a time.
+    """
+    shape = like.movedim(1, -1).shape
+    return torch.randn(shape, dtype=like.dtype, device=like.device).movedim(-1, 1)
+
+
 def _residual_blocks(network: IteratedNetwork) -> nn.Sequential:
     width = network.width
-    layers = [network.convolution(width, width) for _ in range(4)]
+    layers = [network.convolution(width, width) for _ in range(_NUM_CONVOLUTIONS)]
     return nn.Sequential(ResidualBlock(*layers[:2]), ResidualBlock(*layers[2:]))
 
 
