@@ -243,6 +243,11 @@ class LatentDepthTrainer(FixedDepthSolver):
             return self.enumeration, self.latent_depth.training_model
         return self.elbo, self.latent_depth.depth_model
 
+    @property
+    def goes_on(self) -> bool:
+        # It stops by itself, which only the answers of every iteration show.
+        return False
+
     def answers(self, inputs: Tensor, iterations: int) -> Iterator[Answer]:
         network = self.latent_depth.network
         for state in network.states(inputs, iterations):

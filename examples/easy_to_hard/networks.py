@@ -39,8 +39,10 @@ class IteratedNetwork(nn.Module):
             raise ValueError(f"dimensions is {dimensions}; choose 1 (sequences) or 2 (images)")
         self.dimensions = dimensions
         self.width = width
+        self.classes = classes
         # The published heads narrow by halves over sequences and to 32 and 8 over images.
         first, second = (width, width // 2) if dimensions == 1 else (32, 8)
+        self.head_radius = 3  # one cell for each convolution
         self.projection = self.convolution(channels, width)
         self.head = nn.Sequential(
             self.convolution(width, first),

@@ -24,7 +24,7 @@ from zpyro_cli import common  # pyright: ignore[reportMissingImports]
 from . import building, tasks
 from .run_folder import RunFolder, Settings
 from .solvers import Solver
-from .sweep import LONGEST_SEARCH, Rule, Sweep, choose, sweep
+from .sweep import LONGEST_SEARCH, Rule, Sweep, choose, sweep, sweep_stable
 from .tasks import SolutionTrace, Task
 from .training_task import SolverTask, train_config
 
@@ -158,11 +158,17 @@ def test(
             # A number of iterations that the user gives is the limit.
             longest = num_iterations if rule is None else LIMIT * num_iterations
             num_iterations = longest
-        with common.progress("solving", "problems") as on_batch:
-            found = sweep(solver, task, examples, size, longest, on_batch, patience)
+        with common.progress(f"solving {task.unit} {size}", "problems") as on_batch:
+            if patience is not None and solver.goes_on and picture is None:
+                found = sweep_stable(solver, task, examples, size, longest, on_batch)
+                num_iterations = found.iterations or longest
+            else:
+                found = sweep(solver, task, examples, size, longest, on_batch, patience)
         if task.players is not None:
             found = dataclasses.replace(found, players=task.players(request))
-        yield found, min(num_iterations, len(found.accuracy))
+        if found.iterations is None:
+            num_iterations = min(num_iterations, len(found.accuracy))
+        yield found, num_iterations
 
 
 def show(
@@ -205,15 +211,17 @@ def record(found: Sweep, iterations: int) -> dict[str, Any]:
     values: dict[str, Any] = {
         "size": found.size,
         "iterations": iterations,
-        "accuracy": found.accuracy[iterations - 1],
+        "accuracy": found.after(iterations),
         "count": found.count,
-        "confident_accuracy": found.confident[iterations - 1],
+        "confident_accuracy": found.confident_after(iterations),
     }
     if found.stopped is not None:
         values["stopped_accuracy"] = found.stopped
         values["stopped_iterations"] = found.stopped_after
     if found.stable_after is not None:
         values["stable_iterations"] = found.stable_after
+    if found.unstable is not None:
+        values["unstable"] = found.unstable
     if found.players:
         values["players"] = dict(found.players)
     return values
@@ -235,8 +243,8 @@ def print_table(name: str, run: Path, found: Sequence[tuple[Sweep, int]]) -> Non
     for player in players:
         table.add_column(player, justify="right")
     for each, iterations in found:
-        row = [str(each.size), str(iterations), f"{each.accuracy[iterations - 1]:.2%}"]
-        row += [f"{each.confident[iterations - 1]:.2%}", f"{each.count:,}"]
+        row = [str(each.size), str(iterations), f"{each.after(iterations):.2%}"]
+        row += [f"{each.confident_after(iterations):.2%}", f"{each.count:,}"]
         if own and each.stopped is not None:
             row += [f"{each.stopped:.2%}", f"{each.stopped_after:.1f}"]
         if stable:

@@ -13,6 +13,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor, nn
 
+from .local_updates import StableAnswers, stable_answers
 from .programs import RecurrentSolver
 
 EXTRA_GROWN_AT = 0.2
@@ -35,7 +36,7 @@ class Answer(NamedTuple):
 class Solver(nn.Module):
     """The interface of a solver.
 
-    Subclasses define :meth:`loss` and :meth:`answers`; :attr:`longest` and :meth:`at` are optional.
+    Subclasses define :meth:`loss` and :meth:`answers`; the others are optional.
 
     Example::
 
@@ -64,6 +65,22 @@ class Solver(nn.Module):
 
     def answers(self, inputs: Tensor, iterations: int) -> Iterator[Answer]:
         """Yield the answer after each iteration."""
+        raise NotImplementedError
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether :meth:`stable_answers` can be used: iterations are alike and without an end."""
+        return False
+
+    def stable_answers(
+        self,
+        inputs: Tensor,
+        iterations: int,
+        *,
+        scored: Tensor | None = None,
+        on_iteration: Callable[[int], None] | None = None,
+    ) -> StableAnswers:
+        """Answers that no longer change, see :func:`.local_updates.stable_answers`."""
         raise NotImplementedError
 
 
@@ -105,3 +122,18 @@ class FixedDepthSolver(Solver):
         network = self.recurrent.network
         for state in network.states(inputs, iterations):
             yield Answer(network.answer(state))
+
+    @property
+    def goes_on(self) -> bool:
+        return self.longest is None
+
+    def stable_answers(
+        self,
+        inputs: Tensor,
+        iterations: int,
+        *,
+        scored: Tensor | None = None,
+        on_iteration: Callable[[int], None] | None = None,
+    ) -> StableAnswers:
+        network = self.recurrent.network
+        return stable_answers(network, inputs, iterations, scored=scored, on_iteration=on_iteration)

@@ -31,6 +31,9 @@ ROWS = 1 << 15
 ACCELERATOR_ROWS = 1 << 21
 """The same on an accelerator, which needs more of them at once."""
 
+STABLE_CELLS = 1 << 18
+"""Cells in a batch of a sweep of stable answers, in which few cells are computed at a time."""
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -39,7 +42,8 @@ class Sweep:
     Attributes:
         size: of the problems.
         count: of the problems.
-        accuracy: after iterations 1, 2, ...: the fraction solved.
+        accuracy: after iterations 1, 2, ...: the fraction solved; only the last one where
+            ``iterations`` is given.
         confident: the fraction solved if each problem's most confident answer so far counts, after
             iterations 1, 2, ...
         stopped: the fraction solved where every problem stops by the solver's own rule (the first
@@ -48,6 +52,8 @@ class Sweep:
         stopped_after: the mean number of iterations of that rule, or None.
         stable_after: the mean number of iterations after which answers no longer changed; None
             where that was not looked for.
+        iterations: the most iterations of any problem, where only the last answers were looked at.
+        unstable: how many problems still changed at the last iteration, or None.
         players: the fraction that players without learning solve, by player.
     """
 
@@ -58,7 +64,17 @@ class Sweep:
     stopped: float | None = None
     stopped_after: float | None = None
     stable_after: float | None = None
+    iterations: int | None = None
+    unstable: int | None = None
     players: Mapping[str, float] = field(default_factory=dict)
+
+    def after(self, iterations: int) -> float:
+        """The fraction solved after a number of iterations."""
+        return self.accuracy[0 if self.iterations is not None else iterations - 1]
+
+    def confident_after(self, iterations: int) -> float:
+        """The entry of ``confident`` after a number of iterations."""
+        return self.confident[0 if self.iterations is not None else iterations - 1]
 
     @property
     def first_best(self) -> int:
@@ -127,6 +143,50 @@ def sweep(
             if on_batch is not None:
                 on_batch(min(first + rows, count), count)
     return counts.result(size, count)
+
+
+def sweep_stable(
+    solver: Solver,
+    task: Task,
+    examples: Examples,
+    size: int,
+    iterations: int,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Sweep:
+    """Count the problems that a solver solves once its answers no longer change.
+
+    Args:
+        solver: one that :attr:`~.solvers.Solver.goes_on`.
+        task: defines which answers are right.
+        examples: the problems.
+        size: of the problems, for the record.
+        iterations: how many, at most.
+        on_batch: receives (problems done, problems) after each iteration.
+    """
+    count = len(examples.inputs)
+    like = next(solver.parameters())
+    rows = max(1, STABLE_CELLS // examples.targets[0].numel())
+    solved = unstable = total = longest = 0
+    with evaluation_mode(solver):
+        for first in range(0, count, rows):
+            inputs = examples.inputs[first : first + rows].to(like)
+            targets = examples.targets[first : first + rows].to(like.device)
+            scored = None if task.scored is None else task.scored(inputs)
+
+            def on_iteration(stable: int, first: int = first) -> None:
+                if on_batch is not None:
+                    on_batch(first + stable, count)
+
+            found = solver.stable_answers(
+                inputs, iterations, scored=scored, on_iteration=on_iteration
+            )
+            solved += int(task.correct(inputs, found.probabilities, targets).sum())
+            unstable += int((~found.stable).sum())
+            total += int(found.iterations.sum())
+            longest = max(longest, int(found.iterations.max()))
+    share = (solved / count,)
+    result = Sweep(size, count, share, share, stable_after=total / count)
+    return replace(result, iterations=longest, unstable=unstable)
 
 
 class _Counts:

@@ -102,6 +102,16 @@ def test_mazes_from_training_to_a_picture(tmp_path: Path) -> None:
     tested = run("mazes", "test", folder, "--sizes", "5,9", "--count", 20, "--json")
     assert tested.exit_code == 0, tested.output
     assert [json.loads(line)["count"] for line in tested.stdout.splitlines()] == [20, 20]
+    stable = run(
+        "mazes", "test", folder, "--sizes", "5,9", "--count", 20, "--until-stable", "--json"
+    )
+    assert stable.exit_code == 0, stable.output
+    for line in map(json.loads, stable.stdout.splitlines()):
+        assert line["count"] == 20
+        assert 1 <= line["stable_iterations"] <= line["iterations"]
+        assert 0 <= line["unstable"] <= 20
+    table = run("mazes", "test", folder, "--sizes", "5", "--until-stable")
+    assert "stable after" in table.output
     for size, word in ((8, "even"), (1, "too small")):
         refused = run("mazes", "test", folder, "--sizes", size)
         assert refused.exit_code == 2
