@@ -59,6 +59,7 @@ def build(task: Task, preset: Preset, solver: str = "recall", depth: str = "fixe
         latent = LatentDepthSolver(
             *(network, preset.iterations, weight, task.scored, extra),
             evidence_weight=max(1 - weight, 0.5),
+            stop_on_change=preset.stop_on_change,
         )
         return LatentDepthTrainer(latent)
     # The networks of 2021 learn from their last answer only, as published.

@@ -3,12 +3,14 @@
 With states h_1..h_m of an iterated network on inputs x, the generative process is::
 
     before iteration t   time is up with probability 1 - patience
-    after iteration t    stop with probability s_t = sigmoid(min over cells of f(h_t))
+    after iteration t    stop with probability s_t = sigmoid(min over cells of f(h_t, h_{t-1}))
     depth                p(t | x) = patience^t s_t prod_{j<t} (1 - s_j)
     answers              p(y | x, t) = prod over cells of Categorical(y | head(h_t))
                          where time ran out before a stop, every answer is equally likely
 
-The prior over depth is geometric where s is constant; s_t is a learned function of the state.
+The prior over depth is geometric where s is constant; s_t is a learned function of the state and,
+where the solver looks at changes, of how much the iteration changed it. A cell that still changes
+is not ready, in problems of any size.
 A finite patience makes the shorter of two equally good depths the likelier one. The depth has m + 1
 values, so the evidence and the posterior are sums of m + 1 terms::
 
@@ -77,6 +79,7 @@ class LatentDepthSolver(RecurrentSolver):
         ``progressive_weight`` is used while there is no evidence term), and
         patience: the probability of having time for another iteration.
         evidence_weight: w, of the evidence term; the progressive term has 1 - w.
+        stop_on_change: whether the decision to stop sees the change of the state.
     """
 
     def __init__(
@@ -88,18 +91,27 @@ class LatentDepthSolver(RecurrentSolver):
         extra_iterations: int = 0,
         patience: float = PATIENCE,
         evidence_weight: float = 0.5,
+        stop_on_change: bool = False,
     ) -> None:
         super().__init__(network, iterations, progressive_weight, scored, extra_iterations)
         self.patience = patience
         self.evidence_weight = evidence_weight
-        self.done = nn.Linear(network.width, 1)
+        self.stop_on_change = stop_on_change
+        self.done = nn.Linear(network.width * (2 if stop_on_change else 1), 1)
         # Initially a geometric prior with half of the greatest depth as its mean.
         nn.init.zeros_(self.done.weight)
         nn.init.constant_(self.done.bias, -torch.tensor(iterations / 2 - 1.0).clamp(1).log().item())
 
-    def stop_logits(self, state: Tensor, inputs: Tensor) -> Tensor:
-        """The log-odds of stopping, (B,): the smallest over the cells."""
-        ready = self.done(at_least_float32(state).flatten(2).transpose(1, 2)).squeeze(-1)
+    def stop_logits(self, state: Tensor, before: Tensor, inputs: Tensor) -> Tensor:
+        """The log-odds of stopping, (B,): the smallest over the cells.
+
+        Args:
+            state: after an iteration, (B, width, *cells).
+            before: before it.
+            inputs: problems, (B, channels, *cells).
+        """
+        seen = torch.cat([state, (state - before).abs()], 1) if self.stop_on_change else state
+        ready = self.done(at_least_float32(seen).flatten(2).transpose(1, 2)).squeeze(-1)
         if self.scored is not None:
             ready = ready.where(self.scored(inputs).flatten(1), ready.new_tensor(torch.inf))
         return ready.amin(1)
@@ -118,8 +130,8 @@ class LatentDepthSolver(RecurrentSolver):
                 state = self.network.iterate_from(state, inputs, before)
         stops, logits = [], []
         for iteration in range(before, before + iterations):
-            state = self.network.iterate_from(state, inputs, 1, iteration)
-            stops.append(self.stop_logits(state, inputs))
+            last, state = state, self.network.iterate_from(state, inputs, 1, iteration)
+            stops.append(self.stop_logits(state, last, inputs))
             logits.append(at_least_float32(self.network.answer(state)))
         prior = depth_prior(torch.stack(stops, 1), self.patience)
         flat = [each.flatten(2) for each in logits]
@@ -250,6 +262,8 @@ class LatentDepthTrainer(FixedDepthSolver):
 
     def answers(self, inputs: Tensor, iterations: int) -> Iterator[Answer]:
         network = self.latent_depth.network
+        last = network.initial_state(inputs)
         for state in network.states(inputs, iterations):
-            stop = self.latent_depth.stop_logits(state, inputs).sigmoid()
+            stop = self.latent_depth.stop_logits(state, last, inputs).sigmoid()
             yield Answer(network.answer(state), stop)
+            last = state

@@ -122,6 +122,7 @@ PRESETS = {
         growing=0.5,
         shortest=8,
         extra_iterations=90,
+        stop_on_change=True,
         average=0.99,
         valid_sizes=(32, 64),
         test_sizes=(32, 64, 128, 256, 512),

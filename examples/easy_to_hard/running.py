@@ -158,7 +158,7 @@ def test(
             # A number of iterations that the user gives is the limit.
             longest = num_iterations if rule is None else LIMIT * num_iterations
             num_iterations = longest
-        with common.progress(f"solving {task.unit} {size}", "problems") as on_batch:
+        with common.progress(f"solving size {size}", "problems") as on_batch:
             if patience is not None and solver.goes_on and picture is None:
                 found = sweep_stable(solver, task, examples, size, longest, on_batch)
                 num_iterations = found.iterations or longest

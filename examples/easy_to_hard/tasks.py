@@ -44,6 +44,8 @@ class Preset:
         state_bound: largest value of a state, see
             :class:`zpyro_examples.easy_to_hard.networks.RecurrentNetwork`; None for any.
         label_smoothing: the share of the target that is spread over all classes.
+        stop_on_change: with a latent depth, see
+            :class:`zpyro_examples.easy_to_hard.depth.LatentDepthSolver`.
         symmetries: turn and reflect each batch of square images at random.
         train_size: the size of the problems to train on.
         train_count: how many of them.
@@ -98,6 +100,7 @@ class Preset:
     state_noise: float = 0.0
     state_bound: float | None = None
     label_smoothing: float = 0.0
+    stop_on_change: bool = False
     symmetries: bool = False
     precision: str = "float32"
     valid_sizes: tuple[int, ...] = ()

@@ -66,7 +66,7 @@ def test_a_log_is_told_how_it_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     result = run("prefix-sums", "train", "--preset", "tiny", "--out", tmp_path / "run")
     assert re.search(r"^step \d+  \d+%.*  loss \d", result.stderr, re.MULTILINE)
     result = run("prefix-sums", "test", tmp_path / "run", "--count", 10, "--json")
-    assert "solving: 10 of 10 problems" in result.stderr
+    assert "solving size 16: 10 of 10 problems" in result.stderr
     assert all(line.startswith("{") for line in result.stdout.splitlines())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -27,13 +28,16 @@ def _own_store() -> None:
     pyro.clear_param_store()
 
 
-def recurrent(scored: object = None, weight: float = 0.5) -> LatentDepthSolver:
+def recurrent(
+    scored: object = None, weight: float = 0.5, on_change: bool = False
+) -> LatentDepthSolver:
     built = LatentDepthSolver(
         network(),
         ITERATIONS,
         weight,
         scored,  # pyright: ignore
         evidence_weight=1 - weight,
+        stop_on_change=on_change,
     ).double()
     with torch.no_grad():
         built.done.weight.normal_(0, 0.5)
@@ -49,10 +53,12 @@ def by_hand(built: LatentDepthSolver, x: Tensor, y: Tensor) -> list[list[float]]
     joint = []
     for row in range(len(x)):
         one, target = x[row : row + 1], y[row]
-        remaining, terms = 1.0, []
+        remaining, terms, last = 1.0, [], built.network.initial_state(one)
         for state in built.network.states(one, ITERATIONS):
             remaining *= built.patience
-            ready = built.done(state[0].T).squeeze(-1)
+            change, last = (state - last).abs(), state
+            seen = torch.cat([state, change], 1) if built.stop_on_change else state
+            ready = built.done(seen[0].T).squeeze(-1)
             probabilities = built.network.answer(state)[0].softmax(0)
             if built.scored is not None:
                 ready = ready[built.scored(one)[0]]
@@ -71,19 +77,23 @@ def by_hand(built: LatentDepthSolver, x: Tensor, y: Tensor) -> list[list[float]]
 
 def stops_only(built: LatentDepthSolver, one: Tensor) -> list[float]:
     """p(t | x) for t = 1..m of one example."""
-    remaining, result = 1.0, []
+    remaining, result, last = 1.0, [], built.network.initial_state(one)
     for state in built.network.states(one, ITERATIONS):
         remaining *= built.patience
-        stop = built.stop_logits(state, one).sigmoid().item()
+        stop = built.stop_logits(state, last, one).sigmoid().item()
+        last = state
         result.append(remaining * stop)
         remaining *= 1 - stop
     return result
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("on_change", [False, True])
 @pytest.mark.parametrize("scored", [None, odd_cells])
-def test_the_evidence_and_the_posterior_are_those_of_brute_force(scored: object) -> None:
-    built, (x, y) = recurrent(scored), strings()
+def test_the_evidence_and_the_posterior_are_those_of_brute_force(
+    scored: object, on_change: bool
+) -> None:
+    built, (x, y) = recurrent(scored, on_change=on_change), strings()
     evidence, posterior = built.posterior(x, y)
     for row, joint in enumerate(by_hand(built, x, y)):
         total = math.log(sum(math.exp(value) for value in joint))
@@ -181,9 +191,9 @@ def test_drawing_without_targets() -> None:
     torch.manual_seed(0)
     draws = Predictive(built.model, guide=built.guide, num_samples=1_000)(x)
     assert draws["answers"].shape == (1_000, 2, 9)
-    probability = depth_prior(
-        torch.stack([built.stop_logits(t, x) for t in built.network.states(x, 5)], 1), 0.98
-    ).exp()
+    states = [built.network.initial_state(x), *built.network.states(x, 5)]
+    stops = [built.stop_logits(state, last, x) for last, state in itertools.pairwise(states)]
+    probability = depth_prior(torch.stack(stops, 1), 0.98).exp()
     counts = torch.stack([(draws["depth"].squeeze(-1) == t).double().mean(0) for t in range(6)], 1)
     error = (probability * (1 - probability) / 1_000).sqrt()
     assert ((counts - probability).abs() < 6 * error + 1e-9).all()
@@ -209,3 +219,18 @@ def test_its_own_stopping_rule_in_a_sweep() -> None:
                 break
     assert found.stopped == solved / 20
     assert found.stopped_after == after / 20
+
+
+def test_a_solver_that_looks_at_changes_goes_on_while_any_cell_changes() -> None:
+    built, (x, _) = recurrent(on_change=True), strings()
+    with torch.no_grad():
+        # Ready at rest; a change of one channel by 0.1 or more in any cell is not.
+        built.done.weight.zero_()
+        built.done.weight[0, built.network.width] = -100.0
+        built.done.bias.fill_(5.0)
+    state = built.network.initial_state(x)
+    changed = state.clone()
+    changed[1, 0, 7] += 0.1
+    assert (built.stop_logits(state, state, x) > 0).all()
+    assert (built.stop_logits(changed, state, x) > 0).tolist() == [True, False, True, True]
+    assert built.stop_logits(changed, state, x).shape == (4,)
