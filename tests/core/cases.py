@@ -35,6 +35,7 @@ ZFORCING: dict[str, tuple[Likelihood, dict[str, Any]]] = {
     "forced": (Gaussian(3), {"forced_auxiliary": True}),
     "squared": (Gaussian(3), {"squared_error_auxiliary": True}),
     "two_layers": (Gaussian(3), {"backward_layers": 2}),
+    "latent_emission": (Gaussian(3), {"emission_input": "latent"}),
 }
 
 FAMILY: dict[str, tuple[type[SequenceModel], Likelihood, dict[str, Any]]] = {

@@ -21,6 +21,7 @@ from zpyro.objectives.sequence_terms import SequenceTerms
 
 NAMES = (
     *("gaussian", "bernoulli", "nade", "mixture", "categorical", "layer_norm", "forced"),
+    "latent_emission",
     *("rnn", "rnn_tokens", "dmm", "dmm_tokens", "storn", "vrnn", "vrnn_mixture", "vrnn_layer_norm"),
     *("srnn", "srnn_no_residual", "srnn_tokens"),
 )

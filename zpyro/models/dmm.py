@@ -71,6 +71,7 @@ class DMM(SmoothingModel):
         forced_auxiliary: predict b_t from z_t alone (the context is zeroed).
         squared_error_auxiliary: squared error in place of the auxiliary log-density.
         embedding_dropout: dropout on e(x) while training.
+        output_dropout: dropout on the hidden layer of the output MLP while training.
         missing: whether frames may have missing values, whose mask the networks then read.
         covariate_size: C, numbers u_t known for every step that the networks read too.
         granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
@@ -101,6 +102,7 @@ class DMM(SmoothingModel):
         forced_auxiliary: bool = False,
         squared_error_auxiliary: bool = False,
         embedding_dropout: float = 0.0,
+        output_dropout: float = 0.0,
         missing: bool = False,
         covariate_size: Annotated[int, COVARIATE_SIZE] = 0,
         granularity: str = "sequence",
@@ -132,7 +134,9 @@ class DMM(SmoothingModel):
             2 * latent_size + covariate_size, mlp_size, hidden_size
         )
         output = likelihood.output(mlp_size, self.embedding)
-        self.output = HiddenLayer(latent_size + covariate_size, mlp_size, output)
+        self.output = HiddenLayer(
+            latent_size + covariate_size, mlp_size, output, Dropout(output_dropout, dim=-2)
+        )
         self.reverse_output = nn.Linear(hidden_size, likelihood.parameter_size)
 
     # On an H200 with torch 2.11, captured steps in bfloat16 were not finite after a few replays;

@@ -31,6 +31,7 @@ class RNN(SequenceModel):
         hidden_size: H.
         embedding_size: E, of e(x).
         embedding_dropout: dropout on e(x) while training.
+        output_dropout: dropout on the states that the output layer reads while training.
         missing: whether frames may have missing values, whose mask the networks then read.
         covariate_size: C, numbers u_t known for every step that the networks read too.
         granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
@@ -56,6 +57,7 @@ class RNN(SequenceModel):
         embedding_size: int = 128,
         *,
         embedding_dropout: float = 0.0,
+        output_dropout: float = 0.0,
         missing: bool = False,
         covariate_size: Annotated[int, COVARIATE_SIZE] = 0,
         granularity: str = "sequence",
@@ -74,6 +76,7 @@ class RNN(SequenceModel):
         self.dropout = Dropout(embedding_dropout)
         self.lstm = nn.LSTM(input_size, hidden_size, batch_first=True)
         orthogonal_recurrent_weights(self.lstm)
+        self.output_dropout = Dropout(output_dropout, dim=-2)
         self.output = likelihood.output(hidden_size, self.embedding)
 
     def encode_future(

@@ -152,6 +152,7 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         self.noise_source = NoiseSource()
         self.initial_state_override: InitialState | None = None
         self.dropout: nn.Module = nn.Identity()
+        self.output_dropout: nn.Module = nn.Identity()
 
     @property
     def constructor_arguments(self) -> dict[str, Any]:
@@ -229,7 +230,7 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
 
     def emission(self, features: Tensor) -> Tensor:
         """The likelihood's parameters of x_t, (..., parameter_size)."""
-        return self.output(features)
+        return self.output(self.output_dropout(features))
 
     def auxiliary(self, future: Tensor, z: Tensor, context: Tensor) -> Tensor:
         """log p(stop_gradient(b_t) | z_t, context), nats, (...,)."""

@@ -37,6 +37,7 @@ class STORN(SequenceModel):
         embedding_size: E, of e(x).
         mlp_size: width of the posterior's MLP, and size of g(z).
         embedding_dropout: dropout on e(x) while training.
+        output_dropout: dropout on the states that the output layer reads while training.
         missing: whether frames may have missing values, whose mask the networks then read.
         covariate_size: C, numbers u_t known for every step that the networks read too.
         granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
@@ -63,6 +64,7 @@ class STORN(SequenceModel):
         mlp_size: int = 128,
         *,
         embedding_dropout: float = 0.0,
+        output_dropout: float = 0.0,
         missing: bool = False,
         covariate_size: Annotated[int, COVARIATE_SIZE] = 0,
         granularity: str = "sequence",
@@ -83,6 +85,7 @@ class STORN(SequenceModel):
         self.recognition = nn.LSTM(input_size, hidden_size, batch_first=True)
         orthogonal_recurrent_weights(self.recognition)
         self.posterior_network = GaussianMLP(hidden_size, mlp_size, latent_size)
+        self.output_dropout = Dropout(output_dropout, dim=-2)
         self.output = likelihood.output(hidden_size, self.embedding)
 
     def encode_future(

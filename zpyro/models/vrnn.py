@@ -39,6 +39,7 @@ class VRNN(SequenceModel):
         conditional_layer_norm: let z set the layer norm of the cell instead of entering as its
             input, see :class:`zpyro.nn.layers.ConditionalLayerNormLSTM`.
         embedding_dropout: dropout on e(x) while training.
+        output_dropout: dropout on the hidden layer of the output MLP while training.
         missing: whether frames may have missing values, whose mask the networks then read.
         covariate_size: C, numbers u_t known for every step that the networks read too.
         granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
@@ -68,6 +69,7 @@ class VRNN(SequenceModel):
         *,
         conditional_layer_norm: bool = False,
         embedding_dropout: float = 0.0,
+        output_dropout: float = 0.0,
         missing: bool = False,
         covariate_size: Annotated[int, COVARIATE_SIZE] = 0,
         granularity: str = "sequence",
@@ -92,7 +94,9 @@ class VRNN(SequenceModel):
         self.prior_network = GaussianMLP(hidden_size, mlp_size, latent_size)
         self.posterior_network = GaussianMLP(hidden_size + input_size, mlp_size, latent_size)
         output = likelihood.output(mlp_size, self.embedding)
-        self.output = HiddenLayer(latent_size + hidden_size, mlp_size, output)
+        self.output = HiddenLayer(
+            latent_size + hidden_size, mlp_size, output, Dropout(output_dropout, dim=-2)
+        )
 
     def initial_state(self, rows: int) -> State:
         """(d_0, c_0, z_0), zeros."""

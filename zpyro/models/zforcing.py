@@ -7,12 +7,14 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
+from zpyro.errors import UserError
 from zpyro.likelihoods import Likelihood
 from zpyro.models.smoothing import SmoothingModel
 from zpyro.models.steps import COVARIATE_SIZE, PosteriorPath, delay, join, missing_embedding
 from zpyro.nn.layers import (
     ConditionalLayerNormLSTM,
     GaussianMLP,
+    HiddenLayer,
     LatentLSTM,
     State,
     orthogonal_recurrent_weights,
@@ -20,6 +22,10 @@ from zpyro.nn.layers import (
 )
 from zpyro.nn.noise import Dropout
 from zpyro.nn.recurrence import Recurrence, choose, plain
+from zpyro.settings import Limits
+
+EMISSION_INPUT = Limits(choices=("hidden", "latent"))
+"""Of the setting ``model.emission_input``."""
 
 
 class ZForcing(SmoothingModel):
@@ -48,7 +54,11 @@ class ZForcing(SmoothingModel):
             as its input, see :class:`zpyro.nn.layers.ConditionalLayerNormLSTM`.
         forced_auxiliary: predict b_t from z_t alone (the h input is zeroed).
         squared_error_auxiliary: -||b_t - tanh mu_a||^2 in place of the auxiliary log-density.
+        emission_input: "hidden", as published, or "latent": x_t depends on [z_t, h_t] through an
+            MLP, as in :class:`zpyro.models.VRNN`.
         embedding_dropout: dropout on e(x) while training.
+        output_dropout: dropout on the states that the output layer reads, or on the hidden layer of
+            the output MLP, while training.
         missing: whether frames may have missing values, whose mask the networks then read.
         covariate_size: C, numbers u_t known for every step that the networks read too.
         granularity: "sequence" (one site for all steps, fast) or "step" (a site a step).
@@ -80,7 +90,9 @@ class ZForcing(SmoothingModel):
         conditional_layer_norm: bool = False,
         forced_auxiliary: bool = False,
         squared_error_auxiliary: bool = False,
+        emission_input: Annotated[str, EMISSION_INPUT] = "hidden",
         embedding_dropout: float = 0.0,
+        output_dropout: float = 0.0,
         missing: bool = False,
         covariate_size: Annotated[int, COVARIATE_SIZE] = 0,
         granularity: str = "sequence",
@@ -96,6 +108,9 @@ class ZForcing(SmoothingModel):
         )
         self.forced_auxiliary = forced_auxiliary
         self.squared_error_auxiliary = squared_error_auxiliary
+        if emission_input not in EMISSION_INPUT.choices:
+            raise UserError(f"emission_input is {emission_input!r}; choose hidden or latent")
+        self.emission_input = emission_input
         self.recurrence = recurrence
         choose(recurrence)
         cell = ConditionalLayerNormLSTM if conditional_layer_norm else LatentLSTM
@@ -111,7 +126,13 @@ class ZForcing(SmoothingModel):
         self.prior_network = GaussianMLP(context_size, mlp_size, latent_size)
         self.posterior_network = GaussianMLP(2 * hidden_size, mlp_size, latent_size)
         self.auxiliary_network = GaussianMLP(context_size + latent_size, mlp_size, hidden_size)
-        self.output = likelihood.output(hidden_size, self.embedding)
+        if emission_input == "latent":
+            output = likelihood.output(mlp_size, self.embedding)
+            dropout = Dropout(output_dropout, dim=-2)
+            self.output = HiddenLayer(latent_size + hidden_size, mlp_size, output, dropout)
+        else:
+            self.output_dropout = Dropout(output_dropout, dim=-2)
+            self.output = likelihood.output(hidden_size, self.embedding)
         self.reverse_output = nn.Linear(hidden_size, likelihood.parameter_size)
 
     carries_state = True
@@ -123,9 +144,17 @@ class ZForcing(SmoothingModel):
         del input_features
         return run_backward(self.backward_lstm, embedded, mask)
 
+    def initial_state(self, rows: int) -> State:
+        """(h_0, c_0), zeros; where the emission reads z_t, (h_0, c_0, z_0)."""
+        state = super().initial_state(rows)
+        if self.emission_input == "hidden":
+            return state
+        return *state, state[0].new_zeros(rows, self.latent_size)
+
     def prepare(self, inputs: Tensor, state: State) -> State:
         """(h_{t-1}, c_{t-1}), with covariates also u_t."""
-        return (*state, inputs[..., -self.covariate_size :]) if self.covariate_size else state
+        covariates = (inputs[..., -self.covariate_size :],) if self.covariate_size else ()
+        return *state[:2], *covariates
 
     def context(self, state: State) -> Tensor:
         """h_{t-1}, or [h_{t-1}, u_t]."""
@@ -136,15 +165,24 @@ class ZForcing(SmoothingModel):
         return self.posterior_network(join(context[..., : self.hidden_size], future))
 
     def transition(self, z: Tensor, inputs: Tensor, state: State) -> State:
-        z = self.maybe_stop_gradient(z)
-        return self.cell.step(z, inputs.expand(*z.shape[:-1], -1), state[:2])
+        into_cell = self.maybe_stop_gradient(z)
+        after = self.cell.step(into_cell, inputs.expand(*z.shape[:-1], -1), state[:2])
+        return after if self.emission_input == "hidden" else (*after, z)
+
+    def features(self, state: State) -> Tensor:
+        """h_t, or [z_t, h_t]."""
+        return state[0] if self.emission_input == "hidden" else join(state[2], state[0])
 
     def sample_posterior_path(
         self, future: Tensor, input_features: Tensor, noise: Tensor, state: State
     ) -> PosteriorPath:
-        path = self._loop()(self.posterior_network, self.cell, future, input_features, noise, state)
+        run = self._loop()
+        path = run(self.posterior_network, self.cell, future, input_features, noise, state[:2])
         context = self._contexts(state, path.hidden, input_features)
-        return PosteriorPath(path.z, context, path.hidden, path.mean, path.log_variance, path.state)
+        features, last = path.hidden, path.state
+        if self.emission_input == "latent":
+            features, last = join(path.z.to(features.dtype), features), (*last, path.z[:, -1])
+        return PosteriorPath(path.z, context, features, path.mean, path.log_variance, last)
 
     def _loop(self) -> Recurrence:
         if self.skips_gradients:
@@ -154,8 +192,11 @@ class ZForcing(SmoothingModel):
     def states_given_latents(
         self, z: Tensor, input_features: Tensor, state: State
     ) -> tuple[Tensor, Tensor]:
-        hidden = self.cell(self.maybe_stop_gradient(z), input_features, state)[0]
-        return self._contexts(state, hidden, input_features), hidden
+        hidden = self.cell(self.maybe_stop_gradient(z), input_features, state[:2])[0]
+        features = hidden
+        if self.emission_input == "latent":
+            features = join(z.to(hidden.dtype), hidden)
+        return self._contexts(state, hidden, input_features), features
 
     def _contexts(self, state: State, hidden: Tensor, input_features: Tensor) -> Tensor:
         """h_0..h_{T-1}, or [h_{t-1}, u_t], (N, T, ...), for h_1..h_T (N, T, H)."""

@@ -41,15 +41,29 @@ class MLP(nn.Module):
 
 
 class HiddenLayer(nn.Module):
-    """An MLP with a given output layer, for example that of a likelihood."""
+    """An MLP with a given output layer, for example that of a likelihood.
 
-    def __init__(self, input_size: int, hidden_size: int, output: nn.Module) -> None:
+    Args:
+        input_size: numbers of an input.
+        hidden_size: width.
+        output: the output layer.
+        dropout: applied to the hidden layer; none by default.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output: nn.Module,
+        dropout: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.hidden = nn.Linear(input_size, hidden_size)
+        self.dropout = nn.Identity() if dropout is None else dropout
         self.output = output
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.output(clamped_leaky_relu(self.hidden(inputs)))
+        return self.output(self.dropout(clamped_leaky_relu(self.hidden(inputs))))
 
 
 class GaussianMLP(MLP):

@@ -50,8 +50,9 @@ class NoiseSource:
         del dim
         return torch.rand(shape, device=like.device)
 
-    def dropout(self, inputs: Tensor, p: float) -> Tensor:
-        """Dropout with probability p; dimension 0 of the inputs holds the rows."""
+    def dropout(self, inputs: Tensor, p: float, dim: int = 0) -> Tensor:
+        """Dropout with probability p; dimension ``dim`` of the inputs holds the rows."""
+        del dim
         return F.dropout(inputs, p)
 
 
@@ -89,8 +90,8 @@ class CounterNoise(NoiseSource):
     def uniform(self, shape: torch.Size, like: Tensor, dim: int = 0) -> Tensor:
         return self._sample(shape, torch.get_default_dtype(), like.device, dim, is_normal=False)
 
-    def dropout(self, inputs: Tensor, p: float) -> Tensor:
-        kept = self.uniform(inputs.shape, inputs) >= p
+    def dropout(self, inputs: Tensor, p: float, dim: int = 0) -> Tensor:
+        kept = self.uniform(inputs.shape, inputs, dim) >= p
         # With p = 1 nothing is kept, and there is nothing to scale.
         return inputs * kept.to(inputs.dtype).div_(max(1.0 - p, torch.finfo(inputs.dtype).eps))
 
@@ -186,15 +187,20 @@ def philox(
 class Dropout(nn.Dropout):
     """Dropout that takes its random numbers from a :class:`NoiseSource`.
 
+    Args:
+        p: probability.
+        dim: the dimension of the inputs that holds the rows of the batch.
+
     Attributes:
         noise_source: replaced by :meth:`zpyro.models.SequenceModel.set_noise_source`.
     """
 
-    def __init__(self, p: float = 0.5) -> None:
+    def __init__(self, p: float = 0.5, dim: int = 0) -> None:
         super().__init__(p)
+        self.dim = dim
         self.noise_source = NoiseSource()
 
     def forward(self, input: Tensor) -> Tensor:
         if not (self.training and self.p):
             return input
-        return self.noise_source.dropout(input, self.p)
+        return self.noise_source.dropout(input, self.p, self.dim)

@@ -230,6 +230,7 @@ class Config:
             )
         noisy = {
             "model.embedding_dropout": getattr(self.model, "embedding_dropout", 0.0),
+            "model.output_dropout": getattr(self.model, "output_dropout", 0.0),
             "model.word_dropout": self.model.word_dropout,
             "objective.skip_gradient": self.objective.skip_gradient,
         }
