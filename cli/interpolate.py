@@ -16,6 +16,7 @@ from .sequences import (
     plot_rows,
     save_arrays,
     sequence_options,
+    sound_files,
 )
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ def command(
       zpyro interpolate runs/reviews "a great film ." "i hated every minute ." --steps 5
     """
     from zpyro.analysis.decoding import check_has_latents, interpolate
-    from zpyro.analysis.sampling import write_sound
     from zpyro.analysis.selection import denormalize, find_sequence, parse_sequence
+    from zpyro.analysis.sounds import has_sound, write_sound
     from zpyro.errors import pluralize
     from zpyro.io import files
 
@@ -115,10 +116,10 @@ def command(
         for name, line in lines:
             click.echo(f"{name:6}  {line}")
         log(f"{pluralize(len(lines), 'line')} in {to}")
-    elif checkpoint.data.sample_rate is not None:
+    elif has_sound(checkpoint.data):
         for number, each in enumerate(frames):
-            write_sound(out / f"step_{number}.wav", each, checkpoint.data.sample_rate, log)
-        click.echo(f"{len(frames)} wav files in {out}")
+            write_sound(out / f"step_{number}.wav", checkpoint.data, each, log)
+        click.echo(f"{sound_files(checkpoint.data, len(frames))} in {out}")
     else:
         to = out / "interpolation.npz"
         save_arrays(to, **{f"step_{number}": each for number, each in enumerate(frames)})

@@ -16,6 +16,7 @@ from .sequences import (
     plot_rows,
     save_arrays,
     sequence_options,
+    sound_files,
 )
 
 if TYPE_CHECKING:
@@ -57,15 +58,16 @@ def command(
 
     As in training, the model is fed the recorded frames before the one it predicts; with --free it
     is fed its own frames, so that only the latents carry the sequence. Sound is written as pairs of
-    wav files, text line by line, anything else as arrays; all but text is plotted.
+    wav files, music as wav and MIDI files of the notes that are more probable than not, text line
+    by line, anything else as arrays; all but text is plotted.
 
     \b
     Example:
       zpyro reconstruct runs/vowels --sequence 0 --sequence 3 --out reconstructed
     """
     from zpyro.analysis.decoding import check_has_latents
-    from zpyro.analysis.sampling import write_sound
     from zpyro.analysis.selection import select_sequences
+    from zpyro.analysis.sounds import has_sound, write_sound
     from zpyro.errors import pluralize
 
     loaded = open_run(run, **options)
@@ -81,12 +83,11 @@ def command(
         _write_text(checkpoint, inputs, outputs, out)
         return
     pairs = list(zip(inputs, outputs, strict=True))
-    if checkpoint.data.sample_rate is not None:
+    if has_sound(checkpoint.data):
         for index, (before, after) in zip(indices, pairs, strict=True):
-            rate = checkpoint.data.sample_rate
-            write_sound(out / f"{index}_input.wav", before, rate, log)
-            write_sound(out / f"{index}_reconstruction.wav", after, rate, log)
-        click.echo(f"{pluralize(len(pairs), 'pair')} of wav files in {out}")
+            write_sound(out / f"{index}_input.wav", checkpoint.data, before, log)
+            write_sound(out / f"{index}_reconstruction.wav", checkpoint.data, after, log)
+        click.echo(f"{sound_files(checkpoint.data, len(pairs), 'pair')} in {out}")
     else:
         path = out / "reconstructions.npz"
         arrays = {f"input_{i}": each for i, each in zip(indices, inputs, strict=True)}

@@ -10,7 +10,7 @@ import click
 from .common import log, status
 from .options import model_options
 from .paths import PATH
-from .sequences import make_folder, open_run, save_arrays, write_plot
+from .sequences import make_folder, open_run, save_arrays, sound_files, write_plot
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +47,8 @@ PLOTTED_IMAGES = 400
 @click.option(
     "--prefix",
     type=PATH,
-    help="What to continue: a recording, a text file of one line, or a .npy array (P, D) or (P,)"
-    " of frames, tokens, or the upper rows of an image.",
+    help="What to continue: a recording, a MIDI file, a text file of one line, or a .npy array"
+    " (P, D) or (P,) of frames, tokens, or the upper rows of an image.",
 )
 @model_options
 def command(
@@ -64,9 +64,9 @@ def command(
 ) -> None:
     """Sample new sequences from a run, and plot them.
 
-    Sound is written as wav files, text is printed and written as lines, anything else is written
-    as one array; images are plotted as such. With a prefix, sounds, lines and images begin with
-    it; its latents are sampled from the posterior.
+    Sound is written as wav files, music as wav and MIDI files, text is printed and written as
+    lines, anything else is written as one array; images are plotted as such. With a prefix, sounds,
+    lines and images begin with it; its latents are sampled from the posterior.
 
     \b
     Example:
@@ -74,6 +74,7 @@ def command(
     """
     from zpyro.analysis.sampling import sample
     from zpyro.analysis.selection import frames_from_file
+    from zpyro.analysis.sounds import has_sound
     from zpyro.errors import pluralize
 
     checkpoint = open_run(run, guide_needed=prefix is not None, **options).checkpoint
@@ -83,7 +84,7 @@ def command(
     unit = "frame" if checkpoint.vocabulary is None else checkpoint.vocabulary.unit
     with status(f"sampling {pluralize(count, 'sequence')} of {pluralize(steps, unit)}"):
         samples = sample(checkpoint, count, steps, seed=seed, temperature=temperature, prefix=given)
-    if checkpoint.data.data_type == "audio":
+    if has_sound(checkpoint.data):
         _write_sound(checkpoint, samples, given, seconds, out)
     elif checkpoint.vocabulary is not None:
         _write_text(checkpoint.vocabulary, samples, given, out)
@@ -93,14 +94,17 @@ def command(
 
 def _steps(checkpoint: Checkpoint, seconds: float | None, frames: int | None, before: int) -> int:
     """The number of frames to sample after those of the prefix."""
+    from zpyro.analysis.sounds import frames_per_second, has_sound
     from zpyro.errors import UserError
 
-    rate, shape = checkpoint.data.sample_rate, checkpoint.data.image_shape
-    size = checkpoint.model.likelihood.size
+    data, size = checkpoint.data, checkpoint.model.likelihood.size
+    shape = data.image_shape
     if seconds is not None and frames is not None:
         raise UserError("--seconds and --frames are both given; give one")
-    if rate is not None:
-        return frames or max(1, -(-round((seconds or 3.0) * rate) // size))
+    if data.sample_rate is not None:
+        return frames or max(1, -(-round((seconds or 3.0) * data.sample_rate) // size))
+    if seconds is not None and has_sound(data):
+        return max(1, round(seconds * frames_per_second(data, size)))
     if seconds is not None:
         raise UserError("--seconds is for sound, but the run has none; give --frames")
     if frames is not None or shape is None:
@@ -123,18 +127,25 @@ def _write_sound(
     import numpy as np
 
     from zpyro.analysis import plots
-    from zpyro.analysis.sampling import write_sound
-    from zpyro.errors import pluralize
+    from zpyro.analysis.sounds import write_sound
 
-    rate = checkpoint.data.sample_rate
-    assert rate is not None
-    length = samples[0].size if seconds is None else round(seconds * rate)
-    before = np.zeros(0, np.float32) if prefix is None else prefix.reshape(-1)
-    sounds = [np.concatenate([before, each.reshape(-1)[:length]]) for each in samples]
-    for number, sound in enumerate(sounds, start=1):
-        write_sound(out / f"sample_{number}.wav", sound, rate, log)
-    click.echo(f"{pluralize(len(sounds), 'wav file')} in {out}")
-    titled = [(f"sample {number}", sound) for number, sound in enumerate(sounds[:PLOTTED], 1)]
+    data, rate = checkpoint.data, checkpoint.data.sample_rate
+    whole = list(samples)
+    if prefix is not None:
+        whole = [np.concatenate([prefix, each]) for each in samples]
+    if rate is not None and seconds is not None:
+        before = 0 if prefix is None else prefix.size
+        whole = [each.reshape(-1)[: before + round(seconds * rate)] for each in whole]
+    for number, each in enumerate(whole, start=1):
+        write_sound(out / f"sample_{number}.wav", data, each, log)
+    click.echo(f"{sound_files(data, len(whole))} in {out}")
+    if rate is None:
+        write_plot(
+            lambda path: plots.plot_frames(whole[:PLOTTED], path, "roll"), out / "samples.png"
+        )
+        return
+    sounds = [each.reshape(-1) for each in whole[:PLOTTED]]
+    titled = [(f"sample {number}", sound) for number, sound in enumerate(sounds, 1)]
     write_plot(
         lambda path: plots.save_figure(plots.plot_sounds(titled, rate), path), out / "samples.png"
     )

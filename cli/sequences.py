@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zpyro.analysis.table_forecasts import TableRun
     from zpyro.datasets.sequences import Sequences
     from zpyro.datasets.table_series import Table
-    from zpyro.training.checkpoint import Checkpoint
+    from zpyro.training.checkpoint import Checkpoint, DataSpec
 
 OPTIONS = (
     click.option(
@@ -108,6 +108,27 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
         np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
 
 
+def sound_files(data: DataSpec, count: int, unit: str = "") -> str:
+    """The sound files of sequences in words; logs how to install mido where it is missing.
+
+    Args:
+        data: what the sequences are.
+        count: how many there are.
+        unit: of files, "pair" or "" for single ones.
+    """
+    from zpyro.datasets.formats import midi
+    from zpyro.errors import pluralize
+
+    names = "wav"
+    if data.steps_per_quarter is not None and midi.is_installed():
+        names = "wav and MIDI"
+    elif data.steps_per_quarter is not None:
+        log('no MIDI files without mido; pip install "zpyro[music]"')
+    if unit:
+        return f"{pluralize(count, unit)} of {names} files"
+    return f"{count} {names} files" if "and" in names else pluralize(count, "wav file")
+
+
 def write_plot(plot: Callable[[Path], object], path: Path) -> None:
     """Write a picture, or log how to install matplotlib; results do not depend on it."""
     if importlib.util.find_spec("matplotlib") is None:
@@ -134,5 +155,8 @@ def plot_rows(
 
     titled = [[(title, shaped(values)) for title, values in row] for row in rows]
     write_plot(
-        lambda to: plots.plot_side_by_side(titled, to, data.sample_rate, images=images), path
+        lambda to: plots.plot_side_by_side(
+            titled, to, data.sample_rate, images=images, rolls=data.steps_per_quarter is not None
+        ),
+        path,
     )

@@ -72,6 +72,102 @@ def _read_amat(path: Path) -> object:
     return image_files.read_amat(path)
 
 
+# -- music ----------------------------------------------------------------------------------------
+
+
+MESSAGES = (
+    *(b"\x90\x3c\x40", b"\x90\x3c\x40", b"\x90\x7f\x01", b"\x80\x3c\x00", b"\x99\x24\x40"),
+    *(b"\x40\x00", b"\xb0\x40\x7f", b"\xb0\x40\x00", b"\xc0\x05", b"\xff\x51\x03\x07\xa1\x20"),
+    *(b"\xff\x01\x02ab", b"\xf0\x02\x01\xf7", b"\x90\xc8\x40", b"\xff\x59\x02\x7f\x05", b"\xff"),
+)
+"""Notes, pedals, changes of tempo, text; the last ones are damaged."""
+
+
+@st.composite
+def smf(draw: st.DrawFn) -> bytes:
+    """A MIDI file with any header, lengths of tracks, times and messages."""
+    tracks: list[bytes] = []
+    for _ in range(draw(st.integers(0, 3))):
+        track = bytearray()
+        for _ in range(draw(st.integers(0, 12))):
+            time = draw(
+                st.sampled_from((b"\x00", b"\x00", b"\x60", b"\x83\x00", b"\x60", b"\xff" * 8))
+            )
+            message = draw(st.sampled_from(MESSAGES))
+            track += time + message
+        track += draw(st.sampled_from((b"\x00\xff\x2f\x00", b"")))
+        length = draw(st.sampled_from((len(track),) * 9 + (0, len(track) - 1, MANY)))
+        tracks.append(b"MTrk" + struct.pack(">I", length) + bytes(track))
+    kind = draw(st.sampled_from((0, 1, 1, 1, 2, 7)))
+    count = draw(st.sampled_from((len(tracks),) * 9 + (0, 0xFFFF)))
+    division = draw(st.sampled_from((1, 96, 96, 480, 0, 0xE728)))
+    return b"MThd" + struct.pack(">IHHH", 6, kind, count, division) + b"".join(tracks)
+
+
+def _midi() -> st.SearchStrategy[bytes]:
+    import numpy as np
+
+    from zpyro.datasets.formats import midi
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.mid")
+        midi.write(path, (np.random.default_rng(0).random((9, 88)) < 0.05).astype(np.uint8), 4)
+        valid = path.read_bytes()
+    return either(smf(), damaged([valid, gzip.compress(valid)]), st.just(valid), share=6)
+
+
+def _read_midi(path: Path) -> object:
+    from zpyro.datasets.formats import midi
+
+    return midi.read(path, 4)
+
+
+def _cells() -> st.SearchStrategy[bytes]:
+    import numpy as np
+    import scipy.io
+
+    found: list[bytes] = []
+    names = ("traindata", "validdata", "testdata")
+    for compressed in (False, True):
+        cell = np.empty((1, 2), object)
+        cell[0, 0] = cell[0, 1] = (np.arange(3 * 88).reshape(3, 88) % 7 == 0).astype(np.uint8)
+        out = io.BytesIO()
+        scipy.io.savemat(out, dict.fromkeys(names, cell), do_compression=compressed)
+        found.append(out.getvalue())
+    return damaged(found)
+
+
+@st.composite
+def pieces(draw: st.DrawFn) -> bytes:
+    """JSON of pieces with odd values in some places."""
+    content: dict[str, Any] = {name: [[[60, 64], []]] for name in ("train", "valid", "test")}
+    for _ in range(draw(st.integers(0, 2))):
+        split = draw(st.sampled_from(sorted(content)))
+        odd = draw(st.sampled_from((*ODD, 20, 109, [[60]], [[[]]])))
+        place = draw(st.integers(0, 3))
+        if place == 0:
+            content[split] = odd
+        elif place == 1:
+            content[split] = [odd]
+        elif place == 2:
+            content[split] = [[odd]]
+        else:
+            content[split] = [[[odd]]]
+    return json.dumps(content).encode()
+
+
+def _pieces() -> st.SearchStrategy[bytes]:
+    valid = json.dumps({name: [[[60, 64], []]] for name in ("train", "valid", "test")}).encode()
+    nested = b'{"train": ' + b"[" * 100_000
+    return either(pieces(), damaged([valid, gzip.compress(valid), nested]))
+
+
+def _read_music(path: Path) -> object:
+    from zpyro import datasets
+
+    return datasets.load("music", path)
+
+
 # -- arrays ---------------------------------------------------------------------------------------
 
 
@@ -386,6 +482,9 @@ SETTINGS = ("data.", "model.", "objective.", "train.", "data set ")
 TARGETS = {
     "idx": Target(_idx, _read_idx, "train-images-idx3-ubyte"),
     "matlab": Target(_matlab, _read_amat, "a.amat"),
+    "midi": Target(_midi, _read_midi, "a.mid"),
+    "cells": Target(_cells, _read_music, "a.mat"),
+    "pieces": Target(_pieces, _read_music, "a.json"),
     "npz": Target(_arrays, _read_arrays, "a.npz"),
     "puzzles": Target(_puzzles, _read_puzzles, "p.csv"),
     "safetensors": Target(_tensors, _read_tensors, "model.safetensors"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zpyro.datasets.formats.midi import LOWEST
 from zpyro.io.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -69,24 +70,30 @@ def plot_sounds(
     return figure
 
 
-def plot_frames(frames: Sequence[Array], path: Path, data_type: str = "frames") -> None:
+def plot_frames(
+    frames: Sequence[Array], path: Path, data_type: str = "frames", *, first: int = 1
+) -> None:
     """Plot each sequence as an image, time to the right and the dimensions of a frame upward.
 
     Args:
         frames: (T, D) each, or (T,) tokens.
         path: the picture file.
-        data_type: "binary" is plotted in black and white, "tokens" as points.
+        data_type: "binary" is plotted in black and white, "roll" with the names of notes, "tokens"
+            as points.
+        first: number of the first sequence in the titles.
 
     Raises:
         UserError: if matplotlib is missing or the file cannot be written.
     """
     figure = new_figure(8, 1.8 * len(frames))
     panels = figure.subfigures(len(frames), 1, squeeze=False).flat
-    for number, (panel, sequence) in enumerate(zip(panels, frames, strict=True), start=1):
+    for number, (panel, sequence) in enumerate(zip(panels, frames, strict=True), start=first):
         axes = panel.subplots()
         if data_type == "tokens":
             axes.plot(np.arange(1, len(sequence) + 1), sequence, ".", markersize=2)
             axes.set(ylabel="token")
+        elif data_type == "roll":
+            roll_image(axes, sequence)
         else:
             image = frames_image(axes, sequence, cmap="gray_r" if data_type == "binary" else None)
             if data_type != "binary":
@@ -129,6 +136,7 @@ def plot_side_by_side(
     sample_rate: int | None = None,
     *,
     images: bool = False,
+    rolls: bool = False,
 ) -> None:
     """Plot rows of sequences; those of a row share one scale.
 
@@ -139,6 +147,7 @@ def plot_side_by_side(
         path: the picture file.
         sample_rate: Hz of audio, which is plotted as spectrograms.
         images: whether the sequences are images, 1 is black, 0 is white.
+        rolls: whether they are rolls of the 88 keys of a piano, likewise.
 
     Raises:
         UserError: if matplotlib is missing or the file cannot be written.
@@ -161,6 +170,9 @@ def plot_side_by_side(
             elif values.ndim == 1:
                 axes.plot(np.arange(1, len(values) + 1), values, ".", markersize=3)
                 axes.set(xlabel="step", ylabel="token", ylim=(lowest - 1, highest + 1))
+            elif rolls:
+                roll_image(axes, values)
+                axes.set(xlabel="step")
             else:
                 frames_image(axes, values, vmin=lowest, vmax=highest)
                 axes.set(xlabel="step")
@@ -173,6 +185,22 @@ def frames_image(axes: Axes, frames: Array, **style: Any) -> Any:
     style = {"aspect": "auto", "interpolation": "nearest", "extent": extent, **style}
     axes.set(ylabel="dimension")
     return axes.imshow(np.asarray(frames).T, origin="lower", **style)
+
+
+def roll_image(axes: Axes, roll: Array, **style: Any) -> Any:
+    """Plot a roll (T, 88) of values 0 to 1 with the notes C of each octave marked.
+
+    ``extent`` and colors may be set by keyword; notes have their MIDI numbers.
+    """
+    top = LOWEST + roll.shape[1] - 0.5
+    extent = (0.5, len(roll) + 0.5, LOWEST - 0.5, top)
+    style = {"extent": extent, "cmap": "gray_r", "vmin": 0.0, "vmax": 1.0, **style}
+    image = frames_image(axes, roll, **style)
+    octaves = range(-(-LOWEST // 12), int(top) // 12 + 1)
+    axes.set_yticks([12 * octave for octave in octaves], [f"C{each - 1}" for each in octaves])
+    axes.grid(axis="y", alpha=0.25)
+    axes.set(ylabel="note")
+    return image
 
 
 def plot_spectrogram(axes: Axes, waveform: Array, sample_rate: int) -> None:

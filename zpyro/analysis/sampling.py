@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
-from zpyro.analysis.selection import OnNote, check_frames, denormalize, normalize
-from zpyro.datasets.formats import audio
+from zpyro.analysis.selection import check_frames, denormalize, normalize
 from zpyro.distributed.seeding import seed_everything
-from zpyro.io import files
 from zpyro.models.guides import to_model
 from zpyro.training.checkpoint import Checkpoint
 
@@ -68,19 +64,3 @@ def sample(
         observed=observed,
     )
     return denormalize(checkpoint, generated.cpu().numpy())
-
-
-def write_sound(path: Path, waveform: np.ndarray, rate: int, on_note: OnNote | None = None) -> Path:
-    """Write samples of any shape, full scale 1, flattened to a wav file; return its path.
-
-    A waveform beyond full scale is divided by its peak; ``on_note`` receives a line about it.
-
-    Raises:
-        UserError: if the file cannot be written, or a sample is NaN or infinite.
-    """
-    with files.translate_os_errors(path):
-        path.touch()  # soundfile raises errors of its own
-    peak = audio.write_wav(path, waveform.reshape(-1), rate)
-    if peak > 1.0 and on_note is not None:
-        on_note(f"note: {path}: its peak of {peak:.3g} is beyond full scale; scaled to fit")
-    return path

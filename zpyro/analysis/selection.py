@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from zpyro.datasets import npz
-from zpyro.datasets.formats import audio, text_files
+from zpyro.datasets.formats import audio, midi, text_files
 from zpyro.datasets.formats.declared import DAMAGED
 from zpyro.datasets.sequences import Array, Normalization, Sequences
 from zpyro.datasets.vocabulary import END, UNKNOWN, Vocabulary
@@ -199,8 +199,9 @@ def frames_from_file(path: Path, checkpoint: Checkpoint, on_note: OnNote | None 
     """Raw frames (P, D) or tokens (P,) of a file.
 
     Args:
-        path: a recording or a text file of one line, as the run's data are, or a ``.npy`` array of
-            frames, of the samples of a recording, of the rows or pixels of an image, or of tokens.
+        path: a recording, a MIDI file (of type 2 its first piece) or a text file of one line, as
+            the run's data are, or a ``.npy`` array of frames, of the samples of a recording, of the
+            rows or pixels of an image, or of tokens.
         checkpoint: the model.
         on_note: receives a line about words that are not in the vocabulary, or about a recording
             that is odd.
@@ -211,15 +212,18 @@ def frames_from_file(path: Path, checkpoint: Checkpoint, on_note: OnNote | None 
     if not path.is_file():
         problem = "is not a file" if path.exists() else "is missing"
         raise UserError(f"{path}: {problem}; choose another file")
+    data = checkpoint.data
     if path.suffix.lower() == ".npy":
         frames = _in_frames(_read_array(path), checkpoint)
-    elif checkpoint.data.data_type == "audio":
+    elif data.data_type == "audio":
         frames = _read_recording(path, checkpoint, on_note)
+    elif data.steps_per_quarter is not None and path.suffix.lower() in midi.SUFFIXES:
+        frames = midi.read(path, data.steps_per_quarter)[0].roll
     elif checkpoint.vocabulary is not None:
         frames = _read_line(path, checkpoint.vocabulary, on_note)
     else:
         raise UserError(
-            f"{path}: is not a .npy array, and the run is trained on {checkpoint.data.data_type} "
+            f"{path}: is not a .npy array, and the run is trained on {data.data_type} "
             "data; save the frames with numpy.save"
         )
     check_frames(checkpoint, frames, str(path))

@@ -18,7 +18,7 @@ from zpyro.datasets.formats.midi import KEYS, LOWEST, Roll
 from zpyro.datasets.formats.plain_files import read_bytes
 from zpyro.datasets.sequences import Array, Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import SPLIT_NAMES, SPLITS, describe_split, split_by_name
-from zpyro.errors import UserError
+from zpyro.errors import UserError, pluralize
 from zpyro.settings import setting
 
 LARGEST_FILE = 1 << 28
@@ -215,12 +215,12 @@ def _read_midi(
         more = f" (and {len(problems) - 1} more files like it)" if len(problems) > 1 else ""
         raise UserError(f"{problems[0]}{more}")
     notes = [
-        f"{name}: {count} notes beyond the 88 keys of a piano are left out"
+        f"{name}: left out {pluralize(count, 'note')} beyond the 88 keys of a piano"
         for name, count in beyond.items()
     ]
     if len(notes) > SHOWN_NOTES:
         rest = len(notes) - SHOWN_NOTES
-        notes = [*notes[:SHOWN_NOTES], f"{rest} more files have notes beyond the 88 keys"]
+        notes = [*notes[:SHOWN_NOTES], f"the same of {pluralize(rest, 'more file')}"]
     return found, tuple(notes)
 
 

@@ -60,6 +60,10 @@ def _plot_signal(axes: Axes, view: SequenceView, frames: Array) -> None:
         axes.plot(np.arange(len(waveform)) / view.sample_rate, waveform, linewidth=0.4, color="0.2")
         axes.set(ylabel="amplitude")
         return
+    if view.is_roll:
+        extent = (view.edges[0], view.edges[-1], plots.LOWEST - 0.5, plots.LOWEST + 87.5)
+        plots.roll_image(axes, frames, extent=extent)
+        return
     binary = view.data_type == "binary"
     lowest, highest = (0.0, 1.0) if binary else (view.frames.min(), view.frames.max())
     image = plots.frames_image(

@@ -21,13 +21,14 @@ from zpyro.analysis.loading import LoadedRun
 from zpyro.analysis.report import figures, page
 from zpyro.analysis.report.page import Section
 from zpyro.analysis.report.views import Array, SequenceView
-from zpyro.analysis.sampling import sample, write_sound
+from zpyro.analysis.sampling import sample
 from zpyro.analysis.scores import LABELS, score_baselines
+from zpyro.analysis.sounds import frames_per_second, has_sound, waveform_of, write_sound
 from zpyro.datasets.sequences import Sequences
 from zpyro.errors import pluralize
 from zpyro.io import files
 from zpyro.training import curves
-from zpyro.training.checkpoint import Checkpoint
+from zpyro.training.checkpoint import Checkpoint, DataSpec
 from zpyro.training.config import write_config
 from zpyro.training.runs import Run
 
@@ -40,10 +41,14 @@ SAMPLE_IMAGES = 16
 SAMPLE_TOKENS = 60
 
 
-def _player(path: Path, frames: Array, rate: int, label: str) -> str:
+def _player(path: Path, frames: Array, data: DataSpec, label: str) -> str:
     notes = list[str]()
-    write_sound(path, frames, rate, notes.append)
+    write_sound(path, data, frames, notes.append)
     return page.player(path, f"{label}, scaled to fit full scale" if notes else label)
+
+
+def _seconds(frames: Array, data: DataSpec) -> float:
+    return len(frames) / frames_per_second(data, frames.shape[1])
 
 
 def _write(figure: Figure, path: Path) -> Path:
@@ -215,7 +220,7 @@ def _sequence_parts(view: SequenceView, folder: Path) -> list[str]:
 def _input_figure(view: SequenceView, folder: Path, stem: str) -> str:
     path = _write(figures.plot_input(view), folder / f"{stem}-input.png")
     what = {"audio": "Waveform", "tokens": "Words"}.get(view.data_type, "Frames")
-    what = "Image" if view.image_shape is not None else what
+    what = "Image" if view.image_shape is not None else "Notes" if view.is_roll else what
     terms = "KL and surprise" if view.has_latents else "surprise"
     alternative = f"{what} of {view.name}, {view.steps} {view.step_name}s, with {terms} of each."
     caption = f"{what} with the surprise -log p(x_t | h_t) of every {view.step_name}"
@@ -229,19 +234,19 @@ def _input_figure(view: SequenceView, folder: Path, stem: str) -> str:
         alternative += f" The KL is highest, {view.kl[most]:,.2f} nats, at {place}."
         caption += ", and the KL of posterior from prior: where it is high, the latents are used"
     players: list[str] = []
-    if view.sample_rate is not None:
-        label = f"Input, {view.edges[-1]:.2f} s"
-        players.append(_player(folder / f"{stem}-input.wav", view.frames, view.sample_rate, label))
+    if view.heard is not None:
+        label = f"Input, {_seconds(view.frames, view.heard):.2f} s"
+        players.append(_player(folder / f"{stem}-input.wav", view.frames, view.heard, label))
     return page.figure(path, alternative, f"{caption}.", players)
 
 
 def _reconstruction_figure(view: SequenceView, folder: Path, stem: str) -> str:
     path = _write(figures.plot_reconstruction(view), folder / f"{stem}-{view.output_name}.png")
     players: list[str] = []
-    if view.sample_rate is not None:
+    if view.heard is not None:
         for name, frames in view.outputs:
             sound = folder / f"{stem}-{file_stem(name)}.wav"
-            players.append(_player(sound, frames, view.sample_rate, name.capitalize()))
+            players.append(_player(sound, frames, view.heard, name.capitalize()))
     error = float(np.sqrt(np.mean((view.frames - view.reconstruction) ** 2)))
     alternative = (
         f"{view.name} beside its {view.output_name}; "
@@ -315,7 +320,7 @@ def samples_section(
     Args:
         checkpoint: the model.
         count: how many; of images always 16, which need little space.
-        steps: their length, for data that are not images, sound or text.
+        steps: their length, for data that are not images, recordings or text.
         folder: where to write.
         seed: of the samples.
     """
@@ -331,8 +336,8 @@ def samples_section(
         plots.plot_images(sampled.reshape(count, *data.image_shape), path)
         alternative = f"{pluralize(count, 'image')} sampled from the model."
         shown = page.grid([page.figure(path, alternative, "Sampled from the model.")])
-    elif data.sample_rate is not None:
-        shown = page.grid(_sample_sounds(sampled, data.sample_rate, folder))
+    elif has_sound(data):
+        shown = page.grid(_sample_sounds(sampled, data, folder))
     elif data.data_type == "tokens":
         vocabulary = checkpoint.vocabulary
         lines = [
@@ -351,15 +356,20 @@ def samples_section(
     return Section("samples", title, (shown,))
 
 
-def _sample_sounds(sampled: Array, rate: int, folder: Path) -> list[str]:
+def _sample_sounds(sampled: Array, data: DataSpec, folder: Path) -> list[str]:
     parts: list[str] = []
     for number, frames in enumerate(sampled, start=1):
-        sound, seconds = frames.reshape(-1), frames.size / rate
-        figure = plots.plot_sounds([(f"sample {number}", sound)], rate, figures.WIDTH)
-        path = _write(figure, folder / f"sample-{number}.png")
-        alternative = f"Waveform and spectrogram of sample {number}, {seconds:.2f} s."
+        seconds, path = _seconds(frames, data), folder / f"sample-{number}.png"
+        if data.steps_per_quarter is not None:
+            plots.plot_frames([frames], path, "roll", first=number)
+            shown = "Notes"
+        else:
+            sound, rate = waveform_of(data, frames)
+            _write(plots.plot_sounds([(f"sample {number}", sound)], rate, figures.WIDTH), path)
+            shown = "Waveform and spectrogram"
+        alternative = f"{shown} of sample {number}, {seconds:.2f} s."
         label = f"Sample {number}, {seconds:.2f} s"
-        player = _player(folder / f"sample-{number}.wav", sound, rate, label)
+        player = _player(folder / f"sample-{number}.wav", frames, data, label)
         parts.append(page.figure(path, alternative, f"Sample {number}.", [player]))
     return parts
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from zpyro.analysis.decoding import decode, reconstruct
 from zpyro.analysis.posteriors import posterior
 from zpyro.analysis.selection import denormalize
+from zpyro.analysis.sounds import has_sound
 from zpyro.datasets.batching import Batch
 from zpyro.datasets.sequences import Sequences
 from zpyro.datasets.vocabulary import Vocabulary
@@ -24,7 +25,7 @@ from zpyro.evaluation.custom_guides import sample_trace
 from zpyro.models import SequenceModel
 from zpyro.models.guides import latents_in, model_inputs
 from zpyro.models.sites import sample_sites
-from zpyro.training.checkpoint import Checkpoint
+from zpyro.training.checkpoint import Checkpoint, DataSpec
 
 Array = NDArray[Any]
 
@@ -72,6 +73,7 @@ class SequenceView:
         vocabulary: the words behind the tokens, or None.
         sample_rate: samples per second of audio, else None.
         image_shape: rows and columns if the sequence is an image, else None.
+        heard: what the frames are, where they can be heard, else None.
         note: further information for the reader, such as the source of a custom posterior.
     """
 
@@ -92,7 +94,13 @@ class SequenceView:
     vocabulary: Vocabulary | None = None
     sample_rate: int | None = None
     image_shape: tuple[int, int] | None = None
+    heard: DataSpec | None = None
     note: str = ""
+
+    @property
+    def is_roll(self) -> bool:
+        """Whether the frames are the 88 keys of a piano."""
+        return self.heard is not None and self.heard.steps_per_quarter is not None
 
     @property
     def steps(self) -> int:
@@ -216,6 +224,7 @@ def view_sequence(
         vocabulary=checkpoint.vocabulary,
         sample_rate=one.sample_rate,
         image_shape=one.image_shape if steps == whole else None,
+        heard=checkpoint.data if has_sound(checkpoint.data) else None,
         note=note,
     )
 
