@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import load_data, log
+from .options import backend_options, connect
 from .paths import PATH
 from .sequences import write_plot
 from .user_code import load_plugins, plugin_option
@@ -48,6 +49,7 @@ TABLE, NUMBERS, PICTURE = "comparison.md", "comparison.json", "comparison.png"
 @click.option("--split", default="test", show_default=True, type=click.Choice(["valid", "test"]))
 @click.option("--particles", default=25, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--jobs", type=click.IntRange(1), help="Runs at once.  [default: by cores or GPUs]")
+@backend_options
 @click.option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps, xpu.")
 @click.option("--out", type=PATH, help="The folder of the comparison.")
 @plugin_option
@@ -61,6 +63,8 @@ def command(
     split: str,
     particles: int,
     jobs: int | None,
+    backend: str,
+    ray_address: str | None,
     out: Path | None,
     plugins: tuple[Path, ...],
     **options: Any,
@@ -70,9 +74,13 @@ def command(
     Every row has the same data, budget and seeds. After an interruption the same command resumes
     all runs. The table is written to OUT as comparison.md, .json and .png.
 
+    With --backend ray, the machines of a Ray cluster execute the runs; all of them need zpyro, the
+    data and OUT under the same names.
+
     \b
     Example:
       zpyro compare --dataset vowels --models rnn,vrnn,zforcing --seeds 3 --budget-steps 500
+      zpyro compare --dataset vowels --budget-steps 500 --backend ray --ray-address head:6379
     """
     from zpyro import datasets
     from zpyro.analysis import comparison
@@ -102,11 +110,17 @@ def command(
     minutes, steps = options["budget_minutes"], options["budget_steps"]
     budget = f"{minutes:g} min" if minutes is not None else pluralize(steps, "step")
     sizes = "equal parameters" if spec.match_parameters else "sizes as set"
-    with init_distributed("cpu") as process_group:
+    device = configs[0].train.device
+    with init_distributed("cpu") as process_group, connect(backend, ray_address) as cluster:
+        if cluster is not None:
+            executor = comparison.RayExecutor(cluster, jobs, device)
+        else:
+            resources = comparison.Resources.detect(jobs, device, process_group)
+            executor = comparison.LocalExecutor(resources)
         found = comparison.compare(
             spec,
             lambda: load_data(configs[0]),
-            comparison.Resources.detect(jobs, configs[0].train.device, process_group),
+            executor,
             f"{dataset}, {split} split: {budget} of training a run, {sizes}",
             process_group=process_group,
             on_log=log,

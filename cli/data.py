@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import console, load_data, log, print_table
+from .options import backend_options, connect
 from .paths import PATH
 from .user_code import load_plugins, plugin_option
 
@@ -105,6 +106,7 @@ def info(
     "--part", metavar="I/N", help="Read only part I of N into --out, for example in a job array."
 )
 @click.option("--join", is_flag=True, help="Put together the parts in --out.")
+@backend_options
 @click.option("--preset", help="Settings by name, or a TOML file.")
 @click.option(
     "--set",
@@ -121,6 +123,8 @@ def prepare(
     skip_bad: bool,
     part: str | None,
     join: bool,
+    backend: str,
+    ray_address: str | None,
     preset: str | None,
     assignments: tuple[str, ...],
 ) -> None:
@@ -131,7 +135,8 @@ def prepare(
     before they are repaired, removed, or left out with --skip-bad.
 
     Many machines with a common file system prepare a part each, at the same time, with --part 1/N
-    to --part N/N and the same --out; --join then makes the whole, as one machine would.
+    to --part N/N and the same --out; --join then makes the whole, as one machine would. With
+    --backend ray, the machines of a Ray cluster do all of it.
 
     \b
     Example:
@@ -152,6 +157,10 @@ def prepare(
     number, parts = (None, None) if part is None else _part(part)
     if join and part is not None:
         raise UserError("--part and --join: give one of them; --join comes after all parts")
+    if backend == "ray" and part is not None:
+        raise UserError("--part and --backend ray: give one of them; Ray reads all parts")
+    if backend == "ray" and workers is not None:
+        raise UserError("--workers and --backend ray: give one of them; Ray uses every core")
     entry = datasets.entry(name)
     corpus = entry.corpus
     if corpus is None:
@@ -164,13 +173,17 @@ def prepare(
     )
     common: dict[str, Any] = {"workers": workers or available_cores(), "skip_bad": skip_bad}
     try:
-        with _progress(f"{'joining the parts of' if join else 'reading'} {source}") as progress:
+        with (
+            _progress(f"{'joining the parts of' if join else 'reading'} {source}") as progress,
+            connect(backend, ray_address) as cluster,
+        ):
             common["progress"] = progress
             if number is not None and parts is not None:
                 made = prepare_part(corpus, source, out, settled.data, number, parts, **common)
                 log(f"part {part}: {pluralize(made, 'shard')}; after all parts, --join")
                 return
-            store = run(corpus, source, out, settled.data, join=join, **common)
+            executor = None if cluster is None else cluster.executor()
+            store = run(corpus, source, out, settled.data, join=join, executor=executor, **common)
     except BadFiles as error:
         _show_problems(error.problems, "cannot be used")
         raise

@@ -1,13 +1,17 @@
-"""Options that every command on a trained model has."""
+"""Options that several commands have."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .user_code import user_code_options
+
+if TYPE_CHECKING:
+    from zpyro.distributed.ray_cluster import RayCluster
 
 MODEL = (
     click.option(
@@ -25,6 +29,20 @@ MODEL = (
         help="Where to compute: auto, cpu, cuda, cuda:1, mps, xpu.",
     ),
 )
+BACKEND = (
+    click.option(
+        "--backend",
+        default="local",
+        show_default=True,
+        type=click.Choice(["local", "ray"]),
+        help="Processes of this machine, or the machines of a Ray cluster.",
+    ),
+    click.option(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="The Ray cluster.  [default: $RAY_ADDRESS, or the one of this machine]",
+    ),
+)
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,3 +51,28 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(MODEL):
         command = option(command)
     return command
+
+
+def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--backend and --ray-address."""
+    for option in reversed(BACKEND):
+        command = option(command)
+    return command
+
+
+@contextlib.contextmanager
+def connect(backend: str, ray_address: str | None) -> Generator[RayCluster | None]:
+    """The Ray cluster of these options; None for this machine."""
+    from zpyro.distributed.processes import launched_by_torchrun
+    from zpyro.distributed.ray_cluster import RayCluster
+    from zpyro.errors import UserError
+
+    if backend == "local":
+        if ray_address is not None:
+            raise UserError("--ray-address: has no effect without Ray; add --backend ray")
+        yield None
+        return
+    if launched_by_torchrun():
+        raise UserError("--backend ray: Ray starts the processes; leave out torchrun")
+    with RayCluster(ray_address) as cluster:
+        yield cluster

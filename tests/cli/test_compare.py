@@ -12,7 +12,7 @@ import pytest
 from tests import processes
 from tests.cli.conftest import SMALL, Zpyro
 from tests.processes import Command
-from zpyro.analysis.comparison import jobs
+from zpyro.analysis.comparison import executors
 
 
 def arguments(data: Path, out: Path, *more: object) -> list[str]:
@@ -23,7 +23,7 @@ def arguments(data: Path, out: Path, *more: object) -> list[str]:
 @pytest.fixture
 def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """The processes of the runs begin with torch loaded."""
-    monkeypatch.setattr(jobs.subprocess, "Popen", processes.Module)
+    monkeypatch.setattr(executors.subprocess, "Popen", processes.Module)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def finished(zpyro: Zpyro, arrays: Path, tmp_path_factory: pytest.TempPathFactor
     out = tmp_path_factory.mktemp("compare") / "out"
     more = ("--models", "rnn,srnn", "--seeds", 2, "--budget-steps", 8, "--particles", 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs.subprocess, "Popen", processes.Module)
+        patch.setattr(executors.subprocess, "Popen", processes.Module)
         result = zpyro(*arguments(arrays, out, *more))
     assert result.exit_code == 0, result.output
     assert "4 runs, 4 to do" in result.output

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from zpyro.analysis.comparison import jobs
-from zpyro.analysis.comparison.jobs import RESULT, Job, Resources
+from zpyro.analysis.comparison import executors
+from zpyro.analysis.comparison.executors import Resources
+from zpyro.analysis.comparison.jobs import RESULT, Job
 from zpyro.distributed.processes import ENVIRONMENT, SINGLE_PROCESS, ProcessGroup
 from zpyro.errors import UserError
 
@@ -18,13 +19,13 @@ pytestmark = pytest.mark.fast
 
 @pytest.fixture
 def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(executors.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
 
 
 @pytest.fixture
 def three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "zpyro.analysis.comparison.jobs.choose_device", lambda _: torch.device("cuda")
+        "zpyro.analysis.comparison.executors.choose_device", lambda _: torch.device("cuda")
     )
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -30,14 +30,23 @@ def load(paths: Iterable[Path]) -> list[UserFile]:
         UserError: if two have one name, or one is missing or fails; the message names the file
             and the line.
     """
+    found = read(paths)
+    for file in found:
+        file.run()
+    return found
+
+
+def read(paths: Iterable[Path]) -> list[UserFile]:
+    """Read plugin files without importing them.
+
+    Raises:
+        UserError: if two have one name, or one is missing.
+    """
     different = {path.resolve(): path for path in paths}.values()
     for name, count in Counter(path.name for path in different).items():
         if count > 1:
             raise UserError(f"--plugin: {count} files are named {name}; rename one")
-    found = [user_files.read(path, "--plugin") for path in different]
-    for file in found:
-        file.run()
-    return found
+    return [user_files.read(path, "--plugin") for path in different]
 
 
 def keep(run: Path, plugins: Sequence[UserFile]) -> None:

@@ -1,10 +1,12 @@
 """Comparing models on one data set: runs over several seeds, statistics, a table and a figure.
 
-In reading order: ``variants`` (rows of the table), ``jobs`` (running it), ``worker`` (one run),
-``summary`` (statistics).
+In reading order: ``variants`` (rows of the table), ``jobs`` (its runs), ``worker`` (one run),
+``executors`` (where runs are executed), ``running`` (all of them), ``summary`` (statistics).
 """
 
-from zpyro.analysis.comparison.jobs import ComparisonResult, ComparisonSpec, Resources, compare
+from zpyro.analysis.comparison.executors import Executor, LocalExecutor, RayExecutor, Resources
+from zpyro.analysis.comparison.jobs import ComparisonSpec
+from zpyro.analysis.comparison.running import ComparisonResult, compare
 from zpyro.analysis.comparison.summary import (
     Estimate,
     Summary,
@@ -20,6 +22,9 @@ __all__ = [
     "ComparisonResult",
     "ComparisonSpec",
     "Estimate",
+    "Executor",
+    "LocalExecutor",
+    "RayExecutor",
     "Resources",
     "Summary",
     "Variant",

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import socket
 import sys
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from zpyro import evaluation
-from zpyro.analysis.comparison.jobs import RESULT
+from zpyro.analysis.comparison.jobs import LOG, RESULT
 from zpyro.analysis.loading import load_dataset
 from zpyro.analysis.scores import ELBO_KEYS
 from zpyro.datasets.sequences import Dataset
@@ -29,6 +33,7 @@ from zpyro.training.callbacks import LineLogger
 from zpyro.training.fitting import fit
 from zpyro.training.runs import Run
 from zpyro.training.trainer import Outcome
+from zpyro.training.user_files import UserFile
 
 
 def train(run: Run, dataset: Dataset) -> Outcome:
@@ -74,6 +79,62 @@ def score(run: Run, dataset: Dataset, split: str, particles: int) -> dict[str, A
     return values
 
 
+def run_job(folder: Path, split: str, particles: int, plugin_files: Sequence[UserFile]) -> int:
+    """Train and score.
+
+    Args:
+        folder: the run directory.
+        split: the split that is scored.
+        particles: of the importance-weighted bound.
+        plugin_files: to import first.
+
+    Returns:
+        0, or 128 + n after signal n.
+
+    Raises:
+        UserError: for a user's mistake.
+    """
+    for file in plugin_files:
+        file.run()
+    run = runs.open_run(folder)
+    config = run.config()
+    dataset = load_dataset(config)
+    outcome = train(run, dataset)
+    if outcome.interrupted is not None:
+        return 128 + outcome.interrupted
+    values = score(run, dataset, split, particles)
+    values |= {"seconds": outcome.seconds, "steps": outcome.step, "seed": config.train.seed}
+    files.replace_file(folder / RESULT, json.dumps(values, indent=2) + "\n")
+    return 0
+
+
+def run_as_task(folder: Path, split: str, particles: int, plugin_files: Sequence[UserFile]) -> int:
+    """:func:`run_job` as the last thing that this process does, with its output in ``log.txt``.
+
+    Returns:
+        The exit status that a process would have.
+
+    Raises:
+        UserError: if this machine does not see the run directory.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: is not on machine {socket.gethostname()}; choose an --out that all "
+            "machines of the cluster share"
+        )
+    with (folder / LOG).open("ab") as log:
+        for output in (1, 2):
+            os.dup2(log.fileno(), output)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    try:
+        return _exit_status(lambda: run_job(folder, split, particles, plugin_files))
+    except Exception:
+        # Where a process would end with it.
+        traceback.print_exc()
+        return 1
+
+
 def main() -> int:
     """Train and score; the exit status is 2 after a user's mistake, 128 + n after signal n."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -81,22 +142,21 @@ def main() -> int:
     parser.add_argument("--split", default="test")
     parser.add_argument("--particles", type=int, default=25)
     parser.add_argument("--plugin", type=Path, action="append", default=[])
-    options = parser.parse_args()
+    given = parser.parse_args()
+
+    def run() -> int:
+        plugin_files = plugins.read(given.plugin)
+        return run_job(given.run, given.split, given.particles, plugin_files)
+
+    return _exit_status(run)
+
+
+def _exit_status(run: Callable[[], int]) -> int:
     try:
-        plugins.load(options.plugin)
-        run = runs.open_run(options.run)
-        config = run.config()
-        dataset = load_dataset(config)
-        outcome = train(run, dataset)
-        if outcome.interrupted is not None:
-            return 128 + outcome.interrupted
-        values = score(run, dataset, options.split, options.particles)
-        values |= {"seconds": outcome.seconds, "steps": outcome.step, "seed": config.train.seed}
-        files.replace_file(options.run / RESULT, json.dumps(values, indent=2) + "\n")
+        return run()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

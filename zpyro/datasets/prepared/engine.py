@@ -10,9 +10,9 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,12 +67,13 @@ def prepare(
     workers: int = 1,
     skip_bad: bool = False,
     join: bool = False,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Store:
     """Read a corpus in its original files and write it as a prepared data set.
 
-    The result depends on the files and the settings alone, not on the number of workers nor on
-    interruptions. Memory does not grow with the corpus: each worker holds one file.
+    The result depends on the files and the settings alone, not on the number of workers, the
+    executor or interruptions. Memory does not grow with the corpus: each worker holds one file.
 
     Args:
         corpus: how to read it.
@@ -82,6 +83,8 @@ def prepare(
         workers: processes that read; 1 is the calling process.
         skip_bad: leave out files that cannot be used; they are listed in the index.
         join: put together what :func:`prepare_part` made in ``out``, without reading any file.
+        executor: reads the files instead of the workers, for example on other machines, which must
+            see ``source`` and ``out`` under the same names; it is shut down after an error.
         progress: receives progress.
 
     Raises:
@@ -90,8 +93,11 @@ def prepare(
         UserError: if the layout is not the corpus's, the folder cannot be written, a worker
             process ends too early, or a part to join is missing or of other files or settings.
     """
+    if executor is not None:
+        # Its tasks may run in another working directory.
+        source, out = source.absolute(), out.absolute()
     items, tasks = _begin(corpus, source, out, settings)
-    with _mapping(min(workers, len(tasks))) as mapped:
+    with _mapping(min(workers, len(tasks)), executor) as mapped:
         records = _joined(tasks) if join else _write_all(tasks, mapped, progress)
         problems = _problems(source, records, skip_bad)
         if not any(record["items"] for record in records):
@@ -217,14 +223,19 @@ def _tasks(corpus: Corpus, settings: Any, items: Sequence[SourceFile], out: Path
 
 
 @contextmanager
-def _mapping(workers: int) -> Generator[Any, None, None]:
-    """A map over processes, results in order; in this process for one worker."""
-    if workers <= 1:
+def _mapping(workers: int, executor: Executor | None = None) -> Generator[Any, None, None]:
+    """A map over the tasks of an executor, or else over processes; results in order.
+
+    One worker is this process.
+    """
+    if executor is None and workers <= 1:
         yield map
         return
     # Spawned, not forked: a fork would copy threads' locks in whatever state they are.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    # An executor that was given stays open, except after an error.
+    own = nullcontext(executor) if executor else ProcessPoolExecutor(workers, mp_context=context)
+    with own as pool:
         try:
             yield pool.map
         except BrokenProcessPool as error:
