@@ -111,7 +111,7 @@ def command(
     budget = f"{minutes:g} min" if minutes is not None else pluralize(steps, "step")
     sizes = "equal parameters" if spec.match_parameters else "sizes as set"
     device = configs[0].train.device
-    with init_distributed("cpu") as process_group, connect(backend, ray_address) as cluster:
+    with connect(backend, ray_address) as cluster, init_distributed("cpu") as process_group:
         if cluster is not None:
             executor = comparison.RayExecutor(cluster, jobs, device)
         else:

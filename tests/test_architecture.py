@@ -136,8 +136,8 @@ PUBLIC_NAMES = {
         names register
     """,
     "zpyro.distributed": """
-        BatchShard ProcessGroup SINGLE_PROCESS full_batch init_distributed launched_by_torchrun
-        named_noise seed_everything
+        BatchShard ProcessGroup RayCluster SINGLE_PROCESS full_batch init_distributed
+        launched_by_torchrun named_noise seed_everything
     """,
     "zpyro.models": """
         AuxiliaryCosts BoundModel DMM MODELS ModelConfig PosteriorPath Program RNN SRNN STORN
@@ -165,10 +165,11 @@ PUBLIC_NAMES = {
     """,
     "zpyro.analysis": """
         ComparisonResult ComparisonSpec Decoded Forecast Imputation Interpolation LoadedRun
-        Posterior Report Resources SequenceView Summary VARIANTS Variant cite compare decode
-        find_variants forecast impute interpolate load_run load_split markdown_table new_figure
-        plot_comparison plot_curves plot_frames plot_images plot_side_by_side plot_sounds
-        plot_spectrogram posterior reconstruct sample save_figure view_sequence write_report
+        LocalExecutor Posterior RayExecutor Report Resources SequenceView Summary VARIANTS Variant
+        cite compare decode find_variants forecast impute interpolate load_run load_split
+        markdown_table new_figure plot_comparison plot_curves plot_frames plot_images
+        plot_side_by_side plot_sounds plot_spectrogram posterior reconstruct sample save_figure
+        view_sequence write_report
     """,
 }
 """The ``__all__`` of zpyro and its entries; list changes in CHANGELOG.md."""

@@ -8,12 +8,14 @@ from zpyro.distributed.processes import (
     init_distributed,
     launched_by_torchrun,
 )
+from zpyro.distributed.ray_cluster import RayCluster
 from zpyro.distributed.seeding import named_noise, seed_everything
 
 __all__ = [
     "SINGLE_PROCESS",
     "BatchShard",
     "ProcessGroup",
+    "RayCluster",
     "full_batch",
     "init_distributed",
     "launched_by_torchrun",
