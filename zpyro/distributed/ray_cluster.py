@@ -102,10 +102,12 @@ class RayCluster:
         if os.environ.get("PYTHONPATH"):
             folders = os.environ["PYTHONPATH"].split(os.pathsep)
             carried["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
+        variables = {**carried, **(environment or {})}
         return RayExecutor(
             num_cpus=cpus,
             num_gpus=gpus,
-            runtime_env={"env_vars": {**carried, **(environment or {})}},
+            # Tasks without one can use workers that Ray has started already.
+            runtime_env={"env_vars": variables} if variables else None,
             max_calls=1 if new_processes else 0,
             max_retries=RETRIES,
         )
