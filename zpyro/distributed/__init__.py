@@ -1,4 +1,4 @@
-"""Several processes that train or evaluate together, and seeds of random numbers."""
+"""Several processes that train or evaluate together, Ray clusters, and seeds of random numbers."""
 
 from zpyro.distributed.processes import (
     SINGLE_PROCESS,
