@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,6 +56,26 @@ Trainer.step = watched_step
 """A run in Ray dies at the ninth step, and then waits for a signal at the eleventh."""
 
 
+def start_ray(attempts: int) -> None:
+    """Two workers; Ray gives up after 30 seconds, and a busy machine may need more at first."""
+    import ray
+
+    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False}
+    try:
+        ray.init("local", num_cpus=2, _node_ip_address="127.0.0.1", **options)
+    except Exception as error:
+        if attempts == 1 or "timed out during startup" not in str(error):
+            raise
+    else:
+        return
+    with warnings.catch_warnings():
+        # Of processes that the failed start leaves.
+        warnings.simplefilter("ignore", ResourceWarning)
+        ray.shutdown()
+        gc.collect()
+    start_ray(attempts - 1)
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     """Two workers."""
@@ -64,14 +86,7 @@ def cluster() -> Iterator[RayCluster]:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_worker_niceness", "0")
         handler = signal.getsignal(signal.SIGTERM)
-        ray.init(
-            "local",
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-            _node_ip_address="127.0.0.1",
-        )
+        start_ray(attempts=3)
         with RayCluster() as connected:
             yield connected
         assert ray.is_initialized()

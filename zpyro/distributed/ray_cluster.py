@@ -58,9 +58,11 @@ class RayCluster:
                     log_to_driver=False,
                     configure_logging=False,
                 )
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            # Of any class: a machine where Ray does not start in time raises a bare Exception.
+            except Exception as error:
                 reason = str(error).partition("\n")[0]
-                raise UserError(f"Ray cluster {address}: {reason}; {advice}") from error
+                where = address or "of this machine"
+                raise UserError(f"Ray cluster {where}: {reason}; {advice}") from error
             self._connected_here = True
         return self
 
