@@ -12,6 +12,7 @@ from zpyro.analysis.comparison.jobs import LOG, STOPPED, ComparisonSpec, Job, pr
 from zpyro.analysis.comparison.summary import Summary, summarize
 from zpyro.datasets.sequences import Dataset
 from zpyro.distributed.processes import SINGLE_PROCESS, ProcessGroup
+from zpyro.errors import pluralize
 from zpyro.training.interruption import Interruption
 
 POLL_SECONDS = 0.2
@@ -58,7 +59,7 @@ def compare(
     with process_group.main_process_first():
         jobs = prepare_jobs(spec, load_dataset())
     left = sum(not job.done for job in jobs)
-    count = f"{len(jobs)} run{'' if len(jobs) == 1 else 's'}"
+    count = pluralize(len(jobs), "run")
     limit = f", {backend.at_once * process_group.world_size} at once" if backend.at_once else ""
     log(f"{count}, {left} to do{limit}; {spec.folder}")
     failed: list[Job] = []
