@@ -172,7 +172,7 @@ def test_a_run_that_fails_is_named(zpyro: Zpyro, arrays: Path, tmp_path: Path) -
     more = ("--models", "rnn", "--row", broken, "--seeds", 1, "--budget-steps", 30)
     result = zpyro(*arguments(arrays, tmp_path / "out", *more))
     assert result.exit_code == 2, result.output
-    assert "1 runs failed (broken seed 0)" in result.output
+    assert "1 run failed (broken seed 0)" in result.output
     assert "Without a result: broken." in result.output
     assert "not finite" in (tmp_path / "out" / "broken" / "seed-0" / "log.txt").read_text()
 
