@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from click.testing import CliRunner
 
 from zpyro import datasets
 from zpyro.datasets.splitting import (
@@ -19,6 +20,7 @@ from zpyro.datasets.splitting import (
     split_named,
 )
 from zpyro.errors import UserError
+from zpyro_cli.main import main
 
 pytestmark = pytest.mark.fast
 
@@ -75,6 +77,48 @@ def test_whole_names_stand_for_a_split(name: str, split: str) -> None:
 def test_names_are_ignored_where_there_is_nothing_to_keep_apart() -> None:
     assert named_splits(["train/a.wav", "dog/b.wav"]) == ["", ""]
     assert describe_split(["train/a.wav", "dog/b.wav"]) == ()
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "Test-1",
+        "testing",
+        "test_clean",
+        "eval",
+        "Evaluation",
+        "held-out",
+        "my test",
+        "2_val",
+        "dev2",
+    ],
+)
+@pytest.mark.parametrize("others", [["train/b.wav"], ["dog/b.wav", "train/c.wav"], ["b.wav"]])
+def test_folders_that_are_like_a_split_are_named_where_they_are_shared_out(
+    folder: str, others: list[str]
+) -> None:
+    names = [f"{folder}/a.wav", *others]
+    assert named_splits(names) == [""] * len(names)
+    (note,) = describe_split(names)
+    assert f"{folder}/ (1 file); rename a folder to train, valid or test" in note
+    assert "dog" not in note
+
+
+@pytest.mark.parametrize("folder", ["contest", "Latest", "trainspotting", "evaluated", "devices"])
+def test_other_folders_are_not_called_like_a_split(folder: str) -> None:
+    assert describe_split([f"{folder}/a.wav", "dog/b.wav"]) == ()
+
+
+def test_data_info_names_folders_that_are_like_a_split(tmp_path: Path) -> None:
+    sound = np.sin(np.arange(2000) / 5) / 2
+    for name in ("train/a", "train/b", "train/c", "train/d", "Test-1/e"):
+        path = tmp_path / f"{name}.wav"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, sound, 8000)
+    result = CliRunner().invoke(main, ["data", "info", "wav", "--data", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.output.replace("│", " ").split())
+    assert "Test-1/ (1 file); rename a folder" in told
 
 
 def test_files_of_no_split_are_left_out_and_named() -> None:

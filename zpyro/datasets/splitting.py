@@ -32,6 +32,12 @@ Splits = tuple[list[int], list[int], list[int]]
 """Indices of train, valid and test."""
 
 _FILE = re.compile(rf"(.*\.)?(?P<name>{'|'.join(SPLIT_NAMES)})([-_ ]\d+([-_ ]of[-_ ]\d+)?)?")
+_RESEMBLES = re.compile(
+    r"(.*[^a-z])?"
+    r"(train(ing)?|valid(ation)?|val|dev|test(ing)?|eval(uation)?|held[-_ ]?out)"
+    r"([^a-z].*)?"
+)
+"""Names of folders that stand for no split, but that readers may take to."""
 _SHOWN = 5
 """Files or folders that are named before the rest is only counted."""
 
@@ -79,17 +85,36 @@ def describe_split(names: Sequence[str], lacking: str = "a share of train") -> t
     """
     found = named_splits(names)
     named = {split for split in found if split}
+    unclear = _resembling(name for name, split in zip(names, found, strict=True) if split == "")
     if not named:
-        return ()
+        return unclear
     by_name = [split for split in SPLITS if split in named or (split == "train" and "" in found)]
     told = f"names of files, folders or arrays decide what is {' and '.join(by_name)}"
     rest = [split for split in SPLITS if split not in by_name]
     told += "".join(f"; {split} is {lacking}" for split in rest if split != "train")
     told += "; nothing is train" if "train" in rest else ""
     left_out = [name for name, split in zip(names, found, strict=True) if split is None]
-    if not left_out:
-        return (told,)
-    return (told, f"left out, because they stand for no split: {list_files(left_out)}")
+    if left_out:
+        unclear = (f"left out, because they stand for no split: {list_files(left_out)}", *unclear)
+    return (told, *unclear)
+
+
+def _resembling(names: Iterable[str]) -> tuple[str, ...]:
+    """A sentence on folders that are shared out, though their names are like those of splits."""
+    found = [
+        name
+        for name in names
+        if any(
+            part.lower() not in SPLIT_NAMES and _RESEMBLES.fullmatch(part.lower())
+            for part in PurePosixPath(name).parent.parts
+        )
+    ]
+    if not found:
+        return ()
+    return (
+        f"shared out like all others, though the names of their folders are like those of splits: "
+        f"{list_files(found)}; rename a folder to train, valid or test to use it as that",
+    )
 
 
 def list_files(names: Iterable[str]) -> str:
