@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import zpyro
 from zpyro import likelihoods
 from zpyro.errors import UserError
-from zpyro.io import files, manifest
+from zpyro.io import files, manifest, tensor_files
 from zpyro.likelihoods import Likelihood
 from zpyro.models import model_config
 from zpyro.training import checkpoint
@@ -102,6 +102,17 @@ def test_a_tied_weight_is_stored_once_and_stays_tied(tmp_path: Path) -> None:
     ]
     for other in found[1:]:
         torch.testing.assert_close(found[0], other, rtol=1e-12, atol=1e-12)
+
+
+def test_loaded_weights_begin_where_new_ones_do(tmp_path: Path) -> None:
+    """Last digits of products depend on where in memory their factors begin."""
+    tensors = {f"weight_{size}": torch.randn(size, 3) for size in range(1, 20)}
+    tensor_files.write(tmp_path / "weights.safetensors", tensors)
+    loaded = tensor_files.read(tmp_path / "weights.safetensors", tensors)
+    for name, values in tensors.items():
+        assert torch.equal(loaded[name], values)
+        assert values.data_ptr() % 64 == 0
+        assert loaded[name].data_ptr() % 64 == 0
 
 
 def test_state_comes_back(folder: Path) -> None:

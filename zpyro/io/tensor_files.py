@@ -65,7 +65,9 @@ def read(
                 if name not in expected:
                     raise UserError(f"{path}: tensor {name} is none of this model's; {advice}")
                 _check(path, name, file.get_slice(name), expected[name], advice)
-            return {name: file.get_tensor(name) for name in expected}
+            # Copied into memory that torch aligns: last digits of products depend on where
+            # their factors begin.
+            return {name: file.get_tensor(name).clone() for name in expected}
     except FileNotFoundError as error:
         raise UserError(f"{path}: is missing; choose another checkpoint") from error
     except (safetensors.SafetensorError, OSError) as error:
