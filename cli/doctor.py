@@ -48,7 +48,8 @@ def command(context: click.Context, as_json: bool) -> None:
         }
         click.echo(json.dumps(report, indent=2))
     elif failed:
-        click.echo(f"{len(failed)} of {len(checks)} checks failed: {failed[0].name}")
+        names = ", ".join(check.name for check in failed)
+        click.echo(f"{len(failed)} of {len(checks)} checks failed: {names}")
     else:
         click.echo(f"everything that this machine can do works ({len(checks)} checks)")
     context.exit(1 if failed else 0)

@@ -60,6 +60,15 @@ def test_a_failure_is_named_and_gives_exit_code_1(
     assert "set ZPYRO_CACHE to a folder that can be written" in result.stdout
 
 
+def test_every_failure_is_named_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {"cache folder": "failed", "C++ loops": "off", "CUDA graphs": "failed"}
+    checks = [installation.Check(name, state, "told", "") for name, state in states.items()]
+    monkeypatch.setattr(installation, "check_installation", lambda: checks)
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 1
+    assert "2 of 3 checks failed: cache folder, CUDA graphs\n" in result.stdout
+
+
 def test_a_cache_without_write_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")
