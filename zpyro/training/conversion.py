@@ -37,6 +37,13 @@ METADATA: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _metadata_
 """For each older format, the function that gives the metadata of the next one."""
 
 
+_SAME_IN_1 = (
+    *("step", "epoch", "batch", "seconds", "best", "validated"),
+    *("interval_seconds", "steps_per_epoch", "extra_steps"),
+)
+"""Fields of a training's position that had these names in format 1 too; one had another."""
+
+
 def convert_state(state: dict[str, Any]) -> dict[str, Any]:
     """The state of a training in the newest format; older ones are known by their keys.
 
@@ -49,9 +56,9 @@ def convert_state(state: dict[str, Any]) -> dict[str, Any]:
     optimizer, train_state = state.get("optimizer"), state["train_state"]
     if isinstance(optimizer, dict) and "adam" in optimizer:
         state["optimizer"] = {**optimizer, "optimizer": optimizer["adam"]}
-    if isinstance(train_state, dict) and "without_better" in train_state:
+    if isinstance(train_state, dict) and "evals_without_improvement" not in train_state:
         state["train_state"] = {
-            "evals_without_improvement" if name == "without_better" else name: value
+            name if name in _SAME_IN_1 else "evals_without_improvement": value
             for name, value in train_state.items()
         }
     return state

@@ -57,7 +57,7 @@ def load(
         run = Run(place)
         place = run.best if run.has("best") else run.last
         if guide is None:
-            _check_own_guide(run, place)
+            _check_custom_guide(run, place)
     place = files.complete_folder(place)
     if not place.is_dir():
         raise UserError(f"{place}: is not a directory; give a saved model or a run directory")
@@ -76,7 +76,7 @@ def load(
     return model.to(choose_device(str(device)))
 
 
-def _check_own_guide(run: Run, checkpoint_folder: Path) -> None:
+def _check_custom_guide(run: Run, checkpoint_folder: Path) -> None:
     """Check that a run was trained with the guide of its model.
 
     Raises:

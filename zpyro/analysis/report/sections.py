@@ -234,19 +234,19 @@ def _input_figure(view: SequenceView, folder: Path, stem: str) -> str:
         alternative += f" The KL is highest, {view.kl[most]:,.2f} nats, at {place}."
         caption += ", and the KL of posterior from prior: where it is high, the latents are used"
     players: list[str] = []
-    if view.heard is not None:
-        label = f"Input, {_seconds(view.frames, view.heard):.2f} s"
-        players.append(_player(folder / f"{stem}-input.wav", view.frames, view.heard, label))
+    if view.sound is not None:
+        label = f"Input, {_seconds(view.frames, view.sound):.2f} s"
+        players.append(_player(folder / f"{stem}-input.wav", view.frames, view.sound, label))
     return page.figure(path, alternative, f"{caption}.", players)
 
 
 def _reconstruction_figure(view: SequenceView, folder: Path, stem: str) -> str:
     path = _write(figures.plot_reconstruction(view), folder / f"{stem}-{view.output_name}.png")
     players: list[str] = []
-    if view.heard is not None:
+    if view.sound is not None:
         for name, frames in view.outputs:
             sound = folder / f"{stem}-{file_stem(name)}.wav"
-            players.append(_player(sound, frames, view.heard, name.capitalize()))
+            players.append(_player(sound, frames, view.sound, name.capitalize()))
     error = float(np.sqrt(np.mean((view.frames - view.reconstruction) ** 2)))
     alternative = (
         f"{view.name} beside its {view.output_name}; "

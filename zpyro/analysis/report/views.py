@@ -73,7 +73,7 @@ class SequenceView:
         vocabulary: the words behind the tokens, or None.
         sample_rate: samples per second of audio, else None.
         image_shape: rows and columns if the sequence is an image, else None.
-        heard: what the frames are, where they can be heard, else None.
+        sound: what the frames are, where they can be heard, else None.
         note: further information for the reader, such as the source of a custom posterior.
     """
 
@@ -94,13 +94,13 @@ class SequenceView:
     vocabulary: Vocabulary | None = None
     sample_rate: int | None = None
     image_shape: tuple[int, int] | None = None
-    heard: DataSpec | None = None
+    sound: DataSpec | None = None
     note: str = ""
 
     @property
     def is_roll(self) -> bool:
         """Whether the frames are the 88 keys of a piano."""
-        return self.heard is not None and self.heard.steps_per_quarter is not None
+        return self.sound is not None and self.sound.steps_per_quarter is not None
 
     @property
     def steps(self) -> int:
@@ -224,7 +224,7 @@ def view_sequence(
         vocabulary=checkpoint.vocabulary,
         sample_rate=one.sample_rate,
         image_shape=one.image_shape if steps == whole else None,
-        heard=checkpoint.data if has_sound(checkpoint.data) else None,
+        sound=checkpoint.data if has_sound(checkpoint.data) else None,
         note=note,
     )
 
