@@ -95,6 +95,8 @@ def test_every_setting_is_refused_by_name_or_takes_effect(
     edit(run, key, after)
     if key == "objective.auxiliary_weight_final":
         edit(run, "objective.auxiliary_weight_rate", 0.1)
+    if key == "objective.resampling_gradient":
+        edit(run, "objective.bound", "fivo")
     edited = (run / runs.CONFIG).read_bytes()
     result = resume(zpyro, run)
     assert (result.exit_code == 2) == config.is_fixed(key), result.output

@@ -230,7 +230,7 @@ def spoil_idx(path: Path, kind: str) -> None:
     [
         ("count", "announces 13 images and holds 12; copy"),
         ("fewer", "announces 11 images and holds more"),
-        ("huge", "announces 4000000000 images, far more than it holds"),
+        ("huge", "announces 4,000,000,000 images, far more than it holds"),
         ("magic", "begins with 0x00000801, idx files of images with 0x00000803"),
         ("shape", "images of 32 x 32; MNIST's are 28 x 28"),
         ("cut", "announces 12 images and holds 3.8"),

@@ -87,7 +87,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
 
     @contextmanager
-    def mapping(workers: int) -> Generator[Any]:
+    def mapping(workers: int, executor: object = None) -> Generator[Any]:
+        assert executor is None
         found.append(workers)
         yield map
 

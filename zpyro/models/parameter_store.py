@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pyro
 import torch
 from pyro.nn import PyroModule
+from pyro.ops.provenance import detach_provenance
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -80,7 +81,8 @@ def register(model: PyroModule, store_name: str) -> None:
             _registered[id(parameter)] = parameter
             _owned[model].parameters[id(parameter)] = parameter
             site = f"{store_name}.{name}"
-            if pyro.param(site, parameter) is not parameter:
+            # pyro.render_model marks values by where they come from.
+            if detach_provenance(pyro.param(site, parameter)) is not parameter:
                 raise UserError(
                     f"parameter {site}: a handler such as poutine.lift or substitute gives it "
                     "another value, which a model does not use; assign values with "
