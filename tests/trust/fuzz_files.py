@@ -96,7 +96,7 @@ def smf(draw: st.DrawFn) -> bytes:
             message = draw(st.sampled_from(MESSAGES))
             track += time + message
         track += draw(st.sampled_from((b"\x00\xff\x2f\x00", b"")))
-        length = draw(st.sampled_from((len(track),) * 9 + (0, len(track) - 1, MANY)))
+        length = draw(st.sampled_from((len(track),) * 9 + (0, max(0, len(track) - 1), MANY)))
         tracks.append(b"MTrk" + struct.pack(">I", length) + bytes(track))
     kind = draw(st.sampled_from((0, 1, 1, 1, 2, 7)))
     count = draw(st.sampled_from((len(tracks),) * 9 + (0, 0xFFFF)))
