@@ -256,9 +256,9 @@ class LatentDepthTrainer(FixedDepthSolver):
         return self.elbo, self.latent_depth.depth_model
 
     @property
-    def goes_on(self) -> bool:
+    def repeated_network(self) -> None:
         # It stops by itself, which only the answers of every iteration show.
-        return False
+        return None
 
     def answers(self, inputs: Tensor, iterations: int) -> Iterator[Answer]:
         network = self.latent_depth.network

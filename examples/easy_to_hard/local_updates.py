@@ -123,8 +123,8 @@ def stable_answers(
         active = block.near(cells).nonzero()
         stale |= head.near(cells)
         resting = ~torch.zeros_like(stable).index_fill(0, active[:, 0], True) & ~stable
-        is_last = iteration in (window_end, iterations)
-        if iteration % LOOK_EVERY == 0 or is_last or bool(resting.any()):
+        window_ends = iteration in (window_end, iterations)
+        if iteration % LOOK_EVERY == 0 or window_ends or bool(resting.any()):
             cells, values = head.changes(answer, (state,), shown, stale.nonzero(), 0)
             shown[cells.unbind(1)] = values
             stale = head.no_tiles()
@@ -132,12 +132,12 @@ def stable_answers(
         # All later answers of a problem at rest are those now.
         final[resting], took[resting] = shown[resting], iteration
         stable |= resting
-        if is_last:
+        if window_ends:
             now = total.argmax(-1).where(counts, 0)
-            same = (now == before).flatten(1).all(1) & ~stable
-            open_problems = ~stable
-            final[open_problems], took[open_problems] = _normalized(total[open_problems]), iteration
-            stable |= same
+            changing = ~stable
+            means = total / total.sum(-1, keepdim=True)
+            final[changing], took[changing] = means[changing], iteration
+            stable |= (now == before).flatten(1).all(1)
             before, window_end = now, 2 * window_end
             total.zero_()
         active = active[~stable[active[:, 0]]]
@@ -154,11 +154,6 @@ def stable_answers(
 def _parts(rows: Tensor, size: int) -> Sequence[Tensor]:
     """Rows in parts of at most a size; none of no rows."""
     return rows.split(size) if len(rows) else ()
-
-
-def _normalized(total: Tensor) -> Tensor:
-    """Sums of probabilities as probabilities, (..., classes)."""
-    return total / total.sum(-1, keepdim=True)
 
 
 class _Grid:

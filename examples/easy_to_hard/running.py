@@ -159,7 +159,7 @@ def test(
             longest = num_iterations if rule is None else LIMIT * num_iterations
             num_iterations = longest
         with common.progress(f"solving size {size}", "problems") as on_batch:
-            if patience is not None and solver.goes_on and picture is None:
+            if until_stable and solver.repeated_network is not None and picture is None:
                 found = sweep_stable(solver, task, examples, size, longest, on_batch)
                 num_iterations = found.iterations or longest
             else:

@@ -13,7 +13,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor, nn
 
-from .local_updates import StableAnswers, stable_answers
+from .networks import IteratedNetwork
 from .programs import RecurrentSolver
 
 EXTRA_GROWN_AT = 0.2
@@ -68,20 +68,12 @@ class Solver(nn.Module):
         raise NotImplementedError
 
     @property
-    def goes_on(self) -> bool:
-        """Whether :meth:`stable_answers` can be used: iterations are alike and without an end."""
-        return False
+    def repeated_network(self) -> IteratedNetwork | None:
+        """The network that applies one block in every iteration, for as many as are wanted.
 
-    def stable_answers(
-        self,
-        inputs: Tensor,
-        iterations: int,
-        *,
-        scored: Tensor | None = None,
-        on_iteration: Callable[[int], None] | None = None,
-    ) -> StableAnswers:
-        """Answers that no longer change, see :func:`.local_updates.stable_answers`."""
-        raise NotImplementedError
+        None for other solvers, and for those that stop by themselves.
+        """
+        return None
 
 
 class FixedDepthSolver(Solver):
@@ -124,16 +116,5 @@ class FixedDepthSolver(Solver):
             yield Answer(network.answer(state))
 
     @property
-    def goes_on(self) -> bool:
-        return self.longest is None
-
-    def stable_answers(
-        self,
-        inputs: Tensor,
-        iterations: int,
-        *,
-        scored: Tensor | None = None,
-        on_iteration: Callable[[int], None] | None = None,
-    ) -> StableAnswers:
-        network = self.recurrent.network
-        return stable_answers(network, inputs, iterations, scored=scored, on_iteration=on_iteration)
+    def repeated_network(self) -> IteratedNetwork | None:
+        return self.recurrent.network if self.longest is None else None

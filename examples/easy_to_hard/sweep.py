@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zpyro.nn import evaluation_mode
 
+from .local_updates import stable_answers
 from .solvers import Solver
 from .tasks import Examples, Task
 
@@ -70,11 +71,11 @@ class Sweep:
 
     def after(self, iterations: int) -> float:
         """The fraction solved after a number of iterations."""
-        return self.accuracy[0 if self.iterations is not None else iterations - 1]
+        return self.accuracy[min(iterations, len(self.accuracy)) - 1]
 
     def confident_after(self, iterations: int) -> float:
         """The entry of ``confident`` after a number of iterations."""
-        return self.confident[0 if self.iterations is not None else iterations - 1]
+        return self.confident[min(iterations, len(self.confident)) - 1]
 
     @property
     def first_best(self) -> int:
@@ -156,14 +157,15 @@ def sweep_stable(
     """Count the problems that a solver solves once its answers no longer change.
 
     Args:
-        solver: one that :attr:`~.solvers.Solver.goes_on`.
+        solver: one with a :attr:`~.solvers.Solver.repeated_network`.
         task: defines which answers are right.
         examples: the problems.
         size: of the problems, for the record.
         iterations: how many, at most.
         on_batch: receives (problems done, problems) after each iteration.
     """
-    count = len(examples.inputs)
+    count, network = len(examples.inputs), solver.repeated_network
+    assert network is not None
     like = next(solver.parameters())
     rows = max(1, STABLE_CELLS // examples.targets[0].numel())
     solved = unstable = total = longest = 0
@@ -177,8 +179,8 @@ def sweep_stable(
                 if on_batch is not None:
                     on_batch(first + stable, count)
 
-            found = solver.stable_answers(
-                inputs, iterations, scored=scored, on_iteration=on_iteration
+            found = stable_answers(
+                network, inputs, iterations, scored=scored, on_iteration=on_iteration
             )
             solved += int(task.correct(inputs, found.probabilities, targets).sum())
             unstable += int((~found.stable).sum())
