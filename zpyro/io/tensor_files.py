@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,24 +55,19 @@ def read(
         UserError: naming the first tensor that is missing, extra, or of another shape or type, or
             if the file is missing or corrupt.
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            if optional is not None:
-                names = {name for name in names if not name.startswith(optional)}
-            for name in sorted(expected.keys() | names):
-                if name not in names:
-                    raise UserError(f"{path}: tensor {name} is missing; {advice}")
-                if name not in expected:
-                    raise UserError(f"{path}: tensor {name} is none of this model's; {advice}")
-                _check(path, name, file.get_slice(name), expected[name], advice)
-            # Copied into memory that torch aligns: last digits of products depend on where
-            # their factors begin.
-            return {name: file.get_tensor(name).clone() for name in expected}
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: is missing; choose another checkpoint") from error
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path}: is corrupt ({error}); choose another checkpoint") from error
+    with _opened(path) as file:
+        names = set(file.keys())
+        if optional is not None:
+            names = {name for name in names if not name.startswith(optional)}
+        for name in sorted(expected.keys() | names):
+            if name not in names:
+                raise UserError(f"{path}: tensor {name} is missing; {advice}")
+            if name not in expected:
+                raise UserError(f"{path}: tensor {name} is none of this model's; {advice}")
+            _check(path, name, file.get_slice(name), expected[name], advice)
+        # Copied into memory that torch aligns: last digits of products depend on where
+        # their factors begin.
+        return {name: file.get_tensor(name).clone() for name in expected}
 
 
 def names(path: Path) -> set[str]:
@@ -80,13 +76,8 @@ def names(path: Path) -> set[str]:
     Raises:
         UserError: if the file is missing or corrupt.
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return set(file.keys())
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: is missing; choose another checkpoint") from error
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path}: is corrupt ({error}); choose another checkpoint") from error
+    with _opened(path) as file:
+        return set(file.keys())
 
 
 def rows(path: Path, name: str) -> int:
@@ -99,6 +90,17 @@ def rows(path: Path, name: str) -> int:
         with safetensors.safe_open(path, framework="pt") as file:
             return file.get_slice(name).get_shape()[0]
     except (safetensors.SafetensorError, OSError, IndexError) as error:
+        raise UserError(f"{path}: is corrupt ({error}); choose another checkpoint") from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Generator[Any, None, None]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: is missing; choose another checkpoint") from error
+    except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path}: is corrupt ({error}); choose another checkpoint") from error
 
 
