@@ -111,6 +111,12 @@ def _test(name: str) -> click.Command:
     @click.option("--count", default=1000, show_default=True, type=click.IntRange(1))
     @click.option("--iterations", type=click.IntRange(1), help="In place of the rule's.")
     @click.option("--until-stable", is_flag=True, help="Iterate until answers no longer change.")
+    @click.option(
+        "--views",
+        type=click.IntRange(1, 8),
+        help="With --until-stable: turned and reflected views of a maze whose mean is taken where "
+        "two of them differ; by default 8.",
+    )
     @click.option("--json", "as_json", is_flag=True, help="One JSON line for each size.")
     @click.option("--picture", type=PATH, help="Plot accuracy to this file.")
     @click.option("--seed", type=click.IntRange(0, (1 << 31) - 1), help="Of the problems.")

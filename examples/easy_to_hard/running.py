@@ -27,6 +27,7 @@ from .solvers import Solver
 from .sweep import LONGEST_SEARCH, Rule, Sweep, choose, sweep, sweep_stable
 from .tasks import SolutionTrace, Task
 from .training_task import SolverTask, train_config
+from .views import VIEWS
 
 BEYOND = 1.5
 """Factor on the rule's iterations, for pictures and for solvers that stop by themselves."""
@@ -136,6 +137,7 @@ def test(
     device: str,
     picture: Path | None,
     until_stable: bool,
+    views: int | None,
 ) -> Iterator[tuple[Sweep, int]]:
     """A sweep for each size, and the number of iterations that counts for it."""
     task = tasks.load(name)
@@ -144,6 +146,7 @@ def test(
     if seed is not None:
         settings = dataclasses.replace(settings, seed=seed)
     solver = _loaded(task, folder, settings).to(choose_device(device))
+    num_views = _views(views, until_stable and picture is None, settings)
     rule = None if iterations is not None else folder.rule()
     for size in _sizes(sizes, settings):
         request = settings.request("test", size, count)
@@ -160,7 +163,9 @@ def test(
             num_iterations = longest
         with common.progress(f"solving size {size}", "problems") as on_batch:
             if until_stable and solver.repeated_network is not None and picture is None:
-                found = sweep_stable(solver, task, examples, size, longest, on_batch)
+                found = sweep_stable(
+                    solver, task, examples, size, longest, on_batch, views=num_views
+                )
                 num_iterations = found.iterations or longest
             else:
                 found = sweep(solver, task, examples, size, longest, on_batch, patience)
@@ -169,6 +174,22 @@ def test(
         if found.iterations is None:
             num_iterations = min(num_iterations, len(found.accuracy))
         yield found, num_iterations
+
+
+def _views(given: int | None, stable: bool, settings: Settings) -> int:
+    """How many views of a problem a test takes.
+
+    Raises:
+        UserError: for several views of what the solver was not trained to see turned, or where
+            answers are not iterated until they are stable.
+    """
+    if given is not None and given > 1 and not settings.preset.symmetries:
+        raise UserError(
+            "--views: this solver was not trained on turned problems; leave the option out"
+        )
+    if given is not None and not stable:
+        raise UserError("--views: it needs --until-stable, and no --picture; change the options")
+    return (VIEWS if settings.preset.symmetries else 1) if given is None else given
 
 
 def show(
@@ -222,36 +243,48 @@ def record(found: Sweep, iterations: int) -> dict[str, Any]:
         values["stable_iterations"] = found.stable_after
     if found.unstable is not None:
         values["unstable"] = found.unstable
+    if found.one_view is not None:
+        values["one_view_accuracy"] = found.one_view
+        values["differing_views"] = found.differing
     if found.players:
         values["players"] = dict(found.players)
     return values
 
 
 def print_table(name: str, run: Path, found: Sequence[tuple[Sweep, int]]) -> None:
-    """A row for each size."""
-    own = any(each.stopped is not None for each, _ in found)
+    """A row for each size; columns without any value are left out."""
     table = Table(title=f"{name}, {run}", title_justify="left")
-    for heading in ("size", "iterations", "solved", "most confident", "problems"):
+    rows = [_table_row(each, iterations) for each, iterations in found]
+    columns = [key for key in (rows[0] if rows else ()) if any(row[key] for row in rows)]
+    for heading in columns:
         table.add_column(heading, justify="right")
-    if own:
-        table.add_column("own stop", justify="right")
-        table.add_column("after", justify="right")
-    stable = any(each.stable_after is not None for each, _ in found)
-    if stable:
-        table.add_column("stable after", justify="right")
-    players = list(found[0][0].players) if found else []
-    for player in players:
-        table.add_column(player, justify="right")
-    for each, iterations in found:
-        row = [str(each.size), str(iterations), f"{each.after(iterations):.2%}"]
-        row += [f"{each.confident_after(iterations):.2%}", f"{each.count:,}"]
-        if own and each.stopped is not None:
-            row += [f"{each.stopped:.2%}", f"{each.stopped_after:.1f}"]
-        if stable:
-            row.append("" if each.stable_after is None else f"{each.stable_after:.1f}")
-        row += [f"{each.players[player]:.2%}" for player in players]
-        table.add_row(*row)
+    for row in rows:
+        table.add_row(*(row[key] for key in columns))
     common.print_table(table)
+
+
+def _table_row(found: Sweep, iterations: int) -> dict[str, str]:
+    """Texts by column, empty where the sweep has no such value."""
+
+    def share(value: float | None) -> str:
+        return "" if value is None else f"{value:.2%}"
+
+    def mean(value: float | None) -> str:
+        return "" if value is None else f"{value:.1f}"
+
+    # Only the last answers of a sweep until they are stable are known.
+    confident = found.confident_after(iterations) if found.iterations is None else None
+    return {
+        "size": str(found.size),
+        "iterations": str(iterations),
+        "solved": share(found.after(iterations)),
+        "most confident": share(confident),
+        "problems": f"{found.count:,}",
+        "own stop": share(found.stopped),
+        "after": mean(found.stopped_after),
+        "stable after": mean(found.stable_after),
+        "by one view": share(found.one_view),
+    } | {player: share(solved) for player, solved in found.players.items()}
 
 
 def draw(found: Sequence[tuple[Sweep, int]], task: Task, path: Path) -> None:

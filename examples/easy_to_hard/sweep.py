@@ -16,9 +16,9 @@ from torch import Tensor
 
 from zpyro.nn import evaluation_mode
 
-from .local_updates import stable_answers
 from .solvers import Solver
 from .tasks import Examples, Task
+from .views import viewed_answers
 
 MARGIN = 1.5
 """Factor on the iterations for validation problems of the same difficulty, fixed before tests."""
@@ -55,6 +55,8 @@ class Sweep:
             where that was not looked for.
         iterations: the most iterations of any problem, where only the last answers were looked at.
         unstable: how many problems still changed at the last iteration, or None.
+        one_view: the fraction solved by the first of several views, or None.
+        differing: how many problems had other answers in their first two views, or None.
         players: the fraction that players without learning solve, by player.
     """
 
@@ -67,6 +69,8 @@ class Sweep:
     stable_after: float | None = None
     iterations: int | None = None
     unstable: int | None = None
+    one_view: float | None = None
+    differing: int | None = None
     players: Mapping[str, float] = field(default_factory=dict)
 
     def after(self, iterations: int) -> float:
@@ -153,6 +157,7 @@ def sweep_stable(
     size: int,
     iterations: int,
     on_batch: Callable[[int, int], None] | None = None,
+    views: int = 1,
 ) -> Sweep:
     """Count the problems that a solver solves once its answers no longer change.
 
@@ -163,12 +168,13 @@ def sweep_stable(
         size: of the problems, for the record.
         iterations: how many, at most.
         on_batch: receives (problems done, problems) after each iteration.
+        views: of each problem, see :func:`.views.viewed_answers`.
     """
     count, network = len(examples.inputs), solver.repeated_network
     assert network is not None
     like = next(solver.parameters())
     rows = max(1, STABLE_CELLS // examples.targets[0].numel())
-    solved = unstable = total = longest = 0
+    solved = one_view = differing = unstable = total = longest = 0
     with evaluation_mode(solver):
         for first in range(0, count, rows):
             inputs = examples.inputs[first : first + rows].to(like)
@@ -179,16 +185,19 @@ def sweep_stable(
                 if on_batch is not None:
                     on_batch(first + stable, count)
 
-            found = stable_answers(
-                network, inputs, iterations, scored=scored, on_iteration=on_iteration
+            found = viewed_answers(
+                network, inputs, iterations, views=views, scored=scored, on_iteration=on_iteration
             )
             solved += int(task.correct(inputs, found.probabilities, targets).sum())
-            unstable += int((~found.stable).sum())
-            total += int(found.iterations.sum())
-            longest = max(longest, int(found.iterations.max()))
+            one_view += int(task.correct(inputs, found.first.probabilities, targets).sum())
+            differing += int(found.differs.sum())
+            unstable += int((~found.first.stable).sum())
+            total += int(found.first.iterations.sum())
+            longest = max(longest, int(found.first.iterations.max()))
     share = (solved / count,)
     result = Sweep(size, count, share, share, stable_after=total / count)
-    return replace(result, iterations=longest, unstable=unstable)
+    result = replace(result, iterations=longest, unstable=unstable)
+    return result if views == 1 else replace(result, one_view=one_view / count, differing=differing)
 
 
 class _Counts:

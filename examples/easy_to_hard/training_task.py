@@ -25,6 +25,7 @@ from zpyro.training.task import Numbers, Tensors
 from .run_folder import AVERAGE, Settings, plain
 from .solvers import Solver
 from .tasks import Examples, Preset, Task
+from .views import turned
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 STEPS_BETWEEN_RECORDS = 50
@@ -191,17 +192,6 @@ def train_config(
         # The number of iterations is sampled on the host in every step.
         cuda_graph=False,
     )
-
-
-def turned(images: Tensor, view: int) -> Tensor:
-    """Square images (..., side, side) in one of the 8 views that turns and a reflection give.
-
-    View 0 is the image as it is, of any shape.
-    """
-    if view == 0:
-        return images
-    turn = torch.rot90(images, view % 4, (-2, -1))
-    return turn.flip(-1) if view >= 4 else turn
 
 
 def grown_length(preset: Preset, fraction: float, mastered: int, full: int) -> int:

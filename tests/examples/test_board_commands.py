@@ -110,8 +110,13 @@ def test_mazes_from_training_to_a_picture(tmp_path: Path) -> None:
         assert line["count"] == 20
         assert 1 <= line["stable_iterations"] <= line["iterations"]
         assert 0 <= line["unstable"] <= 20
+        assert 0 <= line["differing_views"] <= 20
+        assert 0 <= line["one_view_accuracy"] <= 1
     table = run("mazes", "test", folder, "--sizes", "5", "--until-stable")
     assert "stable after" in table.output
+    assert "by one view" in table.output
+    single = run("mazes", "test", folder, "--sizes", "5", "--until-stable", "--views", 1)
+    assert "by one view" not in single.output
     for size, word in ((8, "even"), (1, "too small")):
         refused = run("mazes", "test", folder, "--sizes", size)
         assert refused.exit_code == 2

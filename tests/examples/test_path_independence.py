@@ -17,7 +17,7 @@ from zpyro_examples.easy_to_hard.programs import RecurrentSolver
 from zpyro_examples.easy_to_hard.solvers import Answer, FixedDepthSolver, Solver
 from zpyro_examples.easy_to_hard.sweep import sweep
 from zpyro_examples.easy_to_hard.tasks import Examples, Request
-from zpyro_examples.easy_to_hard.training_task import turned
+from zpyro_examples.easy_to_hard.views import turned, turned_back
 
 pytestmark = pytest.mark.fast
 
@@ -116,8 +116,10 @@ def test_views_are_the_eight_symmetries_and_keep_what_is_right() -> None:
         assert torch.equal(
             mazes_task.passages(views[view]), turned(mazes_task.passages(examples.inputs), view)
         )
+        assert torch.equal(turned_back(views[view], view), examples.inputs)
     strip = torch.rand(2, 1, 9)
     assert turned(strip, 0) is strip
+    assert turned_back(strip, 0) is strip
 
 
 class Settling(Solver):

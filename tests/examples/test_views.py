@@ -1,0 +1,94 @@
+"""Several views of a problem: where two differ, the mean over all of them counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zpyro_examples.easy_to_hard.networks import RecurrentNetwork
+from zpyro_examples.easy_to_hard.views import VIEWS, turned, viewed_answers
+
+from . import small
+from .test_board_commands import run
+
+
+class WrongAtTheRight(RecurrentNetwork):
+    """The answer is the input, but the opposite in the last column of marked problems.
+
+    The second channel of the input is the mark.
+    """
+
+    def iterate(self, state: Tensor, image: Tensor, iteration: int) -> Tensor:
+        del iteration
+        answer = image[:, :1].clone()
+        wrong = image[:, 1:2, :, -1:].bool()
+        answer[..., -1:] = torch.where(wrong, 1 - answer[..., -1:], answer[..., -1:])
+        return answer + 0 * state
+
+
+class EvenOdds(torch.nn.Module):
+    """States 0 and 1 as equally sure answers."""
+
+    def forward(self, state: Tensor) -> Tensor:
+        return torch.cat([1 - state, state], 1)
+
+
+def network() -> RecurrentNetwork:
+    built = WrongAtTheRight(2, 2, 1)
+    built.head = EvenOdds()
+    return built
+
+
+def problems() -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, of which the network errs in the first, answers, and cells that count."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = (torch.rand(2, 2, 9, 9, generator=generator) > 0.5).float()
+    inputs[0, 1], inputs[1, 1] = 1, 0
+    # In a corner, half of the views err.
+    scored = torch.ones(2, 9, 9, dtype=torch.bool)
+    scored[:, ::8, ::8] = False
+    return inputs, inputs[:, 0].long(), scored
+
+
+def test_the_mean_of_all_views_counts_where_two_differ() -> None:
+    inputs, targets, scored = problems()
+    found = viewed_answers(network(), inputs, 200, scored=scored)
+    assert found.differs.tolist() == [True, False]
+    assert not torch.equal(found.first.probabilities[0].argmax(0), targets[0])
+    right = (found.probabilities.argmax(1) == targets) | ~scored
+    assert right.all()
+    assert torch.equal(found.probabilities[1], found.first.probabilities[1])
+    torch.testing.assert_close(found.probabilities.sum(1), torch.ones(2, 9, 9))
+
+
+def test_one_view_is_the_problem_as_it_is() -> None:
+    inputs, _, scored = problems()
+    found = viewed_answers(network(), inputs, 200, views=1, scored=scored)
+    assert torch.equal(found.probabilities, found.first.probabilities)
+    assert not found.differs.any()
+
+
+def test_the_order_of_views_does_not_change_the_mean() -> None:
+    # The mean over all views of a problem is that of a turned problem, turned.
+    solver = small.network("recall", 2)
+    generator = torch.Generator().manual_seed(1)
+    inputs = (torch.rand(4, 3, 8, 8, generator=generator) > 0.5).double()
+    found = viewed_answers(solver, inputs, 40)
+    assert found.differs.all()
+    for view in range(VIEWS):
+        again = viewed_answers(solver, turned(inputs, view), 40)
+        torch.testing.assert_close(again.probabilities, turned(found.probabilities, view))
+
+
+def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    sums = tmp_path / "sums"
+    done = run("prefix-sums", "train", "--out", sums, "--max-minutes", 0.01, "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    refused = run("prefix-sums", "test", sums, "--until-stable", "--views", 8)
+    assert refused.exit_code == 2
+    assert "--views: this solver was not trained on turned problems" in refused.stderr
+    unstable = run("prefix-sums", "test", sums, "--views", 1)
+    assert unstable.exit_code == 2
+    assert "--views: it needs --until-stable" in unstable.stderr
