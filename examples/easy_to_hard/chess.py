@@ -59,6 +59,7 @@ class ChessPuzzles:
         en_passant: the square where a pawn can be captured en passant, -1 for none, (N,).
         skipped: how many bad rows were left out.
         first_damage: what was wrong with the first of them, "" if none.
+        repeated: how many rows were left out that an earlier file had.
 
     Source: arXiv:2108.06011, section 2.3; the puzzles are CC0, database.lichess.org.
     """
@@ -72,6 +73,7 @@ class ChessPuzzles:
     en_passant: NDArray[np.int8]
     skipped: int = 0
     first_damage: str = ""
+    repeated: int = 0
 
     def __len__(self) -> int:
         return len(self.boards)
@@ -117,36 +119,61 @@ class ChessPuzzles:
         return np.where(self.black[:, None], boards[:, _UPSIDE_DOWN], boards)
 
 
-def read_puzzles(path: Path, skip_bad: bool = False) -> ChessPuzzles:
-    """Read an export and sort it by rating.
+def read_puzzles(source: Path, skip_bad: bool = False) -> ChessPuzzles:
+    """The puzzles of an export, or of all exports in a folder, sorted by rating.
+
+    A puzzle that several files hold is taken from the first of them, in the order of their names.
 
     Args:
-        path: a .csv in any of Lichess's layouts, plain or compressed.
-        skip_bad: leave out rows that cannot be read, and count them, instead of refusing the file.
+        source: see :func:`.chess_export.rows`; a folder's exports are its files ``*.csv`` and
+            ``*.csv.*``.
+        skip_bad: leave out bad rows instead of stopping at the first one.
 
     Raises:
-        UserError: if the file is bad (see :func:`.chess_export.rows`), holds no puzzle, or, without
-            ``skip_bad``, has a bad row: malformed FEN, illegal move, no rating, missing columns.
+        UserError: naming the file, and the row where there is one: for a missing or damaged file,
+            a bad row without ``skip_bad``, or no puzzle at all.
     """
+    files = exports(source) if source.is_dir() else [source]
     records = bytearray()
     most = MOST_PUZZLES * _RECORD.itemsize
-    skipped, first_damage = 0, ""
-    for row in rows(path):
-        try:
-            records += _record(row)
-        except UserError as error:
-            if not skip_bad:
-                raise UserError(f"{path}: row {row.number} {error}") from error
-            skipped, first_damage = skipped + 1, first_damage or f"row {row.number} {error}"
-        if len(records) > most:
-            raise UserError(f"{path}: holds more than {MOST_PUZZLES:,} puzzles; give a part of it")
+    skipped, repeated, first_damage = 0, 0, ""
+    known: set[str] = set()
+    for path in files:
+        ids: list[str] = []
+        for row in rows(path):
+            if row.values is not None and row.values[0] in known:
+                repeated += 1
+                continue
+            try:
+                records += _record(row)
+            except UserError as error:
+                if not skip_bad:
+                    raise UserError(f"{path}: row {row.number} {error}") from error
+                where = f"row {row.number}" if source == path else f"{path.name} row {row.number}"
+                skipped, first_damage = skipped + 1, first_damage or f"{where} {error}"
+            if len(files) > 1 and row.values is not None:
+                ids.append(row.values[0])
+            if len(records) > most:
+                raise UserError(
+                    f"{path}: holds more than {MOST_PUZZLES:,} puzzles; give a part of it"
+                )
+        known.update(ids)
     if not records:
         reason = f"; {skipped} bad rows, the first: {first_damage}" if skipped else ""
-        raise UserError(f"{path}: holds no puzzle that can be read{reason}")
+        raise UserError(f"{source}: holds no puzzle that can be read{reason}")
     table = np.frombuffer(records, dtype=_RECORD)
     table = table[np.argsort(table["ratings"], kind="stable")]
     columns = (np.ascontiguousarray(table[name]) for name in _COLUMNS)
-    return ChessPuzzles(*columns, skipped=skipped, first_damage=first_damage)
+    return ChessPuzzles(*columns, skipped=skipped, first_damage=first_damage, repeated=repeated)
+
+
+def exports(folder: Path) -> list[Path]:
+    """The puzzle exports in a folder, by name."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and ".csv" in [suffix.lower() for suffix in path.suffixes]
+    )
 
 
 def _record(row: Row) -> bytes:

@@ -19,7 +19,7 @@ from torch import Tensor
 from zpyro.errors import UserError, pluralize
 
 from . import pictures
-from .chess import ChessPuzzles, archived_puzzles, read_puzzles
+from .chess import ChessPuzzles, archived_puzzles, exports, read_puzzles
 from .chess_board import (
     BISHOP,
     BLACK,
@@ -55,12 +55,12 @@ PRESETS = {
         iterations=6,
         progressive_weight=0.5,
         train_size=0,
-        train_count=15_000,
+        train_count=30_000,
         epochs=5,
         batch_size=32,
         weight_decay=1e-4,
         average=0.998,
-        precision="bfloat16",
+        precision="auto",
         valid_sizes=(0,),
         test_sizes=(0, 800, 1200, 1600, 1800, 2000, 2200, 2400),
         options={"train_part": 0.75, "held_out_every": 20, "mirrored": True},
@@ -153,12 +153,18 @@ def _read(source: Path, skip_bad: bool) -> ChessPuzzles:
 
 @functools.lru_cache(maxsize=1)
 def _read_version(source: Path, skip_bad: bool, _changed: int) -> ChessPuzzles:
-    if source.is_dir():
+    if source.is_dir() and not exports(source):
         return archived_puzzles(source)
     puzzles = read_puzzles(source, skip_bad)
     if puzzles.skipped:
         click.echo(
             f"{source}: {puzzles.skipped} bad rows skipped, the first: {puzzles.first_damage}",
+            err=True,
+        )
+    if puzzles.repeated:
+        click.echo(
+            f"{source}: {pluralize(puzzles.repeated, 'row')} left out whose puzzle is in several "
+            "files",
             err=True,
         )
     return puzzles

@@ -278,6 +278,35 @@ def test_real_exports(data_folder: Path, name: str, count: int) -> None:
     assert ranks[0] > 20 * ranks[7]
 
 
+@pytest.mark.fast
+def test_a_folder_of_exports_holds_each_puzzle_once(tmp_path: Path) -> None:
+    folder = tmp_path / "exports"
+    folder.mkdir()
+    written(folder / "b.csv", line(WHITE), line(CASTLES), line(CASTLES))
+    written(folder / "a.CSV", line(BLACK), line((*WHITE[:3], "1300")))
+    (folder / "notes.txt").write_text("no puzzles")
+    found = read_puzzles(folder)
+    # The rating is that of the first file; what a file repeats itself stays.
+    assert found.ratings.tolist() == [700, 1300, 1500, 1500]
+    assert (found.repeated, found.skipped) == (1, 0)
+    written(folder / "c.csv", line(("ddddd", "4k3/8 b", "e8e7", "1500")))
+    with pytest.raises(UserError, match=r"c\.csv: row 2 "):
+        read_puzzles(folder)
+    skipped = read_puzzles(folder, skip_bad=True)
+    assert (len(skipped), skipped.skipped) == (4, 1)
+    assert skipped.first_damage.startswith("c.csv row 2 ")
+
+
+def test_all_real_exports_at_once(data_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("zstandard", reason="the extra chess is not installed")
+    folder = data_folder / "lichess"
+    if not folder.exists():
+        pytest.skip(f"no {folder}")
+    request = Request("train", 0, 100, 0, folder, {})
+    assert len(chess_task.build(request).inputs) == 100
+    assert "2,089 rows left out whose puzzle is in several files" in capsys.readouterr().err
+
+
 # -- splits ----------------------------------------------------------------------------------------
 
 
