@@ -165,6 +165,9 @@ class TrainConfig:
     )
     optimizer: str = setting("adam", "adam, or sgd with momentum 0.9", choices=("adam", "sgd"))
     weight_decay: float = setting(0.0, "factor of the squared weights in the loss", at_least=0)
+    weight_noise: float = setting(
+        0.0, "standard deviation of noise on the weights in each step", at_least=0
+    )
     learning_rate: float = setting(1e-3, "the optimizer's step size", above=0)
     learning_rate_schedule: str = setting(
         "constant",

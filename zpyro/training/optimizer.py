@@ -68,6 +68,27 @@ class Optimizer:
         """Clear the gradients."""
         self._optimizer.zero_grad(set_to_none=True)
 
+    @contextlib.contextmanager
+    def noisy_weights(self) -> Generator[None, None, None]:
+        """A context in which ``train.weight_noise`` times normal noise is added to the weights.
+
+        A gradient that is taken in it is one at the noisy weights (Graves, 2011,
+        "Practical variational inference for neural networks", with a fixed variance).
+        """
+        if not self._train.weight_noise:
+            yield
+            return
+        with torch.no_grad():
+            own = [parameter.clone() for parameter in self.parameters]
+            for parameter in self.parameters:
+                parameter.add_(torch.randn_like(parameter), alpha=self._train.weight_noise)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(self.parameters, own, strict=True):
+                    parameter.copy_(value)
+
     def clip_gradients(self) -> Tensor:
         """Clip the gradients to ``train.clip_norm``.
 

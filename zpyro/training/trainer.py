@@ -267,10 +267,11 @@ class Trainer:
         return torch.cat([p.flatten() for p in parts]), sums, terms.examples, *terms.outputs
 
     def _backward(self, key: Hashable, controls: Tensor, *tensors: Tensor) -> StepTerms:
-        with precision.autocast(self.train.precision, controls.device):
-            terms = self.task.loss(key, controls, *tensors)
         self.optimizer.zero_grad()
-        terms.loss.backward()
+        with self.optimizer.noisy_weights():
+            with precision.autocast(self.train.precision, controls.device):
+                terms = self.task.loss(key, controls, *tensors)
+            terms.loss.backward()
         return terms
 
     def _apply(
