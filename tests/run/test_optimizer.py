@@ -166,3 +166,36 @@ def tensors(state: object) -> list[torch.Tensor]:
     """Every tensor within, in order."""
     leaves = torch.utils._pytree.tree_leaves(state)
     return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def test_weight_noise_moves_the_weights_while_a_gradient_is_taken() -> None:
+    weight = nn.Parameter(torch.full((20_000,), 3.0))
+    optimizer = Optimizer([([weight], 1.0)], TrainConfig(weight_noise=0.5, clip_norm=math.inf))
+    before = weight.detach().clone()
+    with optimizer.noisy_weights():
+        noise = weight.detach() - before
+        # The gradient of w^2 / 2 is w, here with its noise.
+        gradients(optimizer, weight.square().sum() / 2)
+    assert float(noise.mean()) == pytest.approx(0.0, abs=0.02)
+    assert float(noise.std()) == pytest.approx(0.5, abs=0.02)
+    assert torch.equal(weight.detach(), before)
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, before + noise)
+
+
+def test_the_weights_are_as_before_after_an_error_under_noise() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = Optimizer([([weight], 1.0)], TrainConfig(weight_noise=0.5))
+    with pytest.raises(ValueError, match="stop"), optimizer.noisy_weights():
+        assert not torch.equal(weight.detach(), torch.ones(3))
+        raise ValueError("stop")
+    assert torch.equal(weight.detach(), torch.ones(3))
+
+
+def test_no_weight_noise_draws_no_random_numbers() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = Optimizer([([weight], 1.0)], TrainConfig())
+    state = torch.get_rng_state()
+    with optimizer.noisy_weights():
+        assert torch.equal(weight.detach(), torch.ones(3))
+    assert torch.equal(torch.get_rng_state(), state)

@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from zpyro.distributed import ProcessGroup
+from zpyro.errors import UserError
 from zpyro.io import files, manifest, torch_files
 from zpyro.training import Run, StepTerms, TrainConfig, Trainer, TrainingTask, TrainState
 
@@ -72,16 +74,20 @@ TRAIN = TrainConfig(
 )
 
 
-def test_any_task_trains_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_any_task_trains_and_resumes_bit_for_bit(tmp_path: Path, noise: float) -> None:
+    settings = replace(TRAIN, weight_noise=noise)
     whole, half = Regression(), Regression()
-    outcome = Trainer(whole, TRAIN, run=Run(made(tmp_path / "whole"))).fit()
+    torch.manual_seed(1)
+    outcome = Trainer(whole, settings, run=Run(made(tmp_path / "whole"))).fit()
     assert outcome.step == 40
     assert outcome.best is not None
     assert outcome.best > -0.5
     run = Run(made(tmp_path / "half"))
-    Trainer(half, replace(TRAIN, max_steps=17), run=run).fit()
+    torch.manual_seed(1)
+    Trainer(half, replace(settings, max_steps=17), run=run).fit()
     torch.manual_seed(5)
-    trainer = Trainer(half, TRAIN, run=run)
+    trainer = Trainer(half, settings, run=run)
     trainer.resume()
     trainer.fit()
     assert torch.equal(whole.model.weight, half.model.weight)
@@ -92,6 +98,12 @@ def test_any_task_trains_and_resumes_bit_for_bit(tmp_path: Path) -> None:
         assert averaged
         assert not torch.equal(half.model.weight, last)
     assert torch.equal(half.model.weight, last)
+
+
+def test_weight_noise_is_refused_in_several_processes() -> None:
+    with pytest.raises(UserError, match=r"train\.weight_noise: .* train in one process"):
+        settings = replace(TRAIN, weight_noise=0.1)
+        Trainer(Regression(), settings, process_group=ProcessGroup(world_size=2))
 
 
 def test_a_validation_after_the_last_step_is_saved(tmp_path: Path) -> None:

@@ -82,7 +82,8 @@ class Trainer:
         detect_anomaly: stop at the first number that is not finite and name it; slow.
 
     Raises:
-        UserError: for a callback with a method ``on_...`` that a training does not call.
+        UserError: for a callback with a method ``on_...`` that a training does not call, or for
+            ``weight_noise`` in several processes.
 
     Attributes:
         state: where the training is.
@@ -107,6 +108,10 @@ class Trainer:
         process_group: ProcessGroup = SINGLE_PROCESS,
         detect_anomaly: bool = False,
     ) -> None:
+        if train.weight_noise and process_group.world_size > 1:
+            raise UserError(
+                "train.weight_noise: processes would have different weights; train in one process"
+            )
         self.task, self.train, self.process_group = task, train, process_group
         for callback in callbacks:
             check_methods(callback)
