@@ -186,9 +186,14 @@ def test_weight_noise_moves_the_weights_while_a_gradient_is_taken() -> None:
 def test_the_weights_are_as_before_after_an_error_under_noise() -> None:
     weight = nn.Parameter(torch.ones(3))
     optimizer = Optimizer([([weight], 1.0)], TrainConfig(weight_noise=0.5))
-    with pytest.raises(ValueError, match="stop"), optimizer.noisy_weights():
-        assert not torch.equal(weight.detach(), torch.ones(3))
-        raise ValueError("stop")
+
+    def fail() -> None:
+        with optimizer.noisy_weights():
+            assert not torch.equal(weight.detach(), torch.ones(3))
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
     assert torch.equal(weight.detach(), torch.ones(3))
 
 

@@ -101,8 +101,8 @@ def test_any_task_trains_and_resumes_bit_for_bit(tmp_path: Path, noise: float) -
 
 
 def test_weight_noise_is_refused_in_several_processes() -> None:
+    settings = replace(TRAIN, weight_noise=0.1)
     with pytest.raises(UserError, match=r"train\.weight_noise: .* train in one process"):
-        settings = replace(TRAIN, weight_noise=0.1)
         Trainer(Regression(), settings, process_group=ProcessGroup(world_size=2))
 
 
