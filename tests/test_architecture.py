@@ -127,8 +127,8 @@ PUBLIC_NAMES = {
         orthogonal_recurrent_weights resolve_precision run_backward run_lstm
     """,
     "zpyro.likelihoods": """
-        Bernoulli Categorical Gaussian GaussianMixture LIKELIHOODS Likelihood NADE build
-        register
+        Bernoulli Categorical Gaussian GaussianMixture LIKELIHOODS Likelihood LogisticMixture NADE
+        StudentT build register
     """,
     "zpyro.datasets": """
         Batch Corpus DATASETS Dataset DatasetEntry Normalization Sample Sequences SeriesSample

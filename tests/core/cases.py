@@ -15,12 +15,15 @@ from zpyro.likelihoods import (
     Gaussian,
     GaussianMixture,
     Likelihood,
+    LogisticMixture,
+    StudentT,
 )
 from zpyro.models import DMM, RNN, SRNN, STORN, VRNN, SequenceModel, ZForcing
 
 TOKENS = Categorical(6, start_token=2)
 TIED = Categorical(6, tied=True)
 MIXTURE = GaussianMixture(3, components=4, log_variance_bounds=(-4.0, 4.0))
+LOGISTICS = LogisticMixture(3, logistics=4, sample_bits=8, sample_scale=0.3)
 
 ZFORCING: dict[str, tuple[Likelihood, dict[str, Any]]] = {
     "gaussian": (Gaussian(3), {}),
@@ -28,6 +31,8 @@ ZFORCING: dict[str, tuple[Likelihood, dict[str, Any]]] = {
     "bernoulli": (Bernoulli(3), {}),
     "nade": (NADE(3, nade_size=4), {}),
     "mixture": (MIXTURE, {}),
+    "logistic_mixture": (LOGISTICS, {}),
+    "student_t": (StudentT(3, log_variance_bounds=(-4.0, 4.0)), {}),
     "categorical": (TOKENS, {}),
     "tied": (Categorical(6, start_token=2, tied=True), {"embedding_size": 6}),
     "tied_projected": (TIED, {}),

@@ -10,7 +10,15 @@ import torch
 import zpyro
 from tests.core.cases import frames, gradients, make
 from zpyro import UserError, likelihoods
-from zpyro.likelihoods import Bernoulli, Categorical, Gaussian, GaussianMixture, Likelihood
+from zpyro.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    GaussianMixture,
+    Likelihood,
+    LogisticMixture,
+    StudentT,
+)
 from zpyro.nn.layers import TiedLinear
 
 pytestmark = pytest.mark.fast
@@ -23,6 +31,8 @@ CASES = {
     "mixture": GaussianMixture(3, components=4),
     "bounded_mixture": GaussianMixture(3, components=4, log_variance_bounds=(-5.0, 2.0)),
     "bernoulli": Bernoulli(3),
+    "logistic_mixture": LogisticMixture(3, logistics=4, sample_bits=12, sample_scale=0.1),
+    "student_t": StudentT(3),
     "categorical": Categorical(4),
 }
 

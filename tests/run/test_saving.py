@@ -19,7 +19,15 @@ from torch import Tensor, nn
 import zpyro
 from zpyro import training
 from zpyro.errors import UserError
-from zpyro.likelihoods import NADE, Bernoulli, Categorical, Gaussian, GaussianMixture
+from zpyro.likelihoods import (
+    NADE,
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    GaussianMixture,
+    LogisticMixture,
+    StudentT,
+)
 from zpyro.models import DMM, RNN, SRNN, STORN, VRNN, SequenceModel
 from zpyro.training import runs
 
@@ -32,8 +40,8 @@ MODELS: list[tuple[type[SequenceModel], zpyro.likelihoods.Likelihood, dict[str, 
     (SRNN, Bernoulli(3), {"residual_posterior": False}),
     (VRNN, NADE(3, nade_size=4), {}),
     (DMM, Gaussian(3), {"missing": True, "covariate_size": 2}),
-    (STORN, Gaussian(3), {}),
-    (RNN, Gaussian(3), {}),
+    (STORN, LogisticMixture(3, sample_bits=8, mu_law=True, sample_scale=0.1), {}),
+    (RNN, StudentT(3, log_variance_bounds=(-4.0, 4.0)), {}),
 ]
 
 

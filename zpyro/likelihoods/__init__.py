@@ -15,7 +15,9 @@ from __future__ import annotations
 from zpyro.likelihoods.base import LIKELIHOODS, Likelihood, build, register
 from zpyro.likelihoods.discrete import Bernoulli, Categorical
 from zpyro.likelihoods.gaussian import Gaussian, GaussianMixture
+from zpyro.likelihoods.logistic import LogisticMixture
 from zpyro.likelihoods.nade import NADE
+from zpyro.likelihoods.student import StudentT
 
 __all__ = [
     "LIKELIHOODS",
@@ -25,9 +27,11 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "Likelihood",
+    "LogisticMixture",
+    "StudentT",
     "build",
     "register",
 ]
 
-for _cls in (Gaussian, GaussianMixture, Bernoulli, Categorical, NADE):
+for _cls in (Gaussian, GaussianMixture, Bernoulli, Categorical, NADE, LogisticMixture, StudentT):
     register(_cls)

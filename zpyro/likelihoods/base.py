@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from pyro.distributions import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import constraints
@@ -25,19 +26,25 @@ class Likelihood(abc.ABC):
     A subclass is a frozen dataclass with a ``name``; it defines ``distribution`` and ``sample``.
     It may override ``parameter_size`` (D by default), ``support`` (the reals), ``log_prob`` and
     ``mean`` (those of the distribution), ``observed_log_prob`` and ``impute`` (for missing values),
-    ``embedding`` and ``output`` (one Linear each), ``start`` (zeros) and ``with_weights`` (none).
+    ``embedding`` and ``output`` (one Linear each), ``start`` (zeros), ``with_weights`` (none) and
+    ``log_bin_widths`` (of a discretized density).
     :func:`register` makes it available by name.
 
     Attributes:
         size: D, the numbers in a frame; for tokens the size of the vocabulary.
         name: the name in settings and checkpoints.
         discrete_tokens: whether a value is a token index instead of a frame.
+        discretized: whether ``log_prob`` is the log-probability of the samples of sound that a
+            frame holds, on a grid, instead of a density. Such a class has fields ``sample_mean``
+            and ``sample_scale``, the normalization of the data, and overrides
+            ``log_bin_widths``.
     """
 
     size: int
 
     name: ClassVar[str]
     discrete_tokens: ClassVar[bool] = False
+    discretized: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -137,6 +144,71 @@ class Likelihood(abc.ABC):
         """The default start frames x_0: zeros, (count, D)."""
         return like.new_zeros(count, self.size)
 
+    def log_bin_widths(self, value: Tensor) -> Tensor:
+        """Logarithm of the width of the bin that each number of a frame lies in, (..., D).
+
+        A log-density plus these is about a log-probability of samples. Only discretized
+        likelihoods have bins.
+        """
+        raise NotImplementedError(f"likelihood {self.name} has no bins")
+
+
+class TemperedLikelihood(Likelihood):
+    """A likelihood without a distribution of Pyro's: it computes log_prob and mean itself.
+
+    A subclass defines ``log_prob`` and ``mean``, both with a temperature, and ``sample``.
+    """
+
+    @abc.abstractmethod
+    def log_prob(self, parameters: Tensor, value: Tensor, temperature: float = 1.0) -> Tensor:
+        """log p(value) at a temperature, nats, (...,)."""
+
+    @abc.abstractmethod
+    def mean(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
+        """Expected frame at a temperature, (..., D)."""
+
+    def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
+        return TemperedDistribution(self, parameters, temperature)
+
+
+class TemperedDistribution(TorchDistribution):
+    """The density of one frame, batch shape (...,), event shape (D,).
+
+    Args:
+        likelihood: with its weights, if it has any.
+        parameters: (..., parameter_size).
+        temperature: of the density.
+    """
+
+    def __init__(
+        self, likelihood: TemperedLikelihood, parameters: Tensor, temperature: float
+    ) -> None:
+        self.likelihood, self.parameters, self.temperature = likelihood, parameters, temperature
+        super().__init__(parameters.shape[:-1], likelihood.event_shape, validate_args=False)
+
+    @property
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
+        return {}
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self.likelihood.support
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> TemperedDistribution:
+        parameters = self.parameters.expand(*batch_shape, self.parameters.shape[-1])
+        return TemperedDistribution(self.likelihood, parameters, self.temperature)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 torch's signature
+        shape = torch.Size(sample_shape) + self.parameters.shape
+        return self.likelihood.sample(self.parameters.expand(shape), self.temperature)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.likelihood.log_prob(self.parameters, value, self.temperature)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.likelihood.mean(self.parameters, self.temperature)
+
 
 LIKELIHOODS: Registry[type[Likelihood]] = Registry("likelihood", group="zpyro.likelihoods")
 """Likelihood classes by name: the built-in ones, registered ones, and those of installed packages
@@ -169,3 +241,8 @@ def sum_of_observed(values: Tensor, observed: Tensor) -> Tensor:
 def sample_index(logits: Tensor) -> Tensor:
     """An index with probability softmax(logits), (...,), by the Gumbel-max trick."""
     return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
+
+
+def in_full_precision(parameters: Tensor) -> Tensor:
+    """Parameters that autocast computed in bfloat16 as float32 numbers, others as they are."""
+    return parameters.to(torch.promote_types(parameters.dtype, torch.float32))

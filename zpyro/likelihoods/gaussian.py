@@ -33,7 +33,7 @@ class Gaussian(Likelihood):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_bounds(self.log_variance_bounds)
+        check_bounds(self.log_variance_bounds)
 
     @property
     def parameter_size(self) -> int:
@@ -42,7 +42,7 @@ class Gaussian(Likelihood):
     def mean_and_log_variance(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and (bounded) log variance, each (..., D)."""
         mean, log_variance = parameters.chunk(2, dim=-1)
-        return mean, _bounded(log_variance, self.log_variance_bounds)
+        return mean, bounded(log_variance, self.log_variance_bounds)
 
     def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
         mean, log_variance = self.mean_and_log_variance(parameters)
@@ -84,7 +84,7 @@ class GaussianMixture(Likelihood):
         super().__post_init__()
         if self.components < 1:
             raise UserError(f"mixture components are {self.components}; give a positive number")
-        _check_bounds(self.log_variance_bounds)
+        check_bounds(self.log_variance_bounds)
 
     @property
     def parameter_size(self) -> int:
@@ -95,8 +95,8 @@ class GaussianMixture(Likelihood):
         frames = self.components * self.size
         logits, means, log_variances = parameters.split([self.components, frames, frames], dim=-1)
         shape = (self.components, self.size)
-        bounded = _bounded(log_variances, self.log_variance_bounds)
-        return logits, means.unflatten(-1, shape), bounded.unflatten(-1, shape)
+        limited = bounded(log_variances, self.log_variance_bounds)
+        return logits, means.unflatten(-1, shape), limited.unflatten(-1, shape)
 
     def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
         logits, means, log_variances = self.parts(parameters)
@@ -144,12 +144,13 @@ class GaussianMixture(Likelihood):
         return logits.log_softmax(-1) + known, means, log_variances
 
 
-def _check_bounds(bounds: Bounds) -> None:
+def check_bounds(bounds: Bounds) -> None:
+    """Raise UserError for bounds of a log variance that do not rise."""
     if bounds is not None and not bounds[0] < bounds[1]:
         raise UserError(f"log_variance_bounds ({bounds[0]}, {bounds[1]}) must rise; swap them")
 
 
-def _bounded(log_variance: Tensor, bounds: Bounds) -> Tensor:
+def bounded(log_variance: Tensor, bounds: Bounds) -> Tensor:
     """The log variance, limited to its bounds by softplus functions if there are any."""
     if bounds is None:
         return log_variance

@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from pyro.distributions import TorchDistribution
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
 from zpyro.errors import UserError
-from zpyro.likelihoods.base import Likelihood, sample_index
+from zpyro.likelihoods.base import TemperedLikelihood, sample_index
 from zpyro.settings import setting
 
 ELEMENTS_AT_ONCE = 1 << 25
@@ -43,7 +41,7 @@ class NADEWeights(nn.Module):
 
 
 @dataclass(frozen=True)
-class NADE(Likelihood):
+class NADE(TemperedLikelihood):
     """Bits in a fixed order, each given those before it, with one hidden layer of shared weights::
 
         h_d = sigmoid(c + sum_{i < d} W_i x_i)
@@ -102,14 +100,11 @@ class NADE(Likelihood):
     def support(self) -> constraints.Constraint:
         return constraints.independent(constraints.boolean, 1)
 
-    def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
-        return _NADEDistribution(self, parameters, temperature)
-
     def sample(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
         return self._complete(parameters, temperature)
 
-    def log_prob(self, parameters: Tensor, value: Tensor) -> Tensor:
-        return self.log_masses(parameters, value).sum(-1)
+    def log_prob(self, parameters: Tensor, value: Tensor, temperature: float = 1.0) -> Tensor:
+        return self.log_masses(parameters, value, temperature).sum(-1)
 
     def log_masses(self, parameters: Tensor, value: Tensor, temperature: float = 1.0) -> Tensor:
         """log p(x_d | x_1..x_{d-1}) of every bit, nats, (..., D).
@@ -152,12 +147,8 @@ class NADE(Likelihood):
         chosen = values.expand(len(values), *index.shape[1:]).gather(0, index).squeeze(0)
         return self._complete(parameters, 1.0, chosen, scored).to(value.dtype)
 
-    def mean(self, parameters: Tensor) -> Tensor:
+    def mean(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
         """Probabilities of the bits, each given the probabilities before it, (..., D)."""
-        return self.mean_field(parameters)
-
-    def mean_field(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
-        """:meth:`mean` at a temperature."""
         return self._run(parameters, temperature, lambda _, probability: probability)
 
     def _complete(
@@ -266,44 +257,3 @@ def _log_masses(
     row = before.unsqueeze(-2).expand(*logits.shape[:-2], 1, size)
     logits = (logits.gather(-2, row).squeeze(-2) + bias) / temperature
     return value * logits - softplus(logits)
-
-
-class _NADEDistribution(TorchDistribution):
-    """The density of one frame, batch shape (...,), event shape (D,).
-
-    Args:
-        likelihood: with weights.
-        parameters: (..., parameter_size).
-        temperature: divides the logits.
-    """
-
-    def __init__(self, likelihood: NADE, parameters: Tensor, temperature: float) -> None:
-        self.likelihood, self.parameters, self.temperature = likelihood, parameters, temperature
-        super().__init__(parameters.shape[:-1], likelihood.event_shape, validate_args=False)
-
-    @property
-    def arg_constraints(self) -> dict[str, constraints.Constraint]:
-        return {}
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return self.likelihood.support
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> _NADEDistribution:
-        parameters = self.parameters.expand(*batch_shape, self.parameters.shape[-1])
-        return _NADEDistribution(self.likelihood, parameters, self.temperature)
-
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 torch's signature
-        shape = torch.Size(sample_shape) + self.parameters.shape
-        return self.likelihood.sample(self.parameters.expand(shape), self.temperature)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return self.likelihood.log_masses(self.parameters, value, self.temperature).sum(-1)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.likelihood.mean_field(self.parameters, self.temperature)
-
-    @property
-    def variance(self) -> Tensor:
-        return self.mean * (1.0 - self.mean)

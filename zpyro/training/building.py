@@ -48,7 +48,8 @@ def build_likelihood(model: ModelConfig, name: str, size: int) -> Likelihood:
 def fit_to_data(model: ModelConfig, dataset: Dataset) -> ModelConfig:
     """The settings with the likelihood, missing values and covariates that a data set has.
 
-    A model that was set up for missing values stays so without any.
+    A model that was set up for missing values stays so without any. A discretized likelihood gets
+    the normalization of the data, with which it finds the samples behind normalized frames.
 
     Raises:
         UserError: if the model cannot score such frames, or has no settings for missing values or
@@ -56,6 +57,14 @@ def fit_to_data(model: ModelConfig, dataset: Dataset) -> ModelConfig:
     """
     likelihood = build_likelihood(model, dataset.likelihood, dataset.frame_size)
     changes: dict[str, Any] = {"likelihood": likelihood.name}
+    if likelihood.discretized:
+        if dataset.train.data_type != "audio":
+            raise UserError(
+                f"model.likelihood {likelihood.name} is for sound, which the data set "
+                f"{dataset.name} is not; take {dataset.likelihood}"
+            )
+        normalization = dataset.train.normalization
+        changes["sample_mean"], changes["sample_scale"] = normalization.mean, normalization.scale
     size = dataset.covariate_size
     if getattr(model, "covariate_size", 0) not in (0, size):
         raise UserError(
