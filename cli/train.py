@@ -47,6 +47,13 @@ if TYPE_CHECKING:
 @click.option("--max-minutes", type=float, help="Stop after so many minutes in all.")
 @click.option("--resume", type=PATH, help="Go on with this run directory.")
 @click.option(
+    "--init",
+    type=PATH,
+    metavar="RUN",
+    help="Start a new run from the best weights of this one; its settings are the preset, if "
+    "none is given.",
+)
+@click.option(
     "--detect-anomaly", is_flag=True, help="Stop at the first NaN or infinity and name it; slow."
 )
 @click.option(
@@ -64,6 +71,7 @@ def command(
     assignments: tuple[str, ...],
     out: Path | None,
     resume: Path | None,
+    init: Path | None,
     detect_anomaly: bool,
     loggers: tuple[str, ...],
     guide: str | None,
@@ -96,9 +104,10 @@ def command(
     for name in loggers:
         LOGGERS[name].check_installed()
     given = {f"train.{name}": value for name, value in options.items() if value is not None}
-    if resume and (dataset or preset or out or "train.seed" in given):
+    if resume and (dataset or preset or out or init or "train.seed" in given):
         raise UserError(
-            "--resume takes the run's own settings; leave out --dataset, --preset, --out and --seed"
+            "--resume takes the run's own settings; leave out --dataset, --preset, --out, --init "
+            "and --seed"
         )
     restarted, restarts_allowed = restarts()
     if restarts_allowed and out is None and resume is None:
@@ -114,7 +123,9 @@ def command(
             # The command is the same, and the run has its settings.
             session = _resume(out, None, (), {}, code, process_group)
         elif resume is None:
-            session = _start(dataset, data, preset, assignments, out, given, code, process_group)
+            session = _start(
+                dataset, data, preset, init, assignments, out, given, code, process_group
+            )
         else:
             session = _resume(resume, data, assignments, given, code, process_group)
         stack.enter_context(session.run.locked(is_main_process=process_group.is_main_process))
@@ -175,6 +186,7 @@ def _start(
     dataset: str | None,
     data: Path | None,
     preset: str | None,
+    init: Path | None,
     assignments: tuple[str, ...],
     out: Path | None,
     given: dict[str, object],
@@ -189,6 +201,12 @@ def _start(
     from zpyro.training.building import fit_to_data
 
     chosen = None if preset is None else config.read_preset(preset)
+    source = None if init is None else runs.open_run(init)
+    if source is not None and chosen is None:
+        before = source.config()
+        chosen = config.preset_of(tomllib.loads(config.write_config(before)), str(init))
+        if data is None and before.data_folder and dataset in (None, before.dataset):
+            data = Path(before.data_folder)
     dataset = dataset or (chosen.dataset if chosen else None)
     if dataset is None:
         raise UserError(f"--dataset is missing; choose one of {', '.join(datasets.names())}")
@@ -218,12 +236,39 @@ def _start(
     if loaded.settings is not None:
         settled = replace(settled, data=loaded.settings)
     model = _new_model(settled, loaded, code)
+    if source is not None:
+        _copy_weights(source, model, code)
     # Written last: a mistake in the settings or data leaves no directory behind.
     with process_group.main_process_first():
         run = runs.create(out, settled) if process_group.is_main_process else runs.open_run(out)
     if process_group.is_main_process:
         run.write_baselines(loaded.train, loaded.frame_size)
     return Session(model, loaded, settled, run, resume=False)
+
+
+def _copy_weights(source: Run, model: SequenceModel, code: UserCode) -> None:
+    """Give a model the best weights of a run.
+
+    Raises:
+        UserError: if they are those of another model.
+    """
+    from zpyro.errors import UserError
+
+    held = source.load("best" if source.has("best") else "last", guide=code.guide)
+    weights, own = held.model.state_dict(), model.state_dict()
+    for name in sorted({*weights, *own}):
+        shapes = [None if name not in part else tuple(part[name].shape) for part in (weights, own)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"--init {source.folder}: has {_shape(shapes[0])} for {name}, and this model "
+                f"{_shape(shapes[1])}; leave out the settings model.* that differ"
+            )
+    model.load_state_dict(weights)
+    log(f"starting from step {held.step} of {source.folder}")
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "no weights" if shape is None else f"weights of shape {shape}"
 
 
 def _was_started(out: Path, process_group: ProcessGroup) -> bool:

@@ -16,6 +16,12 @@ def test_a_run_is_trained_and_resumed(zpyro: Zpyro, arrays: Path, tmp_path: Path
     run = train(zpyro, "npz", arrays, tmp_path / "run", *(f"--set={each}" for each in settings))
     result = zpyro("train", "--resume", run, "--max-steps", 16)
     assert result.exit_code == 0, result.output
+    # Validation is by the filter's bound, at the training's number of particles.
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    valid = [record for record in found if record["kind"] == "valid"]
+    best = json.loads((run / "best" / "meta.json").read_text())["metrics"]["smc"]
+    assert max(record["smc"] for record in valid) == best
+    assert all(record["smc"] != record["elbo"] for record in valid)
     result = zpyro("evaluate", run, "--bound", "smc", "--particles", 4, "--json")
     assert result.exit_code == 0, result.output
     assert np.isfinite(json.loads(result.stdout.splitlines()[-1])["smc"])

@@ -20,7 +20,7 @@ from zpyro.datasets.sequences import Dataset
 from zpyro.datasets.splitting import SPLITS
 from zpyro.distributed.processes import SINGLE_PROCESS, BatchShard, ProcessGroup
 from zpyro.errors import UserError
-from zpyro.evaluation import evaluate
+from zpyro.evaluation import evaluate, smc
 from zpyro.models import SequenceModel
 from zpyro.models.conditions import cast_floats
 from zpyro.nn.devices import to_device
@@ -28,6 +28,7 @@ from zpyro.nn.layers import State
 from zpyro.nn.noise import CounterNoise, NoiseSource
 from zpyro.nn.precision import resolve_precision
 from zpyro.objectives.elbo import ZForcingELBO
+from zpyro.objectives.fivo import FIVO
 from zpyro.training import checkpoint
 from zpyro.training.accumulator import means
 from zpyro.training.building import build_objective
@@ -49,6 +50,9 @@ missing values and covariates are given."""
 class SequenceTask(TrainingTask[SequenceModel]):
     """A sequence model with the objective of a configuration on the batches of a data set.
 
+    The best weights are those of the highest held-out ELBO, or with :class:`~zpyro.objectives.FIVO`
+    of the highest particle-filter bound, which is recorded as ``smc`` beside it.
+
     Args:
         model: the model, on the device to train on.
         dataset: for batches and validation.
@@ -60,7 +64,6 @@ class SequenceTask(TrainingTask[SequenceModel]):
         UserError: if a split is empty, or ``train.carry_state`` cannot be followed.
     """
 
-    score = "elbo"
     max_graphs = 2 * MAX_LENGTHS
 
     def __init__(
@@ -86,6 +89,8 @@ class SequenceTask(TrainingTask[SequenceModel]):
         model.skip_gradient = config.objective.skip_gradient
         self.steps_per_epoch = dataset.train.num_batches(config.train.batch_size)
         self.elbo = objective or build_objective(config.objective, self.steps_per_epoch)
+        # What a training by a particle filter gains, the ELBO need not show.
+        self.score = "smc" if isinstance(self.elbo, FIVO) else "elbo"
         self.term_names = tuple(term.name for term in self.elbo.components)
         self.process_group = process_group
         self._objective = self.elbo(model.model, model.active_guide)
@@ -239,6 +244,17 @@ class SequenceTask(TrainingTask[SequenceModel]):
             process_group=self.process_group,
         )
         numbers = {n: value for n, value in vars(result).items() if isinstance(value, int | float)}
+        if isinstance(self.elbo, FIVO):
+            filtered = smc(
+                self.model,
+                self.dataset.valid,
+                particles=self.elbo.num_particles,
+                runs=1,
+                threshold=self.elbo.threshold,
+                batch_size=self.config.train.batch_size,
+                seed=VALIDATION_SEED,
+            )
+            numbers |= {"smc": filtered.smc, "smc_stderr": filtered.stderr}
         return {name: value if np.isfinite(value) else None for name, value in numbers.items()}
 
     def describe_record(self, record: Mapping[str, Any]) -> dict[str, str]:
@@ -256,11 +272,12 @@ class SequenceTask(TrainingTask[SequenceModel]):
         }
 
     def describe_validation(self, record: Mapping[str, Any]) -> str:
-        elbo, stderr = shown_number(record["elbo"]), record["elbo_stderr"]
+        name = "smc" if "smc" in record else "elbo"
+        bound, stderr = shown_number(record[name]), record[f"{name}_stderr"]
         error = "" if stderr is None else f" +- {shown_number(stderr)}"
         return (
             f"step {record['step']}  epoch {record['epoch']:.1f}  {duration(record['seconds'])}  "
-            f"held-out bound {elbo}{error} nats/sequence  KL {shown_number(record['kl'])}"
+            f"held-out bound {bound}{error} nats/sequence  KL {shown_number(record['kl'])}"
         )
 
     # -- checkpoints ------------------------------------------------------------------------------
