@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,10 @@ def command(
     tokens: a trigram model with Kneser-Ney smoothing; perplexities are exp of minus the bound over
     the number of tokens, including the end of each sequence.
 
+    Few sequences can decide a mean: the median, a trimmed mean (without the lowest and the highest
+    tenth of the sequences) and the five sequences with the lowest bounds are printed too. With the
+    likelihood logistic-mixture all scores are log-probabilities of samples.
+
     \b
     Example:
       zpyro evaluate runs/digits --split test --json
@@ -114,18 +119,20 @@ def command(
         values |= scores.largest_scores(result, *found, sequences)
     elif bound != "elbo":
         values |= scores.bound_scores(bound, tighter(bound), sequences)
-    baselines = scores.score_baselines(loaded.run, loaded.model.likelihood.size, sequences)
+    baselines = scores.score_baselines(loaded.run, loaded.model.likelihood, sequences)
     values |= scores.baseline_scores(baselines, sequences)
     if as_json:
-        click.echo(json.dumps(values))
+        worst = [{"name": name, "elbo": elbo} for name, elbo in result.worst]
+        click.echo(json.dumps({**values, "worst": worst}))
     else:
         step = "token" if sequences.data_type == "tokens" else "frame"
         title = f"{run}, {options['which']} checkpoint, {split or ('all' if data else 'test')}"
-        _print(values, step, title)
+        _print(values, result.worst, step, title)
 
 
-def _print(values: Scores, step: str, title: str) -> None:
+def _print(values: Scores, worst: Sequence[tuple[str, float]], step: str, title: str) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from zpyro.analysis.scores import LABELS
 
@@ -135,4 +142,7 @@ def _print(values: Scores, step: str, title: str) -> None:
         if value is not None:  # not a baseline for other data, nor a bound that was not asked for
             shown = f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
             table.add_row(label.replace("frame", step), shown, unit.replace("frame", step))
+    for number, (name, elbo) in enumerate(worst, start=1):
+        # Names are the user's: not to be read as markup.
+        table.add_row(Text(f"lowest bound {number}: {name}"), f"{elbo:,.2f}", "nats/sequence")
     print_table(table)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from tests.cli.conftest import Zpyro, train
+from zpyro.datasets import load
 from zpyro.likelihoods import LogisticMixture, StudentT
 from zpyro.training import runs
 
@@ -28,6 +33,41 @@ def test_the_grid_comes_from_the_normalization_of_the_data(sample_run: Path) -> 
     assert (likelihood.sample_mean, likelihood.sample_scale) == (data.mean, data.scale)
     assert (likelihood.logistics, likelihood.sample_bits, likelihood.mu_law) == (3, 16, False)
     assert run.config().model == checkpoint.config
+
+
+def test_scores_are_log_probabilities_of_samples(zpyro: Zpyro, sample_run: Path) -> None:
+    result = zpyro("evaluate", sample_run, "--split", "train", "--json")
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.stdout)
+    samples = values["frames"] * 40
+    nats = values["elbo"] * values["sequences"]
+    assert values["bits_per_sample"] == pytest.approx(-nats / samples / math.log(2.0))
+    # No bin has a probability above 1, and a uniform code has 16 bits.
+    assert 0.0 < values["bits_per_sample"] < 16.0
+    worst = [each["elbo"] for each in values["worst"]]
+    assert worst == sorted(worst)
+    assert len(worst) == 5
+    assert all(each["name"].startswith("tone_") for each in values["worst"])
+    assert worst[0] <= min(values["elbo_median"], values["elbo_trimmed"])
+    # The baseline's density times the width of a bin.
+    checkpoint = runs.open_run(sample_run).load("best", torch.device("cpu"))
+    train_split = load(
+        "wav", Path(str(runs.open_run(sample_run).config().data_folder)), frame_size=40
+    )
+    frames = np.concatenate(train_split.train.values).astype(np.float64)
+    density = scipy.stats.norm.logpdf(frames, frames.mean(0), frames.std(0)).sum()
+    likelihood = checkpoint.model.likelihood
+    assert isinstance(likelihood, LogisticMixture)
+    width = -math.log(32768.0 * likelihood.sample_scale)
+    expected = (density + frames.size * width) / values["sequences"]
+    assert values["baseline_gaussian"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_table_names_the_lowest_bounds(zpyro: Zpyro, sample_run: Path) -> None:
+    result = zpyro("evaluate", sample_run, "--split", "train")
+    assert result.exit_code == 0, result.output
+    for text in ("bits per sample", "median", "lowest and highest 10%", "lowest bound 5: tone_"):
+        assert text in result.stdout
 
 
 def test_a_training_continues(zpyro: Zpyro, sample_run: Path) -> None:

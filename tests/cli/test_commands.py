@@ -19,10 +19,14 @@ from zpyro.evaluation.baselines import continuous as baselines
 from zpyro.training import runs
 
 TOKENS = {"perplexity", "baseline_trigram", "baseline_trigram_perplexity"}
+SAMPLES = {"bits_per_sample"}
 BINARY = {"baseline_bernoulli", "baseline_markov", "baseline_neighbors"}
 KEYS = {
     "elbo",
     "elbo_stderr",
+    "elbo_median",
+    "elbo_trimmed",
+    "elbo_trimmed_stderr",
     "elbo_per_frame",
     "elbo_per_frame_stderr",
     "kl",
@@ -35,6 +39,8 @@ KEYS = {
     "baseline_linear",
     *TOKENS,
     *BINARY,
+    *SAMPLES,
+    "worst",
 }
 
 
@@ -95,8 +101,9 @@ def test_evaluation_as_json(zpyro: Zpyro, array_run: Path, arrays: Path) -> None
     result = zpyro("evaluate", array_run, "--split=train", "--json", "--batch-size=3")
     values = json.loads(result.stdout)
     assert set(values) == KEYS
-    assert all(math.isfinite(values[key]) for key in KEYS - TOKENS - BINARY)
-    assert all(values[key] is None for key in TOKENS | BINARY)
+    others = TOKENS | BINARY | SAMPLES
+    assert all(math.isfinite(values[key]) for key in KEYS - others - {"worst"})
+    assert all(values[key] is None for key in others)
     data = load("npz", arrays)
     assert values["sequences"] == len(data.train)
     assert values["frames"] == data.train.num_frames

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 import zpyro
 from tests.run.small import model, sequences
 from zpyro import evaluation
-from zpyro.datasets.sequences import Sequences
+from zpyro.datasets.sequences import Normalization, Sequences
 from zpyro.distributed.seeding import named_noise
 from zpyro.errors import UserError
-from zpyro.evaluation.elbo import mean_and_stderr, per_frame
+from zpyro.evaluation.elbo import mean_and_stderr, per_frame, trimmed_mean_and_stderr
+from zpyro.likelihoods import LogisticMixture
+from zpyro.models import VRNN
 
 
 def test_the_bound_is_the_sum_of_the_terms() -> None:
@@ -134,3 +139,53 @@ def test_the_largest_bound_per_frame() -> None:
     assert results[2].smc_per_frame == pytest.approx(results[2].smc_by_sequence.sum() / 15)
     with pytest.raises(UserError, match="different sequences"):
         evaluation.largest_per_frame(results[0], evaluation.evaluate(model, split[:2]))
+
+
+def test_robust_means_are_scipys() -> None:
+    values = np.random.default_rng(0).standard_cauchy(60) * 100.0 - 40.0
+    mean, stderr = trimmed_mean_and_stderr(values)
+    assert mean == pytest.approx(scipy.stats.trim_mean(values, 0.1))
+    limits = {"limits": (0.1, 0.1), "inclusive": (True, True)}
+    assert stderr == pytest.approx(scipy.stats.mstats.trimmed_stde(values, **limits))
+    few = values[:9]
+    assert trimmed_mean_and_stderr(few) == pytest.approx(mean_and_stderr(few))
+    assert np.isnan(trimmed_mean_and_stderr(values[:1])[1])
+
+
+def test_few_far_sequences_move_the_mean_only() -> None:
+    module, walks = model(), sequences(30, 3)
+    calm = evaluation.evaluate(module, walks)
+    far = [np.full_like(value, 1e3) if i < 2 else value for i, value in enumerate(walks.values)]
+    found = evaluation.evaluate(module, replace(walks, values=tuple(far)))
+    assert found.elbo < calm.elbo - 1e3
+    assert abs(found.elbo_trimmed - calm.elbo_trimmed) < 3.0 * calm.elbo_trimmed_stderr
+    assert found.elbo_median == np.median(found.elbo_by_sequence)
+    names = [name for name, _ in found.worst]
+    assert len(names) == 5
+    assert set(names[:2]) == set(walks.names[:2])
+    bounds = [bound for _, bound in found.worst]
+    assert bounds == sorted(found.elbo_by_sequence)[:5]
+
+
+def test_bits_per_sample_do_not_depend_on_the_frame_size() -> None:
+    """One density for every sample, with noise cut into frames of three sizes."""
+    scale = 0.1
+    noise = np.random.default_rng(0).normal(size=(6, 48)).astype(np.float32)
+    bits: list[float | None] = []
+    for size in (4, 8, 16):
+        likelihood = LogisticMixture(size, logistics=2, sample_scale=scale)
+        module = VRNN(likelihood, 6, 2, 4, 5)
+        for parameter in module.output.parameters():
+            torch.nn.init.zeros_(parameter)
+        for parameter in module.get_submodule("posterior_network.output").parameters():
+            torch.nn.init.zeros_(parameter)
+        for parameter in module.get_submodule("prior_network.output").parameters():
+            torch.nn.init.zeros_(parameter)
+        values = tuple(row.reshape(-1, size) for row in noise)
+        frames = Sequences(values, tuple("abcdef"), normalization=Normalization(0.0, scale))
+        bits.append(evaluation.evaluate(module, frames).bits_per_sample)
+    samples = np.rint(noise.astype(np.float64) * scale * 32768.0)
+    edges = [(samples + half) / (32768.0 * scale) for half in (-0.5, 0.5)]
+    low, high = (scipy.stats.logistic.cdf(each, scale=3.0**0.5 / np.pi) for each in edges)
+    assert bits == pytest.approx([-float(np.log2(high - low).mean())] * 3, rel=1e-5)
+    assert evaluation.evaluate(model(), sequences(2, 3)).bits_per_sample is None

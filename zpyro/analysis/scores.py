@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 
 from zpyro.datasets.sequences import Dataset, Sequences
 from zpyro.evaluation import (
@@ -15,6 +16,8 @@ from zpyro.evaluation import (
     perplexity,
 )
 from zpyro.evaluation.baselines.files import NAMES, fit
+from zpyro.evaluation.elbo import TRIMMED
+from zpyro.likelihoods import Likelihood
 from zpyro.training.runs import Run
 
 Scores = dict[str, float | int | None]
@@ -23,10 +26,17 @@ Scores = dict[str, float | int | None]
 LABELS = {
     "elbo": ("evidence lower bound (ELBO)", "nats/sequence"),
     "elbo_stderr": ("  its standard error", "nats/sequence"),
+    "elbo_median": ("  median", "nats/sequence"),
+    "elbo_trimmed": (
+        f"  mean without the lowest and highest {TRIMMED:.0%}",
+        "nats/sequence",
+    ),
+    "elbo_trimmed_stderr": ("  its standard error", "nats/sequence"),
     "elbo_per_frame": ("  per frame", "nats/frame"),
     "elbo_per_frame_stderr": ("  its standard error", "nats/frame"),
     "log_likelihood": ("log-likelihood", "nats/sequence"),
     "kl": ("KL of posterior from prior", "nats/sequence"),
+    "bits_per_sample": ("bits per sample", "bits, from the bound"),
     "perplexity": ("perplexity", "a token, from the bound, ends included"),
     "iwae": ("importance-weighted bound", "nats/sequence"),
     "iwae_stderr": ("  its standard error", "nats/sequence"),
@@ -59,6 +69,9 @@ LABELS = {
 ELBO_KEYS = (
     "elbo",
     "elbo_stderr",
+    "elbo_median",
+    "elbo_trimmed",
+    "elbo_trimmed_stderr",
     "elbo_per_frame",
     "elbo_per_frame_stderr",
     "kl",
@@ -73,6 +86,7 @@ ELBO_KEYS = (
 def elbo_scores(result: Evaluation, sequences: Sequences) -> Scores:
     """The evidence lower bound and its parts."""
     values: Scores = {key: getattr(result, key) for key in ELBO_KEYS}
+    values["bits_per_sample"] = result.bits_per_sample
     values["perplexity"] = result.perplexity if sequences.data_type == "tokens" else None
     return _finite(values)
 
@@ -147,13 +161,31 @@ def describe_baselines(dataset: Dataset) -> list[tuple[str, str]]:
     return rows
 
 
-def score_baselines(run: Run, size: int, sequences: Sequences) -> dict[str, np.ndarray]:
+def score_baselines(
+    run: Run, likelihood: Likelihood, sequences: Sequences
+) -> dict[str, np.ndarray]:
     """The score of each sequence, (N,) nats, by simple models fitted to the training data of a run.
+
+    Beside a discretized likelihood, densities are multiplied by the widths of the bins, so that
+    all scores are log-probabilities of samples.
 
     Args:
         run: the run, which holds the fitted baselines.
-        size: D, or the number of tokens.
+        likelihood: of the run's model.
         sequences: on the scale of the run's model.
     """
-    baselines = run.baselines(sequences, size)
-    return {name: np.asarray(baseline.score(sequences)) for name, baseline in baselines.items()}
+    baselines = run.baselines(sequences, likelihood.size)
+    widths = _log_bin_widths(likelihood, sequences) if likelihood.discretized else 0.0
+    return {
+        name: np.asarray(baseline.score(sequences)) + widths for name, baseline in baselines.items()
+    }
+
+
+def _log_bin_widths(likelihood: Likelihood, sequences: Sequences) -> np.ndarray:
+    """Logarithms of the bins' widths, summed over the observed samples of each sequence, (N,)."""
+    sums: list[float] = []
+    for number, value in enumerate(sequences.values):
+        widths = likelihood.log_bin_widths(torch.from_numpy(np.asarray(value, np.float64)))
+        known = 1.0 if sequences.observed is None else sequences.observed[number]
+        sums.append(float((widths.numpy() * known).sum()))
+    return np.array(sums)

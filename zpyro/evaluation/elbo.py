@@ -17,12 +17,18 @@ from zpyro.distributed.seeding import named_noise
 from zpyro.errors import UserError
 from zpyro.evaluation.custom_guides import path_log_probs
 from zpyro.evaluation.information import FrameSample
+from zpyro.likelihoods import Likelihood
 from zpyro.models.base import SequenceModel
 from zpyro.models.guides import model_inputs
 from zpyro.nn.modes import evaluation_mode
 from zpyro.objectives.sequence_terms import SequenceTerms, sequence_terms
 
 ACTIVE_VARIANCE = 0.01
+
+TRIMMED = 0.1
+"""Share of the sequences that the trimmed mean leaves out at each end."""
+WORST = 5
+"""Sequences whose bounds are listed, lowest first."""
 
 OnBatch = Callable[[int, int], None]
 """Receives, after each batch, the number of sequences that are done and of all."""
@@ -35,6 +41,10 @@ class Evaluation:
     Attributes:
         elbo: mean over sequences of sum_t E_q log p(x_t | h_t) - KL(q_t || p_t).
         elbo_stderr: standard error of that mean over sequences, s / sqrt(N); NaN for one.
+        elbo_median: median over sequences.
+        elbo_trimmed: mean over sequences without the lowest and the highest 10 %, rounded down;
+            few far values do not move it.
+        elbo_trimmed_stderr: its standard error, see :func:`trimmed_mean_and_stderr`; NaN for one.
         elbo_per_frame: elbo N / F, the score of papers on polyphonic music.
         elbo_per_frame_stderr: its standard error over sequences, see :func:`per_frame`; NaN for
             one.
@@ -48,10 +58,15 @@ class Evaluation:
         frames: F.
         names: of the sequences, in the order of ``elbo_by_sequence``.
         elbo_by_sequence: (N,).
+        bits_per_sample: minus the bound over the number of observed samples, in bits, with a
+            discretized likelihood; None with any other. It does not depend on the frame size.
     """
 
     elbo: float
     elbo_stderr: float
+    elbo_median: float
+    elbo_trimmed: float
+    elbo_trimmed_stderr: float
     elbo_per_frame: float
     elbo_per_frame_stderr: float
     kl: float
@@ -62,6 +77,13 @@ class Evaluation:
     frames: int
     names: tuple[str, ...]
     elbo_by_sequence: np.ndarray
+    bits_per_sample: float | None = None
+
+    @property
+    def worst(self) -> tuple[tuple[str, float], ...]:
+        """Name and bound of the five sequences with the lowest bounds, lowest first."""
+        order = np.argsort(self.elbo_by_sequence, kind="stable")[:WORST]
+        return tuple((self.names[i], float(self.elbo_by_sequence[i])) for i in order)
 
     @property
     def perplexity(self) -> float:
@@ -97,6 +119,27 @@ def mean_and_stderr(values: np.ndarray) -> tuple[float, float]:
     with np.errstate(invalid="ignore", over="ignore"):
         spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
     return float(values.mean()), spread / len(values) ** 0.5
+
+
+def trimmed_mean_and_stderr(values: np.ndarray) -> tuple[float, float]:
+    """The mean without the lowest and highest tenth of the values, and its standard error.
+
+    The error is s_w / ((1 - 2 g / N) sqrt(N)), with g values left out at each end and s_w the
+    standard deviation after those are set to the nearest value that is kept (Tukey and McLaughlin,
+    Sankhya A 25, 1963). NaN for one value.
+
+    Args:
+        values: one a sequence, (N,).
+
+    Example:
+        >>> trimmed_mean_and_stderr(np.array([-1e9, *range(8), 1e9]))[0]
+        3.5
+    """
+    ordered, count = np.sort(values), len(values)
+    cut = int(TRIMMED * count)
+    kept = ordered[cut : count - cut]
+    error = mean_and_stderr(ordered.clip(kept[0], kept[-1]))[1]
+    return float(kept.mean()), error * count / len(kept)
 
 
 def per_frame(values: np.ndarray, lengths: np.ndarray) -> tuple[float, float]:
@@ -167,9 +210,13 @@ def evaluate(
     elbo = found.log_likelihood[back] - found.kl[back]
     mean, stderr = mean_and_stderr(elbo)
     ratio, ratio_stderr = per_frame(elbo, sequences.lengths)
+    trimmed, trimmed_stderr = trimmed_mean_and_stderr(elbo)
     return Evaluation(
         elbo=mean,
         elbo_stderr=stderr,
+        elbo_median=float(np.median(elbo)),
+        elbo_trimmed=trimmed,
+        elbo_trimmed_stderr=trimmed_stderr,
         elbo_per_frame=ratio,
         elbo_per_frame_stderr=ratio_stderr,
         kl=float(found.kl[back].mean()),
@@ -180,7 +227,19 @@ def evaluate(
         frames=sequences.num_frames,
         names=tuple(sequences.names),
         elbo_by_sequence=elbo,
+        bits_per_sample=_bits_per_sample(module.likelihood, elbo, sequences),
     )
+
+
+def _bits_per_sample(
+    likelihood: Likelihood, elbo: np.ndarray, sequences: Sequences
+) -> float | None:
+    if not likelihood.discretized:
+        return None
+    samples = sequences.num_frames * sequences.frame_size
+    if sequences.observed is not None:
+        samples = sum(int(mask.sum()) for mask in sequences.observed)
+    return -float(elbo.sum()) / samples / math.log(2.0)
 
 
 def check_finite(evaluation: Evaluation) -> None:

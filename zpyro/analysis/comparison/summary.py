@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from zpyro.analysis import plots
+from zpyro.evaluation.elbo import TRIMMED
 
 STUDENT_T = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -20,7 +21,21 @@ STUDENT_T = (
 """97.5 % points of Student's t with 1, 2, 3, ... degrees of freedom."""
 NORMAL = 1.960
 
-COLUMNS = ("elbo", "iwae", "kl", "active_units", "perplexity_iwae", "seconds", "steps")
+COLUMNS = {
+    "elbo": "bound",
+    "elbo_median": "median",
+    "elbo_trimmed": "trimmed mean",
+    "bits_per_sample": "bits per sample",
+    "iwae": "IWAE, {particles} paths",
+    "kl": "KL",
+    "active_units": "active units",
+    "perplexity_iwae": "perplexity",
+    "steps": "steps",
+    "seconds": "seconds",
+}
+"""Heading of each quantity of the table; a column without any value is left out."""
+DIGITS = {"steps": 0, "seconds": 0, "bits_per_sample": 3}
+"""Of a quantity in the table, 1 by default."""
 Result = Mapping[str, Any]
 
 
@@ -115,22 +130,19 @@ def summarize(title: str, particles: int, results: Mapping[str, Mapping[int, Res
 
 def markdown_table(summary: Summary) -> str:
     """The table as Markdown."""
-    has_words = any("perplexity_iwae" in row.estimates for row in summary.rows)
+    present = {key for row in summary.rows for key in row.estimates}
     columns = {
-        "elbo": "bound",
-        "iwae": f"IWAE, {summary.particles} paths",
-        "kl": "KL",
-        "active_units": "active units",
-        **({"perplexity_iwae": "perplexity"} if has_words else {}),
-        "steps": "steps",
-        "seconds": "seconds",
+        key: heading.format(particles=summary.particles)
+        for key, heading in COLUMNS.items()
+        if key in present
     }
     head = ["row", "parameters", "seeds", *columns.values(), "bound less the first row's"]
     lines = [
         summary.title,
         "",
         "Means over seeds, with the half width of their 95 % interval (Student's t); nats per "
-        "sequence. Differences are paired by seed.",
+        "sequence. Bound, median and trimmed mean are over sequences, the last without the "
+        f"lowest and the highest {TRIMMED:.0%}. Differences are paired by seed.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
@@ -148,7 +160,7 @@ def markdown_table(summary: Summary) -> str:
 def _format(value: Estimate | None, key: str, sign: str = "") -> str:
     if value is None:
         return ""
-    digits = 0 if key in ("steps", "seconds") else 1
+    digits = DIGITS.get(key, 1)
     text = f"{value.mean:{sign},.{digits}f}"
     return text if value.half_width is None else f"{text} ± {value.half_width:,.{digits}f}"
 

@@ -73,6 +73,8 @@ def score(run: Run, dataset: Dataset, split: str, particles: int) -> dict[str, A
         "hidden_size": config.model.hidden_size,
         "best_step": checkpoint.step,
     }
+    if elbo.bits_per_sample is not None:
+        values["bits_per_sample"] = elbo.bits_per_sample
     if sequences.data_type == "tokens":
         values["perplexity"] = elbo.perplexity
         values["perplexity_iwae"] = evaluation.perplexity(iwae.iwae * elbo.sequences, elbo.frames)

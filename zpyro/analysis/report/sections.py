@@ -130,7 +130,13 @@ def compute_scores(
     evaluation.check_finite(result)
     exact, tokens = model.latent_size == 0, sequences.data_type == "tokens"
     first = "log-likelihood, exact" if exact else LABELS["elbo"][0]
-    table = [Score(first, result.elbo, error=result.elbo_stderr)]
+    table = [
+        Score(first, result.elbo, error=result.elbo_stderr),
+        Score("median", result.elbo_median),
+        Score(
+            LABELS["elbo_trimmed"][0].strip(), result.elbo_trimmed, error=result.elbo_trimmed_stderr
+        ),
+    ]
     if not exact and particles > 1:
         options["particles"] = particles
         iwae = evaluation.iwae(model, sequences, **options)
@@ -148,9 +154,11 @@ def compute_scores(
         ]
     label, unit = "log-likelihood" if exact else "ELBO", "nats/token" if tokens else "nats/frame"
     table.append(Score(f"{label} per step", result.elbo_per_frame, unit))
+    if result.bits_per_sample is not None:
+        table.append(Score(LABELS["bits_per_sample"][0], result.bits_per_sample, "bits"))
     if tokens:
         table.append(Score("perplexity, ends included", result.perplexity, "a token"))
-    for name, values in score_baselines(loaded.run, model.likelihood.size, sequences).items():
+    for name, values in score_baselines(loaded.run, model.likelihood, sequences).items():
         error = float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
         label = LABELS[f"baseline_{name}"][0]
         table.append(Score(label, float(values.mean()), error=error))
