@@ -37,7 +37,7 @@ PATIENCE = 2
 """With ``--until-stable``: answers are stable that stay for this many times the iterations of
 training."""
 
-LIMIT = 4
+LIMIT = 2
 """With ``--until-stable``: the most iterations, as a multiple of those of the rule."""
 
 

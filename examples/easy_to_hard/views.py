@@ -47,15 +47,15 @@ class ViewedAnswers:
     """Answers from several views.
 
     Attributes:
-        probabilities: of the answers, (B, classes, side, side): of the first view where two views
-            agree, else the mean over all views.
+        probabilities: of the answers, the mean over the views that were taken, (B, classes, side,
+            side).
         first: the answers of the first view, the problem as it is.
-        differs: problems whose first two views had other answers, (B,).
+        views: how many were taken of each problem, (B,); two where these two agree.
     """
 
     probabilities: Tensor
     first: StableAnswers
-    differs: Tensor
+    views: Tensor
 
 
 @torch.no_grad()
@@ -68,16 +68,18 @@ def viewed_answers(
     scored: Tensor | None = None,
     on_iteration: Callable[[int], None] | None = None,
 ) -> ViewedAnswers:
-    """Stable answers of a problem and of its quarter turn, and of further views if they differ.
+    """The mean of stable answers over views of each problem, which are added until they agree.
+
+    A problem is done when its first two views have the same answers, or when two further views in
+    a row left the answers of the mean as they are.
 
     Args:
         network: see :func:`.local_updates.stable_answers`.
         inputs: problems, (B, channels, side, side); of any shape for a single view.
         iterations: how many, at most, for each view.
-        views: how many views are taken where the first two differ, 1 to 8.
+        views: how many, at most, 1 to 8.
         scored: the cells whose answers count, (B, side, side); all by default.
-        on_iteration: receives the number of problems with stable answers after each iteration of
-            the last of the first two views.
+        on_iteration: receives about how many problems are done after each iteration.
 
     Example::
 
@@ -85,31 +87,39 @@ def viewed_answers(
         answers = found.probabilities.argmax(1)
     """
 
-    def answers(
-        rows: Tensor | slice, view: int, report: Callable[[int], None] | None
-    ) -> StableAnswers:
-        return stable_answers(
-            network,
-            turned(inputs[rows], view),
-            iterations,
-            scored=None if scored is None else turned(scored[rows], view),
-            on_iteration=report,
-        )
+    def answers(rows: Tensor, view: int) -> StableAnswers:
+        images, count = turned(inputs[rows], view), len(inputs)
+        # The later views are of few problems.
+        begin, end = 1 - 0.5**view, 1.0 if view + 1 == views else 1 - 0.5 ** (view + 1)
 
-    everything = slice(None)
-    first = answers(everything, 0, on_iteration if views == 1 else None)
-    total = first.probabilities.clone()
-    differs = torch.zeros_like(first.stable)
-    if views > 1:
-        second = turned_back(answers(everything, 1, on_iteration).probabilities, 1)
-        changed = second.argmax(1) != first.probabilities.argmax(1)
-        if scored is not None:
-            changed &= scored > 0
-        differs = changed.flatten(1).any(1)
-        rows = differs.nonzero().squeeze(1)
-        if len(rows):
-            total[rows] += second[rows]
-            for view in range(2, views):
-                total[rows] += turned_back(answers(rows, view, None).probabilities, view)
-            total[rows] /= views
-    return ViewedAnswers(total, first, differs)
+        def report(stable: int) -> None:
+            if on_iteration is not None:
+                on_iteration(int(count * (begin + (end - begin) * stable / len(images))))
+
+        of_cells = None if scored is None else turned(scored[rows], view)
+        return stable_answers(network, images, iterations, scored=of_cells, on_iteration=report)
+
+    def chosen(probabilities: Tensor, rows: Tensor) -> Tensor:
+        classes = probabilities.argmax(1)
+        return classes if scored is None else classes * (scored[rows] > 0)
+
+    rows = torch.arange(len(inputs), device=inputs.device)
+    first = answers(rows, 0)
+    total, before = first.probabilities.clone(), chosen(first.probabilities, rows)
+    count, kept = torch.ones_like(rows), torch.zeros_like(rows)
+    for view in range(1, views):
+        found = turned_back(answers(rows, view).probabilities, view)
+        total[rows] += found
+        count[rows] += 1
+        # Of the first two views each one's own answers are compared, then those of the mean.
+        now = chosen(found if view == 1 else total[rows], rows)
+        same = (now == before[rows]).flatten(1).all(1)
+        kept[rows] = torch.where(same, kept[rows] + 1, 0)
+        before[rows] = chosen(total[rows], rows)
+        rows = rows[~same] if view == 1 else rows[kept[rows] < 2]
+        if not len(rows):
+            break
+    if on_iteration is not None:
+        on_iteration(len(inputs))
+    mean = total / count.view(-1, *(1 for _ in total.shape[1:]))
+    return ViewedAnswers(mean, first, count)

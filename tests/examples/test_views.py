@@ -1,4 +1,4 @@
-"""Several views of a problem: where two differ, the mean over all of them counts."""
+"""Several views of a problem: their mean counts until they agree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zpyro_examples.easy_to_hard.networks import RecurrentNetwork
-from zpyro_examples.easy_to_hard.views import VIEWS, turned, viewed_answers
+from zpyro_examples.easy_to_hard.views import turned, turned_back, viewed_answers
 
 from . import small
 from .test_board_commands import run
@@ -52,34 +52,42 @@ def problems() -> tuple[Tensor, Tensor, Tensor]:
     return inputs, inputs[:, 0].long(), scored
 
 
-def test_the_mean_of_all_views_counts_where_two_differ() -> None:
+def test_the_mean_of_several_views_counts_where_two_differ() -> None:
     inputs, targets, scored = problems()
-    found = viewed_answers(network(), inputs, 200, scored=scored)
-    assert found.differs.tolist() == [True, False]
+    done: list[int] = []
+    found = viewed_answers(network(), inputs, 200, scored=scored, on_iteration=done.append)
+    assert done == sorted(done)
+    assert (min(done), max(done), done[-1]) == (0, 2, 2)
+    # The mean of the first three views is right, and two more leave it so.
+    assert found.views.tolist() == [5, 2]
     assert not torch.equal(found.first.probabilities[0].argmax(0), targets[0])
     right = (found.probabilities.argmax(1) == targets) | ~scored
     assert right.all()
-    assert torch.equal(found.probabilities[1], found.first.probabilities[1])
     torch.testing.assert_close(found.probabilities.sum(1), torch.ones(2, 9, 9))
 
 
-def test_one_view_is_the_problem_as_it_is() -> None:
+def test_no_more_views_than_asked_for() -> None:
     inputs, _, scored = problems()
+    found = viewed_answers(network(), inputs, 200, views=3, scored=scored)
+    assert found.views.tolist() == [3, 2]
     found = viewed_answers(network(), inputs, 200, views=1, scored=scored)
     assert torch.equal(found.probabilities, found.first.probabilities)
-    assert not found.differs.any()
+    assert found.views.tolist() == [1, 1]
 
 
-def test_the_order_of_views_does_not_change_the_mean() -> None:
-    # The mean over all views of a problem is that of a turned problem, turned.
+def test_the_mean_is_that_of_the_views_one_by_one() -> None:
     solver = small.network("recall", 2)
     generator = torch.Generator().manual_seed(1)
     inputs = (torch.rand(4, 3, 8, 8, generator=generator) > 0.5).double()
     found = viewed_answers(solver, inputs, 40)
-    assert found.differs.all()
-    for view in range(VIEWS):
-        again = viewed_answers(solver, turned(inputs, view), 40)
-        torch.testing.assert_close(again.probabilities, turned(found.probabilities, view))
+    for row in range(4):
+        one = inputs[row : row + 1]
+        each = [
+            turned_back(viewed_answers(solver, turned(one, view), 40, views=1).probabilities, view)
+            for view in range(int(found.views[row]))
+        ]
+        mean = torch.stack(each).mean(0)
+        torch.testing.assert_close(found.probabilities[row : row + 1], mean)
 
 
 def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
