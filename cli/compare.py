@@ -47,7 +47,22 @@ TABLE, NUMBERS, PICTURE = "comparison.md", "comparison.json", "comparison.png"
     help="Grow hidden sizes until every row has the parameters of the largest, or leave them.",
 )  # fmt: skip
 @click.option("--split", default="test", show_default=True, type=click.Choice(["valid", "test"]))
+@click.option(
+    "--bound",
+    default="iwae",
+    show_default=True,
+    type=click.Choice(["iwae", "smc", "both"]),
+    help="With several particles: importance-weighted, a particle filter's, or both.",
+)
 @click.option("--particles", default=25, show_default=True, type=click.IntRange(1, 100_000))
+@click.option(
+    "--per",
+    "unit",
+    default="sequence",
+    show_default=True,
+    type=click.Choice(["sequence", "frame"]),
+    help="The unit of the table's bounds.",
+)
 @click.option("--jobs", type=click.IntRange(1), help="Runs at once.  [default: by cores or GPUs]")
 @backend_options
 @click.option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps, xpu.")
@@ -61,7 +76,9 @@ def command(
     seeds: int,
     match: str,
     split: str,
+    bound: str,
     particles: int,
+    unit: str,
     jobs: int | None,
     backend: str,
     ray_address: str | None,
@@ -98,13 +115,14 @@ def command(
     names = [name.strip() for name in models.split(",") if name.strip()]
     variants = comparison.find_variants(names, custom)
     configs = [_config(dataset, variant, options) for variant in variants]
+    bounds = ("iwae", "smc") if bound == "both" else (bound,)
     spec = comparison.ComparisonSpec(
         folder=out or Path("runs") / f"compare-{dataset}",
         variants=tuple(zip(variants, configs, strict=True)),
         seeds=tuple(range(seeds)),
         match_parameters=match == "parameters",
-        split=split,
-        particles=particles,
+        scoring=comparison.Scoring(split, particles, bounds),
+        unit=unit,
         plugins=tuple(path.absolute() for path in plugins),
     )
     minutes, steps = options["budget_minutes"], options["budget_steps"]

@@ -165,8 +165,8 @@ PUBLIC_NAMES = {
     """,
     "zpyro.analysis": """
         ComparisonResult ComparisonSpec Decoded Forecast Imputation Interpolation LoadedRun
-        LocalExecutor Posterior RayExecutor Report Resources SequenceView Summary VARIANTS Variant
-        cite compare decode find_variants forecast impute interpolate load_run load_split
+        LocalExecutor Posterior RayExecutor Report Resources Scoring SequenceView Summary VARIANTS
+        Variant cite compare decode find_variants forecast impute interpolate load_run load_split
         markdown_table new_figure plot_comparison plot_curves plot_frames plot_images
         plot_side_by_side plot_sounds plot_spectrogram posterior reconstruct sample save_figure
         view_sequence write_report

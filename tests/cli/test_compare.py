@@ -40,6 +40,23 @@ def finished(zpyro: Zpyro, arrays: Path, tmp_path_factory: pytest.TempPathFactor
     return out
 
 
+def test_other_bounds_score_the_same_runs_again(
+    zpyro: Zpyro, finished: Path, arrays: Path, quick_start: None
+) -> None:
+    before = (finished / "srnn" / "seed-0" / "best" / "model.safetensors").read_bytes()
+    more = ("--models", "rnn,srnn", "--seeds", 2, "--budget-steps", 8, "--particles", 4)
+    result = zpyro(*arguments(arrays, finished, *more, "--bound", "both", "--per", "frame"))
+    assert result.exit_code == 0, result.output
+    assert "4 runs, 4 to do" in result.output
+    rows = json.loads((finished / "comparison.json").read_text())["rows"]
+    assert rows[1]["estimates"]["smc"]["mean"] > rows[1]["estimates"]["elbo"]["mean"]
+    scores = json.loads((finished / "srnn" / "seed-0" / "result.json").read_text())
+    assert scores["elbo"] == pytest.approx(6 * rows[1]["estimates"]["elbo"]["values"][0])
+    assert (finished / "srnn" / "seed-0" / "best" / "model.safetensors").read_bytes() == before
+    # As the tests that follow expect it.
+    assert zpyro(*arguments(arrays, finished, *more)).exit_code == 0
+
+
 def test_table_numbers_and_picture(finished: Path) -> None:
     summary = json.loads((finished / "comparison.json").read_text())
     rnn, srnn = summary["rows"]

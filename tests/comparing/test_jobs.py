@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ import torch
 
 from zpyro.analysis.comparison import executors
 from zpyro.analysis.comparison.executors import Resources
-from zpyro.analysis.comparison.jobs import RESULT, Job
+from zpyro.analysis.comparison.jobs import RESULT, Job, Scoring
 from zpyro.distributed.processes import ENVIRONMENT, SINGLE_PROCESS, ProcessGroup
 from zpyro.errors import UserError
+from zpyro.settings import plain
 
 pytestmark = pytest.mark.fast
 
@@ -64,9 +66,13 @@ def test_a_run_trains_in_one_process_with_its_threads(monkeypatch: pytest.Monkey
 def test_a_result_that_is_damaged_is_named(tmp_path: Path) -> None:
     job = Job("rnn", 3, tmp_path)
     assert not job.done
-    (tmp_path / RESULT).write_text(json.dumps({"elbo": -1.0}))
+    result = {"elbo": -1.0, "scoring": plain(Scoring())}
+    (tmp_path / RESULT).write_text(json.dumps(result))
     assert job.done
-    assert job.result() == {"elbo": -1.0}
+    assert job.result() == result
+    # A result of another split, or with other bounds, is not what is asked for.
+    assert not replace(job, scoring=Scoring("valid")).done
+    assert not replace(job, scoring=Scoring(bounds=("smc",))).done
     (tmp_path / RESULT).write_text('{"elbo": ')
     with pytest.raises(UserError, match=r"result\.json: cannot be read .*; remove it and run"):
         job.result()

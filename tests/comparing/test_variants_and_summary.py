@@ -61,6 +61,27 @@ def test_differences_are_paired_by_seed() -> None:
     assert "Without a result: c." in table
 
 
+@pytest.mark.fast
+def test_a_table_per_frame() -> None:
+    result = {"elbo": -30.0, "elbo_median": -29.0, "iwae": -28.0, "smc": -27.0, "kl": 6.0}
+    counts = {"sequences": 4, "frames": 80, "steps": 5, "parameters": 7, "seconds": 1.0}
+    results = {"a": {0: {**result, **counts}}, "b": {0: {**result, **counts, "elbo": -25.0}}}
+    summary = summarize("title", 9, results, unit="frame")
+    estimates = summary.rows[0].estimates
+    assert {key: estimates[key].mean for key in ("elbo", "iwae", "smc", "kl", "steps")} == {
+        "elbo": -1.5,
+        "iwae": pytest.approx(-1.4),
+        "smc": pytest.approx(-1.35),
+        "kl": pytest.approx(0.3),
+        "steps": 5,
+    }
+    table = markdown_table(summary)
+    assert "nats per frame." in table
+    assert "particle filter, 9" in table
+    assert "median" not in table
+    assert "| b | 7 | 1 | -1.250 | -1.400 | -1.350 | 0.300 | 5 | 1 | +0.250 |" in table
+
+
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_variants_have_the_parameters_asked_for(name: str) -> None:
     data = small.dataset()

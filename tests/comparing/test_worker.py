@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from zpyro.analysis.comparison import worker
+from zpyro.analysis.comparison import Scoring, worker
 from zpyro.analysis.comparison.summary import markdown_table, summarize
 
 pytestmark = pytest.mark.fast
@@ -43,7 +43,7 @@ def test_low_bounds_of_text_have_large_perplexities(
     checkpoint = SimpleNamespace(model=torch.nn.Linear(1, 1), step=1)
     run: Any = SimpleNamespace(config=lambda: settings, load=lambda *_: checkpoint)
     dataset: Any = SimpleNamespace(split=lambda _: SimpleNamespace(data_type="tokens"))
-    scores = worker.score(run, dataset, "test", particles=2)
+    scores = worker.score(run, dataset, Scoring(particles=2))
     assert scores["perplexity"] == pytest.approx(perplexity)
     assert scores["perplexity_iwae"] == pytest.approx(perplexity)
     results = {"zforcing": {seed: {**scores, "seconds": 1.0, "steps": 1} for seed in (0, 1)}}

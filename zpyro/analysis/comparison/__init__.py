@@ -5,7 +5,7 @@ In reading order: ``variants`` (rows of the table), ``jobs`` (its runs), ``worke
 """
 
 from zpyro.analysis.comparison.executors import Executor, LocalExecutor, RayExecutor, Resources
-from zpyro.analysis.comparison.jobs import ComparisonSpec
+from zpyro.analysis.comparison.jobs import ComparisonSpec, Scoring
 from zpyro.analysis.comparison.running import ComparisonResult, compare
 from zpyro.analysis.comparison.summary import (
     Estimate,
@@ -26,6 +26,7 @@ __all__ = [
     "LocalExecutor",
     "RayExecutor",
     "Resources",
+    "Scoring",
     "Summary",
     "Variant",
     "VariantSummary",

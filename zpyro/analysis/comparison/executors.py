@@ -126,7 +126,9 @@ class LocalExecutor:
         command = [sys.executable, "-m", "zpyro.analysis.comparison.worker"]
         # Absolute, so that no name begins with a dash.
         command += [str(job.folder.absolute())]
-        command += ["--split", spec.split, "--particles", str(spec.particles)]
+        scoring = spec.scoring
+        command += ["--split", scoring.split, "--particles", str(scoring.particles)]
+        command += [text for bound in scoring.bounds for text in ("--bound", bound)]
         command += [text for path in spec.plugins for text in ("--plugin", str(path))]
         with files.translate_os_errors(job.folder), (job.folder / LOG).open("ab") as log:
             process = subprocess.Popen(
@@ -199,9 +201,7 @@ class RayExecutor:
 
         plugin_files = plugins.read(spec.plugins)
         folder = job.folder.absolute()
-        future = self._tasks.submit(
-            worker.run_as_task, folder, spec.split, spec.particles, plugin_files
-        )
+        future = self._tasks.submit(worker.run_as_task, folder, spec.scoring, plugin_files)
         self._running[future] = job
         return "submitted"
 

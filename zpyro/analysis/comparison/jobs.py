@@ -16,6 +16,7 @@ from zpyro.analysis.comparison.variants import (
 )
 from zpyro.datasets.sequences import Dataset
 from zpyro.errors import UserError, pluralize
+from zpyro.settings import plain
 from zpyro.training import config, plugins, runs
 from zpyro.training.config import Config
 from zpyro.training.interruption import SIGNALS
@@ -23,6 +24,21 @@ from zpyro.training.interruption import SIGNALS
 LOG, RESULT = "log.txt", "result.json"
 STOPPED = tuple(status for number in SIGNALS for status in (128 + number, -number))
 """Exit statuses of a run that a signal stopped, before or after it installed its handlers."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the best weights of a run are scored.
+
+    Attributes:
+        split: of the data.
+        particles: of the bounds with several particles.
+        bounds: which ones are computed beside the ELBO, "iwae" and "smc".
+    """
+
+    split: str = "test"
+    particles: int = 25
+    bounds: tuple[str, ...] = ("iwae",)
 
 
 @dataclass(frozen=True)
@@ -34,8 +50,8 @@ class ComparisonSpec:
         variants: each with the settings it starts from.
         seeds: one run per seed and variant.
         match_parameters: give all variants the number of parameters of the largest.
-        split: the split that is scored.
-        particles: of the importance-weighted bound.
+        scoring: how each run is scored.
+        unit: of the table's bounds, "sequence" or "frame".
         plugins: files that every process imports.
     """
 
@@ -43,18 +59,26 @@ class ComparisonSpec:
     variants: tuple[tuple[Variant, Config], ...]
     seeds: tuple[int, ...]
     match_parameters: bool = True
-    split: str = "test"
-    particles: int = 25
+    scoring: Scoring = Scoring()
+    unit: str = "sequence"
     plugins: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a comparison: the name of its variant, its seed and its directory."""
+    """One run of a comparison.
+
+    Attributes:
+        variant: its name.
+        seed: of the training.
+        folder: the run directory.
+        scoring: how the run is scored.
+    """
 
     variant: str
     seed: int
     folder: Path
+    scoring: Scoring = Scoring()
 
     @property
     def name(self) -> str:
@@ -63,8 +87,10 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether it was trained and scored."""
-        return (self.folder / RESULT).exists()
+        """Whether it was trained, and scored in this way."""
+        if not (self.folder / RESULT).exists():
+            return False
+        return self.result().get("scoring") == plain(self.scoring)
 
     def result(self) -> dict[str, Any]:
         """Its scores.
@@ -124,5 +150,5 @@ def prepare_jobs(spec: ComparisonSpec, dataset: Dataset) -> list[Job]:
                     f"{folder}: was started with other settings; choose another --out, or use the "
                     "same settings to continue"
                 )
-            jobs.append(Job(variant.name, seed, folder))
+            jobs.append(Job(variant.name, seed, folder, spec.scoring))
     return jobs

@@ -81,7 +81,7 @@ def compare(
     for job in jobs:
         if job.done:
             results[job.variant][job.seed] = job.result()
-    summary = summarize(title, spec.particles, results)
+    summary = summarize(title, spec.scoring.particles, results, spec.unit)
     return ComparisonResult(summary, all_failed, interrupted)
 
 

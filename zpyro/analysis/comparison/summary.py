@@ -27,6 +27,7 @@ COLUMNS = {
     "elbo_trimmed": "trimmed mean",
     "bits_per_sample": "bits per sample",
     "iwae": "IWAE, {particles} paths",
+    "smc": "particle filter, {particles}",
     "kl": "KL",
     "active_units": "active units",
     "perplexity_iwae": "perplexity",
@@ -34,6 +35,8 @@ COLUMNS = {
     "seconds": "seconds",
 }
 """Heading of each quantity of the table; a column without any value is left out."""
+PER_UNIT = ("elbo", "elbo_median", "elbo_trimmed", "iwae", "smc", "kl")
+"""Quantities in nats per sequence, or per frame where the table is in frames."""
 DIGITS = {"steps": 0, "seconds": 0, "bits_per_sample": 3}
 """Of a quantity in the table, 1 by default."""
 Result = Mapping[str, Any]
@@ -79,13 +82,15 @@ class Summary:
 
     Attributes:
         title: what was compared, in one line.
-        particles: of the importance-weighted bound.
+        particles: of the bounds with several particles.
+        unit: of bounds and KL, "sequence" or "frame".
         rows: the variants with a result.
         missing: the variants without one.
     """
 
     title: str
     particles: int
+    unit: str
     rows: tuple[VariantSummary, ...]
     missing: tuple[str, ...]
 
@@ -102,8 +107,26 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(float(array.mean()), half, tuple(array.tolist()))
 
 
-def summarize(title: str, particles: int, results: Mapping[str, Mapping[int, Result]]) -> Summary:
-    """The statistics of results by variant, in the order of the table, then by seed."""
+def summarize(
+    title: str,
+    particles: int,
+    results: Mapping[str, Mapping[int, Result]],
+    unit: str = "sequence",
+) -> Summary:
+    """The statistics of results by variant, in the order of the table, then by seed.
+
+    Args:
+        title: what was compared, in one line.
+        particles: of the bounds with several particles.
+        results: by variant and seed, in nats per sequence.
+        unit: of bounds and KL, "sequence" or "frame". The sum over all sequences / all frames is
+            not a mean over sequences, so there are no medians then.
+    """
+    if unit == "frame":
+        results = {
+            name: {seed: _per_frame(result) for seed, result in by_seed.items()}
+            for name, by_seed in results.items()
+        }
     rows: list[VariantSummary] = []
     first: Mapping[int, Result] | None = None
     for name, by_seed in results.items():
@@ -125,7 +148,16 @@ def summarize(title: str, particles: int, results: Mapping[str, Mapping[int, Res
             )
         )
     missing = tuple(name for name, by_seed in results.items() if not by_seed)
-    return Summary(title, particles, tuple(rows), missing)
+    return Summary(title, particles, unit, tuple(rows), missing)
+
+
+def _per_frame(result: Result) -> dict[str, Any]:
+    share = result["sequences"] / result["frames"]
+    return {
+        key: value * share if key in PER_UNIT else value
+        for key, value in result.items()
+        if key not in ("elbo_median", "elbo_trimmed")
+    }
 
 
 def markdown_table(summary: Summary) -> str:
@@ -137,30 +169,38 @@ def markdown_table(summary: Summary) -> str:
         if key in present
     }
     head = ["row", "parameters", "seeds", *columns.values(), "bound less the first row's"]
+    medians = (
+        "Bound, median and trimmed mean are over sequences, the last without the lowest and the "
+        f"highest {TRIMMED:.0%}. "
+        if "elbo_median" in present
+        else ""
+    )
     lines = [
         summary.title,
         "",
         "Means over seeds, with the half width of their 95 % interval (Student's t); nats per "
-        "sequence. Bound, median and trimmed mean are over sequences, the last without the "
-        f"lowest and the highest {TRIMMED:.0%}. Differences are paired by seed.",
+        f"{summary.unit}. {medians}Differences are paired by seed.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
     ]
     for row in summary.rows:
         cells = [row.name, f"{row.parameters:,}", str(len(row.seeds))]
-        cells += [_format(row.estimates.get(key), key) for key in columns]
-        cells.append(_format(row.difference, "elbo", sign="+"))
+        cells += [_format(row.estimates.get(key), _digits(key, summary)) for key in columns]
+        cells.append(_format(row.difference, _digits("elbo", summary), sign="+"))
         lines.append("| " + " | ".join(cells) + " |")
     if summary.missing:
         lines += ["", f"Without a result: {', '.join(summary.missing)}."]
     return "\n".join(lines) + "\n"
 
 
-def _format(value: Estimate | None, key: str, sign: str = "") -> str:
+def _digits(key: str, summary: Summary) -> int:
+    return 3 if summary.unit == "frame" and key in PER_UNIT else DIGITS.get(key, 1)
+
+
+def _format(value: Estimate | None, digits: int, sign: str = "") -> str:
     if value is None:
         return ""
-    digits = DIGITS.get(key, 1)
     text = f"{value.mean:{sign},.{digits}f}"
     return text if value.half_width is None else f"{text} ± {value.half_width:,.{digits}f}"
 
@@ -173,7 +213,7 @@ def plot_comparison(summary: Summary, path: Path) -> None:
     """
     names = [row.name for row in summary.rows]
     figure = plots.new_figure(10.0, 1.4 + 0.35 * len(names))
-    panels = (("elbo", "bound, nats/sequence"), ("kl", "KL, nats/sequence"))
+    panels = (("elbo", f"bound, nats/{summary.unit}"), ("kl", f"KL, nats/{summary.unit}"))
     for axes, (key, label) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
         for place, row in enumerate(summary.rows):
             found = row.estimates[key]

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from zpyro import evaluation
-from zpyro.analysis.comparison.jobs import LOG, RESULT
+from zpyro.analysis.comparison.jobs import LOG, RESULT, Scoring
 from zpyro.analysis.loading import load_dataset
 from zpyro.analysis.scores import ELBO_KEYS
 from zpyro.datasets.sequences import Dataset
@@ -27,6 +27,7 @@ from zpyro.distributed.seeding import seed_everything
 from zpyro.errors import UserError
 from zpyro.io import files
 from zpyro.nn.devices import choose_device
+from zpyro.settings import plain
 from zpyro.training import plugins, runs
 from zpyro.training.building import build_likelihood, build_model
 from zpyro.training.callbacks import LineLogger
@@ -58,17 +59,14 @@ def train(run: Run, dataset: Dataset) -> Outcome:
         )
 
 
-def score(run: Run, dataset: Dataset, split: str, particles: int) -> dict[str, Any]:
-    """The scores of a run's best checkpoint on a split."""
+def score(run: Run, dataset: Dataset, scoring: Scoring) -> dict[str, Any]:
+    """The scores of a run's best checkpoint."""
     config = run.config()
     checkpoint = run.load("best", choose_device(config.train.device))
-    sequences = dataset.split(split)
+    sequences, particles = dataset.split(scoring.split), scoring.particles
     elbo = evaluation.evaluate(checkpoint.model, sequences)
-    iwae = evaluation.iwae(checkpoint.model, sequences, particles=particles)
     values = {key: getattr(elbo, key) for key in ELBO_KEYS} | {
-        "iwae": iwae.iwae,
-        "iwae_monte_carlo_stderr": iwae.monte_carlo_stderr,
-        "particles": particles,
+        "scoring": plain(scoring),
         "parameters": sum(p.numel() for p in checkpoint.model.parameters()),
         "hidden_size": config.model.hidden_size,
         "best_step": checkpoint.step,
@@ -77,17 +75,24 @@ def score(run: Run, dataset: Dataset, split: str, particles: int) -> dict[str, A
         values["bits_per_sample"] = elbo.bits_per_sample
     if sequences.data_type == "tokens":
         values["perplexity"] = elbo.perplexity
-        values["perplexity_iwae"] = evaluation.perplexity(iwae.iwae * elbo.sequences, elbo.frames)
+    if "iwae" in scoring.bounds:
+        found = evaluation.iwae(checkpoint.model, sequences, particles=particles)
+        values |= {"iwae": found.iwae, "iwae_monte_carlo_stderr": found.monte_carlo_stderr}
+        if sequences.data_type == "tokens":
+            total = found.iwae * elbo.sequences
+            values["perplexity_iwae"] = evaluation.perplexity(total, elbo.frames)
+    if "smc" in scoring.bounds:
+        found = evaluation.smc(checkpoint.model, sequences, particles=particles, runs=1)
+        values["smc"] = found.smc
     return values
 
 
-def run_job(folder: Path, split: str, particles: int, plugin_files: Sequence[UserFile]) -> int:
+def run_job(folder: Path, scoring: Scoring, plugin_files: Sequence[UserFile]) -> int:
     """Train and score.
 
     Args:
         folder: the run directory.
-        split: the split that is scored.
-        particles: of the importance-weighted bound.
+        scoring: how the run is scored.
         plugin_files: to import first.
 
     Returns:
@@ -104,13 +109,13 @@ def run_job(folder: Path, split: str, particles: int, plugin_files: Sequence[Use
     outcome = train(run, dataset)
     if outcome.interrupted is not None:
         return 128 + outcome.interrupted
-    values = score(run, dataset, split, particles)
+    values = score(run, dataset, scoring)
     values |= {"seconds": outcome.seconds, "steps": outcome.step, "seed": config.train.seed}
     files.replace_file(folder / RESULT, json.dumps(values, indent=2) + "\n")
     return 0
 
 
-def run_as_task(folder: Path, split: str, particles: int, plugin_files: Sequence[UserFile]) -> int:
+def run_as_task(folder: Path, scoring: Scoring, plugin_files: Sequence[UserFile]) -> int:
     """:func:`run_job` as the last thing that this process does, with its output in ``log.txt``.
 
     Returns:
@@ -130,7 +135,7 @@ def run_as_task(folder: Path, split: str, particles: int, plugin_files: Sequence
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     try:
-        return _exit_status(lambda: run_job(folder, split, particles, plugin_files))
+        return _exit_status(lambda: run_job(folder, scoring, plugin_files))
     except Exception:
         # Where a process would end with it.
         traceback.print_exc()
@@ -143,12 +148,14 @@ def main() -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--split", default="test")
     parser.add_argument("--particles", type=int, default=25)
+    parser.add_argument("--bound", action="append", default=[])
     parser.add_argument("--plugin", type=Path, action="append", default=[])
     given = parser.parse_args()
 
     def run() -> int:
         plugin_files = plugins.read(given.plugin)
-        return run_job(given.run, given.split, given.particles, plugin_files)
+        scoring = Scoring(given.split, given.particles, tuple(given.bound))
+        return run_job(given.run, scoring, plugin_files)
 
     return _exit_status(run)
 
