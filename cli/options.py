@@ -11,6 +11,8 @@ import click
 from .user_code import user_code_options
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from zpyro.distributed.ray_cluster import RayCluster
 
 MODEL = (
@@ -44,6 +46,18 @@ BACKEND = (
     ),
 )
 
+output_noise_option = click.option(
+    "--output-noise",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Below 1, frames are written with only this share of their deviation from the expected "
+    "frame: less hiss. The model is fed whole samples.",
+)
+dither_option = click.option(
+    "--dither", is_flag=True, help="Add triangular noise before sound is rounded to 16 bits."
+)
+
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--checkpoint, --seed, --device and the options of a user's own code."""
@@ -58,6 +72,13 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(BACKEND):
         command = option(command)
     return command
+
+
+def dither_numbers(dither: bool, seed: int) -> np.random.Generator | None:
+    """The random numbers of --dither, from --seed."""
+    import numpy as np
+
+    return np.random.default_rng(seed) if dither else None
 
 
 @contextlib.contextmanager

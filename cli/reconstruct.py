@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import log, status
+from .options import dither_numbers, dither_option, output_noise_option
 from .paths import PATH
 from .sequences import (
     load_split,
@@ -41,6 +42,15 @@ DEFAULT_COUNT = 8
 )
 @click.option("--out", type=PATH, help="Folder.  [default: RUN/reconstructed]")
 @click.option("--draw", is_flag=True, help="Sample latents and frames instead of using means.")
+@click.option(
+    "--temperature",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 100, min_open=True),
+    help="Of frames that --draw samples.",
+)
+@output_noise_option
+@dither_option
 @click.option("--free", is_flag=True, help="Feed the model its own frames, not those recorded.")
 @sequence_options
 def command(
@@ -48,6 +58,9 @@ def command(
     wanted: tuple[str, ...],
     out: Path | None,
     draw: bool,
+    temperature: float,
+    output_noise: float,
+    dither: bool,
     free: bool,
     split: str,
     data: Path | None,
@@ -68,25 +81,44 @@ def command(
     from zpyro.analysis.decoding import check_has_latents
     from zpyro.analysis.selection import select_sequences
     from zpyro.analysis.sounds import has_sound, write_sound
-    from zpyro.errors import pluralize
+    from zpyro.errors import UserError, pluralize
 
+    for option, value in {"--temperature": temperature, "--output-noise": output_noise}.items():
+        if value != 1.0 and not draw:
+            raise UserError(
+                f"{option}: changes sampled frames, and means are asked for; add --draw"
+            )
     loaded = open_run(run, **options)
     check_has_latents(loaded.model)
     checkpoint = loaded.checkpoint
+    if output_noise != 1.0 and checkpoint.model.likelihood.support.is_discrete:
+        name = checkpoint.model.likelihood.name
+        raise UserError(
+            f"--output-noise: is for numbers, which the likelihood {name} has not; leave it out"
+        )
     sequences = load_split(loaded, split, data)
     indices = select_sequences(sequences, wanted, split, default_count=DEFAULT_COUNT)
     sequences = sequences[indices]
     with status(f"reconstructing {pluralize(len(indices), 'sequence')}"):
-        inputs, outputs = _reconstruct(checkpoint, sequences, seed, draw=draw, free=free)
+        inputs, outputs = _reconstruct(
+            checkpoint,
+            sequences,
+            seed,
+            draw=draw,
+            free=free,
+            temperature=temperature,
+            output_noise=output_noise,
+        )
     out = make_folder(out or run / "reconstructed")
     if checkpoint.vocabulary is not None:
         _write_text(checkpoint, inputs, outputs, out)
         return
     pairs = list(zip(inputs, outputs, strict=True))
     if has_sound(checkpoint.data):
+        numbers = dither_numbers(dither, seed)
         for index, (before, after) in zip(indices, pairs, strict=True):
             write_sound(out / f"{index}_input.wav", checkpoint.data, before, log)
-            write_sound(out / f"{index}_reconstruction.wav", checkpoint.data, after, log)
+            write_sound(out / f"{index}_reconstruction.wav", checkpoint.data, after, log, numbers)
         click.echo(f"{sound_files(checkpoint.data, len(pairs), 'pair')} in {out}")
     else:
         path = out / "reconstructions.npz"
@@ -111,14 +143,25 @@ def command(
 
 
 def _reconstruct(
-    checkpoint: Checkpoint, sequences: Sequences, seed: int, *, draw: bool, free: bool
+    checkpoint: Checkpoint,
+    sequences: Sequences,
+    seed: int,
+    *,
+    draw: bool,
+    free: bool,
+    temperature: float,
+    output_noise: float,
 ) -> tuple[Arrays, Arrays]:
     """Inputs and reconstructions on the scale of the raw data, without padding."""
+    import torch
+
     from zpyro.analysis.decoding import decode, reconstruct
     from zpyro.analysis.selection import denormalize
 
     batch = sequences.batch()
-    result = reconstruct(checkpoint.model, batch, seed=seed, use_mean=not draw)
+    result = reconstruct(
+        checkpoint.model, batch, seed=seed, use_mean=not draw, temperature=temperature
+    )
     mean, frames = result.mean[0], result.frames[0]
     if free:
         result = decode(
@@ -128,13 +171,18 @@ def _reconstruct(
             start=batch.start,
             seed=seed,
             use_mean=not draw,
+            temperature=temperature,
         )
         mean, frames = result.mean, result.frames
+    if draw:
+        shown = frames if output_noise == 1.0 else torch.lerp(mean, frames, output_noise)
+    else:
+        shown = mean
     inputs, outputs = (
         [each[:length] for each, length in zip(values, batch.lengths.tolist(), strict=True)]
         for values in (
             denormalize(checkpoint, batch.x.numpy()),
-            denormalize(checkpoint, (frames if draw else mean).cpu().numpy()),
+            denormalize(checkpoint, shown.cpu().numpy()),
         )
     )
     return inputs, outputs

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import log, status
-from .options import model_options
+from .options import dither_numbers, dither_option, model_options, output_noise_option
 from .paths import PATH
 from .sequences import make_folder, open_run, save_arrays, sound_files, write_plot
 
@@ -44,6 +44,8 @@ PLOTTED_IMAGES = 400
     type=click.FloatRange(0, 100, min_open=True),
     help="Below 1 for less variety.",
 )
+@output_noise_option
+@dither_option
 @click.option(
     "--prefix",
     type=PATH,
@@ -59,6 +61,8 @@ def command(
     out: Path | None,
     seed: int,
     temperature: float,
+    output_noise: float,
+    dither: bool,
     prefix: Path | None,
     **options: Any,
 ) -> None:
@@ -67,6 +71,9 @@ def command(
     Sound is written as wav files, music as wav and MIDI files, text is printed and written as
     lines, anything else is written as one array; images are plotted as such. With a prefix, sounds,
     lines and images begin with it; its latents are sampled from the posterior.
+
+    A low --temperature also makes latents and frames fed back less varied; --output-noise changes
+    only what is written: 0 writes the expected frame of every step.
 
     \b
     Example:
@@ -83,9 +90,17 @@ def command(
     out = make_folder(out or run / "samples")
     unit = "frame" if checkpoint.vocabulary is None else checkpoint.vocabulary.unit
     with status(f"sampling {pluralize(count, 'sequence')} of {pluralize(steps, unit)}"):
-        samples = sample(checkpoint, count, steps, seed=seed, temperature=temperature, prefix=given)
+        samples = sample(
+            checkpoint,
+            count,
+            steps,
+            seed=seed,
+            temperature=temperature,
+            output_noise=output_noise,
+            prefix=given,
+        )
     if has_sound(checkpoint.data):
-        _write_sound(checkpoint, samples, given, seconds, out)
+        _write_sound(checkpoint, samples, given, seconds, out, dither_numbers(dither, seed))
     elif checkpoint.vocabulary is not None:
         _write_text(checkpoint.vocabulary, samples, given, out)
     else:
@@ -123,6 +138,7 @@ def _write_sound(
     prefix: np.ndarray | None,
     seconds: float | None,
     out: Path,
+    dither: np.random.Generator | None,
 ) -> None:
     import numpy as np
 
@@ -137,7 +153,7 @@ def _write_sound(
         before = 0 if prefix is None else prefix.size
         whole = [each.reshape(-1)[: before + round(seconds * rate)] for each in whole]
     for number, each in enumerate(whole, start=1):
-        write_sound(out / f"sample_{number}.wav", data, each, log)
+        write_sound(out / f"sample_{number}.wav", data, each, log, dither)
     click.echo(f"{sound_files(data, len(whole))} in {out}")
     if rate is None:
         write_plot(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+import soundfile
 import torch
 
 from tests.cli.conftest import Zpyro, train
@@ -74,6 +75,45 @@ def test_a_training_continues(zpyro: Zpyro, sample_run: Path) -> None:
     result = zpyro("train", "--resume", sample_run, "--max-steps", 16)
     assert result.exit_code == 0, result.output
     assert "was " not in result.output
+
+
+def test_what_a_listener_wants(zpyro: Zpyro, sample_run: Path, tmp_path: Path) -> None:
+    def written(command: str, name: str, *options: object) -> np.ndarray:
+        result = zpyro(command, sample_run, "--out", tmp_path / "out", *options)
+        assert result.exit_code == 0, result.output
+        return soundfile.read(tmp_path / "out" / name)[0]
+
+    short = ("-n", 1, "--seconds", 0.2)
+    whole, half, mean, dithered, again = (
+        written("sample", "sample_1.wav", *short, *more)
+        for more in ((), ("--output-noise", 0.5), ("--output-noise", 0), *2 * [("--dither",)])
+    )
+    np.testing.assert_allclose(half, 0.5 * (whole + mean), atol=3e-5)
+    assert np.abs(whole - mean).mean() > 1e-3
+    assert 0.0 < np.abs(whole - dithered).max() < 1e-4
+    np.testing.assert_array_equal(dithered, again)
+    one = ("--sequence", 0, "--draw")
+    whole, half, mean = (
+        written("reconstruct", "0_reconstruction.wav", *one, "--output-noise", noise)
+        for noise in (1, 0.5, 0)
+    )
+    np.testing.assert_allclose(half, 0.5 * (whole + mean), atol=3e-5)
+    cold = written("reconstruct", "0_reconstruction.wav", *one, "--temperature", 0.1)
+    assert np.abs(cold - whole).max() > 1e-3
+
+
+def test_options_of_samples_need_samples(
+    zpyro: Zpyro, sample_run: Path, token_run: Path, tmp_path: Path
+) -> None:
+    for arguments, problem in (
+        (("reconstruct", sample_run, "--output-noise", 0.5), "--output-noise: changes sampled"),
+        (("reconstruct", sample_run, "--temperature", 0.5), "--temperature: changes sampled"),
+        (("reconstruct", token_run, "--draw", "--output-noise", 0.5), "--output-noise: is for"),
+        (("sample", token_run, "--output-noise", 0.5), "output_noise is for numbers"),
+    ):
+        result = zpyro(*arguments, "--out", tmp_path / "out")
+        assert result.exit_code == 2
+        assert problem in result.output
 
 
 def test_samples_of_other_data_are_refused(zpyro: Zpyro, arrays: Path, tmp_path: Path) -> None:

@@ -168,3 +168,51 @@ def test_what_cannot_be_decoded_is_said() -> None:
         zpyro.decode(case.module, torch.zeros(1, 3, 2), lengths=torch.tensor([9]))
     with pytest.raises(UserError, match="num_samples is 0"):
         zpyro.reconstruct(case.module, batch_of(case), num_samples=0)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "logistic_mixture", "student_t", "mixture"])
+@pytest.mark.parametrize("prefixed", [False, True])
+def test_output_noise_is_a_share_of_the_deviation_from_the_mean(name: str, prefixed: bool) -> None:
+    case = make(name)
+    given = {"start": case.start, "prefix": case.x if prefixed else None}
+
+    def generated(output_noise: float) -> torch.Tensor:
+        torch.manual_seed(0)
+        return case.module.generate(6, temperature=0.9, output_noise=output_noise, **given)
+
+    whole, half, mean = (generated(noise) for noise in (1.0, 0.5, 0.0))
+    torch.testing.assert_close(half, 0.5 * (whole + mean))
+    assert (whole - mean).abs().mean() > 0.05
+    if not prefixed:
+        # The states are those of the whole samples: means given these are the ones returned.
+        hidden, means = [], []
+        state, previous = case.module.initial_state(3), case.start
+        torch.manual_seed(0)
+        for _ in range(6):
+            inputs = case.module.embed_frames(previous, None, None)
+            prepared = case.module.prepare(inputs, state)
+            loc, log_variance = case.module.prior(case.module.context(prepared))
+            z = loc + 0.9 * (0.5 * log_variance).exp() * torch.randn_like(loc)
+            state = case.module.transition(z, inputs, prepared)
+            parameters = case.module.emission(case.module.features(state))
+            means.append(case.module.likelihood.mean(parameters))
+            hidden.append(case.module.likelihood.sample(parameters, 0.9))
+            previous = hidden[-1]
+        torch.testing.assert_close(torch.stack(hidden, 1), whole)
+        torch.testing.assert_close(torch.stack(means, 1), mean)
+
+
+def test_bits_and_tokens_have_no_output_noise() -> None:
+    for name in ("bernoulli", "nade", "categorical"):
+        with pytest.raises(UserError, match="output_noise is for numbers"):
+            make(name).module.generate(2, output_noise=0.5)
+
+
+def test_the_temperature_of_a_reconstruction_narrows_frames_around_their_means() -> None:
+    case = make("gaussian")
+    whole, half = (
+        zpyro.reconstruct(case.module, batch_of(case), temperature=temperature)
+        for temperature in (1.0, 0.5)
+    )
+    torch.testing.assert_close(half.mean, whole.mean)
+    torch.testing.assert_close(half.frames, 0.5 * (whole.frames + whole.mean))

@@ -167,6 +167,29 @@ def test_written_samples_beyond_full_scale_are_scaled(tmp_path: Path, peak: floa
     np.testing.assert_allclose(audio.read(tmp_path / "a.wav")[0], wave / peak, atol=1e-4)
 
 
+def test_16_bit_samples_are_written_as_they_are(tmp_path: Path) -> None:
+    stored = np.array([-32768, -32767, -20001, -1, 0, 1, 2, 16385, 32767], np.int16)
+    audio.write_wav(tmp_path / "a.wav", stored / 32768.0, RATE)
+    np.testing.assert_array_equal(soundfile.read(tmp_path / "a.wav", dtype="int16")[0], stored)
+
+
+def test_dither_makes_the_rounding_error_independent_of_the_level(tmp_path: Path) -> None:
+    path, count, step = tmp_path / "a.wav", 40_000, 1.0 / 32768.0
+    for level in (0.0, 0.25, 0.4, 100.4):
+        wave = np.full(count, level * step)
+        audio.write_wav(path, wave, RATE, np.random.default_rng(0))
+        stored = soundfile.read(path, dtype="int16")[0].astype(np.float64)
+        # The triangular noise has a variance of 1/6 squared steps, rounding adds 1/12.
+        assert stored.mean() == pytest.approx(level, abs=5.0 * 0.5 / count**0.5)
+        assert stored.var() == pytest.approx(0.25, rel=0.05)
+        audio.write_wav(path, wave, RATE)
+        assert (soundfile.read(path, dtype="int16")[0] == np.rint(level)).all()
+    audio.write_wav(path, np.tile([1.0, -1.0], 2000), RATE, np.random.default_rng(0))
+    loud = soundfile.read(path)[0]
+    assert loud[::2].min() > 0.999
+    assert loud[1::2].max() < -0.999
+
+
 def test_samples_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
     for value in (np.nan, np.inf):
         with pytest.raises(UserError, match=r"a\.wav: its samples are not finite"):

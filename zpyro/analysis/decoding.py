@@ -46,6 +46,7 @@ def reconstruct(
     seed: int = 0,
     num_samples: int = 1,
     use_mean: bool = False,
+    temperature: float = 1.0,
     guide: Program | None = None,
 ) -> Decoded:
     """Decode latents of the posterior, feeding the model the observed frames.
@@ -62,6 +63,7 @@ def reconstruct(
         num_samples: S, latent paths per sequence.
         use_mean: instead of sampling, take the mean of q(z_t | h_{t-1}, b_t) at each step, given
             the means before it; S is 1.
+        temperature: of ``frames``, a factor on standard deviations; logits are divided by it.
         guide: the guide to take latents from; by default the one attached to the model, or its
             built-in one.
 
@@ -83,7 +85,7 @@ def reconstruct(
         z = posterior_latents(
             model, batch, bound, num_samples, seed, use_mean=use_mean, guide=guide
         )
-        mean, frames = teacher_forced(bound, z)
+        mean, frames = teacher_forced(bound, z, temperature)
     return Decoded(zero_padding(z, bound.conditions.mask, 1), mean, frames)
 
 
@@ -125,14 +127,14 @@ def posterior_latents(
     return bound.sample_posterior(torch.stack(noise).to(like))
 
 
-def teacher_forced(bound: BoundModel, z: Tensor) -> tuple[Tensor, Tensor]:
+def teacher_forced(bound: BoundModel, z: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Mean and sampled frames (..., B, T, D) for latents (..., B, T, Z), given observed frames."""
     likelihood, emission = bound.model.likelihood, bound.model.emission
     event = likelihood.event_shape
 
     def decode_block(hidden: Tensor) -> tuple[Tensor, Tensor]:
         parameters = emission(hidden)
-        return likelihood.mean(parameters), likelihood.sample(parameters)
+        return likelihood.mean(parameters), likelihood.sample(parameters, temperature)
 
     def batch_major(rows: Tensor) -> Tensor:
         frames = rows.permute(1, 2, 0, *range(3, rows.dim())).reshape(*z.shape[:-1], *event)

@@ -18,6 +18,7 @@ def sample(
     *,
     seed: int = 0,
     temperature: float = 1.0,
+    output_noise: float = 1.0,
     prefix: np.ndarray | None = None,
 ) -> np.ndarray:
     """Sample sequences from the prior, or continue a prefix.
@@ -31,6 +32,7 @@ def sample(
         steps: T, frames of each.
         seed: of the samples.
         temperature: factor on standard deviations; logits are divided by it.
+        output_noise: see :meth:`zpyro.models.SequenceModel.generate`.
         prefix: raw frames (P, D), NaN where missing, or tokens (P,) that every sequence continues.
             If the data have start frames, its first frame is used as one.
 
@@ -38,7 +40,8 @@ def sample(
         Raw frames (N, T, D) or tokens (N, T), without the prefix.
 
     Raises:
-        UserError: if the prefix is empty or does not suit the model.
+        UserError: if the prefix is empty or does not suit the model, or for an ``output_noise`` and
+            a likelihood of bits or tokens.
     """
     module, start, given = checkpoint.model, checkpoint.start, None
     seed_everything(seed)
@@ -61,6 +64,7 @@ def sample(
         start=None if start is None else to_model(module, start),
         prefix=None if given is None else to_model(module, given),
         temperature=temperature,
+        output_noise=output_noise,
         observed=observed,
     )
     return denormalize(checkpoint, generated.cpu().numpy())

@@ -54,12 +54,17 @@ def waveform_of(data: DataSpec, values: np.ndarray) -> tuple[NDArray[np.float32]
 
 
 def write_sound(
-    path: Path, data: DataSpec, values: np.ndarray, on_note: OnNote | None = None
+    path: Path,
+    data: DataSpec,
+    values: np.ndarray,
+    on_note: OnNote | None = None,
+    dither: np.random.Generator | None = None,
 ) -> Path:
     """Write a sequence as a wav file, and a roll as a MIDI file beside it; return the wav's path.
 
     A recording beyond full scale is divided by its peak; ``on_note`` receives a line about it.
-    Without mido no MIDI file is written.
+    Without mido no MIDI file is written. With random numbers ``dither``, noise of one step of 16
+    bits makes the rounding independent of the sound.
 
     Raises:
         UserError: if a file cannot be written, or a sample is NaN or infinite.
@@ -67,7 +72,7 @@ def write_sound(
     waveform, rate = waveform_of(data, values)
     with files.translate_os_errors(path):
         path.touch()  # soundfile raises errors of its own
-    peak = audio.write_wav(path, waveform, rate)
+    peak = audio.write_wav(path, waveform, rate, dither)
     if peak > 1.0 and on_note is not None:
         on_note(f"note: {path}: its peak of {peak:.3g} is beyond full scale; scaled to fit")
     if data.steps_per_quarter is not None and midi.is_installed():

@@ -11,7 +11,7 @@ import numpy as np
 
 from zpyro.datasets.corpora import loaders
 from zpyro.datasets.entry import DatasetEntry
-from zpyro.datasets.formats.audio import RATES
+from zpyro.datasets.formats.audio import FULL_SCALE, RATES
 from zpyro.datasets.prepared.corpus import (
     Corpus,
     FileSpan,
@@ -22,7 +22,6 @@ from zpyro.datasets.prepared.corpus import (
     streams_of,
 )
 from zpyro.datasets.recordings import (
-    FULL_SCALE,
     RecordingReader,
     file_notes,
     items_in,

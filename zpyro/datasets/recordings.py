@@ -13,9 +13,6 @@ from zpyro.datasets.prepared.corpus import FileSpan, ParsedFile, Reader, SourceF
 from zpyro.datasets.splitting import describe_split, named_splits
 from zpyro.errors import UserError, pluralize
 
-FULL_SCALE = 32768.0
-"""Stored numbers are samples of [-1, 1] times this."""
-
 LARGEST_ERROR = 1e-3
 """Share of a recording's power that rounding may change unnoticed."""
 
@@ -72,14 +69,14 @@ class RecordingReader(Reader):
         peak = audio.peak(waveform)
         if peak > 1.0:
             remarks["samples beyond full scale, all scaled to fit"] = f"peak {peak:.3g}"
-        scaled = audio.fit(waveform) * FULL_SCALE
-        samples = np.clip(np.rint(scaled), -FULL_SCALE, FULL_SCALE - 1.0)
+        fitting = audio.fit(waveform)
+        samples, scaled = audio.to_int16(fitting), fitting * audio.FULL_SCALE
         # Of integers nothing is lost, of a quiet float recording everything may be.
         error = float(np.square(samples - scaled, dtype=np.float64).sum())
         if peak < 1.0 and error > LARGEST_ERROR * float(np.square(scaled, dtype=np.float64).sum()):
             remarks["too quiet for 16 bits, rounded"] = f"peak {peak:.2g}"
         metadata = {"rate": rate, "remarks": remarks}
-        return ParsedFile(samples.astype(np.int16), [len(samples)], metadata=metadata)
+        return ParsedFile(samples, [len(samples)], metadata=metadata)
 
 
 def notes(spans: Iterable[FileSpan]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 from zpyro.datasets import corpora
 from zpyro.datasets.corpora import loaders
 from zpyro.datasets.entry import DatasetEntry
+from zpyro.datasets.formats.audio import FULL_SCALE
 from zpyro.datasets.prepared.corpus import (
     Corpus,
     FileSpan,
@@ -22,7 +23,7 @@ from zpyro.datasets.prepared.corpus import (
     Split,
     cut_rows,
 )
-from zpyro.datasets.recordings import FULL_SCALE, RecordingReader, notes
+from zpyro.datasets.recordings import RecordingReader, notes
 from zpyro.datasets.sequences import Normalization, Sequences
 from zpyro.datasets.splitting import SPLITS, list_files
 from zpyro.datasets.timit_files import MISSING, RATE, Utterance, find, other_recordings

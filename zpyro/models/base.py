@@ -150,6 +150,7 @@ class SequenceModel(StepwiseModel):
         temperature: float = 1.0,
         observed: Tensor | None = None,
         covariates: Tensor | None = None,
+        output_noise: float = 1.0,
     ) -> Tensor:
         """Sample frames from the prior, or frames that continue a prefix.
 
@@ -163,13 +164,22 @@ class SequenceModel(StepwiseModel):
             observed: (N, P), or (N, P, D), False where the prefix is missing.
             covariates: of the prefix and the new frames, (N, P + steps, C), for a model with
                 covariates.
+            output_noise: factor on the deviation of the returned frames from their mean given the
+                states, below 1 for less hiss in sound. The model is fed whole samples, so that
+                latents and states are the same for every factor. For a continuous likelihood.
 
         Returns:
             The new frames, (N, steps, D) or (N, steps).
 
         Raises:
             ValueError: if shapes do not fit each other or the model.
+            UserError: for an ``output_noise`` and a likelihood of bits or tokens.
         """
+        if output_noise != 1.0 and self.likelihood.support.is_discrete:
+            raise UserError(
+                f"output_noise is for numbers, and the likelihood {self.likelihood.name} has none; "
+                "use a temperature"
+            )
         given = 0 if prefix is None else prefix.shape[1]
         future = None
         if covariates is not None:
@@ -184,7 +194,15 @@ class SequenceModel(StepwiseModel):
                 start = self.likelihood.start(num_sequences, next(self.parameters()))
             first = self.bind(None, steps, start, None, future).conditions
             state = self.initial_state(len(start))
-            return sample_frames(self, start, steps, state, temperature, first.covariates)
+            return sample_frames(
+                self,
+                start,
+                steps,
+                state,
+                temperature,
+                first.covariates,
+                output_noise=output_noise,
+            )
         bound = self.bind(prefix, None, start, observed, covariates)
         z = self._sample_latents(bound)
         conditions = bound.conditions
@@ -200,7 +218,16 @@ class SequenceModel(StepwiseModel):
         seen = None if conditions.observed is None else conditions.observed[:, -1]
         if future is not None:
             future = future.to(next(self.parameters()))
-        return sample_frames(self, bound.x[:, -1], steps, end.state, temperature, future, seen)
+        return sample_frames(
+            self,
+            bound.x[:, -1],
+            steps,
+            end.state,
+            temperature,
+            future,
+            seen,
+            output_noise=output_noise,
+        )
 
     # -- on the disk ------------------------------------------------------------------------------
 

@@ -90,6 +90,7 @@ def sample_frames(
     temperature: float = 1.0,
     covariates: Tensor | None = None,
     observed: Tensor | None = None,
+    output_noise: float = 1.0,
 ) -> Tensor:
     """Sample frames step by step, keeping nothing but the frames and the present state.
 
@@ -103,6 +104,8 @@ def sample_frames(
         temperature: factor on the standard deviations (logits are divided by it).
         covariates: u_1..u_T, (N, T, C), for a model that has them.
         observed: True where the start frame is known, (N,) + event shape; None where all of it is.
+        output_noise: factor on the deviation of returned frames from their mean given the state.
+            The model is fed the whole samples.
 
     Returns:
         The frames, (N, T) + event shape.
@@ -115,7 +118,12 @@ def sample_frames(
         prepared = model.prepare(inputs, state)
         latent = _sample_latent(model, prepared, None, temperature)
         after = model.transition(latent, inputs, prepared)
-        return (_sample_frame(model, after, temperature), *after)
+        if output_noise == 1.0:
+            return (_sample_frame(model, after, temperature), *after)
+        parameters = model.emission(model.features(after))
+        frame = model.likelihood.sample(parameters, temperature)
+        returned = torch.lerp(model.likelihood.mean(parameters), frame, output_noise)
+        return (frame, *after, returned)
 
     def step(*tensors: Tensor) -> Tensors:
         if covariates is None:
@@ -132,7 +140,8 @@ def sample_frames(
             present = next_frame(observed, known[0] if known else None, *present)
         else:
             present = graphed(*known, *present)
-        frames[:, t] = present[0]
+        frames[:, t] = present[0 if output_noise == 1.0 else -1]
+        present = present[: 1 + len(state)]
     return frames
 
 

@@ -47,6 +47,8 @@ EXTENSIONS = frozenset(
 BLOCK = 1 << 20
 """Samples of all channels that are read at once."""
 
+FULL_SCALE = 32768.0
+"""16-bit samples are samples of [-1, 1] times this."""
 RATES = range(1_000, 1_000_000)
 """Samples a second that a recording may have; a damaged header asks for others."""
 
@@ -212,15 +214,41 @@ def fit(waveform: NDArray[Any]) -> NDArray[Any]:
     return waveform / max(1.0, peak(waveform))
 
 
-def write_wav(path: Path, waveform: NDArray[Any], rate: int) -> float:
+def to_int16(
+    waveform: NDArray[Any], dither: np.random.Generator | None = None
+) -> NDArray[np.int16]:
+    """Samples of [-1, 1] rounded to 16 bits.
+
+    Args:
+        waveform: (N,).
+        dither: random numbers of a triangular dither of one step on either side (Lipshitz,
+            Wannamaker and Vanderkooy, Journal of the Audio Engineering Society 40, 1992). Mean
+            and variance of the rounding error then do not depend on the sound. None without.
+    """
+    scaled = waveform * FULL_SCALE
+    if dither is not None:
+        first, second = dither.random((2, len(waveform)))
+        scaled = scaled + (first - second)
+    return np.clip(np.rint(scaled), -FULL_SCALE, FULL_SCALE - 1.0).astype(np.int16)
+
+
+def write_wav(
+    path: Path, waveform: NDArray[Any], rate: int, dither: np.random.Generator | None = None
+) -> float:
     """Write mono 16-bit wav and return the peak; samples beyond full scale are scaled to fit.
+
+    Args:
+        path: the file.
+        waveform: samples in [-1, 1].
+        rate: samples a second.
+        dither: see :func:`to_int16`.
 
     Raises:
         UserError: if a sample is NaN or infinite.
     """
     if not np.isfinite(waveform).all():
         raise UserError(f"{path}: its samples are not finite; nothing is written")
-    soundfile.write(path, fit(waveform), rate, format="WAV", subtype="PCM_16")
+    soundfile.write(path, to_int16(fit(waveform), dither), rate, format="WAV", subtype="PCM_16")
     return peak(waveform)
 
 
