@@ -1,7 +1,8 @@
 """Imputation by a trained run, by linear interpolation and by a Kalman smoother, on a table.
 
 ``python -m benchmarks.imputation runs/impute --share 0.2`` removes single entries of the test part,
-``--gap 24`` removes whole gaps of 24 rows of single columns instead, the same share in all. Prints
+``--gap 24`` removes whole gaps of 24 rows of single columns instead, the same share in all; with
+``--part valid``, of the validation part, on which settings can be chosen. Prints
 the mean absolute error of the removed entries, divided by the standard deviation of each column in
 the training part, and the share inside the central 90 % interval where there is one. The Kalman
 smoother is the local linear trend with a daily cycle of ``statsmodels``, fitted by maximum
@@ -57,14 +58,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the table without gaps")
     parser.add_argument("--share", type=float, default=0.2)
     parser.add_argument("--gap", type=int, default=1)
-    parser.add_argument("--rows", type=int, default=2880, help="rows of the test part that count")
+    parser.add_argument("--part", choices=["valid", "test"], default="test", help="of the table")
+    parser.add_argument("--rows", type=int, default=2880, help="rows of the part that count")
+    parser.add_argument("--no-smoother", action="store_true", help="leave out the Kalman smoother")
     parser.add_argument("--samples", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     run = TableRun(load_run(options.run))
     label, _, table = run.read(options.data)
     whole = table.series[0]
-    _, first, end = boundaries(Path(label), whole, run.settings)
+    valid, test, end = boundaries(Path(label), whole, run.settings)
+    first, end = (test, end) if options.part == "test" else (valid, test)
     series = whole[first : min(end, first + options.rows)]
     mask = removed(series.values.shape, options.share, options.gap, options.seed)
     gappy = replace(series, values=np.where(mask, np.nan, series.values))
@@ -73,8 +77,9 @@ def main() -> None:
     rows = {
         "zpyro impute": mean,
         "linear interpolation": fill_gaps(gappy.values),
-        "Kalman smoother": kalman(gappy.values, 24),
     }
+    if not options.no_smoother:
+        rows["Kalman smoother"] = kalman(gappy.values, 24)
     print(f"{mask.sum()} of {mask.size} entries removed, gaps of {options.gap}")
     for name, filled in rows.items():
         error = (np.abs(filled - series.values) / scale)[mask].mean()
