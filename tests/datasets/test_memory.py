@@ -444,6 +444,19 @@ def test_wide_tables_equal_arrays() -> None:
     same(from_dataframe(frame.reset_index(), time="hour"), from_arrays(expected))
 
 
+@pytest.mark.parametrize("kind", ["float64", "Float64"])
+def test_empty_cells_are_missing_values(kind: str) -> None:
+    frame = LONG.assign(level=LONG["level"].where(LONG["hour"] != 2).astype(kind))
+    holed = {name: value.copy() for name, value in EXPECTED.items()}
+    for value in holed.values():
+        value[2, 0] = np.nan
+    data = from_dataframe(frame, group="station", time="hour")
+    same(data, from_arrays(holed))
+    assert data.has_missing
+    wide = frame.pivot(index="hour", columns="station", values="level")
+    same(from_dataframe(wide), from_arrays({name: holed[name][:, 0] for name in wide.columns}))
+
+
 def test_wide_tables_with_two_levels_equal_arrays() -> None:
     wide = LONG.pivot(index="hour", columns="station", values=["level", "wind"])
     wide = wide.swaplevel(axis=1)[list(EXPECTED)]
@@ -478,7 +491,16 @@ def test_tables_with_given_splits_and_tokens() -> None:
         (LONG, {"time": "hour"}, "column hour holds a value twice; give group="),
         (LONG, {}, "column station has type"),
         (LONG.assign(hour=0), {"group": "station", "time": "hour"}, "s0 has hour 0 twice"),
-        (LONG.assign(level=np.nan), {"group": "station"}, "s0: column level has missing values"),
+        (
+            LONG.assign(level=np.nan),
+            {"group": "station", "values": "level"},
+            "s0 has no observed value; leave it out",
+        ),
+        (
+            LONG.assign(wind=LONG["wind"].astype("Int64").where(LONG["hour"] != 2)),
+            {"group": "station", "values": "wind", "likelihood": "categorical"},
+            "s0: column wind has missing tokens",
+        ),
         (LONG.assign(station=None), {"group": "station"}, "column station has missing values"),
         (
             LONG.assign(hour=np.where(LONG["hour"] == 2, np.nan, LONG["hour"])),
@@ -489,7 +511,6 @@ def test_tables_with_given_splits_and_tokens() -> None:
         (LONG[:0], {"group": "station"}, "holds no sequences"),
         (pd.DataFrame(), {}, "has no columns of values"),
         (pd.DataFrame({"a": [np.nan], "b": [1.0]}), {}, "column a holds no values"),
-        (pd.DataFrame({"a": [1.0, np.nan, 2.0]}), {}, "a: column a has missing values"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), {}, "has two columns a"),
         ([1.0], {}, "frame: is list, not a pandas DataFrame"),
         (LONG, {"group": "station", "valid": 3}, "valid: is int, not a pandas DataFrame"),

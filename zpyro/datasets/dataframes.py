@@ -32,7 +32,8 @@ def from_dataframe(
     With ``group`` the table is long: the rows of each group are a sequence (T_i, D) with the
     columns ``values`` as frames. Without, it is wide: each column is a sequence (T_i, 1); with two
     levels of columns, each entry of the first level is a sequence (T_i, D). Missing rows before
-    the first and after the last value of a wide sequence shorten it.
+    the first and after the last value of a wide sequence shorten it. Empty cells, NaN or ``pd.NA``,
+    are missing values, as NaN in :func:`from_arrays`.
 
     Args:
         frame: all sequences, or those to train on.
@@ -159,10 +160,11 @@ def _listed(table: Any) -> str:
 
 
 def _numbers(label: str, part: Any, tokens: bool) -> Array:
-    """The values of a sequence, (T, D), or (T,) of tokens."""
-    if part.isna().to_numpy().any():
-        column = part.columns[part.isna().to_numpy().any(axis=0)][0]
-        raise UserError(f"{label}: column {column} has missing values; fill or drop those rows")
+    """The values of a sequence, (T, D), NaN where they are missing, or (T,) of tokens."""
     if tokens and part.shape[1] == 1:
+        if part.isna().to_numpy().any():
+            raise UserError(
+                f"{label}: column {part.columns[0]} has missing tokens; fill or drop those rows"
+            )
         return checked(label, part.iloc[:, 0].to_numpy())
-    return checked(label, part.to_numpy(dtype=np.float64))
+    return checked(label, part.to_numpy(dtype=np.float64, na_value=np.nan))
