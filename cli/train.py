@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     "--init",
     type=PATH,
     metavar="RUN",
-    help="Start a new run from the best weights of this one; its settings are the preset, if "
-    "none is given.",
+    help="Start a new run from the best weights of this one, or the last if it has no others; its "
+    "settings are the preset, if none is given.",
 )
 @click.option(
     "--detect-anomaly", is_flag=True, help="Stop at the first NaN or infinity and name it; slow."
@@ -178,6 +178,8 @@ class Session:
             f"{len(self.data.valid)} held out; {self.config.model.name} with {weights:,} weights "
             f"on {device}; run directory {self.run.folder}"
         )
+        if self.config.train.init is not None and not self.resume:
+            log(f"starting from the weights of {self.config.train.init}")
         for note in (*self.changed, *self.data.notes):
             log(f"note: {note}")
 
@@ -199,13 +201,15 @@ def _start(
     from zpyro.nn.devices import choose_device
     from zpyro.training import config, runs
     from zpyro.training.building import fit_to_data
+    from zpyro.training.loading import copy_weights
 
     chosen = None if preset is None else config.read_preset(preset)
-    source = None if init is None else runs.open_run(init)
-    if source is not None and chosen is None:
-        before = source.config()
-        chosen = config.preset_of(tomllib.loads(config.write_config(before)), str(init))
-        if data is None and before.data_folder and dataset in (None, before.dataset):
+    if init is not None:
+        before = runs.open_run(init).config()
+        chosen = chosen or config.preset_of(tomllib.loads(config.write_config(before)), str(init))
+        given = {**given, "train.init": str(init.absolute())}
+        same_data = (dataset or chosen.dataset) == before.dataset
+        if data is None and same_data and before.data_folder is not None:
             data = Path(before.data_folder)
     dataset = dataset or (chosen.dataset if chosen else None)
     if dataset is None:
@@ -236,39 +240,15 @@ def _start(
     if loaded.settings is not None:
         settled = replace(settled, data=loaded.settings)
     model = _new_model(settled, loaded, code)
-    if source is not None:
-        _copy_weights(source, model, code)
+    if settled.train.init is not None:
+        # A first time, so that other weights than the model's leave no directory behind.
+        copy_weights(model, settled.train.init)
     # Written last: a mistake in the settings or data leaves no directory behind.
     with process_group.main_process_first():
         run = runs.create(out, settled) if process_group.is_main_process else runs.open_run(out)
     if process_group.is_main_process:
         run.write_baselines(loaded.train, loaded.frame_size)
     return Session(model, loaded, settled, run, resume=False)
-
-
-def _copy_weights(source: Run, model: SequenceModel, code: UserCode) -> None:
-    """Give a model the best weights of a run.
-
-    Raises:
-        UserError: if they are those of another model.
-    """
-    from zpyro.errors import UserError
-
-    held = source.load("best" if source.has("best") else "last", guide=code.guide)
-    weights, own = held.model.state_dict(), model.state_dict()
-    for name in sorted({*weights, *own}):
-        shapes = [None if name not in part else tuple(part[name].shape) for part in (weights, own)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"--init {source.folder}: has {_shape(shapes[0])} for {name}, and this model "
-                f"{_shape(shapes[1])}; leave out the settings model.* that differ"
-            )
-    model.load_state_dict(weights)
-    log(f"starting from step {held.step} of {source.folder}")
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "no weights" if shape is None else f"weights of shape {shape}"
 
 
 def _was_started(out: Path, process_group: ProcessGroup) -> bool:

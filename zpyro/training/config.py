@@ -168,6 +168,9 @@ class TrainConfig:
     weight_noise: float = setting(
         0.0, "standard deviation of noise on the weights in each step", at_least=0
     )
+    init: str | None = setting(
+        None, "run directory whose weights training starts from, none for fresh ones"
+    )
     learning_rate: float = setting(1e-3, "the optimizer's step size", above=0)
     learning_rate_schedule: str = setting(
         "constant",

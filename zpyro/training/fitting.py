@@ -31,6 +31,7 @@ from zpyro.objectives.schedules import Schedule
 from zpyro.training import checkpoint, curves, runs
 from zpyro.training.callbacks import Callback, Record, duration, logger_for, shown_number
 from zpyro.training.config import Config, ObjectiveConfig, TrainConfig
+from zpyro.training.loading import copy_weights
 from zpyro.training.runs import Run
 from zpyro.training.sequence_task import SequenceTask
 from zpyro.training.trainer import Outcome, Trainer
@@ -187,7 +188,9 @@ def fit(
         progress: show a progress bar in a terminal or notebook, and lines elsewhere; by default
             only in a terminal or notebook.
         run: the run directory for metrics and checkpoints, in place of ``out``.
-        resume: continue from the last checkpoint of ``run`` or ``out``, with its weights.
+        resume: continue from the last checkpoint of ``run`` or ``out``, with its weights. With
+            ``init=RUN`` (of :class:`~zpyro.training.TrainConfig`), a new training starts from the
+            weights of another run, which are then the best ones until a validation is better.
         detect_anomaly: stop at the first number that is not finite and name it; slow.
         process_group: this process among those that train together, all with the same arguments.
         **train: further attributes of :class:`~zpyro.training.TrainConfig`, such as ``average``,
@@ -237,6 +240,8 @@ def fit(
         both = [name for name, value in plain.items() if value is not None]
         if both:
             raise TypeError(f"fit: give config or {both[0]}, not both")
+    if config.train.init is not None and not resume:
+        copy_weights(module, config.train.init)
     if out is not None:
         if run is not None:
             raise TypeError("fit: give out or run, not both")

@@ -16,7 +16,7 @@ from zpyro.models import SequenceModel, saving
 from zpyro.nn.devices import choose_device
 from zpyro.training import checkpoint, custom_guides
 from zpyro.training.custom_guides import GuideFactory
-from zpyro.training.runs import CONFIG, Run
+from zpyro.training.runs import CONFIG, Run, open_run
 
 
 def load(
@@ -74,6 +74,22 @@ def load(
             "training": {"steps": held.step, "epochs": held.epoch, **(held.metrics or {})},
         }
     return model.to(choose_device(str(device)))
+
+
+def copy_weights(model: SequenceModel, folder: str | Path) -> None:
+    """Give a model the best weights of a run, or the last where it has no others.
+
+    Raises:
+        UserError: if it is no run, has no weights yet, or those of another model.
+    """
+    run = open_run(folder)
+    place = run.best if run.has("best") else run.last
+    if not place.is_dir():
+        raise UserError(f"{run.folder}: has no weights to start from; choose another run")
+    try:
+        model.load_state_dict(checkpoint.load_weights(place, model))
+    except UserError as error:
+        raise UserError(f"train.init, the weights to start from: {error}") from error
 
 
 def _check_custom_guide(run: Run, checkpoint_folder: Path) -> None:

@@ -155,6 +155,9 @@ class Trainer:
         with self.interruption, self._reporting():
             try:
                 self.run_pending_validation()
+                if self.train.init is not None and not self.state.step:
+                    # The weights it starts from are the best so far.
+                    self.validate()
                 batches = self._batches()
                 while not self.is_finished() and not self.stop_signal:
                     self.step(next(batches))
