@@ -14,6 +14,7 @@ from pathlib import Path
 
 from zpyro.analysis import load_run
 from zpyro.analysis.table_forecasts import TableRun, baselines
+from zpyro.errors import UserError
 from zpyro.evaluation import Forecaster
 
 COLUMNS = ("crps", "crps_sum", "energy_score", "coverage_50", "coverage_90", "mase", "mae")
@@ -29,8 +30,11 @@ def main() -> None:
     parser.add_argument("--skip-baselines", action="store_true")
     options = parser.parse_args()
     print(f"| | {' | '.join(COLUMNS)} | seconds |\n|{'---|' * (len(COLUMNS) + 2)}")
-    opened = [TableRun(load_run(folder)) for folder in options.runs]
-    label, _, table = opened[0].read(None)
+    try:
+        opened = [TableRun(load_run(folder)) for folder in options.runs]
+        label, _, table = opened[0].read(None)
+    except UserError as error:
+        parser.error(str(error))
     rows: list[tuple[TableRun, str, Forecaster]] = []
     if not options.only_baselines:
         rows += [

@@ -22,6 +22,7 @@ import numpy as np
 from zpyro.analysis import load_run
 from zpyro.analysis.table_forecasts import TableRun
 from zpyro.datasets.table import boundaries
+from zpyro.errors import UserError
 from zpyro.evaluation.baselines.forecasters import fill_gaps
 
 
@@ -64,10 +65,15 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    run = TableRun(load_run(options.run))
-    label, _, table = run.read(options.data)
-    whole = table.series[0]
-    valid, test, end = boundaries(Path(label), whole, run.settings)
+    if not (0 < options.share < 1 and 0 < options.gap <= options.rows and options.samples > 0):
+        parser.error("--share must be between 0 and 1, --gap from 1 to --rows, --samples above 0")
+    try:
+        run = TableRun(load_run(options.run))
+        label, _, table = run.read(options.data)
+        whole = table.series[0]
+        valid, test, end = boundaries(Path(label), whole, run.settings)
+    except UserError as error:
+        parser.error(str(error))
     first, end = (test, end) if options.part == "test" else (valid, test)
     series = whole[first : min(end, first + options.rows)]
     mask = removed(series.values.shape, options.share, options.gap, options.seed)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from zpyro.analysis import load_run, sample
 from zpyro.analysis.loading import LoadedRun
+from zpyro.errors import UserError
 
 Array = NDArray[np.float64]
 
@@ -32,7 +33,7 @@ def main() -> None:
     """Print a table, or one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--split", default="test")
+    parser.add_argument("--split", choices=["train", "valid", "test"], default="test")
     parser.add_argument("--seconds", type=float, default=60.0, help="of samples in all")
     parser.add_argument("--voices", type=int, default=12, help="sequences that share the seconds")
     parser.add_argument("--temperature", type=float, default=1.0)
@@ -40,7 +41,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    result = measure(load_run(options.run), options)
+    if not (options.seconds > 0 and options.voices > 0 and options.temperature > 0):
+        parser.error("seconds, voices and temperature must be above 0")
+    if not 0 <= options.output_noise <= 1:
+        parser.error("--output-noise must be from 0 to 1")
+    try:
+        result = measure(load_run(options.run), options)
+    except UserError as error:
+        parser.error(str(error))
     print(json.dumps(result) if options.json else _table(result))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import log, status
+from .options import NumberRange
 from .paths import PATH
 from .sequences import (
     load_split,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     "--temperature",
     default=1.0,
     show_default=True,
-    type=click.FloatRange(0, 100, min_open=True),
+    type=NumberRange(0, 100, min_open=True),
     help="Of sampled frames: below 1 for less variety.",
 )
 @sequence_options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from zpyro.distributed.ray_cluster import RayCluster
+    from zpyro.likelihoods import Likelihood
 
 MODEL = (
     click.option(
@@ -46,11 +48,33 @@ BACKEND = (
     ),
 )
 
+
+class NumberRange(click.FloatRange):
+    """Numbers within limits; NaN, which no comparison finds outside them, is refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not a number", param, ctx)
+        return number
+
+
+def check_output_noise(output_noise: float, likelihood: Likelihood) -> None:
+    """Refuse --output-noise where frames are not numbers."""
+    from zpyro.errors import UserError
+
+    if output_noise != 1.0 and likelihood.support.is_discrete:
+        raise UserError(
+            f"--output-noise: is for numbers, which the likelihood {likelihood.name} has not; "
+            "leave it out"
+        )
+
+
 output_noise_option = click.option(
     "--output-noise",
     default=1.0,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=NumberRange(0, 1),
     help="Below 1, frames are written with only this share of their deviation from the expected "
     "frame: less hiss. The model is fed whole samples.",
 )

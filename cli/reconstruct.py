@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import log, status
-from .options import dither_numbers, dither_option, output_noise_option
+from .options import (
+    NumberRange,
+    check_output_noise,
+    dither_numbers,
+    dither_option,
+    output_noise_option,
+)
 from .paths import PATH
 from .sequences import (
     load_split,
@@ -46,7 +52,7 @@ DEFAULT_COUNT = 8
     "--temperature",
     default=1.0,
     show_default=True,
-    type=click.FloatRange(0, 100, min_open=True),
+    type=NumberRange(0, 100, min_open=True),
     help="Of frames that --draw samples.",
 )
 @output_noise_option
@@ -91,11 +97,7 @@ def command(
     loaded = open_run(run, **options)
     check_has_latents(loaded.model)
     checkpoint = loaded.checkpoint
-    if output_noise != 1.0 and checkpoint.model.likelihood.support.is_discrete:
-        name = checkpoint.model.likelihood.name
-        raise UserError(
-            f"--output-noise: is for numbers, which the likelihood {name} has not; leave it out"
-        )
+    check_output_noise(output_noise, checkpoint.model.likelihood)
     sequences = load_split(loaded, split, data)
     indices = select_sequences(sequences, wanted, split, default_count=DEFAULT_COUNT)
     sequences = sequences[indices]

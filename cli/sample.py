@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import log, status
-from .options import dither_numbers, dither_option, model_options, output_noise_option
+from .options import (
+    NumberRange,
+    check_output_noise,
+    dither_numbers,
+    dither_option,
+    model_options,
+    output_noise_option,
+)
 from .paths import PATH
 from .sequences import make_folder, open_run, save_arrays, sound_files, write_plot
 
@@ -27,7 +34,7 @@ PLOTTED_IMAGES = 400
 @click.option("-n", "--count", default=8, show_default=True, type=click.IntRange(1, 10_000))
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, 3600, min_open=True),
+    type=NumberRange(0, 3600, min_open=True),
     help="Length of sound.  [default: 3]",
 )
 @click.option(
@@ -41,7 +48,7 @@ PLOTTED_IMAGES = 400
     "--temperature",
     default=1.0,
     show_default=True,
-    type=click.FloatRange(0, 100, min_open=True),
+    type=NumberRange(0, 100, min_open=True),
     help="Below 1 for less variety.",
 )
 @output_noise_option
@@ -85,6 +92,7 @@ def command(
     from zpyro.errors import pluralize
 
     checkpoint = open_run(run, guide_needed=prefix is not None, **options).checkpoint
+    check_output_noise(output_noise, checkpoint.model.likelihood)
     given = None if prefix is None else frames_from_file(prefix, checkpoint, log)
     steps = _steps(checkpoint, seconds, frames, 0 if given is None else len(given))
     out = make_folder(out or run / "samples")

@@ -42,6 +42,9 @@ _COLUMNS = ("boards", "black", "origins", "destinations", "ratings", "rights", "
 _RECORD = np.dtype(list(zip(_COLUMNS, ("64u1", "?", "u1", "u1", "<i2", "u1", "i1"), strict=True)))
 
 
+COMPRESSED = (".zst", ".gz", ".bz2", ".xz")
+"""Suffixes after ``.csv`` that exports in a folder may have."""
+
 _PORTION = 10_000
 
 
@@ -125,8 +128,7 @@ def read_puzzles(source: Path, skip_bad: bool = False) -> ChessPuzzles:
     A puzzle that several files hold is taken from the first of them, in the order of their names.
 
     Args:
-        source: see :func:`.chess_export.rows`; a folder's exports are its files ``*.csv`` and
-            ``*.csv.*``.
+        source: a file, see :func:`.chess_export.rows`, or a folder, see :func:`exports`.
         skip_bad: leave out bad rows instead of stopping at the first one.
 
     Raises:
@@ -148,9 +150,12 @@ def read_puzzles(source: Path, skip_bad: bool = False) -> ChessPuzzles:
                 records += _record(row)
             except UserError as error:
                 if not skip_bad:
-                    raise UserError(f"{path}: row {row.number} {error}") from error
+                    raise UserError(
+                        f"{path}: row {row.number} {error}; --skip-bad leaves such rows out"
+                    ) from error
                 where = f"row {row.number}" if source == path else f"{path.name} row {row.number}"
                 skipped, first_damage = skipped + 1, first_damage or f"{where} {error}"
+                continue
             if len(files) > 1 and row.values is not None:
                 ids.append(row.values[0])
             if len(records) > most:
@@ -168,11 +173,13 @@ def read_puzzles(source: Path, skip_bad: bool = False) -> ChessPuzzles:
 
 
 def exports(folder: Path) -> list[Path]:
-    """The puzzle exports in a folder, by name."""
+    """The puzzle exports in a folder, by name: ``*.csv``, also compressed, but no hidden files."""
     return sorted(
         path
         for path in folder.iterdir()
-        if path.is_file() and ".csv" in [suffix.lower() for suffix in path.suffixes]
+        if path.is_file()
+        and not path.name.startswith(".")
+        and path.name.lower().endswith(tuple(f".csv{suffix}" for suffix in ("", *COMPRESSED)))
     )
 
 

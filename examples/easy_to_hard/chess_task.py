@@ -154,6 +154,11 @@ def _read(source: Path, skip_bad: bool) -> ChessPuzzles:
 @functools.lru_cache(maxsize=1)
 def _read_version(source: Path, skip_bad: bool, _changed: int) -> ChessPuzzles:
     if source.is_dir() and not exports(source):
+        if not any(source.glob("*.pth")):
+            raise UserError(
+                f"{source}: holds neither puzzle exports (*.csv, also compressed) nor the "
+                "published tensors (data.pth, ...); give another folder"
+            )
         return archived_puzzles(source)
     puzzles = read_puzzles(source, skip_bad)
     if puzzles.skipped:

@@ -148,7 +148,13 @@ PRESETS = {
 
 
 def build(request: Request) -> Examples:
-    """Strings of ``request.size`` bits; no string is in two splits of the same seed."""
+    """Strings of ``request.size`` bits; no string is in two splits of the same seed.
+
+    Raises:
+        UserError: if a file was named, or the strings do not fit in memory.
+    """
+    if request.source is not None:
+        raise UserError("--data: prefix-sums makes its own strings; leave the option out")
     request.check_cells(request.size)
     first, end = request.part(min(HELD_OUT, 2**request.size // 8))
     inputs, targets = PrefixSums(request.size, end, request.seed).tensors()

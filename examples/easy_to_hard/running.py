@@ -105,7 +105,9 @@ def choose_rule(trainer: Trainer, folder: RunFolder) -> Iterator[str]:
     with contextlib.closing(log), trainer.averaged_weights():
         for size in preset.valid_sizes or (preset.train_size,):
             held_out = task.build(settings.request("valid", size, preset.valid_count))
-            found = sweep(solver, task, held_out, size, LONGEST_SEARCH * preset.iterations)
+            most = LONGEST_SEARCH * preset.iterations
+            with common.progress(f"choosing iterations at size {size}", "problems") as on_batch:
+                found = sweep(solver, task, held_out, size, most, on_batch)
             accuracy, iterations = max(found.accuracy), found.first_best
             record = {"kind": "valid", "step": trainer.state.step, "valid": size}
             log.append({**record, "accuracy": accuracy, "iterations": iterations})

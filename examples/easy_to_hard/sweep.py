@@ -190,7 +190,7 @@ def sweep_stable(
             )
             solved += int(task.correct(inputs, found.probabilities, targets).sum())
             one_view += int(task.correct(inputs, found.first.probabilities, targets).sum())
-            differing += int((found.views > 2).sum())
+            differing += int(found.differs.sum())
             unstable += int((~found.first.stable).sum())
             total += int(found.first.iterations.sum())
             longest = max(longest, int(found.first.iterations.max()))

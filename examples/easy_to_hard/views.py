@@ -50,12 +50,14 @@ class ViewedAnswers:
         probabilities: of the answers, the mean over the views that were taken, (B, classes, side,
             side).
         first: the answers of the first view, the problem as it is.
-        views: how many were taken of each problem, (B,); two where these two agree.
+        views: how many were taken of each problem, (B,).
+        differs: whether its first two views had other answers, (B,).
     """
 
     probabilities: Tensor
     first: StableAnswers
     views: Tensor
+    differs: Tensor
 
 
 @torch.no_grad()
@@ -107,6 +109,7 @@ def viewed_answers(
     first = answers(rows, 0)
     total, before = first.probabilities.clone(), chosen(first.probabilities, rows)
     count, kept = torch.ones_like(rows), torch.zeros_like(rows)
+    differs = torch.zeros_like(first.stable)
     for view in range(1, views):
         found = turned_back(answers(rows, view).probabilities, view)
         total[rows] += found
@@ -116,10 +119,12 @@ def viewed_answers(
         same = (now == before[rows]).flatten(1).all(1)
         kept[rows] = torch.where(same, kept[rows] + 1, 0)
         before[rows] = chosen(total[rows], rows)
+        if view == 1:
+            differs = ~same
         rows = rows[~same] if view == 1 else rows[kept[rows] < 2]
         if not len(rows):
             break
     if on_iteration is not None:
         on_iteration(len(inputs))
     mean = total / count.view(-1, *(1 for _ in total.shape[1:]))
-    return ViewedAnswers(mean, first, count)
+    return ViewedAnswers(mean, first, count, differs)

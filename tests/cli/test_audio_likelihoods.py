@@ -109,7 +109,7 @@ def test_options_of_samples_need_samples(
         (("reconstruct", sample_run, "--output-noise", 0.5), "--output-noise: changes sampled"),
         (("reconstruct", sample_run, "--temperature", 0.5), "--temperature: changes sampled"),
         (("reconstruct", token_run, "--draw", "--output-noise", 0.5), "--output-noise: is for"),
-        (("sample", token_run, "--output-noise", 0.5), "output_noise is for numbers"),
+        (("sample", token_run, "--output-noise", 0.5), "--output-noise: is for numbers"),
     ):
         result = zpyro(*arguments, "--out", tmp_path / "out")
         assert result.exit_code == 2

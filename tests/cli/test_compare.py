@@ -73,7 +73,7 @@ def test_table_numbers_and_picture(finished: Path) -> None:
     assert "| rnn |" in (finished / "comparison.md").read_text()
     # Nothing but progress of the training; a slow validation also reports its own.
     log = (finished / "rnn" / "seed-0" / "log.txt").read_text()
-    progress = re.compile(r"step \d+  .+|validating \d+/\d+")
+    progress = re.compile(r"step \d+  .+|validating \d+/\d+|scoring the .+|.+ bound, 4 .+")
     assert all(progress.fullmatch(line) for line in log.splitlines())
     assert "step 8  " in log
     assert (finished / "comparison.png").read_bytes().startswith(b"\x89PNG")

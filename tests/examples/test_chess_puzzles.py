@@ -284,7 +284,8 @@ def test_a_folder_of_exports_holds_each_puzzle_once(tmp_path: Path) -> None:
     folder.mkdir()
     written(folder / "b.csv", line(WHITE), line(CASTLES), line(CASTLES))
     written(folder / "a.CSV", line(BLACK), line((*WHITE[:3], "1300")))
-    (folder / "notes.txt").write_text("no puzzles")
+    for name in ("notes.txt", ".b.csv.swp", "c.csv.part", "d.csv.bak"):
+        (folder / name).write_text("no puzzles")
     found = read_puzzles(folder)
     # The rating is that of the first file; what a file repeats itself stays.
     assert found.ratings.tolist() == [700, 1300, 1500, 1500]
@@ -295,6 +296,16 @@ def test_a_folder_of_exports_holds_each_puzzle_once(tmp_path: Path) -> None:
     skipped = read_puzzles(folder, skip_bad=True)
     assert (len(skipped), skipped.skipped) == (4, 1)
     assert skipped.first_damage.startswith("c.csv row 2 ")
+    # A puzzle whose first row is bad is taken from the next file.
+    written(folder / "d.csv", line(("ddddd", *CASTLES[1:])))
+    found = read_puzzles(folder, skip_bad=True)
+    assert (len(found), found.skipped, found.repeated) == (5, 1, 1)
+
+
+@pytest.mark.fast
+def test_a_folder_without_exports_or_tensors_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds neither puzzle exports .* nor the published"):
+        chess_task.build(Request("train", 0, 100, 0, tmp_path, {}))
 
 
 def test_all_real_exports_at_once(data_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,6 +73,10 @@ def test_no_more_views_than_asked_for() -> None:
     found = viewed_answers(network(), inputs, 200, views=1, scored=scored)
     assert torch.equal(found.probabilities, found.first.probabilities)
     assert found.views.tolist() == [1, 1]
+    assert not found.differs.any()
+    found = viewed_answers(network(), inputs, 200, views=2, scored=scored)
+    assert found.views.tolist() == [2, 2]
+    assert found.differs.tolist() == [True, False]
 
 
 def test_the_mean_is_that_of_the_views_one_by_one() -> None:

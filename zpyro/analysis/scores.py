@@ -60,9 +60,12 @@ LABELS = {
     "baseline_linear": ("baseline: linear predictor", "nats/sequence"),
     "baseline_trigram": ("baseline: Kneser-Ney trigram", "nats/sequence"),
     "baseline_trigram_perplexity": ("  its perplexity", "a token, on the same tokens"),
-    "baseline_bernoulli": ("baseline: independent pixels", "nats/sequence"),
-    "baseline_markov": ("baseline: given the pixel above, or the last frame", "nats/sequence"),
-    "baseline_neighbors": ("baseline: given the pixels left and above", "nats/sequence"),
+    "baseline_bernoulli": ("baseline: independent pixels or notes", "nats/sequence"),
+    "baseline_markov": (
+        "baseline: each given the pixel above, or the last frame",
+        "nats/sequence",
+    ),
+    "baseline_neighbors": ("baseline: each given the pixels left and above", "nats/sequence"),
 }
 """Label and unit of each score; an indented label belongs to the score above it."""
 

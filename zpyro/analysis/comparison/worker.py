@@ -64,6 +64,7 @@ def score(run: Run, dataset: Dataset, scoring: Scoring) -> dict[str, Any]:
     config = run.config()
     checkpoint = run.load("best", choose_device(config.train.device))
     sequences, particles = dataset.split(scoring.split), scoring.particles
+    print(f"scoring the {scoring.split} split: ELBO", flush=True)
     elbo = evaluation.evaluate(checkpoint.model, sequences)
     values = {key: getattr(elbo, key) for key in ELBO_KEYS} | {
         "scoring": plain(scoring),
@@ -76,12 +77,14 @@ def score(run: Run, dataset: Dataset, scoring: Scoring) -> dict[str, Any]:
     if sequences.data_type == "tokens":
         values["perplexity"] = elbo.perplexity
     if "iwae" in scoring.bounds:
+        print(f"importance-weighted bound, {particles} paths", flush=True)
         found = evaluation.iwae(checkpoint.model, sequences, particles=particles)
         values |= {"iwae": found.iwae, "iwae_monte_carlo_stderr": found.monte_carlo_stderr}
         if sequences.data_type == "tokens":
             total = found.iwae * elbo.sequences
             values["perplexity_iwae"] = evaluation.perplexity(total, elbo.frames)
     if "smc" in scoring.bounds:
+        print(f"particle-filter bound, {particles} particles", flush=True)
         found = evaluation.smc(checkpoint.model, sequences, particles=particles, runs=1)
         values["smc"] = found.smc
     return values
