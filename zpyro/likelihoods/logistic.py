@@ -41,7 +41,7 @@ class LogisticMixture(TemperedLikelihood):
     The grid. Frames are normalized, x = (raw - sample_mean) / sample_scale with raw samples in
     [-1, 1]. Linear samples are raw = j / 2^(b-1) for j = -2^(b-1) .. 2^(b-1) - 1: with b = 16, the
     numbers that 16-bit recordings hold. With ``mu_law`` the grid is even in
-    u = sign(raw) log(1 + mu |raw|) / log(1 + mu), mu = 2^b - 1 (ITU-T G.711): u = 2 j / mu with
+    u = sign(raw) log(1 + mu abs(raw)) / log(1 + mu), mu = 2^b - 1 (ITU-T G.711): u = 2 j / mu with
     j = -mu/2 .. mu/2. A value between two grid points counts as the nearer one, a value beyond the
     grid as the outermost one.
 

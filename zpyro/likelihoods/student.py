@@ -27,7 +27,7 @@ class StudentT(TemperedLikelihood):
         x_d = m_d + s_d t_d,  t_d ~ Student-t(nu_d),  nu_d > 2
 
     The output layer gives, in this order, the D means, the D log squared scales and D numbers r,
-    with nu = 2 + exp(r + 1.5) within smooth bounds. A far value costs (nu + 1) log |x| nats in
+    with nu = 2 + exp(r + 1.5) within smooth bounds. A far value costs (nu + 1) log abs(x) nats in
     place of the x^2 of a Gaussian, which is the limit of large nu. The variance is
     s^2 nu / (nu - 2). A temperature is a factor on s.
 
