@@ -27,6 +27,8 @@ CHANGED: dict[str, object] = {
     "train.learning_rate_schedule": "plateau",
     "train.device": "cpu",
     "train.milestones": [1, 2],
+    "train.init": "elsewhere",
+    "model.sample_bits": 12,
     "model.likelihood": "bernoulli",
     "model.name": "vrnn",
     "model.log_variance_bounds": [-9.0, 9.0],
