@@ -131,3 +131,10 @@ def test_heavy_tails(zpyro: Zpyro, arrays: Path, tmp_path: Path) -> None:
     run = train(zpyro, "npz", arrays, tmp_path / "run", "--set=model.likelihood=student-t")
     checkpoint = runs.open_run(run).load("best", torch.device("cpu"))
     assert checkpoint.model.likelihood == StudentT(5, log_variance_bounds=(-14.0, 8.0))
+
+
+@pytest.mark.parametrize("option", ["--temperature", "--output-noise"])
+def test_a_number_that_is_none_is_refused(zpyro: Zpyro, array_run: Path, option: str) -> None:
+    result = zpyro("sample", array_run, option, "nan")
+    assert result.exit_code == 2
+    assert "nan is not a number" in result.output

@@ -104,3 +104,11 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     unstable = run("prefix-sums", "test", sums, "--views", 1)
     assert unstable.exit_code == 2
     assert "--views: it needs --until-stable" in unstable.stderr
+
+
+def test_data_for_a_task_that_makes_its_own_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "sums"
+    refused = run("prefix-sums", "train", "--out", folder, "--data", tmp_path, "--device", "cpu")
+    assert refused.exit_code == 2
+    assert "--data: prefix-sums makes its own strings; leave the option out" in refused.stderr
+    assert not folder.exists()
