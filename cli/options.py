@@ -65,8 +65,8 @@ def check_output_noise(output_noise: float, likelihood: Likelihood) -> None:
 
     if output_noise != 1.0 and likelihood.support.is_discrete:
         raise UserError(
-            f"--output-noise: is for numbers, which the likelihood {likelihood.name} has not; "
-            "leave it out"
+            f"--output-noise: is for numbers, and the likelihood {likelihood.name} is for bits or "
+            "tokens; leave it out"
         )
 
 

@@ -121,7 +121,9 @@ def viewed_answers(
         before[rows] = chosen(total[rows], rows)
         if view == 1:
             differs = ~same
-        rows = rows[~same] if view == 1 else rows[kept[rows] < 2]
+            rows = rows[differs]
+        else:
+            rows = rows[kept[rows] < 2]
         if not len(rows):
             break
     if on_iteration is not None:

@@ -35,7 +35,7 @@ COLUMNS = {
     "seconds": "seconds",
 }
 """Heading of each quantity of the table; a column without any value is left out."""
-PER_UNIT = ("elbo", "elbo_median", "elbo_trimmed", "iwae", "smc", "kl")
+PER_UNIT = ("elbo", "iwae", "smc", "kl")
 """Quantities in nats per sequence, or per frame where the table is in frames."""
 DIGITS = {"steps": 0, "seconds": 0, "bits_per_sample": 3}
 """Of a quantity in the table, 1 by default."""
