@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.forecasts runs/etth1-0 runs/etth1-1 runs/etth1-2 --steps 24 --windows 120``
 
-Prints a line for each run and baseline. Baselines see the values up to each origin; the runs were
+With ``--part valid`` origins are in the validation part, on which settings can be chosen. Prints
+a line for each run and baseline. Baselines see the values up to each origin; the runs were
 trained on the training part alone.
 """
 
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--windows", type=int, default=120)
+    parser.add_argument("--part", choices=["valid", "test"], default="test", help="of the table")
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--only-baselines", action="store_true")
     parser.add_argument("--skip-baselines", action="store_true")
@@ -53,6 +55,7 @@ def main() -> None:
             options.samples,
             {name: forecaster},
             windows=options.windows,
+            part=options.part,
         )
         scores, seconds = vars(tested[name].scores), time.perf_counter() - begin
         cells = " | ".join(f"{scores[column]:.4f}" for column in COLUMNS)

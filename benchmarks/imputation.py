@@ -21,9 +21,9 @@ import numpy as np
 
 from zpyro.analysis import load_run
 from zpyro.analysis.table_forecasts import TableRun
+from zpyro.datasets.linear_prediction import fill_gaps
 from zpyro.datasets.table import boundaries
 from zpyro.errors import UserError
-from zpyro.evaluation.baselines.forecasters import fill_gaps
 
 
 def removed(shape: tuple[int, int], share: float, gap: int, seed: int) -> np.ndarray[Any, Any]:

@@ -161,6 +161,11 @@ def renormalize_like(checkpoint: Checkpoint, sequences: Sequences) -> Sequences:
         UserError: if they have another data type, frame size, sample rate or vocabulary.
     """
     data, likelihood = checkpoint.data, checkpoint.model.likelihood
+    if sequences.normalization.lag_weights != data.lag_weights:
+        raise UserError(
+            "the data are not those that the run fitted data.lags to; restore the table, or give"
+            " all of another one"
+        )
     size = 1 if data.data_type == "tokens" else likelihood.size
     if (sequences.data_type, sequences.frame_size) != (data.data_type, size):
         found, wanted = (

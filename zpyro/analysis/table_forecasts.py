@@ -15,7 +15,14 @@ from zpyro.analysis.forecasting import forecast, impute
 from zpyro.analysis.loading import LoadedRun
 from zpyro.datasets.formats.tables import pandas_module, read_frame
 from zpyro.datasets.sequences import Normalization
-from zpyro.datasets.table import TableSettings, boundaries, change, split_series, to_sequences
+from zpyro.datasets.table import (
+    TableSettings,
+    boundaries,
+    errors_of,
+    prediction_of,
+    split_series,
+    to_sequences,
+)
 from zpyro.datasets.table_series import Series, Table, future_of, season_of, table_of
 from zpyro.errors import UserError, pluralize
 from zpyro.evaluation import (
@@ -27,7 +34,6 @@ from zpyro.evaluation import (
     StatsForecast,
     backtest,
 )
-from zpyro.evaluation.baselines.forecasters import fill_gaps
 from zpyro.models.base import SequenceModel
 
 if TYPE_CHECKING:
@@ -130,6 +136,8 @@ class TableRun:
         self.normalization: Normalization = loaded.checkpoint.data.normalization
         self.context = context or 2 * self.settings.segment_length
         self._folder = config.data_folder
+        size = self.model.likelihood.size
+        self._prediction = prediction_of(self.settings, self.normalization.lag_weights, size)
 
     def read(self, path: Path | None) -> tuple[str, DataFrame, Table]:
         """What errors call a table, by default the one of the training; itself, and its series.
@@ -184,6 +192,7 @@ class TableRun:
         windows: int = 1,
         seed: int = 0,
         held_out: bool = True,
+        part: str = "test",
     ) -> dict[str, Backtest]:
         """Forecast the last ``windows`` times ``steps`` rows of each series from those before them.
 
@@ -195,25 +204,27 @@ class TableRun:
             forecasters: by name, such as :attr:`forecaster` and those of :func:`baselines`.
             windows: how many forecasts of each series, one after another.
             seed: of the samples.
-            held_out: whether those rows must be in the test part of the training data.
+            held_out: whether those rows must be in a part of the data that was not trained on.
+            part: "test", or "valid" to choose settings; its last rows are forecast.
 
         Raises:
-            UserError: if a series, or its test part, is shorter than that.
+            UserError: if a series, or its part, is shorter than that.
         """
         candidates = list(table.series)
         if held_out and self.settings.split == "group":
-            candidates = split_series(Path(label), table, self.settings)["test"]
+            candidates = split_series(Path(label), table, self.settings)[part]
         chosen, firsts = list[Series](), list[int]()
         for series in candidates:
             first, end = 1, series.num_observed
             if held_out and self.settings.split == "time":
-                _, first, end = boundaries(Path(label), series, self.settings)
+                valid, first, end = boundaries(Path(label), series, self.settings)
+                first, end = (valid, first) if part == "valid" else (first, end)
             begin = end - windows * steps
             if begin < first:
                 where = f"{label}: group {series.name}" if series.name else label
-                part = "test rows" if held_out else "rows"
+                rows = f"{part} rows" if held_out else "rows"
                 raise UserError(
-                    f"{where}: has {end - first} {part}, fewer than the {windows * steps} to"
+                    f"{where}: has {end - first} {rows}, fewer than the {windows * steps} to"
                     " forecast; lower --steps, or leave the group out"
                 )
             chosen.append(series[:end])
@@ -244,11 +255,12 @@ class TableRun:
         Raises:
             UserError: if the run models changes instead of values.
         """
-        if self.settings.difference:
+        if self._prediction is not None:
+            what = "the errors of a linear prediction" if self.settings.lags else "changes"
             raise UserError(
-                f"the run models changes over {pluralize(self.settings.difference, 'step')}; "
+                f"the run models {what} over {pluralize(self._prediction.lags, 'step')}; "
                 "for imputation"
-                " train one with data.difference=0"
+                " train one with data.difference=0 and data.lags=0"
             )
         found: list[tuple[Numbers, Numbers]] = []
         for series in table.series:
@@ -275,7 +287,7 @@ class TableRun:
         Returns:
             Samples (S, N, H, D) of the steps after each history.
         """
-        change_over = self.settings.difference
+        prediction = self._prediction
         known: list[Series] = []
         future: list[NDArray[Any]] = []
         for history in histories:
@@ -287,7 +299,14 @@ class TableRun:
             whole = Series(
                 history.name or "series", (), rows, history.values, covariates[:length], rows
             )
-            known.append(change(whole, change_over)[max(0, length - self.context) :])
+            if prediction is not None and length <= prediction.lags:
+                where = f"group {history.name}" if history.name else "the series"
+                needs = "lags" if self.settings.lags else "difference"
+                raise UserError(
+                    f"{where}: has {pluralize(length, 'row')} before the forecast, but data.{needs}"
+                    f" needs more than {prediction.lags}; give more rows, or leave the group out"
+                )
+            known.append(errors_of(whole, prediction)[max(0, length - self.context) :])
             future.append(covariates[length : length + steps])
         sequences = to_sequences(known, self.normalization)
         ahead = np.stack(future) if sequences.covariates is not None else None
@@ -295,12 +314,9 @@ class TableRun:
             self.model, sequences, steps, num_samples=num_samples, covariates=ahead, seed=seed
         )
         drawn = found.samples.astype(np.float64)
-        if change_over:
+        if prediction is not None:
             for number, history in enumerate(histories):
-                last = fill_gaps(history.values)[-change_over:]
-                for step in range(steps):
-                    again = step - change_over
-                    drawn[:, number, step] += last[step] if again < 0 else drawn[:, number, again]
+                drawn[:, number] = prediction.forecast(history.values, drawn[:, number])
         return drawn
 
 

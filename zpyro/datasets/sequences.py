@@ -41,12 +41,15 @@ class Normalization:
         scale: likewise.
         covariate_mean: one for each covariate, (C,); empty leaves covariates as they are.
         covariate_scale: likewise.
+        lag_weights: of the linear prediction whose errors are ``raw``, one row a dimension, see
+            :mod:`zpyro.datasets.linear_prediction`; empty where ``raw`` are values.
     """
 
     mean: float | tuple[float, ...] = 0.0
     scale: float | tuple[float, ...] = 1.0
     covariate_mean: tuple[float, ...] = ()
     covariate_scale: tuple[float, ...] = ()
+    lag_weights: tuple[tuple[float, ...], ...] = ()
 
     def apply(self, raw: Array) -> Array:
         """Raw samples as normalized float32 frames."""

@@ -12,10 +12,14 @@ import numpy as np
 
 from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.formats.tables import pandas_module
+from zpyro.datasets.linear_prediction import LinearPrediction
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import split_by_name
 from zpyro.datasets.table_series import CALENDAR, Columns, Numbers, Series, Table, read_table
 from zpyro.errors import UserError, pluralize
+
+LARGEST_LAGS = 1000
+"""A fit solves for so many numbers a column, and finds the roots of a polynomial of this degree."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class TableSettings:
         segment_length: sequences are cut into rows of at most so many frames.
         stride: frames between the beginnings of two training sequences; None cuts without overlap.
         difference: model the change over so many steps instead of the values; 0 the values.
+        lags: model the errors of a linear prediction from so many past values of the same column,
+            fitted to the training part, instead of the values; 0 the values.
         normalize: subtract the training mean of each dimension and covariate, and divide by the
             standard deviation.
         seed: fixes which series are held out.
@@ -69,6 +75,7 @@ class TableSettings:
     segment_length: int = 192
     stride: int | None = None
     difference: int = 0
+    lags: int = 0
     normalize: bool = True
     seed: int = 0
 
@@ -84,6 +91,12 @@ class TableSettings:
             raise UserError(f"data.stride is {self.stride}; give a positive number")
         if self.difference < 0:
             raise UserError(f"data.difference is {self.difference}; give 0 or a number of steps")
+        if not 0 <= self.lags <= LARGEST_LAGS:
+            raise UserError(f"data.lags is {self.lags}; give a number from 0 to {LARGEST_LAGS}")
+        if self.lags and self.difference:
+            raise UserError(
+                f"data.lags is {self.lags} and data.difference {self.difference}; set one to 0"
+            )
         for name in self.columns.calendar:
             if name not in CALENDAR:
                 raise UserError(f"data.calendar has {name!r}; choose from {', '.join(CALENDAR)}")
@@ -117,8 +130,11 @@ def load(path: Path, settings: TableSettings) -> Dataset:
     table = read_table(path, settings.columns)
     settings = replace(settings, values=_joined(table.columns.values), step=table.columns.step)
     parts = split_series(path, table, settings)
-    train = [change(series, settings.difference) for series in parts["train"]]
-    normalization = _normalization(path, table, train, settings)
+    lag_weights = _lag_weights(path, parts["train"], settings)
+    prediction = prediction_of(settings, lag_weights, len(table.dimensions))
+    if prediction is not None:
+        parts = split_series(path, table, settings, prediction)
+    normalization = _normalization(path, table, parts["train"], settings, lag_weights)
     train, valid, test = (
         replace(
             segments(parts[name], settings, normalization, overlap=name == "train"),
@@ -140,11 +156,21 @@ def load_all(path: Path, settings: TableSettings, normalization: Normalization) 
         UserError: naming the file and the column or series that cannot be used.
     """
     table = read_table(path, settings.columns)
-    return segments(table.series, settings, normalization)
+    prediction = prediction_of(settings, normalization.lag_weights, len(table.dimensions))
+    series = [errors_of(each, prediction) for each in table.series]
+    return segments(series, settings, normalization)
 
 
-def split_series(path: Path, table: Table, settings: TableSettings) -> dict[str, list[Series]]:
+def split_series(
+    path: Path, table: Table, settings: TableSettings, prediction: LinearPrediction | None = None
+) -> dict[str, list[Series]]:
     """The series of each split: parts of every series, or whole series.
+
+    Args:
+        path: of the table, for errors.
+        table: its series.
+        settings: the splits.
+        prediction: of each value from those before it, whose errors replace the values.
 
     Raises:
         UserError: if a split would be empty.
@@ -160,13 +186,16 @@ def split_series(path: Path, table: Table, settings: TableSettings) -> dict[str,
             use_names=False,
         )
         splits = zip(("train", "valid", "test"), found, strict=True)
-        return {name: [table.series[i] for i in rows] for name, rows in splits}
+        return {
+            name: [errors_of(table.series[i], prediction) for i in rows] for name, rows in splits
+        }
     parts: dict[str, list[Series]] = {"train": [], "valid": [], "test": []}
     for series in table.series:
         valid, test, end = boundaries(path, series, settings)
-        parts["train"].append(series[:valid])
-        parts["valid"].append(series[valid:test])
-        parts["test"].append(series[test:end])
+        modeled = errors_of(series, prediction)
+        parts["train"].append(modeled[:valid])
+        parts["valid"].append(modeled[valid:test])
+        parts["test"].append(modeled[test:end])
     return parts
 
 
@@ -196,13 +225,41 @@ def boundaries(path: Path, series: Series, settings: TableSettings) -> tuple[int
     return valid, test, end
 
 
-def change(series: Series, steps: int) -> Series:
-    """The change of the values over so many steps, the first ones missing; 0 changes nothing."""
-    if not steps:
+def prediction_of(
+    settings: TableSettings, lag_weights: Sequence[tuple[float, ...]], size: int
+) -> LinearPrediction | None:
+    """The prediction whose errors are modeled; None where the values are.
+
+    Args:
+        settings: of the table.
+        lag_weights: that were fitted, for ``lags``.
+        size: D, dimensions of a frame.
+    """
+    if settings.lags:
+        return LinearPrediction(tuple(lag_weights))
+    return LinearPrediction.change(settings.difference, size) if settings.difference else None
+
+
+def errors_of(series: Series, prediction: LinearPrediction | None) -> Series:
+    """A series with the errors of a prediction in place of its values, the first ones missing."""
+    if prediction is None:
         return series
-    values = np.full_like(series.values, np.nan)
-    values[steps:] = series.values[steps:] - series.values[:-steps]
-    return replace(series, values=values)
+    return replace(series, values=prediction.errors(series.values))
+
+
+def _lag_weights(
+    path: Path, train: Sequence[Series], settings: TableSettings
+) -> tuple[tuple[float, ...], ...]:
+    """The weights of the prediction from ``lags`` values, fitted to the training part."""
+    if not settings.lags:
+        return ()
+    found = LinearPrediction.fit([series.values for series in train], settings.lags)
+    if found is None:
+        raise UserError(
+            f"{path}: data.lags is {settings.lags}, but the training part has too few stretches of"
+            f" {pluralize(settings.lags + 1, 'row')} without gaps to fit it; lower data.lags"
+        )
+    return found.weights
 
 
 def segments(
@@ -215,15 +272,14 @@ def segments(
     """Series cut into sequences, those without any value left out.
 
     Args:
-        series: with values as they are in the table.
-        settings: the length of a sequence, and what of the values is modeled.
+        series: with the values that are modeled.
+        settings: the length of a sequence.
         normalization: of frames and covariates.
         overlap: whether sequences begin every ``stride`` frames.
     """
     stride = (settings.stride if overlap else None) or settings.segment_length
     pieces: list[Series] = []
-    for each in series:
-        whole = change(each, settings.difference)
+    for whole in series:
         last = max(1, len(whole) - settings.segment_length + stride) if overlap else len(whole)
         for number, begin in enumerate(range(0, last, stride)):
             piece = whole[begin : begin + settings.segment_length]
@@ -249,11 +305,15 @@ def to_sequences(series: Sequence[Series], normalization: Normalization) -> Sequ
 
 
 def _normalization(
-    path: Path, table: Table, train: Sequence[Series], settings: TableSettings
+    path: Path,
+    table: Table,
+    train: Sequence[Series],
+    settings: TableSettings,
+    lag_weights: tuple[tuple[float, ...], ...],
 ) -> Normalization:
     """The mean and standard deviation of each dimension and covariate in the training part."""
     if not settings.normalize:
-        return Normalization()
+        return Normalization(lag_weights=lag_weights)
     mean, scale = _moments(np.concatenate([series.values for series in train]))
     for name, one, spread in zip(table.dimensions, mean, scale, strict=True):
         # Of a smaller share the differences would be lost in float32.
@@ -271,6 +331,7 @@ def _normalization(
         tuple(scale.tolist()),
         tuple(covariate_mean.tolist()),
         tuple(covariate_scale.tolist()),
+        lag_weights,
     )
 
 

@@ -15,7 +15,6 @@ from zpyro.errors import UserError
 from zpyro.models.base import SequenceModel
 from zpyro.models.guides import to_model
 from zpyro.models.particles import effective_particles, resample
-from zpyro.models.steps import StepwiseModel
 from zpyro.nn.devices import sum_dtype
 from zpyro.nn.layers import State, gaussian_log_density
 from zpyro.nn.modes import evaluation_mode
@@ -112,7 +111,6 @@ class Filter:
             dtype=sum_dtype(self._like.device),
             device=self._like.device,
         )
-        self._reads_present_only = type(model).encode_future is StepwiseModel.encode_future
 
     @torch.no_grad()
     def step(self, x: Any, covariates: Any = None, observed: Any = None) -> FilterStep:
@@ -163,7 +161,7 @@ class Filter:
         z = mean + (0.5 * log_variance).exp() * noise
         parameters = self._emission(z, inputs, prepared)
         predictive, gain = self._mixture(parameters), torch.zeros_like(z[:, :0]).sum(-1)
-        if self._reads_present_only and model.latent_size:
+        if model.latent_size and not model.reads_future:
             future = self._rows(model.embed_frames(frames, mask, known))
             posterior = model.posterior(context, future)
             z = posterior[0] + (0.5 * posterior[1]).exp() * noise

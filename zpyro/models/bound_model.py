@@ -20,6 +20,7 @@ from zpyro.errors import UserError
 from zpyro.models import parameter_store
 from zpyro.models.conditions import Conditions, conditions_of, zero_padding
 from zpyro.models.generation import run_forward
+from zpyro.models.masking import interpolate, sample_hidden
 from zpyro.models.steps import StepwiseModel
 from zpyro.models.trajectory import GaussianParameters, Trajectory
 from zpyro.nn.blocks import in_blocks
@@ -96,6 +97,26 @@ class BoundModel:
         return self.conditions.x
 
     @cached_property
+    def visible(self) -> Tensor | None:
+        """Which numbers of x the networks read, shaped as x; None where all of them.
+
+        In training with ``mask_rate``, a random part of the observed ones.
+
+        Raises:
+            UserError: with ``mask_rate``, if the model was built for data without missing values.
+        """
+        observed, model = self.conditions.observed, self.model
+        if not (model.training and model.mask_rate) or self.conditions.x is None:
+            return observed
+        if not model.missing:
+            raise UserError(
+                f"mask_rate is {model.mask_rate}, but this {type(model).__name__} was built for "
+                "data without missing values; build it with missing=True"
+            )
+        hidden = sample_hidden(model.noise_source, self.x, model.mask_rate, model.mask_length)
+        return ~hidden if observed is None else observed & ~hidden
+
+    @cached_property
     def inputs(self) -> Tensor:
         """[e(x_0), u_1]..[e(x_{T-1}), u_T], (B, T, E + C)."""
         return self._embedded_inputs(self.x)
@@ -108,8 +129,14 @@ class BoundModel:
     @cached_property
     def backward_states(self) -> Tensor:
         """b_1..b_T, (B, T, H)."""
-        given = self.conditions
-        embedded = self.model.embed_frames(self.x, given.observed, given.covariates)
+        given, visible, frames = self.conditions, self.visible, self.x
+        if visible is not None and self.model.fill == "interpolate" and self.model.reads_future:
+            # Padding is not missing: the numbers before it are carried on instead.
+            within = zero_padding(visible, given.mask, len(self.model.likelihood.event_shape))
+            frames = interpolate(frames, within)
+        else:
+            frames = self._visible(frames)
+        embedded = self.model.embed_frames(frames, visible, given.covariates)
         return self.model.encode_future(embedded, self.input_features, self.conditions.mask)
 
     def empty_latents(self) -> Tensor:
@@ -124,18 +151,24 @@ class BoundModel:
         time = len(lead) + 1
         return torch.cat([start.unsqueeze(time), frames.narrow(time, 0, self.steps - 1)], dim=time)
 
-    @cached_property
-    def shifted_observed(self) -> Tensor | None:
-        """Which numbers of x_0..x_{T-1} are known, shaped as x; None where all are."""
-        observed = self.conditions.observed
-        if observed is None:
+    @staticmethod
+    def _shifted_mask(mask: Tensor | None) -> Tensor | None:
+        """The mask of x_0..x_{T-1} for that of x_1..x_T, shaped as x; None where all are True."""
+        if mask is None:
             return None
-        return torch.cat([torch.ones_like(observed[:, :1]), observed[:, :-1]], dim=1)
+        return torch.cat([torch.ones_like(mask[:, :1]), mask[:, :-1]], dim=1)
+
+    def _visible(self, frames: Tensor) -> Tensor:
+        """Frames (..., B, T) + event shape with zeros in place of numbers hidden in training."""
+        if self.visible is None or self.visible is self.conditions.observed:
+            return frames
+        return frames.where(self.visible, frames.new_zeros(()))
 
     def _embedded_inputs(self, frames: Tensor) -> Tensor:
         """[e(x_0), u_1]..[e(x_{T-1}), u_T], (rows, T, E + C)."""
         covariates = self.conditions.covariates
-        inputs = self.model.embed_inputs(self.shifted(frames), self.shifted_observed, covariates)
+        frames, seen = self.shifted(self._visible(frames)), self._shifted_mask(self.visible)
+        inputs = self.model.embed_inputs(frames, seen, covariates)
         return inputs.flatten(0, -3)
 
     # -- sampling -----------------------------------------------------------------------------
@@ -304,7 +337,7 @@ class BoundModel:
     def reverse(self, backward_states: Tensor, frames: Tensor) -> Tensor:
         """log p(x_{t-1} | b_t), nats, (T, L, B)."""
         targets = self.frames_time_major(self.shifted(frames))
-        known = self._mask_time_major(self.shifted_observed)
+        known = self._mask_time_major(self._shifted_mask(self.conditions.observed))
         return in_blocks(self.model.reverse, self._time_major(backward_states), targets, *known)
 
     # -- shapes -------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from typing import Any
 from zpyro.errors import UserError
 from zpyro.likelihoods import LIKELIHOODS, Likelihood
 from zpyro.models.base import SequenceModel
+from zpyro.models.masking import FILLS
 from zpyro.models.registry import MODELS
 from zpyro.nn.recurrence import RECURRENCES
 from zpyro.settings import Limits, setting
@@ -47,6 +48,18 @@ class ModelConfig:
     )
     word_dropout: float = setting(
         0.0, "probability that training omits an input x_{t-1}", at_least=0, below=1
+    )
+    mask_rate: float = setting(
+        0.0,
+        "mean share of known numbers that training hides from the networks",
+        at_least=0,
+        below=1,
+    )
+    mask_length: int = setting(
+        48, "longest run of hidden numbers of a dimension", at_least=1, at_most=1 << 16
+    )
+    fill: str = setting(
+        "zeros", "what the posterior reads in place of missing numbers", choices=FILLS
     )
     log_variance_bounds: tuple[float, float] | None = setting(
         (-14.0, 8.0), "bounds of a Gaussian likelihood's log variance, none for no bound"
@@ -184,7 +197,8 @@ def config_of(model: SequenceModel) -> ModelConfig:
     values = {f.name: getattr(likelihood, f.name) for f in dataclasses.fields(likelihood) if f.init}
     values = {likelihood_setting(field): value for field, value in values.items()}
     values |= model.constructor_arguments | {"likelihood": likelihood.name}
-    values["word_dropout"] = model.word_dropout
+    for key in ("word_dropout", "mask_rate", "mask_length", "fill"):
+        values[key] = getattr(model, key)
     known = field_names(config_class(name))
     return model_config(name, **{key: value for key, value in values.items() if key in known})
 

@@ -119,7 +119,9 @@ def step_model(
         state = model.first_state(bound.sequences)
         for t in range(bound.steps):
             known = None if given.covariates is None else given.covariates[:, t]
-            inputs = model.embed_inputs(previous, seen, known)
+            visible = None if bound.visible is None or t == 0 else bound.visible[:, t - 1]
+            read = previous if visible is None else previous.where(visible, previous.new_zeros(()))
+            inputs = model.embed_inputs(read, visible, known)
             state = model.prepare(inputs, state)
             with _masked(bound, t):
                 context = model.context(state)

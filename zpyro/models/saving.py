@@ -76,6 +76,9 @@ def save(
         },
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "word_dropout": model.word_dropout,
+        "mask_rate": model.mask_rate,
+        "mask_length": model.mask_length,
+        "fill": model.fill,
         "skip_gradient": model.skip_gradient,
         "store_name": model.store_name,
         "metadata": model.metadata,
@@ -149,6 +152,9 @@ def load(folder: Path, *, classes: Iterable[type[Any]] = (), guide: Any = None) 
     copies = {name: tensor.clone() for name, tensor in tensors.items()}
     model.load_state_dict(copies, assign=True)
     model.word_dropout = float(meta.get("word_dropout", 0.0))
+    model.mask_rate = float(meta.get("mask_rate", 0.0))
+    model.mask_length = int(meta.get("mask_length", 1))
+    model.fill = str(meta.get("fill", "zeros"))
     model.skip_gradient = float(meta.get("skip_gradient", 0.0))
     model.metadata = manifest.table(meta, "metadata", source)
     model.store_name = parameter_store.claim_name(model, str(meta.get("store_name", "")) or None)

@@ -102,6 +102,15 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         word_dropout: in training, the probability that e(x_{t-1}) is zero in the recurrence, so
             that the state must use the latents (Bowman et al., arXiv:1511.06349, section 3.2).
             The posterior always sees every frame.
+        mask_rate: in training, the mean share of the known numbers that the networks read as
+            missing, while the likelihood scores them all, so that a model with ``missing`` learns
+            to impute: the denoising criterion of Im et al., arXiv:1511.06406. The bound stays one,
+            of a posterior that does not see those numbers.
+        mask_length: of the hidden numbers, the longest run of steps in one dimension; see
+            :func:`zpyro.models.masking.sample_hidden`.
+        fill: what a posterior that reads the future is given in place of missing numbers: "zeros",
+            or "interpolate", the line between the known numbers around them. The recurrence, which
+            must not see the future, reads zeros.
         skip_gradient: in training, the probability, for each sequence and step, that no gradient
             flows from later states back into z_t; its direct uses (KL, auxiliary, emission) keep
             theirs. Each use in the recurrence samples its own mask. Above 0 the plain loop runs.
@@ -148,6 +157,9 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
         self.covariate_size = covariate_size
         self.missing_embedding: nn.Module | None = None
         self.word_dropout = 0.0
+        self.mask_rate = 0.0
+        self.mask_length = 1
+        self.fill = "zeros"
         self.skip_gradient = 0.0
         self.noise_source = NoiseSource()
         self.initial_state_override: InitialState | None = None
@@ -304,6 +316,11 @@ class StepwiseModel(PyroModule, metaclass=AbstractModuleMeta):
             steps.append((self.context(prepared), self.features(state)))
         context, features = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
         return context, features
+
+    @property
+    def reads_future(self) -> bool:
+        """Whether the posterior of z_t reads more than the frame x_t and the context."""
+        return type(self).encode_future is not StepwiseModel.encode_future
 
     @abc.abstractmethod
     def bind(

@@ -71,12 +71,12 @@ def fit_to_data(model: ModelConfig, dataset: Dataset) -> ModelConfig:
             f"model.covariate_size is {getattr(model, 'covariate_size', 0)}, but the data have "
             f"{pluralize(size, 'covariate')}; leave it out"
         )
-    needed = {"missing": dataset.has_missing, "covariate_size": size}
+    needed = {"missing": dataset.has_missing or model.mask_rate > 0, "covariate_size": size}
     for name, value in needed.items():
         if hasattr(model, name):
             changes[name] = value or getattr(model, name)
         elif value:
-            what = "missing values" if name == "missing" else "covariates"
+            what = "missing values, or model.mask_rate," if name == "missing" else "covariates"
             raise UserError(
                 f"model {model.name}: cannot use data with {what}; give its constructor the "
                 f"argument {name}, or leave them out of the data"
@@ -113,7 +113,14 @@ def build_model(
             f"model {model.name}: its weights do not fit in memory; set model.hidden_size and the "
             "other sizes lower, or give data with smaller frames or a smaller vocabulary"
         ) from error
-    module.word_dropout = model.word_dropout
+    if model.fill == "interpolate" and (likelihood.support.is_discrete or not module.reads_future):
+        raise UserError(
+            f"model.fill is interpolate, which is for continuous data and models whose posterior "
+            f"reads the future, not for the model {model.name} with the likelihood "
+            f"{likelihood.name}; set it to zeros"
+        )
+    for name in ("word_dropout", "mask_rate", "mask_length", "fill"):
+        setattr(module, name, getattr(model, name))
     if guide is not None:
         guide.attach(module)
     return module

@@ -70,6 +70,7 @@ class DataSpec:
         covariate_scale: see ``covariate_mean``.
         steps_per_quarter: frames in a quarter note where a frame is the 88 keys of a piano, else
             None.
+        lag_weights: see :class:`~zpyro.datasets.sequences.Normalization`.
     """
 
     name: str
@@ -81,6 +82,7 @@ class DataSpec:
     covariate_mean: tuple[float, ...] = ()
     covariate_scale: tuple[float, ...] = ()
     steps_per_quarter: int | None = None
+    lag_weights: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.data_type not in DATA_TYPES:
@@ -108,7 +110,9 @@ class DataSpec:
     @property
     def normalization(self) -> Normalization:
         """What turns raw samples into the frames of the model."""
-        return Normalization(self.mean, self.scale, self.covariate_mean, self.covariate_scale)
+        return Normalization(
+            self.mean, self.scale, self.covariate_mean, self.covariate_scale, self.lag_weights
+        )
 
 
 def _numbers(value: float | tuple[float, ...]) -> tuple[float, ...]:
@@ -159,6 +163,7 @@ def data_spec(dataset: Dataset) -> DataSpec:
         covariate_mean=train.normalization.covariate_mean,
         covariate_scale=train.normalization.covariate_scale,
         steps_per_quarter=train.steps_per_quarter,
+        lag_weights=train.normalization.lag_weights,
     )
 
 

@@ -238,6 +238,7 @@ class Config:
             "model.embedding_dropout": getattr(self.model, "embedding_dropout", 0.0),
             "model.output_dropout": getattr(self.model, "output_dropout", 0.0),
             "model.word_dropout": self.model.word_dropout,
+            "model.mask_rate": self.model.mask_rate,
             "objective.skip_gradient": self.objective.skip_gradient,
         }
         for key, value in noisy.items():

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from zpyro.datasets.linear_prediction import fill_gaps
 from zpyro.errors import UserError
 from zpyro.evaluation.forecasts import History, Numbers
 
@@ -209,17 +209,3 @@ class StatsForecast:
         mean = np.asarray(result["mean"], np.float64)
         spread = (np.asarray(result["hi-90"], np.float64) - mean) / NORMAL_90
         return mean, np.where(np.isfinite(spread), np.maximum(spread, 0.0), 0.0)
-
-
-def fill_gaps(values: NDArray[Any]) -> Numbers:
-    """Missing values (NaN) of each column (T, D) by linear interpolation over time.
-
-    Before the first and after the last observed value that value is taken; a column without any
-    becomes zeros.
-    """
-    filled = np.array(values, np.float64)
-    moments = np.arange(len(filled))
-    for column in filled.T:
-        seen = np.isfinite(column)
-        column[~seen] = np.interp(moments[~seen], moments[seen], column[seen]) if seen.any() else 0
-    return filled
