@@ -58,7 +58,7 @@ def main() -> None:
             part=options.part,
         )
         scores, seconds = vars(tested[name].scores), time.perf_counter() - begin
-        cells = " | ".join(f"{scores[column]:.4f}" for column in COLUMNS)
+        cells = " | ".join(f"{scores[column]:.4g}" for column in COLUMNS)
         print(f"| {name} | {cells} | {seconds:.0f} |", flush=True)
 
 

@@ -131,7 +131,7 @@ PUBLIC_NAMES = {
         StudentT build register
     """,
     "zpyro.datasets": """
-        Batch Corpus DATASETS Dataset DatasetEntry Normalization Sample Sequences SeriesSample
+        Batch Corpus DATASETS Dataset DatasetEntry LinearPrediction Normalization Sample Sequences SeriesSample
         Vocabulary collate describe entry from_arrays from_dataframe from_dataset load load_all
         names register
     """,

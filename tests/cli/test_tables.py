@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import pandas
 import pytest
 
 from tests.cli.conftest import SMALL, Zpyro
+from zpyro.analysis import load_run
+from zpyro.analysis.table_forecasts import TableRun
+from zpyro.errors import UserError
 
 SETTINGS = (
     "--set=data.time=hour",
@@ -168,3 +172,45 @@ def test_mistakes_are_one_line(
     errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
     assert message in errors[0]
+
+
+def write_waves(path: Path, values: np.ndarray) -> None:
+    frame = {"t": np.arange(len(values)), "a": values[:, 0], "b": values[:, 1]}
+    pandas.DataFrame(frame).to_csv(path, index=False)
+
+
+def test_a_run_on_errors_forecasts_values(zpyro: Zpyro, tmp_path: Path) -> None:
+    """Of waves that the prediction knows: a model of two steps forecasts them."""
+    steps = np.arange(400)[:, None]
+    waves = np.sin(2 * np.pi * steps / np.array([24, 10])) * [5.0, 100.0] + [20.0, -300.0]
+    values = waves + np.random.default_rng(0).normal(size=waves.shape) * [0.05, 1.0]
+    values[[100, 200], [0, 1]] = np.nan
+    path = tmp_path / "waves.csv"
+    write_waves(path, values)
+    settings = ("--set=data.time=t", "--set=data.lags=48", "--set=data.segment_length=32")
+    arguments = ("train", "--dataset", "table", "--data", path, *settings, *SMALL)
+    result = zpyro(*arguments, "--set=model.name=vrnn", "--max-steps", 2, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    scored = zpyro("forecast", tmp_path / "run", "--steps", 12, "--samples", 50, "--json")
+    assert scored.exit_code == 0, scored.output
+    assert json.loads(scored.stdout.splitlines()[0])["mase"] < 2.0
+    evaluated = zpyro("evaluate", tmp_path / "run")
+    assert evaluated.exit_code == 0, evaluated.output
+
+    filled = zpyro("impute", tmp_path / "run", "--data", path, "--out", tmp_path / "filled.csv")
+    assert filled.exit_code == 2
+    assert "the run models the errors of a linear prediction" in filled.stderr
+    run = TableRun(load_run(tmp_path / "run"))
+    label, _, table = run.read(None)
+    short = replace(table, series=(table.series[0][:48],))
+    with pytest.raises(UserError, match=r"has 48 rows before the forecast, but data\.lags needs"):
+        run.forecast(label, short, 3, 5)
+    found = run.forecast(label, replace(table, series=(table.series[0][:380],)), 20, 50)
+    errors = abs(np.median(found.samples[0], axis=0) - waves[380:]) / [5.0, 100.0]
+    assert errors.max() < 0.2
+    # Another table has another fit, on whose errors the model was not trained.
+    values[:50] += 3.0
+    write_waves(path, values)
+    again = zpyro("evaluate", tmp_path / "run")
+    assert again.exit_code == 2
+    assert "the data are not those that the run fitted data.lags to" in again.stderr

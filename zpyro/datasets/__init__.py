@@ -10,6 +10,7 @@ from zpyro.datasets.arrays import from_arrays
 from zpyro.datasets.batching import Batch, Sample, SeriesSample, collate
 from zpyro.datasets.dataframes import from_dataframe
 from zpyro.datasets.entry import DatasetEntry
+from zpyro.datasets.linear_prediction import LinearPrediction
 from zpyro.datasets.prepared.corpus import Corpus
 from zpyro.datasets.registry import (
     DATASETS,
@@ -30,6 +31,7 @@ __all__ = [
     "Corpus",
     "Dataset",
     "DatasetEntry",
+    "LinearPrediction",
     "Normalization",
     "Sample",
     "Sequences",

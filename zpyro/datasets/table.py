@@ -314,7 +314,11 @@ def _normalization(
     """The mean and standard deviation of each dimension and covariate in the training part."""
     if not settings.normalize:
         return Normalization(lag_weights=lag_weights)
-    mean, scale = _moments(np.concatenate([series.values for series in train]))
+    values = np.concatenate([series.values for series in train])
+    mean, scale = _moments(values)
+    if settings.difference:
+        # Changes keep their sign: the mean change of the past is no forecast of a random walk.
+        mean, scale = np.zeros_like(mean), np.hypot(mean, scale)
     for name, one, spread in zip(table.dimensions, mean, scale, strict=True):
         # Of a smaller share the differences would be lost in float32.
         if not spread > max(1e-6 * abs(one), 1e-30):

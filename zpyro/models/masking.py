@@ -54,9 +54,9 @@ def interpolate(x: Tensor, observed: Tensor) -> Tensor:
     after = steps.where(observed, size).flip(1).cummin(dim=1).values.flip(1)
     left = before.where(before >= 0, after).clamp(max=size - 1)
     right = after.where(after < size, before).clamp(min=0)
-    weight = (steps - left) / (right - left).clamp(min=1)
+    weight = (steps - left).to(x.dtype) / (right - left).clamp(min=1)
     first, last = x.gather(1, left), x.gather(1, right)
-    line = first + weight.to(x.dtype) * (last - first)
+    line = first + weight * (last - first)
     # A dimension without any observed number points at its ends, whose values do not count.
     line = line.where((before >= 0) | (after < size), line.new_zeros(()))
     return x.where(observed, line)
