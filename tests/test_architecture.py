@@ -131,9 +131,9 @@ PUBLIC_NAMES = {
         StudentT build register
     """,
     "zpyro.datasets": """
-        Batch Corpus DATASETS Dataset DatasetEntry LinearPrediction Normalization Sample Sequences SeriesSample
-        Vocabulary collate describe entry from_arrays from_dataframe from_dataset load load_all
-        names register
+        Batch Corpus DATASETS Dataset DatasetEntry LinearPrediction Normalization Sample Sequences
+        SeriesSample Vocabulary collate describe entry from_arrays from_dataframe from_dataset load
+        load_all names register
     """,
     "zpyro.distributed": """
         BatchShard ProcessGroup RayCluster SINGLE_PROCESS full_batch init_distributed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -142,7 +143,7 @@ def test_a_data_set_of_errors(tmp_path: Path) -> None:
     ],
 )
 def test_bad_lags_are_refused_in_one_line(
-    tmp_path: Path, settings: dict[str, int], message: str
+    tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
     path = written(tmp_path, process(200))
     with pytest.raises(UserError) as caught:
