@@ -44,7 +44,7 @@ class LinearPrediction:
         return cls((row,) * size, needs_past=True)
 
     @classmethod
-    def fit(cls, series: Sequence[Numbers], lags: int) -> LinearPrediction | None:
+    def fit(cls, series: Sequence[Numbers], lags: int, change: int = 0) -> LinearPrediction | None:
         """Ridge regression on series (T, D), NaN where missing, all together.
 
         Every dimension is scaled to unit variance first. Roots outside the unit circle are moved
@@ -52,35 +52,27 @@ class LinearPrediction:
 
         Args:
             series: of the training part.
-            lags: L.
+            lags: values of the past that the regression sees.
+            change: above 0, the regression is of changes over so many steps, without a constant:
+                x_t - x_{t-S} = sum_k b_k (x_{t-k} - x_{t-S-k}) + e_t, and L = lags + S.
 
         Returns:
             The prediction, or None where a dimension has too few values after L others.
         """
+        if change:
+            series = [each[change:] - each[:-change] for each in series]
         rows: list[tuple[float, ...]] = []
         for column in range(series[0].shape[1]):
-            parts = [each[:, column] for each in series if np.isfinite(each[:, column]).any()]
-            known = np.concatenate(parts) if parts else np.zeros(0)
-            center, scale = (np.nanmean(known), np.nanstd(known)) if len(known) else (0.0, 0.0)
-            if not scale > 0:
+            found = _regression([each[:, column] for each in series], lags, center=not change)
+            if found is None:
                 return None
-            windows = [
-                np.lib.stride_tricks.sliding_window_view((part - center) / scale, lags + 1)
-                for part in parts
-                if len(part) > lags
-            ]
-            complete = [part[np.isfinite(part).all(1)] for part in windows]
-            design = np.concatenate(complete) if complete else np.zeros((0, lags + 1))
-            if len(design) <= lags + 1:
-                return None
-            past, target = design[:, -2::-1], design[:, -1]
-            past = np.concatenate([past, np.ones_like(past[:, :1])], 1)
-            gram = past.T @ past
-            gram += RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
-            found = np.linalg.solve(gram, past.T @ target)
-            lagged, constant = _stable(found[:-1]), found[-1]
-            intercept = constant * scale + center * (1.0 - lagged.sum())
-            rows.append((*lagged.tolist(), float(intercept)))
+            lagged, intercept = found
+            if change:
+                # 1 - sum_k a_k B^k = (1 - B^S) (1 - sum_k b_k B^k), B the step back.
+                step = np.zeros(change + 1)
+                step[0], step[-1] = 1.0, -1.0
+                lagged = -np.convolve(step, np.concatenate([[1.0], -lagged]))[1:]
+            rows.append((*lagged.tolist(), intercept))
         return cls(tuple(rows))
 
     @property
@@ -148,6 +140,35 @@ class LinearPrediction:
     def _next(self, past: Numbers) -> Numbers:
         """The prediction from the last L values, (..., L, D) to (..., D)."""
         return np.einsum("...ld,ld->...d", past, self._lagged) + self._intercept
+
+
+def _regression(
+    series: Sequence[Numbers], lags: int, *, center: bool
+) -> tuple[Numbers, float] | None:
+    """a_1..a_L and c of series (T,); c is 0 where they are not centered."""
+    known = np.concatenate(series)
+    known = known[np.isfinite(known)]
+    middle = float(known.mean()) if center and len(known) else 0.0
+    scale = float(np.sqrt(np.square(known - middle).mean())) if len(known) else 0.0
+    if not scale > 0:
+        return None
+    windows = [
+        np.lib.stride_tricks.sliding_window_view((part - middle) / scale, lags + 1)
+        for part in series
+        if len(part) > lags
+    ]
+    complete = [part[np.isfinite(part).all(1)] for part in windows]
+    design = np.concatenate(complete) if complete else np.zeros((0, lags + 1))
+    if len(design) <= lags + 1:
+        return None
+    past, target = design[:, -2::-1], design[:, -1]
+    if center:
+        past = np.concatenate([past, np.ones_like(past[:, :1])], 1)
+    gram = past.T @ past
+    gram += RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
+    found = np.linalg.solve(gram, past.T @ target)
+    lagged = _stable(found[:lags])
+    return lagged, found[-1] * scale + middle * (1.0 - lagged.sum()) if center else 0.0
 
 
 def _stable(lagged: Numbers) -> Numbers:

@@ -50,7 +50,8 @@ class TableSettings:
         stride: frames between the beginnings of two training sequences; None cuts without overlap.
         difference: model the change over so many steps instead of the values; 0 the values.
         lags: model the errors of a linear prediction from so many past values of the same column,
-            fitted to the training part, instead of the values; 0 the values.
+            fitted to the training part, instead of the values; 0 the values. With ``difference``
+            the prediction is one of changes from past changes.
         normalize: subtract the training mean of each dimension and covariate, and divide by the
             standard deviation.
         seed: fixes which series are held out.
@@ -93,10 +94,6 @@ class TableSettings:
             raise UserError(f"data.difference is {self.difference}; give 0 or a number of steps")
         if not 0 <= self.lags <= LARGEST_LAGS:
             raise UserError(f"data.lags is {self.lags}; give a number from 0 to {LARGEST_LAGS}")
-        if self.lags and self.difference:
-            raise UserError(
-                f"data.lags is {self.lags} and data.difference {self.difference}; set one to 0"
-            )
         for name in self.columns.calendar:
             if name not in CALENDAR:
                 raise UserError(f"data.calendar has {name!r}; choose from {', '.join(CALENDAR)}")
@@ -253,11 +250,14 @@ def _lag_weights(
     """The weights of the prediction from ``lags`` values, fitted to the training part."""
     if not settings.lags:
         return ()
-    found = LinearPrediction.fit([series.values for series in train], settings.lags)
+    found = LinearPrediction.fit(
+        [series.values for series in train], settings.lags, settings.difference
+    )
     if found is None:
+        rows = pluralize(settings.lags + settings.difference + 1, "row")
         raise UserError(
             f"{path}: data.lags is {settings.lags}, but the training part has too few stretches of"
-            f" {pluralize(settings.lags + 1, 'row')} without gaps to fit it; lower data.lags"
+            f" {rows} without gaps to fit it; lower data.lags"
         )
     return found.weights
 
@@ -317,7 +317,7 @@ def _normalization(
     values = np.concatenate([series.values for series in train])
     mean, scale = _moments(values)
     if settings.difference:
-        # Changes keep their sign: the mean change of the past is no forecast of a random walk.
+        # Changes are not centered: the mean change of the past is no forecast of a random walk.
         mean, scale = np.zeros_like(mean), np.hypot(mean, scale)
     for name, one, spread in zip(table.dimensions, mean, scale, strict=True):
         # Of a smaller share the differences would be lost in float32.
