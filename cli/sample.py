@@ -59,6 +59,12 @@ PLOTTED_IMAGES = 400
     help="What to continue: a recording, a MIDI file, a text file of one line, or a .npy array"
     " (P, D) or (P,) of frames, tokens, or the upper rows of an image.",
 )
+@click.option(
+    "--covariates",
+    type=PATH,
+    help="Of a run with covariates: a .npy array (P + T, C) of those of the prefix and of the new"
+    " frames, as in the data.",
+)
 @model_options
 def command(
     run: Path,
@@ -71,6 +77,7 @@ def command(
     output_noise: float,
     dither: bool,
     prefix: Path | None,
+    covariates: Path | None,
     **options: Any,
 ) -> None:
     """Sample new sequences from a run, and plot them.
@@ -87,14 +94,21 @@ def command(
       zpyro sample runs/vowels -n 8 --seconds 3 --out samples
     """
     from zpyro.analysis.sampling import sample
-    from zpyro.analysis.selection import frames_from_file
+    from zpyro.analysis.selection import covariates_from_file, frames_from_file
     from zpyro.analysis.sounds import has_sound
-    from zpyro.errors import pluralize
+    from zpyro.errors import UserError, pluralize
 
     checkpoint = open_run(run, guide_needed=prefix is not None, **options).checkpoint
     check_output_noise(output_noise, checkpoint.model.likelihood)
     given = None if prefix is None else frames_from_file(prefix, checkpoint, log)
-    steps = _steps(checkpoint, seconds, frames, 0 if given is None else len(given))
+    before = 0 if given is None else len(given)
+    known = None if covariates is None else covariates_from_file(covariates, checkpoint)
+    if known is not None and frames is None:
+        # The first frame of a prefix is the start frame where the data have one.
+        frames = len(known) - before + (before > 0 and checkpoint.start is not None)
+        if frames < 1:
+            raise UserError(f"{covariates}: has no rows beyond those of the prefix; add rows")
+    steps = _steps(checkpoint, seconds, frames, before)
     out = make_folder(out or run / "samples")
     unit = "frame" if checkpoint.vocabulary is None else checkpoint.vocabulary.unit
     with status(f"sampling {pluralize(count, 'sequence')} of {pluralize(steps, unit)}"):
@@ -106,6 +120,7 @@ def command(
             temperature=temperature,
             output_noise=output_noise,
             prefix=given,
+            covariates=known,
         )
     if has_sound(checkpoint.data):
         _write_sound(checkpoint, samples, given, seconds, out, dither_numbers(dither, seed))

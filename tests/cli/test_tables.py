@@ -141,6 +141,27 @@ def test_gaps_are_filled_and_known_values_stay(
     assert np.abs(rest).max() < 20
 
 
+def test_samples_of_a_run_with_covariates(zpyro: Zpyro, run: Path, tmp_path: Path) -> None:
+    known = np.stack([np.ones(6), np.sin(np.arange(6)), np.cos(np.arange(6))], 1)
+    np.save(tmp_path / "known.npy", known)
+    arguments = ("sample", run, "-n", 2, "--out", tmp_path / "samples")
+    result = zpyro(*arguments, "--covariates", tmp_path / "known.npy")
+    assert result.exit_code == 0, result.output
+    with np.load(tmp_path / "samples" / "samples.npz") as written:
+        (frames,) = written.values()
+    assert frames.shape == (2, 6, 2)
+    assert np.isfinite(frames).all()
+    np.save(tmp_path / "wide.npy", known[:, :2])
+    for more, message in (
+        ((), "the model reads 3 covariates a frame, but has none"),
+        (("--covariates", tmp_path / "wide.npy"), "wide.npy: has shape (6, 2); it must be"),
+        (("--covariates", tmp_path / "none.npy"), "none.npy: is missing"),
+    ):
+        refused = zpyro(*arguments, *more)
+        assert refused.exit_code == 2
+        assert message in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -79,6 +79,35 @@ def test_a_sampled_continuation_of_a_prefix_with_gaps(tmp_path: Path) -> None:
 
 
 @pytest.mark.fast
+def test_samples_follow_covariates(tmp_path: Path) -> None:
+    data = series(missing=False)
+    config = replace(
+        small.settings(max_steps=1), model=fit_to_data(small.MODEL, data), dataset=data.name
+    )
+    likelihood = build_likelihood(config.model, data.likelihood, data.frame_size)
+    run = runs.create(tmp_path / "run", config)
+    zpyro.fit(build_model(config.model, likelihood), data, config, run=run)
+    held = checkpoint.load(run.best)
+    known = np.random.default_rng(0).normal(size=(5, 2))
+    prefix = np.array([[0.5, 0.1], [0.1, 0.2]])
+    found = zpyro.analysis.sample(held, 3, 3, prefix=prefix, covariates=known, seed=4)
+    scale = held.data.normalization
+    zpyro.distributed.seed_everything(4)
+    expected = held.model.generate(
+        3,
+        num_sequences=3,
+        prefix=torch.from_numpy(scale.apply(prefix)).repeat(3, 1, 1),
+        covariates=torch.from_numpy(scale.apply_to_covariates(known)).repeat(3, 1, 1),
+    )
+    np.testing.assert_allclose(found, scale.invert(expected.numpy()), rtol=1e-6)
+    other = zpyro.analysis.sample(held, 3, 3, prefix=prefix, covariates=known + 1, seed=4)
+    assert (other != found).any()
+    for wrong in (None, known[:4]):
+        with pytest.raises(zpyro.UserError, match=r"reads 2 covariates a frame, but has"):
+            zpyro.analysis.sample(held, 3, 3, prefix=prefix, covariates=wrong)
+
+
+@pytest.mark.fast
 def test_models_are_set_up_for_their_data() -> None:
     plain = series(missing=False, covariates=False)
     config = fit_to_data(small.MODEL, plain)

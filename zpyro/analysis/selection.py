@@ -230,6 +230,24 @@ def frames_from_file(path: Path, checkpoint: Checkpoint, on_note: OnNote | None 
     return frames
 
 
+def covariates_from_file(path: Path, checkpoint: Checkpoint) -> Array:
+    """Raw covariates (R, C) of R frames, from a ``.npy`` array.
+
+    Raises:
+        UserError: if the file cannot be read, or does not suit the model.
+    """
+    size = checkpoint.model.covariate_size
+    if not size:
+        raise UserError(f"{path}: the run has no covariates; leave --covariates out")
+    if not path.is_file():
+        problem = "is not a file" if path.exists() else "is missing"
+        raise UserError(f"{path}: {problem}; choose another file")
+    found = _read_array(path)
+    if found.ndim != 2 or found.shape[1] != size or not len(found):
+        raise UserError(f"{path}: has shape {found.shape}; it must be (frames, {size})")
+    return found
+
+
 def _read_recording(path: Path, checkpoint: Checkpoint, on_note: OnNote | None) -> Array:
     rate, size = checkpoint.data.sample_rate, checkpoint.model.likelihood.size
     assert rate is not None
