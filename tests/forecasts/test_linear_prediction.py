@@ -151,6 +151,22 @@ def test_a_data_set_of_errors(tmp_path: Path) -> None:
 
 
 @pytest.mark.fast
+def test_a_short_group_is_left_out_with_a_note(tmp_path: Path) -> None:
+    parts = [
+        pandas.DataFrame({"place": name, "t": np.arange(length), "x": process(length)[:, 0]})
+        for name, length in (("a", 200), ("b", 20))
+    ]
+    path = tmp_path / "places.csv"
+    pandas.concat(parts).to_csv(path, index=False)
+    settings = TableSettings(time="t", group="place", lags=25, segment_length=50)
+    data = datasets.load("table", path, settings)
+    assert {name.partition("#")[0] for name in data.train.names} == {"a"}
+    assert data.notes == (
+        f"{path}: group b has 20 rows, no more than the 25 that a prediction is from; left out",
+    )
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

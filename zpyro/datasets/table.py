@@ -129,8 +129,10 @@ def load(path: Path, settings: TableSettings) -> Dataset:
     parts = split_series(path, table, settings)
     lag_weights = _lag_weights(path, parts["train"], settings)
     prediction = prediction_of(settings, lag_weights, len(table.dimensions))
+    notes = table.notes
     if prediction is not None:
         parts = split_series(path, table, settings, prediction)
+        notes += _left_out(path, table, prediction)
     normalization = _normalization(path, table, parts["train"], settings, lag_weights)
     train, valid, test = (
         replace(
@@ -143,7 +145,7 @@ def load(path: Path, settings: TableSettings) -> Dataset:
         if not len(split):
             raise UserError(f"{path}: the {name} split has no values; change data.{name}_from")
     size = len(table.dimensions)
-    return Dataset("table", train, valid, test, "gaussian", size, table.notes, settings=settings)
+    return Dataset("table", train, valid, test, "gaussian", size, notes, settings=settings)
 
 
 def load_all(path: Path, settings: TableSettings, normalization: Normalization) -> Sequences:
@@ -242,6 +244,16 @@ def errors_of(series: Series, prediction: LinearPrediction | None) -> Series:
     if prediction is None:
         return series
     return replace(series, values=prediction.errors(series.values))
+
+
+def _left_out(path: Path, table: Table, prediction: LinearPrediction) -> tuple[str, ...]:
+    """A note for each series that is too short for an error."""
+    return tuple(
+        f"{path}: group {series.name} has {pluralize(len(series), 'row')}, no more than the"
+        f" {prediction.lags} that a prediction is from; left out"
+        for series in table.series
+        if len(series) <= prediction.lags
+    )
 
 
 def _lag_weights(
