@@ -17,9 +17,9 @@ from tests.core.test_missing_and_covariates import BUILT, given, terms_of
 from zpyro.datasets.linear_prediction import fill_gaps
 from zpyro.errors import UserError
 from zpyro.likelihoods import Gaussian
-from zpyro.models import DMM, bound_model, model_config
+from zpyro.models import bound_model, model_config
 from zpyro.models.masking import interpolate, sample_hidden
-from zpyro.nn.noise import NoiseSource
+from zpyro.nn.noise import CounterNoise, NoiseSource
 from zpyro.training import build_model
 
 NAMES = ("gaussian", "categorical", "dmm", "storn", "vrnn_mixture", "srnn", "srnn_tokens", "rnn")
@@ -60,6 +60,18 @@ def test_hidden_numbers_are_the_share_that_was_asked_for() -> None:
         assert (after > 1.5 * both) == (longest > 1)
     tokens = sample_hidden(NoiseSource(), torch.zeros(50, 10, dtype=torch.long), 0.3, 4)
     assert tokens.shape == (50, 10)
+
+
+def test_hidden_numbers_are_those_of_the_row() -> None:
+    """Neither other rows of the batch, of another process, nor padding change them."""
+    found: list[Tensor] = []
+    for rows, steps in (([0, 1, 2, 3], 20), ([1, 3], 20), ([1, 3], 30)):
+        source = CounterNoise(3)
+        source.start_step(torch.tensor(9), torch.tensor(rows))
+        found.append(sample_hidden(source, torch.zeros(len(rows), steps, 2), 0.3, 5))
+    assert found[0].any()
+    assert (found[0][[1, 3]] == found[1]).all()
+    assert (found[2][:, :20] == found[1]).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -137,48 +149,3 @@ def test_settings_are_kept(tmp_path: Any) -> None:
     model.save(tmp_path / "model")
     again = zpyro.load(tmp_path / "model")
     assert (again.mask_rate, again.mask_length, again.fill) == (0.3, 7, "interpolate")
-
-
-def linear_gaussian(count: int, steps: int, seed: int) -> np.ndarray:
-    """s_t = 0.9 s_{t-1} + N(0, 0.19), read by two numbers with noise of deviation 0.3."""
-    random = np.random.default_rng(seed)
-    state = random.normal(size=count)
-    frames = np.empty((count, steps, 2))
-    for t in range(steps):
-        state = 0.9 * state + np.sqrt(0.19) * random.normal(size=count)
-        frames[:, t] = state[:, None] * [1.0, -1.0] + 0.3 * random.normal(size=(count, 2))
-    return frames
-
-
-def smoothed(frames: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """The mean given the observed numbers, by conditioning the dense Gaussian."""
-    steps = np.arange(frames.shape[1])
-    states = 0.9 ** abs(np.subtract.outer(steps, steps))
-    covariance = np.kron(states, np.outer([1, -1], [1, -1])) + 0.09 * np.eye(2 * len(steps))
-    means: list[np.ndarray] = []
-    for x, mask in zip(frames, observed, strict=True):
-        known = mask.ravel()
-        gain = np.linalg.solve(covariance[np.ix_(known, known)], covariance[known]).T
-        means.append((gain @ x.ravel()[known]).reshape(x.shape))
-    return np.stack(means)
-
-
-def test_a_trained_model_approaches_the_smoother() -> None:
-    """Its imputations are nearly as good as the best there are, those of the Kalman smoother."""
-    frames = linear_gaussian(40, 24, 2)
-    observed = np.random.default_rng(3).random(frames.shape) < 0.75
-    gaps = np.where(observed, frames, np.nan)
-    data = zpyro.datasets.from_arrays(
-        linear_gaussian(300, 24, 0), valid=linear_gaussian(20, 24, 1), test=gaps, normalize=False
-    )
-    torch.manual_seed(0)
-    model = DMM(Gaussian(2), 12, 2, 12, 12, missing=True)
-    model.mask_rate, model.mask_length, model.fill = 0.25, 6, "interpolate"
-    zpyro.fit(model, data, steps=300, learning_rate=1e-2, kl_weight=1.0, seed=0)
-    imputed = zpyro.impute(model, data.test, num_samples=100).mean
-    exact = smoothed(frames, observed)
-    lines = np.stack([fill_gaps(each) for each in gaps])
-    missing = ~observed
-    error, best, line = (abs(each - frames)[missing].mean() for each in (imputed, exact, lines))
-    assert error < 1.1 * best < 0.9 * line
-    assert abs(imputed - exact)[missing].mean() < 0.12
