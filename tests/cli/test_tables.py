@@ -14,6 +14,7 @@ from tests.cli.conftest import SMALL, Zpyro
 from zpyro.analysis import load_run
 from zpyro.analysis.table_forecasts import TableRun
 from zpyro.errors import UserError
+from zpyro.evaluation import History
 
 SETTINGS = (
     "--set=data.time=hour",
@@ -229,6 +230,17 @@ def test_a_run_on_errors_forecasts_values(zpyro: Zpyro, tmp_path: Path) -> None:
     found = run.forecast(label, replace(table, series=(table.series[0][:380],)), 20, 50)
     errors = abs(np.median(found.samples[0], axis=0) - waves[380:]) / [5.0, 100.0]
     assert errors.max() < 0.2
+    # Of the validation part, rows 320 to 360, the last ones are forecast.
+    lengths: list[int] = []
+
+    def watched(histories: list[History], steps: int, count: int, seed: int) -> np.ndarray:
+        lengths.extend(len(history.values) for history in histories)
+        return run.forecaster(histories, steps, count, seed)
+
+    run.backtest(label, table, 10, 5, {"model": watched}, windows=2, part="valid")
+    assert lengths == [340, 350]
+    with pytest.raises(UserError, match="has 40 valid rows, fewer than the 50"):
+        run.backtest(label, table, 10, 5, {"model": watched}, windows=5, part="valid")
     # Another table has another fit, on whose errors the model was not trained.
     values[:50] += 3.0
     write_waves(path, values)
