@@ -146,6 +146,8 @@ def test_a_data_set_of_errors(tmp_path: Path) -> None:
     frames = np.concatenate([frame for part in parts for frame in part.values])
     raw = data.train.normalization.invert(frames)
     np.testing.assert_allclose(raw[masks], expected[masks], rtol=1e-5, atol=1e-4)
+    with pytest.raises(UserError, match=r"data\.lags is 5, but the run has other weights"):
+        datasets.load_all("table", path, data.settings, datasets.Normalization())
     whole = datasets.load_all("table", path, data.settings, data.train.normalization)
     np.testing.assert_array_equal(np.concatenate(whole.values), frames)
 

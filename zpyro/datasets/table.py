@@ -233,8 +233,17 @@ def prediction_of(
         settings: of the table.
         lag_weights: that were fitted, for ``lags``.
         size: D, dimensions of a frame.
+
+    Raises:
+        UserError: if the weights are not those of so many lags and dimensions.
     """
     if settings.lags:
+        wanted = settings.lags + settings.difference + 1
+        if [len(row) for row in lag_weights] != [wanted] * size:
+            raise UserError(
+                f"data.lags is {settings.lags}, but the run has other weights for its prediction;"
+                " restore the settings that it was trained with"
+            )
         return LinearPrediction(tuple(lag_weights))
     return LinearPrediction.change(settings.difference, size) if settings.difference else None
 

@@ -14,6 +14,7 @@ memory is taken for it.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -99,6 +100,8 @@ class DataSpec:
             raise UserError(
                 f"data are (raw - {self.mean}) / {self.scale}, which is not a valid scale"
             )
+        if not all(map(math.isfinite, itertools.chain.from_iterable(self.lag_weights))):
+            raise UserError("data.lag_weights are not all finite; choose another file")
         counts = (self.sample_rate, self.steps_per_quarter, *(self.image_shape or ()))
         positive = [1 if count is None else count for count in counts]
         if min(positive) < 1 or max(positive) > _LARGEST_COUNT:
