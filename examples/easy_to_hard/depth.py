@@ -3,14 +3,14 @@
 With states h_1..h_m of an iterated network on inputs x, the generative process is::
 
     before iteration t   time is up with probability 1 - patience
-    after iteration t    stop with probability s_t = sigmoid(min over cells of f(h_t, h_{t-1}))
+    after iteration t    stop with probability s_t = sigmoid(min over cells of f)
     depth                p(t | x) = patience^t s_t prod_{j<t} (1 - s_j)
     answers              p(y | x, t) = prod over cells of Categorical(y | head(h_t))
                          where time ran out before a stop, every answer is equally likely
 
-The prior over depth is geometric where s is constant; s_t is a learned function of the state and,
-where the solver looks at changes, of how much the iteration changed it. A cell that still changes
-is not ready, in problems of any size.
+The prior over depth is geometric where s is constant. f is a learned function, of a cell's state
+(:class:`StopByState`) or of how much the iteration changed it (:class:`StopAtRest`). The second
+holds for problems of any size, as an answer that is still forming changes states.
 A finite patience makes the shorter of two equally good depths the likelier one. The depth has m + 1
 values, so the evidence and the posterior are sums of m + 1 terms::
 
@@ -22,6 +22,7 @@ The network's own stopping rule is to stop at the first t with s_t >= 1/2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,44 @@ class Depths:
     last: Tensor
 
 
+class StopByState(nn.Module):
+    """Whether cells are ready for a stop, as a linear function of their states.
+
+    Args:
+        width: channels of a state.
+        iterations: the greatest depth in training.
+    """
+
+    def __init__(self, width: int, iterations: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, width))
+        # A geometric prior with half of the greatest depth as its mean.
+        self.bias = nn.Parameter(torch.full((1,), -math.log(max(1.0, iterations / 2 - 1))))
+
+    def forward(self, state: Tensor, before: Tensor) -> Tensor:
+        """The log-odds of a stop for each cell, (B, *cells), from states (B, width, *cells)."""
+        del before
+        return functional.linear(state.movedim(1, -1), self.weight, self.bias).squeeze(-1)
+
+
+class StopAtRest(nn.Module):
+    """Whether cells are ready for a stop, as a falling function of the change of their states.
+
+    The log-odds are b - softplus(w) c, where c is the largest change of a channel and b and w are
+    learned. They begin at 2 for a state at rest and at 0 for a change of 1/2.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(4.0))
+        self.bias = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, state: Tensor, before: Tensor) -> Tensor:
+        """The log-odds of a stop for each cell, (B, *cells), from states (B, width, *cells)."""
+        change = (state - before).abs().amax(1)
+        return self.bias - functional.softplus(self.weight) * change
+
+
 class LatentDepthSolver(RecurrentSolver):
     """A recurrent solver whose number of iterations is the latent site ``depth``.
 
@@ -79,7 +118,7 @@ class LatentDepthSolver(RecurrentSolver):
         ``progressive_weight`` is used while there is no evidence term), and
         patience: the probability of having time for another iteration.
         evidence_weight: w, of the evidence term; the progressive term has 1 - w.
-        stop_on_change: whether the decision to stop sees the change of the state.
+        stop_on_change: whether :class:`StopAtRest` decides to stop, not :class:`StopByState`.
     """
 
     def __init__(
@@ -96,11 +135,7 @@ class LatentDepthSolver(RecurrentSolver):
         super().__init__(network, iterations, progressive_weight, scored, extra_iterations)
         self.patience = patience
         self.evidence_weight = evidence_weight
-        self.stop_on_change = stop_on_change
-        self.done = nn.Linear(network.width * (2 if stop_on_change else 1), 1)
-        # Initially a geometric prior with half of the greatest depth as its mean.
-        nn.init.zeros_(self.done.weight)
-        nn.init.constant_(self.done.bias, -torch.tensor(iterations / 2 - 1.0).clamp(1).log().item())
+        self.done = StopAtRest() if stop_on_change else StopByState(network.width, iterations)
 
     def stop_logits(self, state: Tensor, before: Tensor, inputs: Tensor) -> Tensor:
         """The log-odds of stopping, (B,): the smallest over the cells.
@@ -110,8 +145,7 @@ class LatentDepthSolver(RecurrentSolver):
             before: before it.
             inputs: problems, (B, channels, *cells).
         """
-        seen = torch.cat([state, (state - before).abs()], 1) if self.stop_on_change else state
-        ready = self.done(at_least_float32(seen).flatten(2).transpose(1, 2)).squeeze(-1)
+        ready = self.done(at_least_float32(state), at_least_float32(before)).flatten(1)
         if self.scored is not None:
             ready = ready.where(self.scored(inputs).flatten(1), ready.new_tensor(torch.inf))
         return ready.amin(1)

@@ -56,9 +56,8 @@ def by_hand(built: LatentDepthSolver, x: Tensor, y: Tensor) -> list[list[float]]
         remaining, terms, last = 1.0, [], built.network.initial_state(one)
         for state in built.network.states(one, ITERATIONS):
             remaining *= built.patience
-            change, last = (state - last).abs(), state
-            seen = torch.cat([state, change], 1) if built.stop_on_change else state
-            ready = built.done(seen[0].T).squeeze(-1)
+            ready = log_odds(built, state[0], last[0])
+            last = state
             probabilities = built.network.answer(state)[0].softmax(0)
             if built.scored is not None:
                 ready = ready[built.scored(one)[0]]
