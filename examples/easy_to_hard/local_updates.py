@@ -3,13 +3,13 @@
 States of a network need not come to rest: in some cells of a large problem they alternate, and a
 few answers with them. Two things repair that. An iteration moves a state only a part of the way
 (:data:`STEP`), which keeps every resting state as it is and ends most alternation. And the answer
-is the mean over a window of iterations, the second half of all that were done. The windows double
-until the answer of one is that of the window before.
+is the mean over a window of iterations, the last third of all that were done. The windows grow
+until the probabilities of one are near those of the window before.
 
 An iteration is local: the state of a cell depends on the states within
 :attr:`.networks.IteratedNetwork.radius` cells. In a large problem most states are soon at rest, so
 an iteration is computed only in tiles around the cells that changed in the last one, and answers
-only where states changed. The result equals that of whole iterations up to a tolerance.
+only where states changed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,21 @@ TILE = 16
 STEP = 0.7
 """The share of the way from a state to the next one that an iteration goes."""
 
-TOLERANCE = 1e-2
+TOLERANCE = 0.1
 """Smaller changes of a state do not count. States are of size 1, and trained with larger noise."""
 
 LOOK_EVERY = 7
 """Iterations between two looks at the answers; an odd number, as states may alternate."""
 
-FIRST_WINDOW = 32
-"""Iterations before the first window, which is as long."""
+FIRST_WINDOW = 64
+"""Iterations before the first window, which is half as long."""
+
+GROWTH = 1.5
+"""The end of a window is this many times its beginning."""
+
+SAME = 0.25
+"""Mean probabilities of two windows that differ by no more than this are the same. In a window in
+which a front passes a cell, the mean of that cell changes by up to 1."""
 
 WINDOWS = 48
 """Tiles, or as many cells of whole images, that are computed at once, for the caches."""
@@ -46,7 +53,8 @@ class StableAnswers:
     """Answers that no longer changed.
 
     Attributes:
-        probabilities: of the answers, the mean over the last window, (B, classes, *cells).
+        probabilities: of the answers, the mean over the last window or those at rest, (B, classes,
+            *cells).
         state: the last one, (B, width, *cells).
         iterations: how many each problem took, (B,).
         stable: False for problems whose answers still changed, (B,).
@@ -69,7 +77,7 @@ def stable_answers(
     tolerance: float = TOLERANCE,
     on_iteration: Callable[[int], None] | None = None,
 ) -> StableAnswers:
-    """Iterate until the mean answers of a window are those of the window before.
+    """Iterate until the mean probabilities of a window are near those of the window before.
 
     A state changes only by more than the tolerance, and by all that has added up, so it is within
     the tolerance of what an iteration would make of it. A problem whose states are at rest ends.
@@ -105,10 +113,11 @@ def stable_answers(
     counts = counts.squeeze(-1) > 0
     shown = state.new_zeros(*counts.shape, network.classes)
     total, final = torch.zeros_like(shown), torch.zeros_like(shown)
-    before = torch.full_like(counts, -1, dtype=torch.long)
+    before = torch.full_like(shown, -1)
     took = torch.zeros(len(inputs), dtype=torch.long, device=state.device)
     stable = torch.zeros_like(took, dtype=torch.bool)
-    active, stale = block.all_tiles(), ~head.no_tiles()
+    # Tiles around which a state changed: to iterate, and to answer.
+    changed, stale = ~block.no_tiles(), ~head.no_tiles()
     window_end = FIRST_WINDOW
 
     def iterate(parts: Sequence[Tensor]) -> Tensor:
@@ -118,11 +127,11 @@ def stable_answers(
         return network.head(parts[0]).softmax(1)
 
     for iteration in range(1, iterations + 1):
-        cells, values = block.changes(iterate, (state, images), state, active, tolerance)
+        cells, values = block.changes(iterate, (state, images), state, changed.nonzero(), tolerance)
         state[cells.unbind(1)] = values
-        active = block.near(cells).nonzero()
+        changed = block.near(cells)
         stale |= head.near(cells)
-        resting = ~torch.zeros_like(stable).index_fill(0, active[:, 0], True) & ~stable
+        resting = ~changed.flatten(1).any(1) & ~stable
         window_ends = iteration in (window_end, iterations)
         if iteration % LOOK_EVERY == 0 or window_ends or bool(resting.any()):
             cells, values = head.changes(answer, (state,), shown, stale.nonzero(), 0)
@@ -133,17 +142,17 @@ def stable_answers(
         final[resting], took[resting] = shown[resting], iteration
         stable |= resting
         if window_ends:
-            now = total.argmax(-1).where(counts, 0)
             changing = ~stable
             means = total / total.sum(-1, keepdim=True)
             final[changing], took[changing] = means[changing], iteration
-            stable |= (now == before).flatten(1).all(1)
-            before, window_end = now, 2 * window_end
+            differs = ((means - before).abs().amax(-1) > SAME) & counts
+            stable |= ~differs.flatten(1).any(1)
+            before, window_end = means, int(GROWTH * window_end)
             total.zero_()
-        active = active[~stable[active[:, 0]]]
+        changed &= ~stable[:, None, None]
         if on_iteration is not None:
             on_iteration(int(stable.sum()))
-        if not len(active):
+        if bool(stable.all()):
             break
     probabilities, state = (
         (each.squeeze(1) if flat else each).movedim(-1, 1) for each in (final, state)
@@ -175,12 +184,6 @@ class _Grid:
         self.radius = radius
         self.sides = [min(self.tile + 2 * radius, cells) for cells in shape[1:]]
         self.counts = [-(-cells // self.tile) for cells in shape[1:]]
-
-    def all_tiles(self) -> Tensor:
-        """Every tile: example, row and column of the grid, (tiles, 3)."""
-        sizes = (self.shape[0], *self.counts)
-        ranges = [torch.arange(size, device=self.device) for size in sizes]
-        return torch.cartesian_prod(*ranges)
 
     def no_tiles(self) -> Tensor:
         """Marks of tiles, (B, rows of the grid, columns of the grid), all False."""

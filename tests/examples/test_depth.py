@@ -16,7 +16,12 @@ from torch.nn import functional
 
 from tests.examples.small import ITERATIONS, network, strings
 from zpyro_examples.easy_to_hard import depth, tasks
-from zpyro_examples.easy_to_hard.depth import LatentDepthSolver, LatentDepthTrainer, depth_prior
+from zpyro_examples.easy_to_hard.depth import (
+    LatentDepthSolver,
+    LatentDepthTrainer,
+    StopAtRest,
+    depth_prior,
+)
 from zpyro_examples.easy_to_hard.programs import RecurrentSolver
 from zpyro_examples.easy_to_hard.solvers import FixedDepthSolver
 from zpyro_examples.easy_to_hard.sweep import sweep
@@ -72,6 +77,15 @@ def by_hand(built: LatentDepthSolver, x: Tensor, y: Tensor) -> list[list[float]]
         terms.append((1 - sum(stops_only(built, one))) * 0.5**cells)
         joint.append([math.log(term) for term in terms])
     return joint
+
+
+def log_odds(built: LatentDepthSolver, state: Tensor, before: Tensor) -> Tensor:
+    """Of a stop, for each cell, from states (width, cells)."""
+    done = built.done
+    if isinstance(done, StopAtRest):
+        change = (state - before).abs().max(0).values
+        return done.bias - (1 + done.weight.exp()).log() * change
+    return (done.weight @ state)[0] + done.bias
 
 
 def stops_only(built: LatentDepthSolver, one: Tensor) -> list[float]:
@@ -224,8 +238,7 @@ def test_a_solver_that_looks_at_changes_goes_on_while_any_cell_changes() -> None
     built, (x, _) = recurrent(on_change=True), strings()
     with torch.no_grad():
         # Ready at rest; a change of one channel by 0.1 or more in any cell is not.
-        built.done.weight.zero_()
-        built.done.weight[0, built.network.width] = -100.0
+        built.done.weight.fill_(100.0)
         built.done.bias.fill_(5.0)
     state = built.network.initial_state(x)
     changed = state.clone()

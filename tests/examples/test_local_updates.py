@@ -94,7 +94,7 @@ def test_answers_are_the_mean_of_a_window() -> None:
     # The probability is 1.0 in state 1 and 0.4 in state 0, so 0.7 in the mean.
     assert found.stable.all()
     torch.testing.assert_close(found.probabilities[0, 1], torch.full((5, 5), 0.7), rtol=0, atol=0.1)
-    assert int(found.iterations) == 64
+    assert int(found.iterations) == 96
     # Half steps rest at one half at once.
     rested = stable_answers(network, inputs, 1000, step=0.5)
     assert rested.iterations.tolist() == [2]
@@ -118,7 +118,7 @@ def test_cells_that_do_not_count_do_not_keep_a_problem_open() -> None:
     scored[:, 1] = True
     found = stable_answers(network, inputs, 1000, scored=scored, step=1.0)
     assert found.stable.all()
-    assert int(found.iterations) == 64
+    assert int(found.iterations) == 96
     whole = stable_answers(network, inputs, 1000, step=1.0)
     assert int(whole.iterations) > 500
 
