@@ -159,7 +159,7 @@ def _show(name: str) -> click.Command:
         "--out",
         "out",
         type=PATH,
-        help="Plot it to this file (mazes and chess).",
+        help="Plot it to this file, .png or .gif.",
     )
     @click.option("--data", type=PATH, help="Your own file or folder.")
     @click.option("--skip-bad", is_flag=True, help="Leave out bad rows of it, and count them.")

@@ -12,7 +12,6 @@ from .networks import RecurrentNetwork
 from .tasks import Examples, Preset, Request, SolutionTrace, Task
 
 _PATH = np.array([40, 90, 220])
-_SHORT_SIDE = 160
 """The smallest width of a picture, pixels."""
 
 PRESETS = {
@@ -134,7 +133,7 @@ def _picture(image: Tensor, probability: Tensor) -> pictures.Picture:
     plain = image.amin(0).bool().numpy()
     share = probability.numpy()[plain][:, None]
     colors[plain] = (1 - share) * 255 + share * _PATH
-    scale = max(1, -(-_SHORT_SIDE // len(colors)))
+    scale = max(1, -(-pictures.SHORT_SIDE // len(colors)))
     return pictures.enlarged(colors.astype(np.uint8), scale)
 
 

@@ -23,6 +23,9 @@ Picture = NDArray[np.uint8]
 IN_A_STRIP = 8
 """Pictures in a strip, at most."""
 
+SHORT_SIDE = 160
+"""Pixels of the shorter side of a picture of few cells."""
+
 _CAPTION = 18
 _GAP = 8
 _MILLISECONDS = 250
@@ -51,22 +54,28 @@ def save(answers: Sequence[Picture], solution: Picture, caption: str, path: Path
     framed = [_framed(picture, f"after {n}") for n, picture in enumerate(answers, start=1)]
     framed.append(_framed(solution, caption))
     try:
+        chosen = sorted({round(n) for n in np.linspace(0, len(framed) - 1, IN_A_STRIP)})
+        strip = _side_by_side([framed[n] for n in chosen])
         if path.suffix == ".gif":
             times = [_MILLISECONDS] * (len(framed) - 1) + [_LAST_MILLISECONDS]
             # One palette for all frames: with separate ones the animation flickers.
-            frames = [frame.quantize(palette=framed[-1].quantize()) for frame in framed]
+            palette = strip.quantize()
+            frames = [frame.quantize(palette=palette) for frame in framed]
             frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0)
             return f"{escape(str(path))}: {pluralize(len(framed), 'frame')}"
-        chosen = sorted({round(n) for n in np.linspace(0, len(framed) - 1, IN_A_STRIP)})
-        width, height = framed[0].size
-        step = width + _GAP
-        strip = pillow().Image.new("RGB", (step * len(chosen) - _GAP, height), "white")
-        for place, n in enumerate(chosen):
-            strip.paste(framed[n], (place * step, 0))
         strip.save(path)
         return f"{escape(str(path))}: {len(chosen)} of {len(framed)} pictures"
     except OSError as error:
         raise UserError(f"--out {path}: cannot be written ({error.strerror or error})") from error
+
+
+def _side_by_side(frames: Sequence[Image]) -> Image:
+    width, height = frames[0].size
+    step = width + _GAP
+    strip = pillow().Image.new("RGB", (step * len(frames) - _GAP, height), "white")
+    for place, frame in enumerate(frames):
+        strip.paste(frame, (place * step, 0))
+    return strip
 
 
 def settled(answers: Sequence[Tensor]) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zpyro.errors import UserError
 
+from . import pictures
 from .networks import RecurrentNetwork
 from .tasks import Examples, Preset, Request, SolutionTrace, Task
 
@@ -105,6 +106,9 @@ def _first_different(random: np.random.Generator, size: int, bits: int) -> np.nd
     return found[:size]
 
 
+_COLUMNS = 32
+_COLORS = np.array([[[225, 230, 240], [40, 90, 220]], [[250, 190, 185], [215, 45, 40]]])
+
 HELD_OUT = 10_000
 """Strings of a seed and length in each of "valid" and "test"; of few bits, an eighth of all."""
 _BLOCK = 16_384
@@ -168,7 +172,10 @@ def correct(inputs: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def show(forming: SolutionTrace) -> list[str]:
-    """A line for every iteration, wrong bits in red; the problem above, the answer below."""
+    """A line for every iteration, wrong bits in red; the problem above, the answer below.
+
+    With ``out`` a picture of each, see :func:`_picture`.
+    """
     bits, sums = forming.inputs[0, 0].int().tolist(), forming.targets[0].int().tolist()
     lines = [f"{'bits':>6}  {''.join(map(str, bits))}"]
     for iteration, logits in enumerate(forming.logits, start=1):
@@ -180,7 +187,21 @@ def show(forming: SolutionTrace) -> list[str]:
         )
         lines.append(f"{iteration:>6}  {digits}  {f'{wrong} wrong' if wrong else 'all right'}")
     lines.append(f"{'sums':>6}  {''.join(map(str, sums))}")
+    if forming.out is not None:
+        answers = [logits[0].argmax(0) for logits in forming.logits]
+        target = forming.targets[0]
+        frames = [_picture(answer, target) for answer in answers[: pictures.settled(answers)]]
+        lines.append(pictures.save(frames, _picture(target, target), "the sums", forming.out))
     return lines
+
+
+def _picture(answer: Tensor, target: Tensor) -> pictures.Picture:
+    """The sums as squares in rows, blue for 1 and light for 0, wrong ones red (1) and rose (0)."""
+    columns = min(len(target), _COLUMNS)
+    colors = np.full((-(-len(target) // columns) * columns, 3), 255)
+    colors[: len(target)] = _COLORS[(answer != target).long(), answer]
+    scale = max(1, pictures.SHORT_SIDE // columns)
+    return pictures.enlarged(colors.astype(np.uint8).reshape(-1, columns, 3), scale)
 
 
 TASK = Task(

@@ -219,11 +219,18 @@ def show(
     inputs, targets = examples.inputs[number : number + 1], examples.targets[number : number + 1]
     solver.eval()
     with torch.no_grad():
-        answers = [answer.logits for answer in solver.answers(inputs.float(), num_iterations)]
+        answers = list(solver.answers(inputs.float(), num_iterations))
+    logits = [answer.logits for answer in answers]
+    stops = [float(answer.stop) for answer in answers if answer.stop is not None]
+    trace = SolutionTrace(inputs, targets, logits, out, stops)
     console = common.console(stderr=False, soft_wrap=True, highlight=False)
-    for line in task.show(SolutionTrace(inputs, targets, answers, out)):
+    for line in task.show(trace):
         # The boards are in rich's markup; paths among the lines are escaped.
         console.print(line, markup=True)
+    if trace.stopped_after is not None:
+        iteration = trace.stopped_after
+        chance = f"a probability of {stops[iteration - 1]:.0%} to stop"
+        console.print(f"stops after {pluralize(iteration, 'iteration')}, at {chance}")
 
 
 # -- what test prints and draws -------------------------------------------------------------------

@@ -110,6 +110,10 @@ def test_latent_depth_reports_its_own_stop(tmp_path: Path) -> None:
     line = json.loads(result.stdout)
     assert 0 <= line["stopped_accuracy"] <= 1
     assert line["stopped_iterations"] >= 1
+    shown = run("prefix-sums", "show", folder, "--size", 12, "--iterations", 3).stdout.splitlines()
+    assert re.fullmatch(
+        r"stops after [123] iterations?, at a probability of \d+% to stop", shown[-1]
+    )
 
 
 def test_resuming_a_finished_run_trains_no_further(sums: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 from zpyro.errors import UserError
-from zpyro_examples.easy_to_hard.prefix_sums import PrefixSums, build
-from zpyro_examples.easy_to_hard.tasks import Request
+from zpyro_examples.easy_to_hard.prefix_sums import PrefixSums, build, show
+from zpyro_examples.easy_to_hard.tasks import Request, SolutionTrace
 
 
 @pytest.mark.fast
@@ -88,3 +91,30 @@ def test_splits_share_no_string(bits: int) -> None:
         assert inputs.shape == (2_000, 1, bits)
         rows += [row.tobytes() for row in inputs.numpy()]
     assert len(set(rows)) == 6_000
+
+
+def test_sums_are_drawn_in_rows_with_wrong_bits_in_red(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    inputs, targets = PrefixSums(40, 1).tensors()
+    wrong = targets.clone()
+    wrong[0, 35] = 1 - wrong[0, 35]
+    first, last = (
+        torch.nn.functional.one_hot(each.long(), 2).movedim(-1, 1) * 9.0
+        for each in (wrong, targets)
+    )
+    path = tmp_path / "sums.gif"
+    lines = show(SolutionTrace(inputs, targets, [first, last, last], path))
+    assert lines[-1].endswith("sums.gif: 3 frames")
+    with image.open(path) as picture:
+        frames = []
+        for number in range(picture.n_frames):
+            picture.seek(number)
+            frames.append(np.asarray(picture.convert("RGB"), int))
+    # Two rows of 32 squares of 5 pixels below the caption.
+    assert frames[0].shape == (18 + 2 * 5, 160, 3)
+    differs = np.abs(frames[0] - frames[1])[18:].max(-1) > 60
+    assert differs[5:, 15:20].all()
+    assert differs.sum() == 25
+    red, _, blue = frames[0][18 + 7, 17]
+    assert red > blue
+    assert np.abs(frames[1] - frames[2])[18:].max() < 60
