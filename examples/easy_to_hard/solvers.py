@@ -68,6 +68,11 @@ class Solver(nn.Module):
         raise NotImplementedError
 
     @property
+    def state_noise(self) -> float:
+        """The noise of the states in training."""
+        return 0.0
+
+    @property
     def repeated_network(self) -> IteratedNetwork | None:
         """The network that applies one block in every iteration, for as many as are wanted.
 
@@ -114,6 +119,10 @@ class FixedDepthSolver(Solver):
         network = self.recurrent.network
         for state in network.states(inputs, iterations):
             yield Answer(network.answer(state))
+
+    @property
+    def state_noise(self) -> float:
+        return self.recurrent.state_noise
 
     @property
     def repeated_network(self) -> IteratedNetwork | None:

@@ -186,7 +186,13 @@ def sweep_stable(
                     on_batch(first + stable, count)
 
             found = viewed_answers(
-                network, inputs, iterations, views=views, scored=scored, on_iteration=on_iteration
+                network,
+                inputs,
+                iterations,
+                views=views,
+                scored=scored,
+                noise=solver.state_noise,
+                on_iteration=on_iteration,
             )
             solved += int(task.correct(inputs, found.probabilities, targets).sum())
             one_view += int(task.correct(inputs, found.first.probabilities, targets).sum())
