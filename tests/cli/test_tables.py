@@ -153,9 +153,11 @@ def test_samples_of_a_run_with_covariates(zpyro: Zpyro, run: Path, tmp_path: Pat
     assert frames.shape == (2, 6, 2)
     assert np.isfinite(frames).all()
     np.save(tmp_path / "wide.npy", known[:, :2])
+    np.save(tmp_path / "large.npy", known * 1e300)
     for more, message in (
         ((), "the model reads 3 covariates a frame, but has none"),
         (("--covariates", tmp_path / "wide.npy"), "wide.npy: has shape (6, 2); it must be"),
+        (("--covariates", tmp_path / "large.npy"), "large.npy: has numbers beyond 1e+30"),
         (("--covariates", tmp_path / "none.npy"), "none.npy: is missing"),
     ):
         refused = zpyro(*arguments, *more)
@@ -218,6 +220,17 @@ def test_a_run_on_errors_forecasts_values(zpyro: Zpyro, tmp_path: Path) -> None:
     assert json.loads(scored.stdout.splitlines()[0])["mase"] < 2.0
     evaluated = zpyro("evaluate", tmp_path / "run")
     assert evaluated.exit_code == 0, evaluated.output
+    # The fit of another processor is not equal to the last digit.
+    loaded = load_run(tmp_path / "run")
+    data = loaded.checkpoint.data
+    rounded = tuple(tuple(weight * (1 + 1e-10) for weight in row) for row in data.lag_weights)
+    moved = replace(loaded.checkpoint, data=replace(data, lag_weights=rounded))
+    split = replace(loaded, checkpoint=moved).split("test")
+    np.testing.assert_array_equal(split.values[0], loaded.split("test").values[0])
+    doubled = tuple(tuple(2 * weight for weight in row) for row in data.lag_weights)
+    moved = replace(loaded.checkpoint, data=replace(data, lag_weights=doubled))
+    with pytest.raises(UserError, match=r"not those that the run fitted data\.lags to"):
+        replace(loaded, checkpoint=moved).split("test")
 
     filled = zpyro("impute", tmp_path / "run", "--data", path, "--out", tmp_path / "filled.csv")
     assert filled.exit_code == 2

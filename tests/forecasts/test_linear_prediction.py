@@ -94,6 +94,27 @@ def test_errors_are_those_of_a_plain_loop_and_see_nothing_later() -> None:
 
 
 @pytest.mark.fast
+def test_a_column_that_begins_later_has_errors_from_its_own_past() -> None:
+    """Values before the first known one are not taken for zeros."""
+    values = process(300) + 1e4
+    late = values.copy()
+    late[:30, 1] = np.nan
+    late[32, 1] = np.nan
+    prediction = fitted(values, lags=3)
+    errors = prediction.errors(late)
+    np.testing.assert_array_equal(np.isfinite(errors[:, 1]), np.arange(300) >= 33)
+    alone = prediction.errors(late[30:])[:, 1]
+    np.testing.assert_array_equal(errors[30:, 1], alone)
+    np.testing.assert_array_equal(errors[:, 0], prediction.errors(values)[:, 0])
+    # A forecast three steps after the first value, with that value for those before it.
+    held = values[:32].copy()
+    held[:30, 1] = values[30, 1]
+    ahead = np.zeros((1, 5, 2))
+    expected = prediction.forecast(held, ahead)
+    np.testing.assert_allclose(prediction.forecast(late[:32], ahead), expected, rtol=1e-12)
+
+
+@pytest.mark.fast
 def test_a_forecast_is_the_inverse_and_volumes_are_kept() -> None:
     values, prediction = process(50, 3), fitted(process(500), lags=4)
     values[10, 1] = np.nan
@@ -169,9 +190,31 @@ def test_a_short_group_is_left_out_with_a_note(tmp_path: Path) -> None:
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("row", [0, 1])
+def test_weights_of_another_processor_are_those_of_the_same_data(row: int) -> None:
+    prediction = fitted(process(500) + 1e3)
+    scale = prediction.errors(process(500) + 1e3)[2:].std(0)
+    for column, relative, same in ((0, 1e-9, True), (0, 1e-3, False), (2, 1e-3, False)):
+        weights = np.array(prediction.weights)
+        weights[row, column] += relative * (1.0 if column == 0 else 10 * scale[row])
+        other = LinearPrediction(tuple(map(tuple, weights.tolist())))
+        assert prediction.is_close(other, scale) is same
+    assert not prediction.is_close(fitted(process(500), lags=3), scale)
+
+
+@pytest.mark.fast
+def test_a_constant_column_is_named(tmp_path: Path) -> None:
+    values = process(200)
+    values[:, 1] = 5.0
+    with pytest.raises(UserError, match=r"column b is constant or missing throughout"):
+        datasets.load("table", written(tmp_path, values), TableSettings(time="t", lags=3))
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"difference": 180}, "column a has no changes in the training part"),
         ({"lags": -1}, "data.lags is -1"),
         ({"lags": 2000}, "data.lags is 2000"),
         ({"lags": 100}, "table.csv: data.lags is 100, but the training part has too few"),

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from zpyro import datasets
-from zpyro.datasets.sequences import Dataset, Sequences
+from zpyro.datasets.linear_prediction import LinearPrediction
+from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError, pluralize
 from zpyro.models import SequenceModel
@@ -161,7 +162,7 @@ def renormalize_like(checkpoint: Checkpoint, sequences: Sequences) -> Sequences:
         UserError: if they have another data type, frame size, sample rate or vocabulary.
     """
     data, likelihood = checkpoint.data, checkpoint.model.likelihood
-    if sequences.normalization.lag_weights != data.lag_weights:
+    if not _have_same_prediction(sequences.normalization, data.normalization):
         raise UserError(
             "the data are not those that the run fitted data.lags to; restore the table, or give"
             " all of another one"
@@ -192,3 +193,11 @@ def renormalize_like(checkpoint: Checkpoint, sequences: Sequences) -> Sequences:
                 "give data with the same vocabulary"
             )
     return sequences.renormalized(data.normalization)
+
+
+def _have_same_prediction(found: Normalization, wanted: Normalization) -> bool:
+    """Whether frames are errors of the same linear prediction, or both are values."""
+    if not (found.lag_weights and wanted.lag_weights):
+        return found.lag_weights == wanted.lag_weights
+    fitted = LinearPrediction(found.lag_weights)
+    return fitted.is_close(LinearPrediction(wanted.lag_weights), np.asarray(wanted.scale))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from zpyro.datasets import npz
+from zpyro.datasets.arrays import LARGEST_NUMBER
 from zpyro.datasets.formats import audio, midi, text_files
 from zpyro.datasets.formats.declared import DAMAGED
 from zpyro.datasets.sequences import Array, Normalization, Sequences
@@ -245,6 +246,8 @@ def covariates_from_file(path: Path, checkpoint: Checkpoint) -> Array:
     found = _read_array(path)
     if found.ndim != 2 or found.shape[1] != size or not len(found):
         raise UserError(f"{path}: has shape {found.shape}; it must be (frames, {size})")
+    if np.abs(found).max() > LARGEST_NUMBER:
+        raise UserError(f"{path}: has numbers beyond {LARGEST_NUMBER:.0e}; scale them down")
     return found
 
 

@@ -135,6 +135,7 @@ class TableRun:
         self.model: SequenceModel = loaded.model
         self.normalization: Normalization = loaded.checkpoint.data.normalization
         self.context = context or 2 * self.settings.segment_length
+        self._run = loaded.run.folder
         self._folder = config.data_folder
         size = self.model.likelihood.size
         self._prediction = prediction_of(self.settings, self.normalization.lag_weights, size)
@@ -257,10 +258,10 @@ class TableRun:
         """
         if self._prediction is not None:
             what = "the errors of a linear prediction" if self.settings.lags else "changes"
+            steps = pluralize(self._prediction.lags, "step")
             raise UserError(
-                f"the run models {what} over {pluralize(self._prediction.lags, 'step')}; "
-                "for imputation"
-                " train one with data.difference=0 and data.lags=0"
+                f"{self._run}: the run models {what} over {steps}; for imputation train one with"
+                " data.difference=0 and data.lags=0"
             )
         found: list[tuple[Numbers, Numbers]] = []
         for series in table.series:

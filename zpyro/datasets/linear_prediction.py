@@ -14,6 +14,9 @@ Numbers = NDArray[np.float64]
 RIDGE = 1e-4
 """Added to the diagonal of the normal equations, as a share of its mean."""
 
+ROUNDING = 1e-6
+"""By how much weights of two fits to the same values may differ."""
+
 
 @dataclass(frozen=True)
 class LinearPrediction:
@@ -90,11 +93,15 @@ class LinearPrediction:
         return np.array(self.weights)[:, -1]
 
     def errors(self, values: Numbers) -> Numbers:
-        """Errors of values (T, D), likewise; NaN for the first L and where the value is missing."""
+        """Errors of values (T, D), likewise.
+
+        NaN up to L values after the first known one of a column, and where the value is missing.
+        """
         found = np.full(values.shape, np.nan)
         if len(values) > self.lags:
             predicted = self._sum(self.filled(values), self._lagged) + self._intercept
             found[self.lags :] = values[self.lags :] - predicted
+            found[np.arange(len(values))[:, None] < self._first(values)] = np.nan
             if self.needs_past:
                 used = (self._lagged != 0).astype(np.float64)
                 lacking = self._sum((~np.isfinite(values)).astype(np.float64), used) > 0
@@ -104,15 +111,32 @@ class LinearPrediction:
     def filled(self, values: Numbers) -> Numbers:
         """Values (T, D) with each missing one replaced by its prediction from those before it.
 
-        Missing values among the first L are interpolated within these.
+        Before the first known value of a column that value is taken, and missing ones among the L
+        from there on are interpolated within these.
         """
         found = np.array(values, np.float64)
-        found[: self.lags] = fill_gaps(found[: self.lags])
+        for column, first in zip(found.T, self._first(values), strict=True):
+            column[:first] = fill_gaps(column[:first, None])[:, 0]
         missing = ~np.isfinite(found)
         for row in np.flatnonzero(missing.any(1)):
             predicted = self._next(found[row - self.lags : row])
             found[row] = np.where(missing[row], predicted, found[row])
         return found
+
+    def is_close(self, other: LinearPrediction, scale: Numbers) -> bool:
+        """Whether the weights are the same up to rounding, which differs between processors.
+
+        Args:
+            other: of as many dimensions.
+            scale: of the errors of each dimension, (D,) or one for all.
+        """
+        if self._lagged.shape != other._lagged.shape:
+            return False
+        allowed = ROUNDING * (np.abs(other._intercept) + scale)
+        apart = np.abs(self._intercept - other._intercept)
+        return np.allclose(self._lagged, other._lagged, 0.0, ROUNDING) and bool(
+            (apart <= allowed).all()
+        )
 
     def forecast(self, values: Numbers, errors: Numbers) -> Numbers:
         """What follows values (T, D) with the errors (S, H, D) of the H steps after them.
@@ -130,6 +154,10 @@ class LinearPrediction:
         for step in range(lags, path.shape[1]):
             path[:, step] += self._next(path[:, step - lags : step])
         return path[:, lags:]
+
+    def _first(self, values: Numbers) -> NDArray[np.int64]:
+        """The row of the first error of each column, L after its first known value, (D,)."""
+        return np.isfinite(values).argmax(0) + self.lags
 
     @staticmethod
     def _sum(values: Numbers, lagged: Numbers) -> Numbers:

@@ -21,6 +21,9 @@ from zpyro.errors import UserError, pluralize
 LARGEST_LAGS = 1000
 """A fit solves for so many numbers a column, and finds the roots of a polynomial of this degree."""
 
+CONSTANT = "is constant or missing throughout the training part; leave it out of data.values"
+"""What is wrong with a column that has no scale."""
+
 
 @dataclass(frozen=True)
 class TableSettings:
@@ -127,7 +130,7 @@ def load(path: Path, settings: TableSettings) -> Dataset:
     table = read_table(path, settings.columns)
     settings = replace(settings, values=_joined(table.columns.values), step=table.columns.step)
     parts = split_series(path, table, settings)
-    lag_weights = _lag_weights(path, parts["train"], settings)
+    lag_weights = _lag_weights(path, table, parts["train"], settings)
     prediction = prediction_of(settings, lag_weights, len(table.dimensions))
     notes = table.notes
     if prediction is not None:
@@ -266,11 +269,13 @@ def _left_out(path: Path, table: Table, prediction: LinearPrediction) -> tuple[s
 
 
 def _lag_weights(
-    path: Path, train: Sequence[Series], settings: TableSettings
+    path: Path, table: Table, train: Sequence[Series], settings: TableSettings
 ) -> tuple[tuple[float, ...], ...]:
     """The weights of the prediction from ``lags`` values, fitted to the training part."""
     if not settings.lags:
         return ()
+    mean, scale = _moments(np.concatenate([series.values for series in train]))
+    _check_spread(path, table, mean, scale, CONSTANT)
     found = LinearPrediction.fit(
         [series.values for series in train], settings.lags, settings.difference
     )
@@ -335,18 +340,18 @@ def _normalization(
     """The mean and standard deviation of each dimension and covariate in the training part."""
     if not settings.normalize:
         return Normalization(lag_weights=lag_weights)
-    values = np.concatenate([series.values for series in train])
-    mean, scale = _moments(values)
+    mean, scale = _moments(np.concatenate([series.values for series in train]))
     if settings.difference:
         # Changes are not centered: the mean change of the past is no forecast of a random walk.
         mean, scale = np.zeros_like(mean), np.hypot(mean, scale)
-    for name, one, spread in zip(table.dimensions, mean, scale, strict=True):
-        # Of a smaller share the differences would be lost in float32.
-        if not spread > max(1e-6 * abs(one), 1e-30):
-            raise UserError(
-                f"{path}: column {name} is constant or missing throughout the training part; leave"
-                " it out of data.values"
-            )
+    problem = CONSTANT
+    if settings.lags or settings.difference:
+        name, what = ("lags", "errors") if settings.lags else ("difference", "changes")
+        problem = (
+            f"has no {what} in the training part, or only equal ones, with data.{name}="
+            f"{getattr(settings, name)}; lower data.{name}, or leave the column out of data.values"
+        )
+    _check_spread(path, table, mean, scale, problem)
     covariates = np.concatenate([series.covariates for series in train])
     covariate_mean, covariate_scale = _moments(covariates)
     # A covariate that does not change in training stays 0 there.
@@ -358,6 +363,14 @@ def _normalization(
         tuple(covariate_scale.tolist()),
         lag_weights,
     )
+
+
+def _check_spread(path: Path, table: Table, mean: Numbers, scale: Numbers, problem: str) -> None:
+    """Raise UserError for the first column whose values are constant or missing."""
+    for name, one, spread in zip(table.dimensions, mean, scale, strict=True):
+        # Of a smaller share the differences would be lost in float32.
+        if not spread > max(1e-6 * abs(one), 1e-30):
+            raise UserError(f"{path}: column {name} {problem}")
 
 
 def _moments(values: Numbers) -> tuple[Numbers, Numbers]:
