@@ -45,7 +45,7 @@ SHOWN = ("crps", "coverage_50", "coverage_90", "mase")
     "as_json",
     is_flag=True,
     help="Forecast the last --steps rows of each series from those before, and print scores of the"
-    " model and of baselines as one JSON object.",
+    " model and of baselines as one JSON object; with --out, write the forecast too.",
 )
 @click.option(
     "--windows",
@@ -84,6 +84,7 @@ def command(
 
     if windows > 1 and not as_json:
         raise UserError("--windows is for scores; give --json too")
+    scores_only = as_json and out is None
     out = out or run / "forecast.csv"
     check_name(out)
     tables = TableRun(open_run(run, **options), context)
@@ -107,11 +108,14 @@ def command(
         model = scores.pop("model")
         sizes = {"steps": steps, "num_samples": num_samples, "seed": seed}
         click.echo(json.dumps({**sizes, **model, "baselines": scores}))
+    if scores_only:
         return
     with status(f"forecasting {pluralize(steps, 'step')} of {count}"):
         found = tables.forecast(label, table, steps, num_samples, seed)
     write_frame(out, found.to_dataframe())
-    click.echo(f"forecast of {pluralize(steps, 'step')} in {out}")
+    # Standard output is the scores alone where they are asked for.
+    tell = log if as_json else click.echo
+    tell(f"forecast of {pluralize(steps, 'step')} in {out}")
     if out.is_file():
         # Beside a device or pipe there is no place for a picture.
-        write_plot(lambda path: save_figure(found.plot(), path), out.with_suffix(".png"))
+        write_plot(lambda path: save_figure(found.plot(), path), out.with_suffix(".png"), tell)

@@ -129,13 +129,15 @@ def sound_files(data: DataSpec, count: int, unit: str = "") -> str:
     return f"{count} {names} files" if "and" in names else pluralize(count, "wav file")
 
 
-def write_plot(plot: Callable[[Path], object], path: Path) -> None:
+def write_plot(
+    plot: Callable[[Path], object], path: Path, tell: Callable[[str], object] = click.echo
+) -> None:
     """Write a picture, or log how to install matplotlib; results do not depend on it."""
     if importlib.util.find_spec("matplotlib") is None:
         log('no picture without matplotlib; pip install "zpyro[plots]"')
         return
     plot(path)
-    click.echo(f"picture in {path}")
+    tell(f"picture in {path}")
 
 
 def plot_rows(

@@ -217,7 +217,15 @@ def test_a_run_on_errors_forecasts_values(zpyro: Zpyro, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     scored = zpyro("forecast", tmp_path / "run", "--steps", 12, "--samples", 50, "--json")
     assert scored.exit_code == 0, scored.output
-    assert json.loads(scored.stdout.splitlines()[0])["mase"] < 2.0
+    assert json.loads(scored.stdout)["mase"] < 2.0
+    assert not (tmp_path / "run" / "forecast.csv").exists()
+    out = tmp_path / "ahead.csv"
+    scores = ("forecast", tmp_path / "run", "--steps", 12, "--samples", 50, "--json", "--out", out)
+    both = zpyro(*scores)
+    assert both.exit_code == 0, both.output
+    assert both.stdout == scored.stdout
+    assert f"forecast of 12 steps in {out}" in both.stderr
+    assert len(out.read_text().splitlines()) == 13
     evaluated = zpyro("evaluate", tmp_path / "run")
     assert evaluated.exit_code == 0, evaluated.output
     # The fit of another processor is not equal to the last digit.
