@@ -12,7 +12,6 @@ from .networks import RecurrentNetwork
 from .tasks import Examples, Preset, Request, SolutionTrace, Task
 
 _PATH = np.array([40, 90, 220])
-"""The smallest width of a picture, pixels."""
 
 PRESETS = {
     "quick": Preset(

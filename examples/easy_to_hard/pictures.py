@@ -24,7 +24,7 @@ IN_A_STRIP = 8
 """Pictures in a strip, at most."""
 
 SHORT_SIDE = 160
-"""Pixels of the shorter side of a picture of few cells."""
+"""The smallest width of a picture, pixels."""
 
 _CAPTION = 18
 _GAP = 8

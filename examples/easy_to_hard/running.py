@@ -222,13 +222,12 @@ def show(
         answers = list(solver.answers(inputs.float(), num_iterations))
     logits = [answer.logits for answer in answers]
     stops = [float(answer.stop) for answer in answers if answer.stop is not None]
-    trace = SolutionTrace(inputs, targets, logits, out, stops)
     console = common.console(stderr=False, soft_wrap=True, highlight=False)
-    for line in task.show(trace):
+    for line in task.show(SolutionTrace(inputs, targets, logits, out)):
         # The boards are in rich's markup; paths among the lines are escaped.
         console.print(line, markup=True)
-    if trace.stopped_after is not None:
-        iteration = trace.stopped_after
+    if stops:
+        iteration = next((n for n, stop in enumerate(stops, 1) if stop >= 0.5), len(stops))
         chance = f"a probability of {stops[iteration - 1]:.0%} to stop"
         console.print(f"stops after {pluralize(iteration, 'iteration')}, at {chance}")
 

@@ -176,22 +176,12 @@ class SolutionTrace:
         targets: (1, *cells).
         logits: after iterations 1, 2, ...: each (1, classes, *cells).
         out: the file to write a picture to, or None.
-        stops: the probability of a stop after each iteration; empty for solvers that do not
-            decide when to stop.
     """
 
     inputs: Tensor
     targets: Tensor
     logits: Sequence[Tensor]
     out: Path | None
-    stops: Sequence[float] = ()
-
-    @property
-    def stopped_after(self) -> int | None:
-        """The iteration after which the solver stops; None where it does not decide."""
-        if not self.stops:
-            return None
-        return next((n for n, stop in enumerate(self.stops, 1) if stop >= 0.5), len(self.stops))
 
 
 @dataclass(frozen=True)

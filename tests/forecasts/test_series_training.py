@@ -64,16 +64,20 @@ def test_a_run_on_series_with_gaps(tmp_path: Path, name: str) -> None:
     assert decoded.frames.isfinite().all()
 
 
-@pytest.mark.fast
-def test_a_sampled_continuation_of_a_prefix_with_gaps(tmp_path: Path) -> None:
-    data = series(covariates=False)
+def trained_for_a_step(data: Dataset, folder: Path) -> checkpoint.Checkpoint:
     config = replace(
         small.settings(max_steps=1), model=fit_to_data(small.MODEL, data), dataset=data.name
     )
     likelihood = build_likelihood(config.model, data.likelihood, data.frame_size)
-    run = runs.create(tmp_path / "run", config)
+    run = runs.create(folder, config)
     zpyro.fit(build_model(config.model, likelihood), data, config, run=run)
-    held = checkpoint.load(run.best)
+    return checkpoint.load(run.best)
+
+
+@pytest.mark.fast
+def test_a_sampled_continuation_of_a_prefix_with_gaps(tmp_path: Path) -> None:
+    data = series(covariates=False)
+    held = trained_for_a_step(data, tmp_path / "run")
     prefix = np.array([[0.5, np.nan], [np.nan, np.nan], [0.1, 0.2]])
     assert np.isfinite(zpyro.analysis.sample(held, 2, 3, prefix=prefix)).all()
 
@@ -81,13 +85,7 @@ def test_a_sampled_continuation_of_a_prefix_with_gaps(tmp_path: Path) -> None:
 @pytest.mark.fast
 def test_samples_follow_covariates(tmp_path: Path) -> None:
     data = series(missing=False)
-    config = replace(
-        small.settings(max_steps=1), model=fit_to_data(small.MODEL, data), dataset=data.name
-    )
-    likelihood = build_likelihood(config.model, data.likelihood, data.frame_size)
-    run = runs.create(tmp_path / "run", config)
-    zpyro.fit(build_model(config.model, likelihood), data, config, run=run)
-    held = checkpoint.load(run.best)
+    held = trained_for_a_step(data, tmp_path / "run")
     known = np.random.default_rng(0).normal(size=(5, 2))
     prefix = np.array([[0.5, 0.1], [0.1, 0.2]])
     found = zpyro.analysis.sample(held, 3, 3, prefix=prefix, covariates=known, seed=4)
