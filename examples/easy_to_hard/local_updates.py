@@ -10,10 +10,6 @@ An iteration is local: the state of a cell depends on the states within
 :attr:`.networks.IteratedNetwork.radius` cells. In a large problem most states are soon at rest, so
 an iteration is computed only in tiles around the cells that changed in the last one, and answers
 only where states changed.
-
-Some states at rest are wrong: a front has come to a halt. A network that was trained with noise on
-its states returns to right ones after noise more often than to wrong ones. So the noise of training
-is added for some iterations, twice, and the answer is the mean over three rests.
 """
 
 from __future__ import annotations
@@ -48,12 +44,6 @@ SAME = 0.25
 """Mean probabilities of two windows that differ by no more than this are the same. In a window in
 which a front passes a cell, the mean of that cell changes by up to 1."""
 
-RESTARTS = 2
-"""How often noise is added to states at rest."""
-
-SHAKEN = 10
-"""Iterations with noise before each restart."""
-
 WINDOWS = 48
 """Tiles, or as many cells of whole images, that are computed at once, for the caches."""
 
@@ -63,7 +53,7 @@ class StableAnswers:
     """Answers that no longer changed.
 
     Attributes:
-        probabilities: of the answers, the mean over the last window or those at rest, (B, classes,
+        probabilities: of the answers, those at rest or the mean over the last window, (B, classes,
             *cells).
         state: the last one, (B, width, *cells).
         iterations: how many each problem took, (B,).
@@ -85,7 +75,6 @@ def stable_answers(
     scored: Tensor | None = None,
     step: float = STEP,
     tolerance: float = TOLERANCE,
-    noise: float = 0.0,
     on_iteration: Callable[[int], None] | None = None,
 ) -> StableAnswers:
     """Iterate until the mean probabilities of a window are near those of the window before.
@@ -96,13 +85,10 @@ def stable_answers(
     Args:
         network: one that applies the same block in every iteration.
         inputs: problems, (B, channels, *cells).
-        iterations: how many, at most, before each rest.
+        iterations: how many, at most.
         scored: the cells whose answers count, (B, *cells); all by default.
         step: see :data:`STEP`; 1 gives the network's own iterations.
         tolerance: see :data:`TOLERANCE`; 0 gives the states of whole iterations.
-        noise: of the restarts, see :meth:`.networks.IteratedNetwork.iterate_from`. With noise,
-            probabilities are means over all rests, and iterations their sum. It is drawn with a
-            fixed seed. 0 for no restart.
         on_iteration: receives about how many problems are done after each iteration.
 
     Raises:
@@ -115,39 +101,7 @@ def stable_answers(
     """
     if network.longest is not None:
         raise ValueError("only a network that applies one block in every iteration can go on")
-    rests, rounds = list[StableAnswers](), 1 + RESTARTS if noise else 1
-
-    def report(stable: int) -> None:
-        if on_iteration is not None:
-            on_iteration((len(rests) * len(inputs) + stable) // rounds)
-
     state = network.initial_state(inputs)
-    with torch.random.fork_rng(enabled=noise > 0):
-        if noise:
-            torch.manual_seed(0)
-        while len(rests) < rounds:
-            if rests:
-                state = network.iterate_from(rests[-1].state, inputs, SHAKEN, noise=noise)
-            rests.append(_rest(network, inputs, state, iterations, scored, step, tolerance, report))
-    return StableAnswers(
-        torch.stack([rest.probabilities for rest in rests]).mean(0),
-        rests[-1].state,
-        torch.stack([rest.iterations for rest in rests]).sum(0),
-        torch.stack([rest.stable for rest in rests]).all(0),
-    )
-
-
-def _rest(
-    network: IteratedNetwork,
-    inputs: Tensor,
-    state: Tensor,
-    iterations: int,
-    scored: Tensor | None,
-    step: float,
-    tolerance: float,
-    on_iteration: Callable[[int], None],
-) -> StableAnswers:
-    """The answers that are reached from a state, see :func:`stable_answers`."""
     flat = network.dimensions == 1
     counts = inputs.new_ones(inputs[:, 0].shape) if scored is None else scored
     # Channels last, so that a cell's values are read and written together.
@@ -197,7 +151,8 @@ def _rest(
             before, window_end = means, int(GROWTH * window_end)
             total.zero_()
         changed &= ~stable[:, None, None]
-        on_iteration(int(stable.sum()))
+        if on_iteration is not None:
+            on_iteration(int(stable.sum()))
         if bool(stable.all()):
             break
     probabilities, state = (

@@ -68,11 +68,6 @@ class Solver(nn.Module):
         raise NotImplementedError
 
     @property
-    def state_noise(self) -> float:
-        """The noise of the states in training."""
-        return 0.0
-
-    @property
     def repeated_network(self) -> IteratedNetwork | None:
         """The network that applies one block in every iteration, for as many as are wanted.
 
@@ -119,10 +114,6 @@ class FixedDepthSolver(Solver):
         network = self.recurrent.network
         for state in network.states(inputs, iterations):
             yield Answer(network.answer(state))
-
-    @property
-    def state_noise(self) -> float:
-        return self.recurrent.state_noise
 
     @property
     def repeated_network(self) -> IteratedNetwork | None:

@@ -191,7 +191,6 @@ def sweep_stable(
                 iterations,
                 views=views,
                 scored=scored,
-                noise=solver.state_noise,
                 on_iteration=on_iteration,
             )
             solved += int(task.correct(inputs, found.probabilities, targets).sum())

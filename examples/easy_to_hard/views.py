@@ -68,7 +68,6 @@ def viewed_answers(
     *,
     views: int = VIEWS,
     scored: Tensor | None = None,
-    noise: float = 0.0,
     on_iteration: Callable[[int], None] | None = None,
 ) -> ViewedAnswers:
     """The mean of stable answers over views of each problem, which are added until they agree.
@@ -82,7 +81,6 @@ def viewed_answers(
         iterations: how many, at most, for each view.
         views: how many, at most, 1 to 8.
         scored: the cells whose answers count, (B, side, side); all by default.
-        noise: see :func:`.local_updates.stable_answers`.
         on_iteration: receives about how many problems are done after each iteration.
 
     Example::
@@ -101,9 +99,7 @@ def viewed_answers(
                 on_iteration(int(count * (begin + (end - begin) * stable / len(images))))
 
         of_cells = None if scored is None else turned(scored[rows], view)
-        return stable_answers(
-            network, images, iterations, scored=of_cells, noise=noise, on_iteration=report
-        )
+        return stable_answers(network, images, iterations, scored=of_cells, on_iteration=report)
 
     def chosen(probabilities: Tensor, rows: Tensor) -> Tensor:
         classes = probabilities.argmax(1)

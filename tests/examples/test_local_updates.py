@@ -134,37 +134,6 @@ def test_an_end_before_answers_are_stable_is_told() -> None:
     torch.testing.assert_close(found.probabilities.sum(1), torch.ones(1, 3, 400))
 
 
-def test_noise_ends_a_rest_that_noise_can_end() -> None:
-    class Halted(RecurrentNetwork):
-        """States rest at 0, and go to 1 from above 0.05."""
-
-        def iterate(self, state: Tensor, image: Tensor, iteration: int) -> Tensor:
-            del iteration
-            return ((state > 0.05) | (image[:, :1] > 0)).to(state)
-
-    network = with_head(Halted)
-    inputs = torch.zeros(2, 2, 6, 6)
-    inputs[:, 0, :, :3] = 1
-    generator = torch.random.get_rng_state()
-    halted = stable_answers(network, inputs, 100)
-    assert torch.equal(halted.probabilities.argmax(1).bool(), inputs[:, 0] > 0)
-    done: list[int] = []
-    found = stable_answers(network, inputs, 100, noise=0.4, on_iteration=done.append)
-    assert found.probabilities.argmax(1).all()
-    assert found.stable.all()
-    # The mean over one rest at 0, where the answer has 0.4, and two at 1, where it has 1.
-    freed = found.probabilities[:, 1, :, 3:]
-    assert freed.median().item() == pytest.approx((0.4 + 1 + 1) / 3, abs=1e-3)
-    assert (found.iterations > halted.iterations).all()
-    assert done == sorted(done)
-    assert done[-1] == 2
-    # Its random numbers are its own, and the same each time.
-    assert torch.equal(torch.random.get_rng_state(), generator)
-    again = stable_answers(network, inputs, 100, noise=0.4)
-    assert torch.equal(found.probabilities, again.probabilities)
-    torch.testing.assert_close(found.probabilities.sum(1), torch.ones(2, 6, 6))
-
-
 def test_a_network_with_a_last_iteration_is_refused() -> None:
     network = small.network("feed-forward", 2)
     with pytest.raises(ValueError, match="applies one block"):
