@@ -48,7 +48,7 @@ FAMILY: dict[str, tuple[type[SequenceModel], Likelihood, dict[str, Any]]] = {
     "rnn_tokens": (RNN, TOKENS, {}),
     "rnn_tied": (RNN, TIED, {}),
     "dmm": (DMM, Gaussian(3), {}),
-    "dmm_tokens": (DMM, TOKENS, {}),
+    "dmm_tokens": (DMM, TOKENS, {"transition_size": 7}),
     "storn": (STORN, Gaussian(3), {}),
     "storn_tokens": (STORN, TOKENS, {}),
     "storn_tied": (STORN, TIED, {}),

@@ -11,6 +11,7 @@ import zpyro
 from tests.core.cases import make
 from zpyro import UserError
 from zpyro.likelihoods import Gaussian
+from zpyro.models import DMM
 from zpyro.nn.noise import CounterNoise, Dropout
 from zpyro.objectives import FIVO
 
@@ -113,3 +114,11 @@ def test_a_stream_carries_the_latent_that_the_emission_reads() -> None:
         densities(case.module, case.x, case.noise)
     assert carried.final is not None
     assert [part.shape for part in carried.final] == [part.shape for part in state]
+
+
+def test_the_transition_of_a_deep_markov_model_has_its_own_width() -> None:
+    model = DMM(Gaussian(3), 6, 2, 4, 5, transition_size=7)
+    assert model.prior_network.gate.hidden.out_features == 7
+    assert model.prior_network.proposal.hidden.out_features == 7
+    assert model.posterior_network.hidden.out_features == 5
+    assert DMM(Gaussian(3), 6, 2, 4, 5).prior_network.gate.hidden.out_features == 5

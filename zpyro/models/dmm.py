@@ -21,6 +21,10 @@ from zpyro.nn.layers import (
     run_backward,
 )
 from zpyro.nn.noise import Dropout
+from zpyro.settings import Limits
+
+TRANSITION_SIZE = Limits(at_least=0, at_most=1 << 16)
+"""Of the setting ``model.transition_size``."""
 
 
 class GatedTransition(nn.Module):
@@ -66,7 +70,8 @@ class DMM(SmoothingModel):
         hidden_size: H, of the backward LSTM.
         latent_size: Z.
         embedding_size: E, of e(x).
-        mlp_size: width of all MLPs.
+        mlp_size: width of the MLPs.
+        transition_size: width of the MLPs of the transition, 0 for that of the others.
         backward_layers: layers of the backward LSTM.
         forced_auxiliary: predict b_t from z_t alone (the context is zeroed).
         squared_error_auxiliary: squared error in place of the auxiliary log-density.
@@ -98,6 +103,7 @@ class DMM(SmoothingModel):
         embedding_size: int = 128,
         mlp_size: int = 128,
         *,
+        transition_size: Annotated[int, TRANSITION_SIZE] = 0,
         backward_layers: int = 1,
         forced_auxiliary: bool = False,
         squared_error_auxiliary: bool = False,
@@ -128,7 +134,9 @@ class DMM(SmoothingModel):
             input_size, hidden_size, num_layers=backward_layers, batch_first=True
         )
         orthogonal_recurrent_weights(self.backward_lstm)
-        self.prior_network = GatedTransition(latent_size, mlp_size, covariate_size)
+        self.prior_network = GatedTransition(
+            latent_size, transition_size or mlp_size, covariate_size
+        )
         self.posterior_network = GaussianMLP(latent_size + hidden_size, mlp_size, latent_size)
         self.auxiliary_network = GaussianMLP(
             2 * latent_size + covariate_size, mlp_size, hidden_size
