@@ -166,7 +166,7 @@ def test(
         with common.progress(f"solving size {size}", "problems") as on_batch:
             if until_stable and solver.repeated_network is not None and picture is None:
                 found = sweep_stable(
-                    solver, task, examples, size, longest, on_batch, views=num_views
+                    solver, task, examples, size, longest, on_batch, num_views, _log_solved
                 )
                 num_iterations = found.iterations or longest
             else:
@@ -176,6 +176,10 @@ def test(
         if found.iterations is None:
             num_iterations = min(num_iterations, len(found.accuracy))
         yield found, num_iterations
+
+
+def _log_solved(solved: int, done: int) -> None:
+    common.log(f"{solved:,} of the first {done:,} are solved")
 
 
 def _views(given: int | None, stable: bool, settings: Settings) -> int:

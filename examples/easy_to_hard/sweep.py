@@ -158,6 +158,7 @@ def sweep_stable(
     iterations: int,
     on_batch: Callable[[int, int], None] | None = None,
     views: int = 1,
+    on_part: Callable[[int, int], None] | None = None,
 ) -> Sweep:
     """Count the problems that a solver solves once its answers no longer change.
 
@@ -169,6 +170,7 @@ def sweep_stable(
         iterations: how many, at most.
         on_batch: receives (problems done, problems) after each iteration.
         views: of each problem, see :func:`.views.viewed_answers`.
+        on_part: receives (solved, done) after every part but the last.
     """
     count, network = len(examples.inputs), solver.repeated_network
     assert network is not None
@@ -199,6 +201,8 @@ def sweep_stable(
             unstable += int((~found.first.stable).sum())
             total += int(found.first.iterations.sum())
             longest = max(longest, int(found.first.iterations.max()))
+            if on_part is not None and first + rows < count:
+                on_part(solved, first + rows)
     share = (solved / count,)
     result = Sweep(size, count, share, share, stable_after=total / count)
     result = replace(result, iterations=longest, unstable=unstable)

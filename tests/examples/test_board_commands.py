@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from zpyro_cli.main import main
+from zpyro_examples.easy_to_hard import sweep
 
 HEADER = "PuzzleId,FEN,Moves,Rating,RatingDeviation,Popularity,NbPlays,Themes,GameUrl,OpeningTags"
 
@@ -90,7 +92,7 @@ def test_mistakes_are_one_line(
     assert not (tmp_path / "x").exists()
 
 
-def test_mazes_from_training_to_a_picture(tmp_path: Path) -> None:
+def test_mazes_from_training_to_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("PIL")
     folder = tmp_path / "run"
     options = ("--out", folder, "--max-minutes", 0.02, "--device", "cpu")
@@ -106,6 +108,16 @@ def test_mazes_from_training_to_a_picture(tmp_path: Path) -> None:
         "mazes", "test", folder, "--sizes", "5,9", "--count", 20, "--until-stable", "--json"
     )
     assert stable.exit_code == 0, stable.output
+    assert "of the first" not in stable.stderr
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "STABLE_CELLS", 15 * 11**2)
+        parts = run(
+            "mazes", "test", folder, "--sizes", "9", "--count", 20, "--until-stable", "--json"
+        )
+    last = json.loads(stable.stdout.splitlines()[-1])
+    assert json.loads(parts.stdout)["accuracy"] == last["accuracy"]
+    (told,) = re.findall(r"(\d+) of the first 15 are solved", parts.stderr)
+    assert last["accuracy"] * 20 - 5 <= int(told) <= last["accuracy"] * 20
     for line in map(json.loads, stable.stdout.splitlines()):
         assert line["count"] == 20
         assert 1 <= line["stable_iterations"] <= line["iterations"]
