@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.smoothing import SmoothingModel
-from zpyro.models.steps import COVARIATE_SIZE, PosteriorPath, delay, join, missing_embedding
+from zpyro.models.steps import OPTIONAL_SIZE, PosteriorPath, delay, join, missing_embedding
 from zpyro.nn.kernels import latent_chain
 from zpyro.nn.layers import (
     GAUSSIAN_BOUND,
@@ -21,10 +21,6 @@ from zpyro.nn.layers import (
     run_backward,
 )
 from zpyro.nn.noise import Dropout
-from zpyro.settings import Limits
-
-TRANSITION_SIZE = Limits(at_least=0, at_most=1 << 16)
-"""Of the setting ``model.transition_size``."""
 
 
 class GatedTransition(nn.Module):
@@ -103,14 +99,14 @@ class DMM(SmoothingModel):
         embedding_size: int = 128,
         mlp_size: int = 128,
         *,
-        transition_size: Annotated[int, TRANSITION_SIZE] = 0,
+        transition_size: Annotated[int, OPTIONAL_SIZE] = 0,
         backward_layers: int = 1,
         forced_auxiliary: bool = False,
         squared_error_auxiliary: bool = False,
         embedding_dropout: float = 0.0,
         output_dropout: float = 0.0,
         missing: bool = False,
-        covariate_size: Annotated[int, COVARIATE_SIZE] = 0,
+        covariate_size: Annotated[int, OPTIONAL_SIZE] = 0,
         granularity: str = "sequence",
         recurrence: str = "auto",
     ) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.base import SequenceModel
-from zpyro.models.steps import COVARIATE_SIZE, PosteriorPath, delay, missing_embedding
+from zpyro.models.steps import OPTIONAL_SIZE, PosteriorPath, delay, missing_embedding
 from zpyro.nn.layers import State, lstm_states, lstm_step, orthogonal_recurrent_weights
 from zpyro.nn.noise import Dropout
 
@@ -59,7 +59,7 @@ class RNN(SequenceModel):
         embedding_dropout: float = 0.0,
         output_dropout: float = 0.0,
         missing: bool = False,
-        covariate_size: Annotated[int, COVARIATE_SIZE] = 0,
+        covariate_size: Annotated[int, OPTIONAL_SIZE] = 0,
         granularity: str = "sequence",
     ) -> None:
         super().__init__(

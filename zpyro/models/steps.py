@@ -443,8 +443,8 @@ def _load_values(model: StepwiseModel, _prefix: str, _keep_vars: bool) -> None:
     parameter_store.load(model, model.store_name)
 
 
-COVARIATE_SIZE = Limits(at_least=0, at_most=1 << 16)
-"""Of the setting ``model.covariate_size``."""
+OPTIONAL_SIZE = Limits(at_least=0, at_most=1 << 16)
+"""Of sizes that may be 0, such as ``model.covariate_size``."""
 
 
 def missing_embedding(likelihood: Likelihood, embedding_size: int) -> MissingEmbedding:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zpyro.likelihoods import Likelihood
 from zpyro.models.base import SequenceModel
-from zpyro.models.steps import COVARIATE_SIZE, PosteriorPath, delay, join, missing_embedding
+from zpyro.models.steps import OPTIONAL_SIZE, PosteriorPath, delay, join, missing_embedding
 from zpyro.nn.layers import ConditionalLayerNormLSTM, GaussianMLP, HiddenLayer, LatentLSTM, State
 from zpyro.nn.noise import Dropout
 from zpyro.nn.recurrence import Recurrence, choose, plain
@@ -71,7 +71,7 @@ class VRNN(SequenceModel):
         embedding_dropout: float = 0.0,
         output_dropout: float = 0.0,
         missing: bool = False,
-        covariate_size: Annotated[int, COVARIATE_SIZE] = 0,
+        covariate_size: Annotated[int, OPTIONAL_SIZE] = 0,
         granularity: str = "sequence",
         recurrence: str = "auto",
     ) -> None:

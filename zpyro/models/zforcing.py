@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zpyro.errors import UserError
 from zpyro.likelihoods import Likelihood
 from zpyro.models.smoothing import SmoothingModel
-from zpyro.models.steps import COVARIATE_SIZE, PosteriorPath, delay, join, missing_embedding
+from zpyro.models.steps import OPTIONAL_SIZE, PosteriorPath, delay, join, missing_embedding
 from zpyro.nn.layers import (
     ConditionalLayerNormLSTM,
     GaussianMLP,
@@ -94,7 +94,7 @@ class ZForcing(SmoothingModel):
         embedding_dropout: float = 0.0,
         output_dropout: float = 0.0,
         missing: bool = False,
-        covariate_size: Annotated[int, COVARIATE_SIZE] = 0,
+        covariate_size: Annotated[int, OPTIONAL_SIZE] = 0,
         granularity: str = "sequence",
         recurrence: str = "auto",
     ) -> None:
