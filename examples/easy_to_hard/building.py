@@ -49,6 +49,7 @@ def build(task: Task, preset: Preset, solver: str = "recall", depth: str = "fixe
         task.classes,
         preset.iterations,
         preset.state_bound,
+        preset.blocks,
     )
     if preset.initialization == "keep-sizes":
         networks.keep_sizes(network)

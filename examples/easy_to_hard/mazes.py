@@ -25,8 +25,8 @@ from zpyro.errors import UserError, pluralize
 Booleans = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 
-GEOMETRIES = ("published", "compact")
-"""Ways to draw a maze: see :meth:`Mazes.images`."""
+BORDERS = {"published": 3, "compact": 1}
+"""Pixels of the border by geometry, the way to draw a maze: see :meth:`Mazes.images`."""
 
 SMALLEST = 3
 """The smallest size with more than one cell."""
@@ -135,9 +135,35 @@ def side(size: int, geometry: str) -> int:
     Raises:
         UserError: if there is no such geometry.
     """
-    if geometry not in GEOMETRIES:
-        raise UserError(f"geometry {geometry!r} is unknown; choose one of {', '.join(GEOMETRIES)}")
-    return 2 * size + 6 if geometry == "published" else size + 2
+    if geometry not in BORDERS:
+        raise UserError(f"geometry {geometry!r} is unknown; choose one of {', '.join(BORDERS)}")
+    return (2 * size if geometry == "published" else size) + 2 * BORDERS[geometry]
+
+
+def mosaics(pictures: Tensor, across: int, geometry: str) -> Tensor:
+    """Squares of pictures; neighbors share the border between them.
+
+    In a mosaic a network sees other mazes, other starts and ends, next to each maze that it solves,
+    as it does in the distant parts of a larger maze.
+
+    Args:
+        pictures: (N, ..., side, side); those that do not fill a mosaic are left out.
+        across: pictures in a row of a mosaic.
+        geometry: that of the pictures, which gives their border.
+
+    Returns:
+        (N // across^2, ..., length, length) with length = across (side - border) + border.
+    """
+    count, border, length = across**2, BORDERS[geometry], pictures.shape[-1]
+    groups = pictures[: len(pictures) // count * count].unflatten(0, (-1, count))
+    step = length - border
+    whole = across * step + border
+    joined = pictures.new_zeros(len(groups), *pictures.shape[1:-2], whole, whole)
+    for place, (row, column) in enumerate(np.ndindex(across, across)):
+        rows = slice(row * step, row * step + length)
+        columns = slice(column * step, column * step + length)
+        joined[..., rows, columns] = groups[:, place]
+    return joined
 
 
 def _drawn(grids: NDArray[np.uint8], geometry: str) -> Tensor:

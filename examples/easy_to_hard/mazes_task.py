@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import pictures
-from .mazes import Mazes, archived, compacted
+from .mazes import Mazes, archived, compacted, mosaics
 from .networks import RecurrentNetwork
 from .tasks import Examples, Preset, Request, SolutionTrace, Task
 
@@ -15,7 +15,8 @@ _PATH = np.array([40, 90, 220])
 
 PRESETS = {
     "quick": Preset(
-        width=16,
+        width=24,
+        blocks=1,
         iterations=16,
         progressive_weight=0.5,
         extra_iterations=48,
@@ -26,14 +27,14 @@ PRESETS = {
         symmetries=True,
         initialization="keep-sizes",
         train_size=9,
-        train_count=90_000,
+        train_count=80_000,
         epochs=1,
-        batch_size=16,
+        batch_size=4,
         learning_rate=2e-3,
         average=0.999,
         valid_sizes=(9,),
         test_sizes=(9, 13, 33, 59),
-        options={"geometry": "compact"},
+        options={"geometry": "compact", "mosaic": 2},
     ),
     "published": Preset(
         width=128,
@@ -66,9 +67,19 @@ def build(request: Request) -> Examples:
     """Mazes of one size; no maze is in two splits of the same seed.
 
     With ``request.source``, training and test mazes come from the published archives there;
-    validation mazes are still generated.
+    validation mazes are still generated. With option "mosaic" those for training are joined, if
+    they fill a mosaic, see :func:`.mazes.mosaics`.
     """
-    size, geometry = request.size, str(request.options.get("geometry", "published"))
+    geometry = str(request.options.get("geometry", "published"))
+    across = int(request.options.get("mosaic") or 1)
+    examples = _alone(request, geometry)
+    if request.split != "train" or across == 1 or len(examples.inputs) < across**2:
+        return examples
+    return Examples(*(mosaics(pictures, across, geometry) for pictures in examples))
+
+
+def _alone(request: Request, geometry: str) -> Examples:
+    size = request.size
     if request.source is not None and request.split != "valid":
         inputs, targets = archived(request.source, request.split, size, request.count)
         if geometry == "compact":

@@ -17,9 +17,6 @@ from torch.nn import functional
 NETWORKS = ("recall", "recurrent", "feed-forward")
 """The names of networks for :func:`build`."""
 
-_NUM_CONVOLUTIONS = 4
-"""In two residual blocks; each reaches one cell further."""
-
 
 class IteratedNetwork(nn.Module):
     """A network that refines a state (B, width, *cells) and can answer after every iteration.
@@ -31,15 +28,19 @@ class IteratedNetwork(nn.Module):
         channels: of the inputs.
         width: channels of a state.
         classes: number of answers to choose from in each cell.
+        blocks: residual blocks in an iteration; two in the published networks.
     """
 
-    def __init__(self, dimensions: int, channels: int, width: int, classes: int = 2) -> None:
+    def __init__(
+        self, dimensions: int, channels: int, width: int, classes: int = 2, *, blocks: int = 2
+    ) -> None:
         super().__init__()
         if dimensions not in (1, 2):
             raise ValueError(f"dimensions is {dimensions}; choose 1 (sequences) or 2 (images)")
         self.dimensions = dimensions
         self.width = width
         self.classes = classes
+        self.num_blocks = blocks
         # The published heads narrow by halves over sequences and to 32 and 8 over images.
         first, second = (width, width // 2) if dimensions == 1 else (32, 8)
         self.head_radius = 3  # one cell for each convolution
@@ -107,7 +108,8 @@ class IteratedNetwork(nn.Module):
     @property
     def radius(self) -> int:
         """How many cells away a state can be and still decide about another after an iteration."""
-        return _NUM_CONVOLUTIONS
+        # Each of the two convolutions of a block reaches one cell further.
+        return 2 * self.num_blocks
 
     def iterate(self, state: Tensor, image: Tensor, iteration: int) -> Tensor:
         """One iteration on four-dimensional tensors, (B, width, rows, columns)."""
@@ -136,7 +138,7 @@ class ResidualBlock(nn.Module):
 
 
 class RecurrentNetwork(IteratedNetwork):
-    """One block of two residual blocks iterated, with recall or without.
+    """The same residual blocks iterated, with recall or without.
 
     With recall every iteration begins with a convolution over the state and the inputs, so that
     the problem is not forgotten over many iterations.
@@ -174,15 +176,16 @@ class RecurrentNetwork(IteratedNetwork):
         *,
         recall: bool = True,
         state_bound: float | None = None,
+        blocks: int = 2,
     ) -> None:
-        super().__init__(dimensions, channels, width, classes)
+        super().__init__(dimensions, channels, width, classes, blocks=blocks)
         self.state_bound = state_bound
         self.recall = self.convolution(width + channels, width) if recall else None
         self.block = _residual_blocks(self)
 
     @property
     def radius(self) -> int:
-        return _NUM_CONVOLUTIONS + (self.recall is not None)
+        return super().radius + (self.recall is not None)
 
     def iterate(self, state: Tensor, image: Tensor, iteration: int) -> Tensor:
         del iteration
@@ -198,13 +201,20 @@ class FeedForwardNetwork(IteratedNetwork):
     """The recurrent network without recall, unrolled into layers with separate weights.
 
     Args: as in :class:`IteratedNetwork`, and
-        iterations: number of blocks, which limits the iterations.
+        iterations: how many have weights, which limits the iterations.
     """
 
     def __init__(
-        self, dimensions: int, channels: int, width: int, classes: int = 2, *, iterations: int
+        self,
+        dimensions: int,
+        channels: int,
+        width: int,
+        classes: int = 2,
+        *,
+        iterations: int,
+        blocks: int = 2,
     ) -> None:
-        super().__init__(dimensions, channels, width, classes)
+        super().__init__(dimensions, channels, width, classes, blocks=blocks)
         self.blocks = nn.ModuleList(_residual_blocks(self) for _ in range(iterations))
 
     @property
@@ -244,8 +254,8 @@ def _channels_last_normal(like: Tensor) -> Tensor:
 
 def _residual_blocks(network: IteratedNetwork) -> nn.Sequential:
     width = network.width
-    layers = [network.convolution(width, width) for _ in range(_NUM_CONVOLUTIONS)]
-    return nn.Sequential(ResidualBlock(*layers[:2]), ResidualBlock(*layers[2:]))
+    pairs = [[network.convolution(width, width) for _ in "12"] for _ in range(network.num_blocks)]
+    return nn.Sequential(*(ResidualBlock(*pair) for pair in pairs))
 
 
 def build(
@@ -256,6 +266,7 @@ def build(
     classes: int,
     iterations: int,
     state_bound: float | None = None,
+    blocks: int = 2,
 ) -> IteratedNetwork:
     """A network by name, see :data:`NETWORKS`; ``state_bound`` is that of the recurrent ones.
 
@@ -264,7 +275,8 @@ def build(
     """
     if name not in NETWORKS:
         raise ValueError(f"network {name!r} is unknown; choose one of {', '.join(NETWORKS)}")
-    if name == "feed-forward":
-        return FeedForwardNetwork(dimensions, channels, width, classes, iterations=iterations)
     shape = dimensions, channels, width, classes
-    return RecurrentNetwork(*shape, recall=name == "recall", state_bound=state_bound)
+    if name == "feed-forward":
+        return FeedForwardNetwork(*shape, iterations=iterations, blocks=blocks)
+    recall = name == "recall"
+    return RecurrentNetwork(*shape, recall=recall, state_bound=state_bound, blocks=blocks)

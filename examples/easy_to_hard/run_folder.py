@@ -31,7 +31,8 @@ from .tasks import Preset, Request
 
 FIXED = (
     *("task", "solver", "depth", "seed"),
-    *("width", "iterations", "state_bound", "train_size", "train_count", "optimizer", "options"),
+    *("width", "blocks", "iterations", "state_bound"),
+    *("train_size", "train_count", "optimizer", "options"),
 )
 """Settings that a resumed training cannot change."""
 SETTINGS, RULE = "settings.json", "rule.json"

@@ -35,6 +35,7 @@ class Preset:
 
     Attributes:
         width: channels of a state.
+        blocks: residual blocks in an iteration.
         iterations: m, the number of iterations in training.
         progressive_weight: a, the weight of the progressive term.
         extra_iterations: see :class:`zpyro_examples.easy_to_hard.programs.RecurrentSolver`.
@@ -93,6 +94,7 @@ class Preset:
     warmup: float = 0.0
     average: float = 0.0
     initialization: str = "torch"
+    blocks: int = 2
     growing: float = 0.0
     shortest: int = 8
     extra_iterations: int = 0
