@@ -13,11 +13,12 @@ ITERATIONS = 5
 
 
 def network(
-    name: str = "recall", dimensions: int = 1, seed: int = 0, width: int = 6
+    name: str = "recall", dimensions: int = 1, seed: int = 0, width: int = 6, blocks: int = 2
 ) -> IteratedNetwork:
     """A narrow network with weights large enough that answers differ from a coin's."""
     torch.manual_seed(seed)
-    built = networks.build(name, dimensions, 1 if dimensions == 1 else 3, width, 2, ITERATIONS)
+    channels = 1 if dimensions == 1 else 3
+    built = networks.build(name, dimensions, channels, width, 2, ITERATIONS, blocks=blocks)
     with torch.no_grad():
         for weight in built.parameters():
             weight.mul_(2.0)

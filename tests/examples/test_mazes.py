@@ -11,7 +11,7 @@ import torch
 
 from zpyro.errors import UserError
 from zpyro_examples.easy_to_hard import mazes_task, tasks
-from zpyro_examples.easy_to_hard.mazes import Mazes, archived, compacted
+from zpyro_examples.easy_to_hard.mazes import BORDERS, Mazes, archived, compacted, mosaics
 from zpyro_examples.easy_to_hard.tasks import Request
 
 pytestmark = pytest.mark.fast
@@ -201,6 +201,30 @@ def test_impossible_mazes_are_refused(size: int, count: int, message: str) -> No
         Mazes(size, count)
 
 
+@pytest.mark.parametrize("geometry", ["published", "compact"])
+def test_mazes_of_a_mosaic_share_their_borders(geometry: str) -> None:
+    mazes, border = Mazes(9, 15, seed=4), BORDERS[geometry]
+    images, masks = mazes.images(geometry), mazes.masks(geometry)
+    length = images.shape[-1]
+    joined, paths = mosaics(images, 2, geometry), mosaics(masks, 2, geometry)
+    side = 2 * length - border
+    # The last three mazes do not fill a mosaic.
+    assert joined.shape == (3, 3, side, side)
+    assert paths.shape == (3, side, side)
+    for number in range(12):
+        mosaic, (row, column) = number // 4, divmod(number % 4, 2)
+        top, left = row * (length - border), column * (length - border)
+        here = (slice(top, top + length), slice(left, left + length))
+        assert torch.equal(joined[(mosaic, slice(None), *here)], images[number])
+        assert torch.equal(paths[(mosaic, *here)], masks[number])
+    assert int(joined.sum()) == int(images[:12].sum())
+
+
+def test_a_mosaic_of_one_row_is_the_picture() -> None:
+    images = Mazes(5, 4, seed=0).images("compact")
+    assert torch.equal(mosaics(images, 1, "compact"), images)
+
+
 # -- the task ------------------------------------------------------------------------------------
 
 
@@ -242,6 +266,20 @@ def test_a_maze_forming_is_printed_and_drawn(tmp_path: Path, suffix: str) -> Non
         if suffix == ".gif":
             # Two iterations until it stays the same, and the path.
             assert picture.n_frames == 3
+
+
+def test_only_mazes_for_training_are_joined() -> None:
+    options = {"geometry": "compact", "mosaic": 2}
+    for split, alone in (("train", False), ("valid", True), ("test", True)):
+        request = Request(split, 9, 10, 0, options=options)
+        plain = mazes_task.build(Request(split, 9, 10, 0, options={"geometry": "compact"}))
+        inputs, targets = mazes_task.build(request)
+        expected = plain.inputs if alone else mosaics(plain.inputs, 2, "compact")
+        assert torch.equal(inputs, expected)
+        assert targets.shape == (len(inputs), *inputs.shape[2:])
+    # Too few for a mosaic.
+    few = mazes_task.build(Request("train", 9, 3, 0, options=options))
+    assert few.inputs.shape == (3, 3, 11, 11)
 
 
 # -- published archives --------------------------------------------------------------------------

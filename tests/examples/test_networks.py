@@ -20,7 +20,7 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
     return functional.conv2d(x, weight, padding=1)
 
 
-def plain(built: IteratedNetwork, name: str, x: Tensor, iterations: int) -> Tensor:
+def plain(built: IteratedNetwork, name: str, x: Tensor, iterations: int, blocks: int = 2) -> Tensor:
     """The published forward pass, layer by layer."""
     weights = dict(built.named_parameters())
     state = convolve(x, weights["projection.weight"]).relu()
@@ -29,7 +29,7 @@ def plain(built: IteratedNetwork, name: str, x: Tensor, iterations: int) -> Tens
         if name == "recall":
             state = convolve(torch.cat([state, x], 1), weights["recall.weight"])
             state = state.relu() if x.dim() == 3 else state
-        for number in (0, 1):
+        for number in range(blocks):
             inner = convolve(state, weights[f"{block}.{number}.first.weight"]).relu()
             inner = convolve(inner, weights[f"{block}.{number}.second.weight"])
             state = (inner + state).relu()
@@ -38,15 +38,31 @@ def plain(built: IteratedNetwork, name: str, x: Tensor, iterations: int) -> Tens
     return convolve(state, weights["head.4.weight"])
 
 
+@pytest.mark.parametrize("blocks", [1, 2, 3])
 @pytest.mark.parametrize("dimensions", [1, 2])
 @pytest.mark.parametrize("name", networks.NETWORKS)
-def test_it_is_the_plain_loop(name: str, dimensions: int) -> None:
-    built = network(name, dimensions)
+def test_it_is_the_plain_loop(name: str, dimensions: int, blocks: int) -> None:
+    built = network(name, dimensions, blocks=blocks)
     shape = (2, 1, 9) if dimensions == 1 else (2, 3, 6, 7)
     x = torch.rand(*shape, dtype=torch.float64)
     logits = built(x, ITERATIONS)
     assert logits.shape == (2, 2, *shape[2:])
-    torch.testing.assert_close(logits, plain(built, name, x, ITERATIONS), rtol=1e-10, atol=1e-12)
+    expected = plain(built, name, x, ITERATIONS, blocks)
+    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+@pytest.mark.parametrize("name", ["recall", "recurrent"])
+def test_an_iteration_reaches_as_far_as_its_radius(name: str, blocks: int) -> None:
+    built = network(name, blocks=blocks)
+    middle = 20
+    x = torch.rand(1, 1, 2 * middle + 1, dtype=torch.float64)
+    state = built.initial_state(x).detach().requires_grad_()
+    built.iterate_from(state, x, 1)[0, :, middle].sum().backward()
+    assert state.grad is not None
+    reached = state.grad[0].abs().sum(0).nonzero().flatten()
+    assert reached.min() == middle - built.radius
+    assert reached.max() == middle + built.radius
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
