@@ -148,7 +148,9 @@ def test(
     if seed is not None:
         settings = dataclasses.replace(settings, seed=seed)
     solver = _loaded(task, folder, settings).to(choose_device(device))
-    num_views = _views(views, until_stable and picture is None, settings)
+    # Without an end, and without a picture of every iteration.
+    stable = until_stable and solver.repeated_network is not None and picture is None
+    num_views = _views(views, stable, settings)
     rule = None if iterations is not None else folder.rule()
     for size in _sizes(sizes, settings):
         request = settings.request("test", size, count)
@@ -164,7 +166,7 @@ def test(
             longest = num_iterations if rule is None else LIMIT * num_iterations
             num_iterations = longest
         with common.progress(f"solving size {size}", "problems") as on_batch:
-            if until_stable and solver.repeated_network is not None and picture is None:
+            if stable:
                 found = sweep_stable(
                     solver, task, examples, size, longest, on_batch, num_views, _log_solved
                 )
@@ -194,7 +196,10 @@ def _views(given: int | None, stable: bool, settings: Settings) -> int:
             "--views: this solver was not trained on turned problems; leave the option out"
         )
     if given is not None and not stable:
-        raise UserError("--views: it needs --until-stable, and no --picture; change the options")
+        raise UserError(
+            "--views: it needs --until-stable, a solver that repeats one network, and no "
+            "--picture; change the options"
+        )
     return (VIEWS if settings.preset.symmetries else 1) if given is None else given
 
 

@@ -106,6 +106,15 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert "--views: it needs --until-stable" in unstable.stderr
 
 
+def test_views_need_a_network_that_can_go_on(tmp_path: Path) -> None:
+    folder, options = tmp_path / "mazes", ("--max-minutes", 0.001, "--device", "cpu")
+    done = run("mazes", "train", "--out", folder, "--solver", "feed-forward", *options)
+    assert done.exit_code == 0, done.output
+    refused = run("mazes", "test", folder, "--until-stable", "--views", 2, "--sizes", 9)
+    assert refused.exit_code == 2
+    assert "a solver that repeats one network" in refused.stderr
+
+
 def test_data_for_a_task_that_makes_its_own_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "sums"
     refused = run("prefix-sums", "train", "--out", folder, "--data", tmp_path, "--device", "cpu")
