@@ -253,9 +253,12 @@ def _channels_last_normal(like: Tensor) -> Tensor:
 
 
 def _residual_blocks(network: IteratedNetwork) -> nn.Sequential:
-    width = network.width
-    pairs = [[network.convolution(width, width) for _ in "12"] for _ in range(network.num_blocks)]
-    return nn.Sequential(*(ResidualBlock(*pair) for pair in pairs))
+    sizes = network.width, network.width
+    blocks = (
+        ResidualBlock(network.convolution(*sizes), network.convolution(*sizes))
+        for _ in range(network.num_blocks)
+    )
+    return nn.Sequential(*blocks)
 
 
 def build(

@@ -306,6 +306,14 @@ def test_archives_are_read_in_either_geometry(archives: Path) -> None:
             assert torch.equal(targets, mazes.masks(geometry))
 
 
+def test_mazes_of_an_archive_are_joined_too(archives: Path) -> None:
+    request = Request("train", 9, 30, 5, archives, {"geometry": "compact", "mosaic": 2})
+    inputs, targets = mazes_task.build(request)
+    mazes = Mazes(9, 30, seed=0)
+    assert torch.equal(inputs, mosaics(mazes.images("compact"), 2, "compact"))
+    assert torch.equal(targets, mosaics(mazes.masks("compact"), 2, "compact"))
+
+
 def test_bad_archives_are_named(archives: Path) -> None:
     with pytest.raises(UserError, match="has no folder maze_data_test_9"):
         archived(archives, "test", 9, 10)
