@@ -1,0 +1,58 @@
+"""The benchmark that compares maze solvers on held-out mazes of the training's size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import maze_exactness
+from tests.examples.test_board_commands import run
+from zpyro.errors import UserError
+from zpyro_examples.easy_to_hard import mazes
+from zpyro_examples.easy_to_hard.networks import IteratedNetwork
+
+
+class Oracle(IteratedNetwork):
+    """Answers with what its weights hold, right but for one square of one mosaic."""
+
+    def __init__(self, paths: torch.Tensor) -> None:
+        super().__init__(2, 3, 2)
+        self.paths = paths
+
+    def iterate(self, state: torch.Tensor, image: torch.Tensor, iteration: int) -> torch.Tensor:
+        del image, iteration
+        return state
+
+    def answer(self, state: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(self.paths[: len(state)].long(), 2).movedim(-1, 1)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("across", "maze"), [(1, 0), (2, 0), (2, 1), (2, 2), (2, 3)])
+def test_a_wrong_square_fails_its_maze_alone(across: int, maze: int) -> None:
+    made = mazes.Mazes(9, 8, seed=0)
+    parts = (made.images("compact"), made.masks("compact"))
+    inputs, targets = (mazes.mosaics(part, across, "compact") for part in parts)
+    paths = targets.clone()
+    row, column = divmod(maze, across)
+    # A cell, which is a passage in every maze.
+    paths[0, 10 * row + 1, 10 * column + 1] ^= 1
+    (wrong,) = maze_exactness.wrong_squares(Oracle(paths), inputs, targets, 2, "first")
+    failed = maze_exactness.wrong_mazes(wrong, across, 1)
+    assert failed.shape == (8 // across**2, across**2)
+    assert failed.nonzero().tolist() == [[0, maze]]
+
+
+def test_it_reads_runs_of_mazes_alone(tmp_path: Path) -> None:
+    folder, options = tmp_path / "mazes", ("--max-minutes", 0.001, "--device", "cpu")
+    done = run("mazes", "train", "--out", folder, *options)
+    assert done.exit_code == 0, done.output
+    lines = list(maze_exactness.measure(folder, 6, 2))
+    assert [line["count"] for line in lines] == [8] * 4
+    assert "in mosaics of 2 x 2, from random states" in str(lines[-1]["what"])
+    # It was hardly trained.
+    assert all(line["failed"] for line in lines)
+    with pytest.raises(UserError, match="is not a run directory"):
+        list(maze_exactness.measure(tmp_path, 6, 2))
