@@ -46,6 +46,24 @@ def group(name: str) -> click.Group:
     return commands
 
 
+def _check_resumed() -> None:
+    """Refuse options that only a new run can have.
+
+    Raises:
+        UserError: naming the first that was given.
+    """
+    from zpyro.errors import UserError
+
+    context = click.get_current_context()
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and name not in ("resume", "epochs", "max_minutes", "device"):
+            raise UserError(
+                f"--{name.replace('_', '-')}: is for a new run; leave it out with --resume"
+            )
+
+
 def _train(name: str) -> click.Command:
     @click.command(
         "train",
@@ -63,7 +81,9 @@ def _train(name: str) -> click.Command:
     @click.option("--out", type=PATH, help="The run directory to make.")
     @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 31) - 1))
     @click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Of training.")
-    @click.option("--epochs", type=click.IntRange(1), help="In place of the preset's.")
+    @click.option(
+        "--epochs", type=click.IntRange(1), help="In place of the preset's, or the run's."
+    )
     @click.option(
         "--solver",
         default="recall",
@@ -83,7 +103,9 @@ def _train(name: str) -> click.Command:
     def train(**options: Any) -> None:
         from . import running
 
-        if options["resume"] is None and options["out"] is None:
+        if options["resume"] is not None:
+            _check_resumed()
+        elif options["out"] is None:
             stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
             options["out"] = Path("runs") / f"{name}-{stamp}"
         running.train(name, **options)

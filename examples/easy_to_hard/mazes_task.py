@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import pictures
+from . import exactness, pictures
 from .mazes import Mazes, archived, compacted, mosaics
-from .networks import RecurrentNetwork
-from .tasks import Examples, Preset, Request, SolutionTrace, Task
+from .networks import IteratedNetwork, RecurrentNetwork
+from .tasks import Examples, Failures, OnBatch, Preset, Request, SolutionTrace, Task
 
 _PATH = np.array([40, 90, 220])
 
@@ -29,9 +29,11 @@ PRESETS = {
         train_size=9,
         train_count=80_000,
         epochs=1,
+        most_epochs=2,
         batch_size=4,
         learning_rate=2e-3,
         average=0.999,
+        max_minutes=19.0,
         valid_sizes=(9,),
         test_sizes=(9, 13, 33, 59),
         options={"geometry": "compact", "mosaic": 2},
@@ -102,6 +104,26 @@ def correct(inputs: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
     return right.flatten(1).all(1)
 
 
+def find_failures(
+    network: IteratedNetwork, examples: Examples, preset: Preset, on_batch: OnBatch
+) -> int:
+    """How many mazes fail from the network's first state or from a random one.
+
+    See :mod:`.exactness`.
+    """
+    geometry = str(preset.options.get("geometry", "published"))
+    failed = (
+        exactness.failing(
+            *(network, examples, preset.iterations),
+            geometry=geometry,
+            start=start,
+            on_batch=on_batch,
+        )
+        for start in exactness.STARTS
+    )
+    return int(torch.stack(list(failed)).any(0).sum())
+
+
 def show(forming: SolutionTrace) -> list[str]:
     """A line for every iteration until the answer stays as it is, and that answer.
 
@@ -161,6 +183,7 @@ TASK = Task(
     difficulty=lambda size: ((size + 1) // 2) ** 2,
     scored=passages,
     expected=0.99,
+    failures=Failures("long runs in mosaics", exactness.COUNT, find_failures),
     unit="maze size",
     summary="the one path from start to end",
 )

@@ -1,7 +1,8 @@
 """The run directory of an easy-to-hard training::
 
 settings.json    task, preset with every value, solver, depth, seed and data
-metrics.jsonl    one record a line: {"kind": "train", ...}, then {"kind": "valid", ...}
+metrics.jsonl    one record a line: {"kind": "train", ...}, {"kind": "failures", ...} after a pass
+                 if the preset has most_epochs, then {"kind": "valid", ...}
 rule.json        the number of iterations that validation chose
 last/            the checkpoint: model.safetensors, average.safetensors, state.pt, meta.json
 last.previous/   the checkpoint before it
@@ -70,6 +71,13 @@ class Settings:
         source = None if self.source is None else Path(self.source)
         return Request(split, size, count, self.seed, source, self.preset.options)
 
+    def with_epochs(self, epochs: int, *, at_most: bool = False) -> Settings:
+        """These settings with another number of passes, which no failure exceeds if ``at_most``."""
+        preset = replace(self.preset, epochs=epochs)
+        if at_most and preset.most_epochs is not None:
+            preset = replace(preset, most_epochs=epochs)
+        return replace(self, preset=preset)
+
     def with_data(self, data: Path | None, skip_bad: bool) -> Settings:
         """These settings with other data, and bad rows of the data left out if asked for."""
         preset, source = self.preset, self.source if data is None else str(data)
@@ -113,10 +121,10 @@ class RunFolder:
             folder.mkdir(parents=True, exist_ok=True)
             if any(path.name != LOCK for path in folder.iterdir()):
                 raise UserError(f"{folder}: is not empty; choose another --out, or --resume it")
+        created = cls(folder)
         with locked(folder):
-            text = json.dumps(dataclasses.asdict(settings), indent=2)
-            files.replace_file(folder / SETTINGS, text + "\n")
-        return cls(folder)
+            created.write_settings(settings)
+        return created
 
     @classmethod
     def open(cls, folder: Path) -> RunFolder:
@@ -152,6 +160,11 @@ class RunFolder:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{source}: is damaged ({error})") from error
+
+    def write_settings(self, settings: Settings) -> None:
+        """Write the settings of the run."""
+        text = json.dumps(dataclasses.asdict(settings), indent=2)
+        files.replace_file(self.folder / SETTINGS, text + "\n")
 
     def check_resumable(self, settings: Settings) -> None:
         """Compare the settings that the weights depend on with those of the last checkpoint.

@@ -61,25 +61,50 @@ def train(name: str, **options: Any) -> None:
             if damage is not None:
                 console.print(damage)
             folder.check_resumable(settings)
+            if options["epochs"] is not None:
+                settings = settings.with_epochs(options["epochs"], at_most=True)
+                folder.write_settings(settings)
         solver = _solver(task, settings).to(device)
+    quoted = shlex.quote(str(folder.folder))
     with folder.run.locked():
         if resume is not None:
             folder.load_weights(solver, averaged=False)
-        solver_task = SolverTask(task, settings, solver)
-        config = train_config(settings, solver_task.steps_per_epoch, options["max_minutes"])
-        logger = logger_for(console)
-        trainer = Trainer(solver_task, config, run=folder.run, callbacks=[logger])
-        if resume is not None:
-            trainer.resume()
         weights = sum(parameter.numel() for parameter in solver.parameters())
         console.print(f"{name}: {settings.solver} with {weights:,} weights; run {folder.folder}")
-        outcome = trainer.fit()
-        quoted = shlex.quote(str(folder.folder))
-        if outcome.interrupted and not trainer.is_finished():
-            console.print(f"stopped and saved; continue with train --resume {quoted}")
-            raise SystemExit(128 + outcome.interrupted)
-        for line in choose_rule(trainer, folder):
-            console.print(line)
+        while True:
+            solver_task = SolverTask(task, settings, solver)
+            config = train_config(settings, solver_task.steps_per_epoch, options["max_minutes"])
+            logger = logger_for(console)
+            trainer = Trainer(solver_task, config, run=folder.run, callbacks=[logger])
+            if folder.run.has("last"):
+                trainer.resume()
+            outcome = trainer.fit()
+            if outcome.interrupted and not trainer.is_finished():
+                console.print(f"stopped and saved; continue with train --resume {quoted}")
+                raise SystemExit(128 + outcome.interrupted)
+            lines, learned = choose_rule(trainer, folder)
+            for line in lines:
+                console.print(line)
+            failed = count_failures(trainer, folder) if learned else 0
+            epochs, limit = settings.preset.epochs, config.max_minutes
+            in_time = limit is None or outcome.seconds < 60 * limit
+            at_end = epochs >= (settings.preset.most_epochs or 0) or not in_time
+            if (learned and not failed) or at_end:
+                break
+            settings = settings.with_epochs(epochs + 1)
+            folder.write_settings(settings)
+            console.print("training goes on for another pass")
+        if not learned:
+            console.print(
+                f"warning: this solver did not learn the task, it solves less than "
+                f"{task.expected:.0%} of the problems of the size it was trained on; "
+                "start again with another --seed or more --epochs"
+            )
+        elif failed:
+            console.print(
+                "warning: larger problems will not all be solved; "
+                f"go on with train --resume {quoted} --epochs {epochs + 1} --max-minutes MORE"
+            )
         console.print(
             f"{pluralize(outcome.step, 'step')} in {outcome.seconds / 60:.1f} min"
             + (f", {outcome.skipped} skipped as not finite" if outcome.skipped else "")
@@ -87,20 +112,51 @@ def train(name: str, **options: Any) -> None:
         )
 
 
-def choose_rule(trainer: Trainer, folder: RunFolder) -> Iterator[str]:
+def count_failures(trainer: Trainer, folder: RunFolder) -> int:
+    """How many held-out problems fail in the task's own test of the weights that are tested.
+
+    Args:
+        trainer: of a :class:`SolverTask`, after the training.
+        folder: for the record.
+
+    Returns:
+        The number; 0 if the task has no such test, or the solver does not repeat one network.
+    """
+    solver_task = trainer.task
+    assert isinstance(solver_task, SolverTask)
+    task, preset = solver_task.task, solver_task.preset
+    network = solver_task.model.repeated_network
+    if task.failures is None or preset.most_epochs is None or network is None:
+        return 0
+    held_out = task.build(
+        solver_task.settings.request("valid", preset.train_size, task.failures.count)
+    )
+    with trainer.averaged_weights(), common.progress("checking held-out problems") as on_batch:
+        failed = task.failures.find(network, held_out, preset, on_batch)
+    log = MetricsLog(folder.run, trainer.state.step)
+    with contextlib.closing(log):
+        log.append({"kind": "failures", "step": trainer.state.step, "failed": failed})
+    console = common.console(highlight=False, soft_wrap=True)
+    count = pluralize(task.failures.count, "held-out problem")
+    console.print(f"{failed:,} of {count} failed in the test of {task.failures.what}")
+    return failed
+
+
+def choose_rule(trainer: Trainer, folder: RunFolder) -> tuple[list[str], bool]:
     """Choose the number of iterations on held-out problems, with the weights that are tested.
 
     Args:
         trainer: of a :class:`SolverTask`, after the training.
         folder: for the rule and the records.
 
-    Yields:
-        A line for each size.
+    Returns:
+        Lines to print, and whether as many problems were solved as a trained solver solves.
     """
     solver_task = trainer.task
     assert isinstance(solver_task, SolverTask)
     task, solver, settings = solver_task.task, solver_task.model, solver_task.settings
     preset, sweeps = settings.preset, []
+    lines, learned = [], True
     log = MetricsLog(folder.run, trainer.state.step)
     with contextlib.closing(log), trainer.averaged_weights():
         for size in preset.valid_sizes or (preset.train_size,):
@@ -112,18 +168,13 @@ def choose_rule(trainer: Trainer, folder: RunFolder) -> Iterator[str]:
             record = {"kind": "valid", "step": trainer.state.step, "valid": size}
             log.append({**record, "accuracy": accuracy, "iterations": iterations})
             sweeps.append(found)
-            learned = task.expected is None or accuracy >= task.expected
-            yield (
+            learned = learned and (task.expected is None or accuracy >= task.expected)
+            lines.append(
                 f"held-out {task.unit} {size}: {accuracy:.1%} solved, "
                 f"first after {iterations} iterations"
             )
-            if not learned:
-                yield (
-                    f"warning: this solver did not learn the task, it solves {accuracy:.1%} of the "
-                    f"problems of the size it was trained on, not {task.expected:.0%}; "
-                    "start again with another --seed or more --epochs"
-                )
     folder.write_rule(choose(task, sweeps, solver.longest))
+    return lines, learned
 
 
 def test(
@@ -329,11 +380,12 @@ def draw(found: Sequence[tuple[Sweep, int]], task: Task, path: Path) -> None:
 def _settings(task: Task, options: dict[str, Any], device: torch.device) -> Settings:
     preset = task.preset(options["preset"])
     precision = resolve_precision(preset.precision, device)
-    epochs = preset.epochs if options["epochs"] is None else options["epochs"]
-    preset = dataclasses.replace(preset, precision=precision, epochs=epochs)
+    preset = dataclasses.replace(preset, precision=precision)
     data: Path | None = options["data"]
     names = (options[name] for name in ("solver", "depth", "seed"))
     settings = Settings(task.name, options["preset"], preset, *names)
+    if options["epochs"] is not None:
+        settings = settings.with_epochs(options["epochs"], at_most=True)
     return settings.with_data(None if data is None else data.absolute(), options["skip_bad"])
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .networks import IteratedNetwork
+
 MODULES = {
     "prefix-sums": "zpyro_examples.easy_to_hard.prefix_sums",
     "mazes": "zpyro_examples.easy_to_hard.mazes_task",
@@ -51,6 +53,9 @@ class Preset:
         train_size: the size of the problems to train on.
         train_count: how many of them.
         epochs: passes over them.
+        most_epochs: where the task can find failures (:attr:`Task.failures`), the training goes on
+            pass by pass until there are none, up to so many passes; the step size is that of the
+            longer training. None for no such test.
         batch_size: problems in a step.
         learning_rate: of the first steps.
         throttle: divide the learning rate of the iterated layers by the iterations, as published
@@ -95,6 +100,7 @@ class Preset:
     average: float = 0.0
     initialization: str = "torch"
     blocks: int = 2
+    most_epochs: int | None = None
     growing: float = 0.0
     shortest: int = 8
     extra_iterations: int = 0
@@ -186,6 +192,25 @@ class SolutionTrace:
     out: Path | None
 
 
+OnBatch = Callable[[int, int], None]
+"""Receives (problems done, problems)."""
+
+
+@dataclass(frozen=True)
+class Failures:
+    """A sharper test of a network on held-out problems of the training's size.
+
+    Attributes:
+        what: how the problems are solved, for messages.
+        count: how many problems it takes.
+        find: from the network, the problems and the preset to how many fail.
+    """
+
+    what: str
+    count: int
+    find: Callable[[IteratedNetwork, Examples, Preset, OnBatch], int]
+
+
 @dataclass(frozen=True)
 class Task:
     """A family of problems that come in sizes.
@@ -207,6 +232,7 @@ class Task:
             player; None where there are none.
         expected: the share of held-out problems of the training's size that a trained solver
             solves; None where that is not known.
+        failures: a sharper test than that; None where there is none.
         unit: the unit of a size, for tables ("bits").
         summary: one line for the help.
     """
@@ -224,6 +250,7 @@ class Task:
     scored: Callable[[Tensor], Tensor] | None = None
     players: Callable[[Request], Mapping[str, float]] | None = None
     expected: float | None = None
+    failures: Failures | None = None
     unit: str = "size"
     summary: str = ""
 

@@ -10,8 +10,9 @@ import torch
 from benchmarks import maze_exactness
 from tests.examples.test_board_commands import run
 from zpyro.errors import UserError
-from zpyro_examples.easy_to_hard import mazes
+from zpyro_examples.easy_to_hard import exactness, mazes
 from zpyro_examples.easy_to_hard.networks import IteratedNetwork
+from zpyro_examples.easy_to_hard.tasks import Examples
 
 
 class Oracle(IteratedNetwork):
@@ -33,16 +34,14 @@ class Oracle(IteratedNetwork):
 @pytest.mark.parametrize(("across", "maze"), [(1, 0), (2, 0), (2, 1), (2, 2), (2, 3)])
 def test_a_wrong_square_fails_its_maze_alone(across: int, maze: int) -> None:
     made = mazes.Mazes(9, 8, seed=0)
-    parts = (made.images("compact"), made.masks("compact"))
-    inputs, targets = (mazes.mosaics(part, across, "compact") for part in parts)
-    paths = targets.clone()
+    paths = mazes.mosaics(made.masks("compact"), across, "compact")
     row, column = divmod(maze, across)
     # A cell, which is a passage in every maze.
     paths[0, 10 * row + 1, 10 * column + 1] ^= 1
-    (wrong,) = maze_exactness.wrong_squares(Oracle(paths), inputs, targets, 2, "first")
-    failed = maze_exactness.wrong_mazes(wrong, across, 1)
-    assert failed.shape == (8 // across**2, across**2)
-    assert failed.nonzero().tolist() == [[0, maze]]
+    examples = Examples(made.images("compact"), made.masks("compact"))
+    failed = exactness.failing(Oracle(paths), examples, 2, across=across)
+    assert failed.nonzero().tolist() == [[maze]]
+    assert len(failed) == 8
 
 
 def test_it_reads_runs_of_mazes_alone(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class Training:
         """Train and choose the rule; False after an interruption."""
         if self.trainer.fit().interrupted:
             return False
-        list(running.choose_rule(self.trainer, self.folder))
+        running.choose_rule(self.trainer, self.folder)
         return True
 
 
