@@ -56,12 +56,13 @@ def measure(run: Path, count: int, across: int) -> Iterator[dict[str, int | str]
     count = -(-count // across**2) * across**2
     examples = task.build(settings.request("valid", preset.train_size, count))
     geometry = str(preset.options.get("geometry", "published"))
-    for columns in (1, across):
+    for columns in dict.fromkeys((1, across)):
         for start in STARTS:
             shape = {"across": columns, "geometry": geometry, "start": start}
-            failed = int(failing(network, examples, preset.iterations, **shape).sum())
+            failed = failing(network, examples, preset.iterations, **shape)
             what = "alone" if columns == 1 else f"in mosaics of {columns} x {columns}"
-            yield {"what": f"{what}, from {start} states", "failed": failed, "count": count}
+            where = f"{what}, from {start} states"
+            yield {"what": where, "failed": int(failed.sum()), "count": len(failed)}
 
 
 if __name__ == "__main__":

@@ -80,7 +80,11 @@ def _train(name: str) -> click.Command:
     @click.option("--preset", default="quick", show_default=True, help="quick or published.")
     @click.option("--out", type=PATH, help="The run directory to make.")
     @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 31) - 1))
-    @click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Of training.")
+    @click.option(
+        "--max-minutes",
+        type=click.FloatRange(0, min_open=True),
+        help="Of training in all, those of a resumed run too.",
+    )
     @click.option(
         "--epochs", type=click.IntRange(1), help="In place of the preset's, or the run's."
     )
@@ -132,7 +136,12 @@ def _test(name: str) -> click.Command:
     @click.option("--sizes", help="Comma-separated; by default the preset's.")
     @click.option("--count", default=1000, show_default=True, type=click.IntRange(1))
     @click.option("--iterations", type=click.IntRange(1), help="In place of the rule's.")
-    @click.option("--until-stable", is_flag=True, help="Iterate until answers no longer change.")
+    @click.option(
+        "--until-stable",
+        is_flag=True,
+        help="Iterate until answers no longer change, at most twice the rule's iterations or "
+        "--iterations; with --picture by whole iterations of all problems, and without views.",
+    )
     @click.option(
         "--views",
         type=click.IntRange(1, 8),
@@ -150,12 +159,15 @@ def _test(name: str) -> click.Command:
 
         report = running.test(name, **options)
         found: list[tuple[Sweep, int]] = []
-        for sweep, iterations in report:
-            found.append((sweep, iterations))
-            if as_json:
-                click.echo(json.dumps(running.record(sweep, iterations)))
-        if not as_json:
-            running.print_table(name, options["run"], found)
+        try:
+            for sweep, iterations in report:
+                found.append((sweep, iterations))
+                if as_json:
+                    click.echo(json.dumps(running.record(sweep, iterations)))
+        finally:
+            # Sizes before a mistake, or an interruption, are not lost.
+            if found and not as_json:
+                running.print_table(name, options["run"], found)
         if options["picture"] is not None:
             running.draw(found, tasks.load(name), options["picture"])
 

@@ -2,7 +2,7 @@
 
 Held-out mazes are solved in mosaics, whose middle is as far from a border as the middle of a
 larger maze, for many times the iterations of training. A maze fails if one of its squares is wrong
-at any look at the last third of them. This needs no larger maze, so it can choose between recipes,
+at any of the last looks. This needs no larger maze, so it can choose between recipes,
 and decide how long to train.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from .mazes import BORDERS, mosaics
+from .mazes import border, mosaics
 from .networks import IteratedNetwork
 from .tasks import Examples
 
@@ -24,7 +24,9 @@ COUNT = 100 * ACROSS**2
 ITERATIONS = 10
 """Times those of training."""
 LOOKS = 6
-"""At the answers of the last third of the iterations."""
+"""At the answers, the last one at the end."""
+LOOK_EVERY = 7
+"""Iterations between two looks; an odd number, as states may alternate."""
 STARTS = ("first", "random")
 """States to begin from: the network's own first state, or a random one."""
 PIXELS_AT_ONCE = 60_000
@@ -44,12 +46,16 @@ def failing(
 
     Args:
         network: one that repeats the same iteration.
-        examples: mazes of one size; those that do not fill a mosaic are left out.
+        examples: mazes of one size; those that do not fill a mosaic are left out, so that N is a
+            multiple of ``across`` squared.
         iterations: those of training.
         across: see :data:`ACROSS`; 1 for single mazes.
         geometry: that of the pictures.
         start: one of :data:`STARTS`.
         on_batch: receives (mazes done, mazes).
+
+    Raises:
+        ValueError: for another start, or fewer mazes than a mosaic has.
 
     Example:
         >>> from zpyro_examples.easy_to_hard import networks, tasks
@@ -58,12 +64,16 @@ def failing(
         >>> failing(networks.build("recall", 2, 3, 8, 2, 4), examples, 4, across=2)
         tensor([True, True, True, True])
     """
+    if start not in STARTS:
+        raise ValueError(f"start {start!r} is unknown; choose one of {', '.join(STARTS)}")
+    if len(examples.inputs) < across**2:
+        raise ValueError(f"{len(examples.inputs)} mazes do not fill a mosaic of {across**2}")
     joined = Examples(*(mosaics(part, across, geometry) for part in examples))
     failed: list[Tensor] = []
     for wrong in wrong_squares(network, joined, iterations, start):
-        failed += wrong_mazes(wrong, across, BORDERS[geometry])
+        failed.append(wrong_mazes(wrong, across, border(geometry)).flatten())
         if on_batch is not None:
-            on_batch(across**2 * len(failed), across**2 * len(joined.inputs))
+            on_batch(sum(map(len, failed)), across**2 * len(joined.inputs))
     return torch.cat(failed)
 
 
@@ -75,7 +85,7 @@ def wrong_squares(
     like = next(network.parameters())
     generator = torch.Generator().manual_seed(0)
     last = ITERATIONS * iterations
-    looks = {last - look * max(1, last // 3 // LOOKS) for look in range(LOOKS)}
+    looks = {last - look * LOOK_EVERY for look in range(LOOKS)}
     batch = max(1, PIXELS_AT_ONCE // examples.targets[0].numel())
     for images, paths in zip(*(part.split(batch) for part in examples), strict=True):
         inputs, targets = images.to(like), paths.to(like.device)

@@ -135,9 +135,18 @@ def side(size: int, geometry: str) -> int:
     Raises:
         UserError: if there is no such geometry.
     """
+    return (2 * size if geometry == "published" else size) + 2 * border(geometry)
+
+
+def border(geometry: str) -> int:
+    """Pixels of the border on each side.
+
+    Raises:
+        UserError: if there is no such geometry.
+    """
     if geometry not in BORDERS:
         raise UserError(f"geometry {geometry!r} is unknown; choose one of {', '.join(BORDERS)}")
-    return (2 * size if geometry == "published" else size) + 2 * BORDERS[geometry]
+    return BORDERS[geometry]
 
 
 def mosaics(pictures: Tensor, across: int, geometry: str) -> Tensor:
@@ -153,11 +162,14 @@ def mosaics(pictures: Tensor, across: int, geometry: str) -> Tensor:
 
     Returns:
         (N // across^2, ..., length, length) with length = across (side - border) + border.
+
+    Raises:
+        UserError: if there is no such geometry.
     """
-    count, border, length = across**2, BORDERS[geometry], pictures.shape[-1]
+    count, shared, length = across**2, border(geometry), pictures.shape[-1]
     groups = pictures[: len(pictures) // count * count].unflatten(0, (-1, count))
-    step = length - border
-    whole = across * step + border
+    step = length - shared
+    whole = across * step + shared
     joined = pictures.new_zeros(len(groups), *pictures.shape[1:-2], whole, whole)
     for place, (row, column) in enumerate(np.ndindex(across, across)):
         rows = slice(row * step, row * step + length)

@@ -112,16 +112,16 @@ def find_failures(
     See :mod:`.exactness`.
     """
     geometry = str(preset.options.get("geometry", "published"))
-    failed = (
-        exactness.failing(
-            *(network, examples, preset.iterations),
-            geometry=geometry,
-            start=start,
-            on_batch=on_batch,
+    failed = torch.zeros(1, dtype=torch.bool)
+    for number, start in enumerate(exactness.STARTS):
+
+        def on_part(done: int, count: int, number: int = number) -> None:
+            on_batch(number * count + done, len(exactness.STARTS) * count)
+
+        failed = failed | exactness.failing(
+            network, examples, preset.iterations, geometry=geometry, start=start, on_batch=on_part
         )
-        for start in exactness.STARTS
-    )
-    return int(torch.stack(list(failed)).any(0).sum())
+    return int(failed.sum())
 
 
 def show(forming: SolutionTrace) -> list[str]:

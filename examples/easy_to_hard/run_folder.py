@@ -1,8 +1,8 @@
 """The run directory of an easy-to-hard training::
 
 settings.json    task, preset with every value, solver, depth, seed and data
-metrics.jsonl    one record a line: {"kind": "train", ...}, {"kind": "failures", ...} after a pass
-                 if the preset has most_epochs, then {"kind": "valid", ...}
+metrics.jsonl    one record a line: {"kind": "train", ...}, then {"kind": "valid", ...}, and
+                 {"kind": "failures", ...} if the preset has most_epochs
 rule.json        the number of iterations that validation chose
 last/            the checkpoint: model.safetensors, average.safetensors, state.pt, meta.json
 last.previous/   the checkpoint before it
@@ -189,6 +189,10 @@ class RunFolder:
         """Write the rule that validation chose."""
         text = json.dumps(dataclasses.asdict(rule), indent=2)
         files.replace_file(self.folder / RULE, text + "\n")
+
+    def remove_rule(self) -> None:
+        """Remove the rule, as that of other weights; without one the training is not finished."""
+        (self.folder / RULE).unlink(missing_ok=True)
 
     def rule(self) -> Rule:
         """The rule that validation chose.

@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 import math
 import shlex
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.table import Table
@@ -17,7 +18,7 @@ from zpyro.analysis import plots
 from zpyro.distributed.seeding import seed_everything
 from zpyro.errors import UserError, pluralize
 from zpyro.nn.precision import resolve_precision
-from zpyro.training import Trainer, choose_device, logger_for
+from zpyro.training import Outcome, Trainer, choose_device, logger_for
 from zpyro.training.runs import MetricsLog
 from zpyro_cli import common  # pyright: ignore[reportMissingImports]
 
@@ -65,51 +66,97 @@ def train(name: str, **options: Any) -> None:
                 settings = settings.with_epochs(options["epochs"], at_most=True)
                 folder.write_settings(settings)
         solver = _solver(task, settings).to(device)
-    quoted = shlex.quote(str(folder.folder))
     with folder.run.locked():
         if resume is not None:
             folder.load_weights(solver, averaged=False)
         weights = sum(parameter.numel() for parameter in solver.parameters())
         console.print(f"{name}: {settings.solver} with {weights:,} weights; run {folder.folder}")
         while True:
-            solver_task = SolverTask(task, settings, solver)
-            config = train_config(settings, solver_task.steps_per_epoch, options["max_minutes"])
-            logger = logger_for(console)
-            trainer = Trainer(solver_task, config, run=folder.run, callbacks=[logger])
-            if folder.run.has("last"):
-                trainer.resume()
-            outcome = trainer.fit()
-            if outcome.interrupted and not trainer.is_finished():
-                console.print(f"stopped and saved; continue with train --resume {quoted}")
-                raise SystemExit(128 + outcome.interrupted)
-            lines, learned = choose_rule(trainer, folder)
-            for line in lines:
-                console.print(line)
-            failed = count_failures(trainer, folder) if learned else 0
-            epochs, limit = settings.preset.epochs, config.max_minutes
-            in_time = limit is None or outcome.seconds < 60 * limit
-            at_end = epochs >= (settings.preset.most_epochs or 0) or not in_time
-            if (learned and not failed) or at_end:
+            done = _train_pass(SolverTask(task, settings, solver), folder, options["max_minutes"])
+            epochs = settings.preset.epochs
+            if done.exact or done.out_of_time or epochs >= (settings.preset.most_epochs or 0):
                 break
             settings = settings.with_epochs(epochs + 1)
             folder.write_settings(settings)
             console.print("training goes on for another pass")
-        if not learned:
-            console.print(
-                f"warning: this solver did not learn the task, it solves less than "
-                f"{task.expected:.0%} of the problems of the size it was trained on; "
-                "start again with another --seed or more --epochs"
+        quoted = shlex.quote(str(folder.folder))
+        if not done.exact:
+            more = f"--max-minutes {2 * done.limit:g}" if done.limit else f"--epochs {epochs + 1}"
+            other = (
+                "" if done.learned or done.out_of_time else ", or start again with another --seed"
             )
-        elif failed:
             console.print(
-                "warning: larger problems will not all be solved; "
-                f"go on with train --resume {quoted} --epochs {epochs + 1} --max-minutes MORE"
+                f"warning: {_lack(task, done)}; go on with train --resume {quoted} {more}{other}"
             )
         console.print(
-            f"{pluralize(outcome.step, 'step')} in {outcome.seconds / 60:.1f} min"
-            + (f", {outcome.skipped} skipped as not finite" if outcome.skipped else "")
+            f"{pluralize(done.outcome.step, 'step')} in {done.outcome.seconds / 60:.1f} min"
+            + (f", {done.outcome.skipped} skipped as not finite" if done.outcome.skipped else "")
             + f"; next: zpyro example {name} test {quoted}"
         )
+
+
+class _Pass(NamedTuple):
+    """What a training up to the end of its passes, or of its time, came to.
+
+    Attributes:
+        outcome: of the training.
+        learned: whether it solves as many held-out problems as a trained solver does.
+        failed: how many failed in the task's sharper test; 0 where there was none.
+        limit: minutes that it may take, None for any.
+    """
+
+    outcome: Outcome
+    learned: bool
+    failed: int
+    limit: float | None
+
+    @property
+    def exact(self) -> bool:
+        return self.learned and not self.failed
+
+    @property
+    def out_of_time(self) -> bool:
+        return self.limit is not None and self.outcome.seconds >= 60 * self.limit
+
+
+def _train_pass(solver_task: SolverTask, folder: RunFolder, max_minutes: float | None) -> _Pass:
+    """Train to the end of the passes in the settings, and test on held-out problems.
+
+    A signal ends the process; the run can be resumed.
+    """
+    console = common.console(highlight=False, soft_wrap=True)
+    config = train_config(solver_task.settings, solver_task.steps_per_epoch, max_minutes)
+    trainer = Trainer(solver_task, config, run=folder.run, callbacks=[logger_for(console)])
+    if folder.run.has("last"):
+        trainer.resume()
+    if trainer.is_finished():
+        console.print("nothing is left to train in the passes, and the minutes in all, of this run")
+    else:
+        folder.remove_rule()
+    outcome = trainer.fit()
+    stopped = f"continue with train --resume {shlex.quote(str(folder.folder))}"
+    if outcome.interrupted and not trainer.is_finished():
+        console.print(f"stopped and saved; {stopped}")
+        raise SystemExit(128 + outcome.interrupted)
+    try:
+        lines, learned = choose_rule(trainer, folder)
+        for line in lines:
+            console.print(line)
+        failed = count_failures(trainer, folder) if learned else 0
+    except KeyboardInterrupt:
+        console.print(f"stopped; the training is saved, and held-out problems are left; {stopped}")
+        raise SystemExit(128 + signal.SIGINT) from None
+    return _Pass(outcome, learned, failed, config.max_minutes)
+
+
+def _lack(task: Task, done: _Pass) -> str:
+    """What a training that did not reach its end came short of."""
+    if not done.learned:
+        return (
+            "this solver did not learn the task, it solves less than "
+            f"{task.expected:.0%} of the problems of the size it was trained on"
+        )
+    return "larger problems will not all be solved"
 
 
 def count_failures(trainer: Trainer, folder: RunFolder) -> int:
@@ -137,7 +184,7 @@ def count_failures(trainer: Trainer, folder: RunFolder) -> int:
     with contextlib.closing(log):
         log.append({"kind": "failures", "step": trainer.state.step, "failed": failed})
     console = common.console(highlight=False, soft_wrap=True)
-    count = pluralize(task.failures.count, "held-out problem")
+    count = pluralize(len(held_out.inputs), "held-out problem")
     console.print(f"{failed:,} of {count} failed in the test of {task.failures.what}")
     return failed
 
@@ -351,6 +398,7 @@ def _table_row(found: Sweep, iterations: int) -> dict[str, str]:
         "own stop": share(found.stopped),
         "after": mean(found.stopped_after),
         "stable after": mean(found.stable_after),
+        "unstable": f"{found.unstable:,}" if found.unstable else "",
         "by one view": share(found.one_view),
     } | {player: share(solved) for player, solved in found.players.items()}
 

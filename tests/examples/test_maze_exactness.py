@@ -55,3 +55,23 @@ def test_it_reads_runs_of_mazes_alone(tmp_path: Path) -> None:
     assert all(line["failed"] for line in lines)
     with pytest.raises(UserError, match="is not a run directory"):
         list(maze_exactness.measure(tmp_path, 6, 2))
+
+
+@pytest.mark.fast
+def test_too_few_mazes_and_unknown_starts_are_refused() -> None:
+    made = mazes.Mazes(9, 3, seed=0)
+    examples = Examples(made.images("compact"), made.masks("compact"))
+    oracle = Oracle(examples.targets)
+    with pytest.raises(ValueError, match="3 mazes do not fill a mosaic of 4"):
+        exactness.failing(oracle, examples, 2, across=2)
+    with pytest.raises(ValueError, match="start 'last' is unknown; choose one of first, random"):
+        exactness.failing(oracle, examples, 2, across=1, start="last")
+    with pytest.raises(UserError, match="geometry 'round' is unknown"):
+        mazes.mosaics(examples.inputs, 1, "round")
+
+
+@pytest.mark.fast
+def test_looks_see_both_states_of_a_pair() -> None:
+    iterations = 16
+    looks = [exactness.ITERATIONS * iterations - n * exactness.LOOK_EVERY for n in range(2)]
+    assert {look % 2 for look in looks} == {0, 1}

@@ -107,11 +107,36 @@ def test_a_training_that_was_killed_in_a_further_pass_goes_on_there(
         patch.setattr(Trainer, "fit", killed)
         assert run("mazes", "train", "--out", parted, "--device", "cpu").exit_code != 0
     assert passes(parted) == 2
+    # It is not finished, though there was a rule after its first pass.
+    tested = run("mazes", "test", parted, "--sizes", 5, "--count", 2)
+    assert tested.exit_code == 2
+    assert "training did not finish; continue with train --resume" in tested.stderr
     fail(monkeypatch, [0])
     resumed = run("mazes", "train", "--resume", parted, "--device", "cpu")
     assert resumed.exit_code == 0, resumed.output
     for name in ("model.safetensors", "average.safetensors"):
         assert (whole / "last" / name).read_bytes() == (parted / "last" / name).read_bytes()
+
+
+def test_an_interrupted_test_of_held_out_problems_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail(monkeypatch, [])
+
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    failures = Failures("a script", 7, interrupted)
+    task = dataclasses.replace(mazes_task.TASK, failures=failures)
+    monkeypatch.setattr(mazes_task, "TASK", task)
+    folder = tmp_path / "run"
+    stopped = run("mazes", "train", "--out", folder, "--device", "cpu")
+    assert stopped.exit_code == 130
+    assert f"held-out problems are left; continue with train --resume {folder}" in stopped.stderr
+    fail(monkeypatch, [0])
+    resumed = run("mazes", "train", "--resume", folder, "--device", "cpu")
+    assert resumed.exit_code == 0, resumed.output
+    assert "0 of 7 held-out problems failed" in resumed.stderr
 
 
 def test_passes_that_the_user_gives_are_kept_to(
