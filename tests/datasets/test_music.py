@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,6 @@ from zpyro import UserError
 from zpyro.analysis.scores import describe_baselines
 from zpyro.datasets.music import MusicSettings, Transposition
 from zpyro.datasets.sequences import Normalization, Sequences
-
-PUBLISHED = Path(os.environ.get("ZPYRO_TEST_DATA", "missing"), "polyphonic_music")
-needs_rolls = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="ZPYRO_TEST_DATA has no rolls")
 
 COUNTS = {
     "JSB_Chorales": (229, 76, 77, 4_725),
@@ -85,10 +81,18 @@ def test_notes_of_json_are_keys(tmp_path: Path) -> None:
     assert everything.names == ("train#0", "valid#0", "test#0")
 
 
-@needs_rolls
+@pytest.fixture
+def published(data_folder: Path) -> Path:
+    """The folder of the published rolls."""
+    folder = data_folder / "polyphonic_music"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    return folder
+
+
 @pytest.mark.parametrize("name", COUNTS)
-def test_published_rolls_have_published_counts_and_baselines(name: str) -> None:
-    data = zpyro.datasets.load("music", PUBLISHED / f"{name}.mat")
+def test_published_rolls_have_published_counts_and_baselines(name: str, published: Path) -> None:
+    data = zpyro.datasets.load("music", published / f"{name}.mat")
     found = (len(data.train), len(data.valid), len(data.test), data.test.num_frames)
     assert found == COUNTS[name]
     for (label, shown), expected in zip(describe_baselines(data), BASELINES[name], strict=True):
@@ -96,10 +100,9 @@ def test_published_rolls_have_published_counts_and_baselines(name: str) -> None:
         assert float(shown.split("test ")[1].split()[0]) == pytest.approx(-expected, abs=0.0101)
 
 
-@needs_rolls
-def test_the_json_of_the_chorales_equals_the_cells_frame_by_frame() -> None:
-    cells = zpyro.datasets.load("music", PUBLISHED / "JSB_Chorales.mat")
-    notes = zpyro.datasets.load("music", PUBLISHED / "jsb-chorales-quarter.json")
+def test_the_json_of_the_chorales_equals_the_cells_frame_by_frame(published: Path) -> None:
+    cells = zpyro.datasets.load("music", published / "JSB_Chorales.mat")
+    notes = zpyro.datasets.load("music", published / "jsb-chorales-quarter.json")
     for split in ("train", "valid", "test"):
         left, right = cells.split(split), notes.split(split)
         assert left.names == right.names
