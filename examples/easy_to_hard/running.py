@@ -81,12 +81,16 @@ def train(name: str, **options: Any) -> None:
             console.print("training goes on for another pass")
         quoted = shlex.quote(str(folder.folder))
         if not done.exact:
-            more = f"--max-minutes {2 * done.limit:g}" if done.limit else f"--epochs {epochs + 1}"
-            other = (
-                "" if done.learned or done.out_of_time else ", or start again with another --seed"
-            )
+            more = [] if done.out_of_time else [f"--epochs {epochs + 1}"]
+            # Minutes count in all, so that further passes need more of them too.
+            more += [] if done.limit is None else [f"--max-minutes {2 * done.limit:g}"]
             console.print(
-                f"warning: {_lack(task, done)}; go on with train --resume {quoted} {more}{other}"
+                f"warning: {_lack(task, done)}; go on with train --resume {quoted} {' '.join(more)}"
+                + (
+                    ""
+                    if done.learned or done.out_of_time
+                    else ", or start again with another --seed"
+                )
             )
         console.print(
             f"{pluralize(done.outcome.step, 'step')} in {done.outcome.seconds / 60:.1f} min"
