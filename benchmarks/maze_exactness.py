@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zpyro.errors import UserError
-from zpyro_examples.easy_to_hard import building, tasks
+from zpyro_examples.easy_to_hard import running, tasks
 from zpyro_examples.easy_to_hard.exactness import ACROSS, COUNT, STARTS, failing
-from zpyro_examples.easy_to_hard.run_folder import RunFolder
+from zpyro_examples.easy_to_hard.mazes_task import geometry_of
 
 
 def main() -> None:
@@ -30,10 +30,11 @@ def main() -> None:
         parser.error("count and across must be at least 1")
     try:
         for line in measure(options.run, options.count, options.across):
-            print(
+            text = (
                 json.dumps(line) if options.json else "{failed} of {count}: {what}".format(**line)
             )
-    except UserError as error:
+            print(text, flush=True)
+    except ValueError as error:
         parser.error(str(error))
 
 
@@ -41,21 +42,18 @@ def measure(run: Path, count: int, across: int) -> Iterator[dict[str, int | str]
     """How many held-out mazes of the training's size fail, alone and in mosaics.
 
     Raises:
+        ValueError: if there are too few held-out mazes for a mosaic.
         UserError: if the run is not one of a maze solver that repeats one network.
     """
-    folder = RunFolder.open(run)
-    settings = folder.settings()
-    if settings.task != "mazes":
-        raise UserError(f"{run}: is a run of {settings.task}, not of mazes; choose another")
-    task, preset = tasks.load("mazes"), settings.preset
-    solver = building.build(task, preset, settings.solver, settings.depth)
-    folder.load_weights(solver, averaged=True)
+    task = tasks.load("mazes")
+    folder, settings = running.open_run(task, run)
+    solver, preset = running.load_solver(task, folder, settings), settings.preset
     network = solver.repeated_network
     if network is None:
         raise UserError(f"{run}: its solver does not repeat one network; choose another")
     count = -(-count // across**2) * across**2
     examples = task.build(settings.request("valid", preset.train_size, count))
-    geometry = str(preset.options.get("geometry", "published"))
+    geometry = geometry_of(preset.options)
     for columns in dict.fromkeys((1, across)):
         for start in STARTS:
             shape = {"across": columns, "geometry": geometry, "start": start}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from zpyro_cli.paths import PATH  # pyright: ignore[reportMissingImports]
 
@@ -56,8 +57,7 @@ def _check_resumed() -> None:
 
     context = click.get_current_context()
     for name in context.params:
-        source = context.get_parameter_source(name)
-        given = source is not None and source.name == "COMMANDLINE"
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if given and name not in ("resume", "epochs", "max_minutes", "device"):
             raise UserError(
                 f"--{name.replace('_', '-')}: is for a new run; leave it out with --resume"

@@ -8,19 +8,20 @@ and decide how long to train.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from .mazes import border, mosaics
+from .mazes import border, mosaics, passages
 from .networks import IteratedNetwork
-from .tasks import Examples
+from .programs import LARGEST_RANDOM
+from .tasks import Examples, OnBatch
 
 ACROSS = 4
 """Mazes in a row of a mosaic."""
 COUNT = 100 * ACROSS**2
-"""Mazes, enough for one wrong corridor in a maze of 201 x 201 to show."""
+"""Mazes; at 9 x 9 they have as many cells as four mazes of 201 x 201."""
 ITERATIONS = 10
 """Times those of training."""
 LOOKS = 6
@@ -40,7 +41,7 @@ def failing(
     across: int = ACROSS,
     geometry: str = "compact",
     start: str = "first",
-    on_batch: Callable[[int, int], None] | None = None,
+    on_batch: OnBatch | None = None,
 ) -> Tensor:
     """Whether each maze fails, True or False, (N,).
 
@@ -92,7 +93,7 @@ def wrong_squares(
         state = network.initial_state(inputs)
         if start == "random":
             # Like those of the training, see RecurrentSolver.sample_start.
-            sizes = 5.0 * torch.rand(len(state), 1, 1, 1, generator=generator)
+            sizes = LARGEST_RANDOM * torch.rand(len(state), 1, 1, 1, generator=generator)
             noise = torch.randn(state.shape, generator=generator).relu()
             state = (sizes * noise).to(state) * state.mean()
         wrong = torch.zeros_like(targets, dtype=torch.bool)
@@ -100,12 +101,18 @@ def wrong_squares(
             state = network.iterate_from(state, inputs, 1)
             if iteration in looks:
                 differs = network.answer(state).argmax(1) != targets
-                wrong |= differs & (inputs.amax(1) > 0)
+                wrong |= differs & passages(inputs)
         yield wrong
 
 
-def wrong_mazes(wrong: Tensor, across: int, border: int) -> Tensor:
-    """Whether each maze of mosaics (B, side, side) has a wrong square, (B, across^2)."""
-    step = (wrong.shape[-1] - border) // across
-    windows = wrong.unfold(1, step + border, step).unfold(2, step + border, step)
+def wrong_mazes(wrong: Tensor, across: int, shared: int) -> Tensor:
+    """Whether each maze of mosaics (B, side, side) has a wrong square, (B, across^2).
+
+    Args:
+        wrong: squares, True or False.
+        across: mazes in a row.
+        shared: pixels of the border between two mazes.
+    """
+    step = (wrong.shape[-1] - shared) // across
+    windows = wrong.unfold(1, step + shared, step).unfold(2, step + shared, step)
     return windows.flatten(3).any(-1).flatten(1)

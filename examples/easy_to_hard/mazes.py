@@ -149,6 +149,11 @@ def border(geometry: str) -> int:
     return BORDERS[geometry]
 
 
+def passages(inputs: Tensor) -> Tensor:
+    """True where there is no wall, (B, side, side), from pictures (B, 3, side, side)."""
+    return inputs.amax(1) > 0
+
+
 def mosaics(pictures: Tensor, across: int, geometry: str) -> Tensor:
     """Squares of pictures; neighbors share the border between them.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from . import exactness, pictures
-from .mazes import Mazes, archived, compacted, mosaics
+from .mazes import Mazes, archived, compacted, mosaics, passages
 from .networks import IteratedNetwork, RecurrentNetwork
-from .tasks import Examples, Failures, OnBatch, Preset, Request, SolutionTrace, Task
+from .tasks import Examples, Failures, OnBatch, Option, Preset, Request, SolutionTrace, Task
 
 _PATH = np.array([40, 90, 220])
 
@@ -72,12 +74,17 @@ def build(request: Request) -> Examples:
     validation mazes are still generated. With option "mosaic" those for training are joined, if
     they fill a mosaic, see :func:`.mazes.mosaics`.
     """
-    geometry = str(request.options.get("geometry", "published"))
+    geometry = geometry_of(request.options)
     across = int(request.options.get("mosaic") or 1)
     examples = _alone(request, geometry)
     if request.split != "train" or across == 1 or len(examples.inputs) < across**2:
         return examples
     return Examples(*(mosaics(pictures, across, geometry) for pictures in examples))
+
+
+def geometry_of(options: Mapping[str, Option]) -> str:
+    """The geometry that the options of a preset name."""
+    return str(options.get("geometry", "published"))
 
 
 def _alone(request: Request, geometry: str) -> Examples:
@@ -93,11 +100,6 @@ def _alone(request: Request, geometry: str) -> Examples:
     return Examples(mazes.images(geometry)[first:], mazes.masks(geometry)[first:])
 
 
-def passages(inputs: Tensor) -> Tensor:
-    """True where there is no wall, (B, side, side)."""
-    return inputs.amax(1) > 0
-
-
 def correct(inputs: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
     """Whether every square of the passages is right, (B,)."""
     right = (logits.argmax(1) == targets) | ~passages(inputs)
@@ -111,17 +113,22 @@ def find_failures(
 
     See :mod:`.exactness`.
     """
-    geometry = str(preset.options.get("geometry", "published"))
-    failed = torch.zeros(1, dtype=torch.bool)
+    geometry = geometry_of(preset.options)
+    failed: list[Tensor] = []
     for number, start in enumerate(exactness.STARTS):
 
         def on_part(done: int, count: int, number: int = number) -> None:
             on_batch(number * count + done, len(exactness.STARTS) * count)
 
-        failed = failed | exactness.failing(
-            network, examples, preset.iterations, geometry=geometry, start=start, on_batch=on_part
+        failed.append(
+            exactness.failing(
+                *(network, examples, preset.iterations),
+                geometry=geometry,
+                start=start,
+                on_batch=on_part,
+            )
         )
-    return int(failed.sum())
+    return int(torch.stack(failed).any(0).sum())
 
 
 def show(forming: SolutionTrace) -> list[str]:

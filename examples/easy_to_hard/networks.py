@@ -201,7 +201,7 @@ class FeedForwardNetwork(IteratedNetwork):
     """The recurrent network without recall, unrolled into layers with separate weights.
 
     Args: as in :class:`IteratedNetwork`, and
-        iterations: how many have weights, which limits the iterations.
+        iterations: how many there are, each with weights of its own.
     """
 
     def __init__(

@@ -25,6 +25,9 @@ from .networks import IteratedNetwork
 Scored = Callable[[Tensor], Tensor]
 """From inputs (B, channels, *cells) to the cells that count, (B, *cells), True or False."""
 
+LARGEST_RANDOM = 5.0
+"""Of the factors of rectified normal numbers in random states, relative to the mean state."""
+
 _serial_numbers = itertools.count(1)
 
 
@@ -176,7 +179,7 @@ class RecurrentSolver(PyroModule):
             return state[torch.randperm(len(state), device=state.device)]
         if lot < 1:
             # Zero in half of the places, with up to twice the mean of the states.
-            size = 5.0 * float(torch.rand(()))
+            size = LARGEST_RANDOM * float(torch.rand(()))
             return torch.randn_like(state).relu() * state.mean() * size
         return state
 

@@ -72,7 +72,7 @@ class Settings:
         return Request(split, size, count, self.seed, source, self.preset.options)
 
     def with_epochs(self, epochs: int, *, at_most: bool = False) -> Settings:
-        """These settings with another number of passes, which no failure exceeds if ``at_most``."""
+        """These settings with another number of passes; ``at_most`` lets failures add none."""
         preset = replace(self.preset, epochs=epochs)
         if at_most and preset.most_epochs is not None:
             preset = replace(preset, most_epochs=epochs)

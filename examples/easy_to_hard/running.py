@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
 from rich.table import Table
 
 from zpyro.analysis import plots
@@ -56,7 +57,7 @@ def train(name: str, **options: Any) -> None:
         task.build(settings.request("train", settings.preset.train_size, 1))
         folder = RunFolder.create(options["out"], settings)
     else:
-        folder, settings = _opened(task, resume)
+        folder, settings = open_run(task, resume)
         with folder.run.locked():
             damage = folder.recover()
             if damage is not None:
@@ -72,8 +73,8 @@ def train(name: str, **options: Any) -> None:
         weights = sum(parameter.numel() for parameter in solver.parameters())
         console.print(f"{name}: {settings.solver} with {weights:,} weights; run {folder.folder}")
         while True:
-            done = _train_pass(SolverTask(task, settings, solver), folder, options["max_minutes"])
-            epochs = settings.preset.epochs
+            solver_task, epochs = SolverTask(task, settings, solver), settings.preset.epochs
+            done = _train_pass(solver_task, folder, options["max_minutes"], console)
             if done.exact or done.out_of_time or epochs >= (settings.preset.most_epochs or 0):
                 break
             settings = settings.with_epochs(epochs + 1)
@@ -81,17 +82,7 @@ def train(name: str, **options: Any) -> None:
             console.print("training goes on for another pass")
         quoted = shlex.quote(str(folder.folder))
         if not done.exact:
-            more = [] if done.out_of_time else [f"--epochs {epochs + 1}"]
-            # Minutes count in all, so that further passes need more of them too.
-            more += [] if done.limit is None else [f"--max-minutes {2 * done.limit:g}"]
-            console.print(
-                f"warning: {_lack(task, done)}; go on with train --resume {quoted} {' '.join(more)}"
-                + (
-                    ""
-                    if done.learned or done.out_of_time
-                    else ", or start again with another --seed"
-                )
-            )
+            console.print(f"warning: {_advice(done, task, settings, quoted)}")
         console.print(
             f"{pluralize(done.outcome.step, 'step')} in {done.outcome.seconds / 60:.1f} min"
             + (f", {done.outcome.skipped} skipped as not finite" if done.outcome.skipped else "")
@@ -123,12 +114,13 @@ class _Pass(NamedTuple):
         return self.limit is not None and self.outcome.seconds >= 60 * self.limit
 
 
-def _train_pass(solver_task: SolverTask, folder: RunFolder, max_minutes: float | None) -> _Pass:
+def _train_pass(
+    solver_task: SolverTask, folder: RunFolder, max_minutes: float | None, console: Console
+) -> _Pass:
     """Train to the end of the passes in the settings, and test on held-out problems.
 
     A signal ends the process; the run can be resumed.
     """
-    console = common.console(highlight=False, soft_wrap=True)
     config = train_config(solver_task.settings, solver_task.steps_per_epoch, max_minutes)
     trainer = Trainer(solver_task, config, run=folder.run, callbacks=[logger_for(console)])
     if folder.run.has("last"):
@@ -146,29 +138,36 @@ def _train_pass(solver_task: SolverTask, folder: RunFolder, max_minutes: float |
         lines, learned = choose_rule(trainer, folder)
         for line in lines:
             console.print(line)
-        failed = count_failures(trainer, folder) if learned else 0
+        failed = count_failures(trainer, folder, console) if learned else 0
     except KeyboardInterrupt:
         console.print(f"stopped; the training is saved, and held-out problems are left; {stopped}")
         raise SystemExit(128 + signal.SIGINT) from None
     return _Pass(outcome, learned, failed, config.max_minutes)
 
 
-def _lack(task: Task, done: _Pass) -> str:
-    """What a training that did not reach its end came short of."""
-    if not done.learned:
-        return (
-            "this solver did not learn the task, it solves less than "
-            f"{task.expected:.0%} of the problems of the size it was trained on"
-        )
-    return "larger problems will not all be solved"
+def _advice(done: _Pass, task: Task, settings: Settings, quoted: str) -> str:
+    """What a training came short of, and how to go on from its quoted folder."""
+    # Minutes count in all, so that further passes need more of them too.
+    more = "" if done.limit is None else f" --max-minutes {2 * done.limit:g}"
+    if not done.out_of_time:
+        more = f" --epochs {settings.preset.epochs + 1}{more}"
+    go_on = f"go on with train --resume {quoted}{more}"
+    if done.learned:
+        return f"larger problems will not all be solved; {go_on}"
+    other = "" if done.out_of_time else ", or start again with another --seed"
+    return (
+        f"this solver did not learn the task, it solves less than {task.expected:.0%} of the "
+        f"problems of the size it was trained on; {go_on}{other}"
+    )
 
 
-def count_failures(trainer: Trainer, folder: RunFolder) -> int:
+def count_failures(trainer: Trainer, folder: RunFolder, console: Console) -> int:
     """How many held-out problems fail in the task's own test of the weights that are tested.
 
     Args:
         trainer: of a :class:`SolverTask`, after the training.
         folder: for the record.
+        console: for the number.
 
     Returns:
         The number; 0 if the task has no such test, or the solver does not repeat one network.
@@ -187,7 +186,6 @@ def count_failures(trainer: Trainer, folder: RunFolder) -> int:
     log = MetricsLog(folder.run, trainer.state.step)
     with contextlib.closing(log):
         log.append({"kind": "failures", "step": trainer.state.step, "failed": failed})
-    console = common.console(highlight=False, soft_wrap=True)
     count = pluralize(len(held_out.inputs), "held-out problem")
     console.print(f"{failed:,} of {count} failed in the test of {task.failures.what}")
     return failed
@@ -245,11 +243,11 @@ def test(
 ) -> Iterator[tuple[Sweep, int]]:
     """A sweep for each size, and the number of iterations that counts for it."""
     task = tasks.load(name)
-    folder, settings = _opened(task, run)
+    folder, settings = open_run(task, run)
     settings = settings.with_data(data, skip_bad)
     if seed is not None:
         settings = dataclasses.replace(settings, seed=seed)
-    solver = _loaded(task, folder, settings).to(choose_device(device))
+    solver = load_solver(task, folder, settings).to(choose_device(device))
     # Without an end, and without a picture of every iteration.
     stable = until_stable and solver.repeated_network is not None and picture is None
     num_views = _views(views, stable, settings)
@@ -318,10 +316,10 @@ def show(
 ) -> None:
     """Print (or draw) one problem being solved."""
     task = tasks.load(name)
-    folder, settings = _opened(task, run)
+    folder, settings = open_run(task, run)
     settings = settings.with_data(data, skip_bad)
     size = settings.preset.train_size if size is None else size
-    solver = _loaded(task, folder, settings)
+    solver = load_solver(task, folder, settings)
     rule = None if iterations is not None else folder.rule()
     num_iterations = _iterations(iterations, rule, task, size, solver)
     examples = task.build(settings.request("test", size, number + 1))
@@ -445,13 +443,19 @@ def _solver(task: Task, settings: Settings) -> Solver:
     return building.build(task, settings.preset, settings.solver, settings.depth)
 
 
-def _loaded(task: Task, folder: RunFolder, settings: Settings) -> Solver:
+def load_solver(task: Task, folder: RunFolder, settings: Settings) -> Solver:
+    """The solver of a run, with the weights that are tested."""
     solver = _solver(task, settings)
     folder.load_weights(solver, averaged=True)
     return solver
 
 
-def _opened(task: Task, path: Path) -> tuple[RunFolder, Settings]:
+def open_run(task: Task, path: Path) -> tuple[RunFolder, Settings]:
+    """The folder of a run of a task, and its settings.
+
+    Raises:
+        UserError: if it is no run, or one of another task.
+    """
     folder = RunFolder.open(path)
     settings = folder.settings()
     if settings.task != task.name:
