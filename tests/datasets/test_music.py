@@ -149,6 +149,26 @@ def test_only_training_batches_are_transposed(tmp_path: Path) -> None:
     assert any((other != first).any() for other in others)
 
 
+@pytest.mark.fast
+def test_only_training_pieces_are_cut_into_excerpts(tmp_path: Path) -> None:
+    path = write_cells(tmp_path / "a.mat", splits())
+    whole = zpyro.datasets.load("music", path)
+    for longest in (1, 2, 3, 5):
+        cut = zpyro.datasets.load("music", path, excerpt=longest)
+        assert cut.train.lengths.max() <= longest
+        assert cut.train.lengths.max() - cut.train.lengths.min() <= longest // 2 + 1
+        np.testing.assert_array_equal(
+            np.concatenate(list(cut.train.values)), np.concatenate(list(whole.train.values))
+        )
+        assert len(set(cut.train.names)) == len(cut.train)
+        for split in ("valid", "test"):
+            np.testing.assert_array_equal(cut.split(split).lengths, whole.split(split).lengths)
+    long = int(whole.train.lengths.max())
+    assert len(zpyro.datasets.load("music", path, excerpt=long).train) == len(whole.train)
+    with pytest.raises(UserError, match="data set music: excerpt must be at least 0, but is -1"):
+        zpyro.datasets.load("music", path, excerpt=-1)
+
+
 # -- files that nobody should write ---------------------------------------------------------------
 
 

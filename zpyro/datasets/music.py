@@ -59,6 +59,12 @@ class MusicSettings:
         at_least=0,
         at_most=KEYS - 1,
     )
+    excerpt: int = setting(
+        0,
+        "cut training pieces into equal excerpts of at most this many frames, for more steps a"
+        " minute; 0 keeps whole pieces",
+        at_least=0,
+    )
     valid_fraction: float = setting(
         0.1, "share of the MIDI files held out for validation", at_least=0, below=1
     )
@@ -130,6 +136,7 @@ def load(path: Path, settings: MusicSettings) -> Dataset:
     else:
         splits = _read_rolls(path)
     check_counts({name: len(splits[name]) for name in SPLITS}, path)
+    splits["train"] = excerpts(splits["train"], settings.excerpt)
     train, valid, test = (to_sequences(splits[name], settings.grid) for name in SPLITS)
     if settings.transpose:
         train = replace(train, augmentation=Transposition(settings.transpose))
@@ -153,6 +160,33 @@ def load_all(path: Path, settings: MusicSettings, normalization: Normalization) 
     if not rolls:
         raise UserError(f"{path}: holds no pieces; choose another file")
     return replace(to_sequences(rolls, settings.grid), notes=notes)
+
+
+def excerpts(rolls: Rolls, longest: int) -> Rolls:
+    """Longer pieces cut into the fewest excerpts that are short enough, of about equal lengths.
+
+    Every frame stays in one excerpt. A model begins an excerpt as it begins a piece, after a frame
+    without notes.
+
+    Args:
+        rolls: pieces.
+        longest: frames of an excerpt at most; 0 cuts nothing.
+
+    Example:
+        >>> roll = np.zeros((5, 88), np.uint8)
+        >>> [(name, len(part)) for name, part in excerpts([("waltz", roll)], 3)]
+        [('waltz, frames 1 to 3', 3), ('waltz, frames 4 to 5', 2)]
+    """
+    found: Rolls = []
+    for name, roll in rolls:
+        if not 0 < longest < len(roll):
+            found.append((name, roll))
+            continue
+        first = 1
+        for part in np.array_split(roll, -(-len(roll) // longest)):
+            found.append((f"{name}, frames {first} to {first + len(part) - 1}", part))
+            first += len(part)
+    return found
 
 
 def to_sequences(rolls: Rolls, steps_per_quarter: int) -> Sequences:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from zpyro.datasets.vocabulary import Vocabulary
 from zpyro.errors import UserError, pluralize
 from zpyro.io.paths import user_path
 from zpyro.io.registry import Registry
+from zpyro.settings import build, plain
 
 DATASETS: Registry[DatasetEntry] = Registry("data set", group="zpyro.datasets")
 """Data sets by the name that ``--dataset`` takes."""
@@ -72,7 +72,8 @@ def load(
         **changes: single settings to change, e.g. ``frame_size=100``.
 
     Raises:
-        UserError: if the data set is unknown, or its files cannot be used.
+        UserError: if the data set is unknown, a setting is unknown or out of its range, or the
+            files cannot be used.
 
     Example::
 
@@ -80,7 +81,8 @@ def load(
             data = zpyro.datasets.load("blizzard", "/corpora/blizzard", workers=8)
     """
     found = entry(name)
-    chosen = replace(found.settings() if settings is None else settings, **changes)
+    given = found.settings() if settings is None else settings
+    chosen = build(type(given), {**plain(given), **changes}, f"data set {name}")
     return found.load(_folder(found, data), chosen, **_options(found, vocabulary, workers))
 
 
