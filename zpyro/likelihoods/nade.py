@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -18,8 +19,10 @@ from zpyro.likelihoods.base import TemperedLikelihood, sample_index
 from zpyro.settings import setting
 
 ELEMENTS_AT_ONCE = 1 << 25
-"""Of the largest intermediate tensors; larger ones are computed in blocks, again in the backward
-pass."""
+"""Of the largest intermediate tensors; more are computed again in the backward pass."""
+ROWS_AT_ONCE = 512
+"""Frames of about as many set bits that a CPU computes together: their hidden layers need no
+padding, and stay in its cache."""
 MOST_MISSING = 10
 """Bits before the last observed one of a frame that can be integrated out, 2^10 terms."""
 
@@ -110,7 +113,7 @@ class NADE(TemperedLikelihood):
         """log p(x_d | x_1..x_{d-1}) of every bit, nats, (..., D).
 
         The hidden layer changes only after a bit that is set, so that it is computed once for each
-        of those instead of for every d.
+        of those instead of for every d, on a CPU in blocks of frames sorted by their number.
 
         Args:
             parameters: (..., parameter_size).
@@ -118,21 +121,31 @@ class NADE(TemperedLikelihood):
             temperature: divides the logits.
         """
         weights = self._weights()
-        # On an accelerator, reading the largest number of bits would synchronize with it.
-        on_host = value.device.type == "cpu"
-        most = int((value != 0).sum(-1).max()) if on_host and value.numel() else self.size
+        numbers = temperature, weights.into_hidden, weights.from_hidden
         lead = torch.broadcast_shapes(parameters.shape[:-1], value.shape[:-1])
-        numbers = most, temperature, weights.into_hidden, weights.from_hidden
-        elements = (most + 1) * (self.size + self.nade_size)
-        if math.prod(lead) * elements <= ELEMENTS_AT_ONCE:
-            return _log_masses(parameters, value, *numbers)
-        block = max(1, ELEMENTS_AT_ONCE // elements)
-        rows = (part.expand(*lead, part.shape[-1]).flatten(0, -2) for part in (parameters, value))
-        masses = [
-            checkpoint(_log_masses, *part, *numbers, use_reentrant=False, preserve_rng_state=False)
-            for part in zip(*(part.split(block) for part in rows), strict=True)
+        rows = [
+            part.expand(*lead, part.shape[-1]).reshape(-1, part.shape[-1])
+            for part in (parameters, value)
         ]
-        return torch.cat(masses).reshape(*lead, self.size)
+        order: Tensor | None = None
+        # On an accelerator, reading the numbers of set bits would synchronize with it.
+        if value.device.type == "cpu" and len(rows[1]):
+            counts, order = (rows[1] != 0).sum(-1).sort()
+            rows = [part[order] for part in rows]
+            blocks = [part.split(ROWS_AT_ONCE) for part in rows]
+            most = [int(part[-1]) for part in counts.split(ROWS_AT_ONCE)]
+        else:
+            elements = (self.size + 1) * self.parameter_size
+            blocks = [part.split(max(1, ELEMENTS_AT_ONCE // elements)) for part in rows]
+            most = [self.size] * len(blocks[1])
+        steps = sum((k + 1) * len(part) for k, part in zip(most, blocks[1], strict=True))
+        run = partial(_log_masses, *numbers)
+        if steps * self.parameter_size > ELEMENTS_AT_ONCE:
+            run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
+        masses = torch.cat([run(*part) for part in zip(*blocks, most, strict=True)])
+        if order is not None:
+            masses = masses[order.argsort()]
+        return masses.reshape(*lead, self.size)
 
     def observed_log_prob(self, parameters: Tensor, value: Tensor, observed: Tensor) -> Tensor:
         masses = self._completions(parameters, value, observed)[1]
@@ -231,12 +244,12 @@ class NADE(TemperedLikelihood):
 
 
 def _log_masses(
-    parameters: Tensor,
-    value: Tensor,
-    most: int,
     temperature: float,
     into_hidden: Tensor,
     from_hidden: Tensor,
+    parameters: Tensor,
+    value: Tensor,
+    most: int,
 ) -> Tensor:
     """See :meth:`NADE.log_masses`; ``most`` is at least the number of bits set in any frame."""
     size, hidden_size = into_hidden.shape
