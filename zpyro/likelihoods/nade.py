@@ -113,7 +113,7 @@ class NADE(TemperedLikelihood):
         """log p(x_d | x_1..x_{d-1}) of every bit, nats, (..., D).
 
         The hidden layer changes only after a bit that is set, so that it is computed once for each
-        of those instead of for every d, on a CPU in blocks of frames sorted by their number.
+        of those instead of for every d; on a CPU in blocks of frames sorted by their set bits.
 
         Args:
             parameters: (..., parameter_size).
