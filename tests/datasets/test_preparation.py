@@ -8,16 +8,21 @@ import os
 import pickle
 import shutil
 import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from tests import processes
 from tests.cli.conftest import Zpyro, zpyro
 from tests.processes import Command
+from tests.run.holding import end, hold
 from zpyro import UserError, datasets
 from zpyro.datasets.blizzard import Blizzard, BlizzardSettings
 from zpyro.datasets.prepared import (
@@ -409,6 +414,51 @@ def test_first_use_prepares_once_and_a_change_prepares_again(
     second = datasets.load("blizzard", books, SETTINGS)
     assert len(reads) == 14
     assert len(second.split("all")) == len(first.split("all")) + 1
+
+
+@pytest.mark.fast
+def test_first_uses_at_the_same_time_prepare_once(
+    books: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("ZPYRO_CACHE", str(tmp_path / "cache"))
+    reads: list[str] = []
+    reading, proceed = threading.Event(), threading.Event()
+    read = RecordingReader.read
+
+    def slow(self: RecordingReader, item: SourceFile) -> ParsedFile:
+        reads.append(item.key)
+        reading.set()
+        assert proceed.wait(60)
+        return read(self, item)
+
+    monkeypatch.setattr(RecordingReader, "read", slow)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(datasets.load, "blizzard", books, SETTINGS)
+        assert reading.wait(60)
+        others = [threads.submit(datasets.load, "blizzard", books, SETTINGS) for _ in range(2)]
+        while caplog.text.count("waiting for another preparation") < len(others):
+            assert not any(future.done() for future in others)
+            time.sleep(0.01)
+        proceed.set()
+        found = [future.result(60) for future in (first, *others)]
+    assert len(reads) == 7
+    for data in found:
+        assert len(data.train) == len(found[0].train)
+        assert torch.equal(data.train[:1].batch().x, found[0].train[:1].batch().x)
+
+
+def test_a_second_preparation_of_a_folder_is_refused(books: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "journal").mkdir(parents=True)
+    other = hold(out / "journal")
+    with pytest.raises(UserError, match=rf"another preparation \(process {other.pid} on .*\) is"):
+        prepare(Blizzard(), books, out, SETTINGS)
+    end(other)
+    assert len(prepare(Blizzard(), books, out, SETTINGS).index["sources"]) == 7
+    assert not (out / "journal").exists()
 
 
 @pytest.mark.fast

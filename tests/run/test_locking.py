@@ -1,49 +1,21 @@
-"""One training at a time in a run directory."""
+"""One process at a time in a directory."""
 
 from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from tests.run.holding import end, hold
 from tests.run.small import dataset, model, settings
 from zpyro.errors import UserError
 from zpyro.io import locking
 from zpyro.io.locking import LOCK, locked
 from zpyro.training import fitting as training
 from zpyro.training import runs
-
-HOLDER = """
-import sys
-from pathlib import Path
-from zpyro.io.locking import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def hold(folder: Path) -> subprocess.Popen[str]:
-    """Another process that has the lock by the time this returns."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.communicate()
 
 
 def test_a_second_process_is_refused_until_the_first_dies(tmp_path: Path) -> None:
@@ -56,6 +28,25 @@ def test_a_second_process_is_refused_until_the_first_dies(tmp_path: Path) -> Non
     end(other)
     with locked(tmp_path):
         pass
+
+
+def test_waiting_for_a_process_says_so_and_lasts_until_its_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = hold(tmp_path)
+    entered = threading.Event()
+
+    def enter() -> None:
+        with locked(tmp_path, work="preparation", wait=True):
+            entered.set()
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    assert not entered.wait(0.5)
+    end(other)
+    thread.join(60)
+    assert entered.is_set()
+    assert f"{tmp_path}: waiting for another preparation (process {other.pid} on " in caplog.text
 
 
 @pytest.mark.fast

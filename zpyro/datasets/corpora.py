@@ -54,7 +54,7 @@ def opened(corpus: Corpus, folder: Path, settings: Any, workers: int = 1) -> Sto
     if not is_prepared(folder):
         place = prepared_folder(corpus, folder, settings)
         if not is_prepared(place):
-            return prepare(corpus, folder, place, settings, workers=workers)
+            return prepare(corpus, folder, place, settings, workers=workers, wait=True)
         return Store(place)
     store = Store(folder)
     store.check(corpus.name, dataclasses.asdict(settings))

@@ -1,4 +1,4 @@
-"""One training at a time in a run directory: a lock that ends with its process.
+"""One process at a time in a directory: a lock that ends with its process.
 
 The lock is that of the operating system on the file ``.lock`` in the directory: ``flock``, or
 ``LockFileEx`` on Windows. On NFS it holds between machines where the server runs a lock service
@@ -32,22 +32,27 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, is_main_process: bool = True) -> Generator[None, None, None]:
-    """Lock a run directory for the length of the block; nested locks of one directory do nothing.
+def locked(
+    folder: Path, *, is_main_process: bool = True, work: str = "training", wait: bool = False
+) -> Generator[None, None, None]:
+    """Lock a directory for the length of the block; nested locks of one directory do nothing.
 
     Args:
-        folder: the run directory; it must exist.
+        folder: the directory; it must exist.
         is_main_process: False in the other processes of one training, for which the main process
             takes the lock.
+        work: what the holder of the lock does, for messages.
+        wait: wait for another process, which a logged line names, instead of an error. The other
+            process may remove the directory in the end.
 
     Raises:
-        UserError: if another process trains in it, or the lock's file cannot be written.
+        UserError: if another process holds the lock, or the lock's file cannot be written.
     """
     place = folder.resolve()
     if place in _held.get() or not is_main_process:
         yield
         return
-    lock = _taken(folder)
+    lock = _taken(folder, work, wait)
     token = _held.set(_held.get() | {place})
     try:
         yield
@@ -57,25 +62,32 @@ def locked(folder: Path, *, is_main_process: bool = True) -> Generator[None, Non
             lock.release()
 
 
-def _taken(folder: Path) -> FileLock | None:
+def _taken(folder: Path, work: str, wait: bool) -> FileLock | None:
     """The lock, or None where there are no locks."""
     path = folder / LOCK
     lock = FileLock(path, fallback_to_soft=False, preserve_lock_file=True, on_acquired=_sign)
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
-        raise UserError(
-            f"{folder}: another training{_owner(path)} is writing there; "
-            "wait for it, stop it, or choose another --out"
-        ) from error
+        if not wait:
+            raise UserError(
+                f"{folder}: another {work}{_owner(path)} is writing there; "
+                "wait for it, stop it, or choose another --out"
+            ) from error
+        logger.warning("%s: waiting for another %s%s to end", folder, work, _owner(path))
+        try:
+            lock.acquire()
+        except FileNotFoundError:
+            # The owner has ended and removed the directory: there is nothing left to lock.
+            return None
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise UserError(
-                f"{path}: cannot be written ({error.strerror}); training needs to write there, "
+                f"{path}: cannot be written ({error.strerror}); {work} needs to write there, "
                 "change its permissions or choose another directory"
             ) from error
         logger.warning(
-            "%s: this file system has no locks; see that nobody else trains there", folder
+            "%s: this file system has no locks; see that no other %s writes there", folder, work
         )
         return None
     return lock
@@ -88,6 +100,10 @@ def _sign(descriptor: int) -> None:
 
 def _owner(path: Path) -> str:
     """The owner of the lock according to its file, in parentheses."""
-    with path.open("rb") as file:
-        owner = file.read(_LONGEST_OWNER).decode("utf-8", "replace").strip()
+    try:
+        with path.open("rb") as file:
+            owner = file.read(_LONGEST_OWNER).decode("utf-8", "replace").strip()
+    except FileNotFoundError:
+        # The owner has just removed it with the directory.
+        return ""
     return f" ({owner})" if owner.isprintable() and owner else ""

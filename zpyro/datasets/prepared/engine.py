@@ -26,6 +26,7 @@ from zpyro.datasets.prepared.store import FORMAT, INDEX, SPLITS, VERSION, Store,
 from zpyro.errors import UserError, pluralize
 from zpyro.io import files
 from zpyro.io.cache import cache_folder
+from zpyro.io.locking import locked
 
 JOURNAL = "journal"
 ROWS_AT_ONCE = 4096
@@ -69,6 +70,7 @@ def prepare(
     join: bool = False,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    wait: bool = False,
 ) -> Store:
     """Read a corpus in its original files and write it as a prepared data set.
 
@@ -86,28 +88,36 @@ def prepare(
         executor: reads the files instead of the workers, for example on other machines, which must
             see ``source`` and ``out`` under the same names; it is shut down after an error.
         progress: receives progress.
+        wait: where another process prepares into ``out``, wait and return what it made.
 
     Raises:
         BadFiles: if files cannot be used and are not to be left out; what was read well is kept
             for the next try.
-        UserError: if the layout is not the corpus's, the folder cannot be written, a worker
-            process ends too early, or a part to join is missing or of other files or settings.
+        UserError: if the layout is not the corpus's, the folder cannot be written, another process
+            prepares into it, a worker process ends too early, or a part to join is missing or of
+            other files or settings.
     """
     if executor is not None:
         # Its tasks may run in another working directory.
         source, out = source.absolute(), out.absolute()
     items, tasks = _begin(corpus, source, out, settings)
-    with _mapping(min(workers, len(tasks)), executor) as mapped:
-        records = _joined(tasks) if join else _write_all(tasks, mapped, progress)
-        problems = _problems(source, records, skip_bad)
-        if not any(record["items"] for record in records):
-            raise UserError(f"{source}: none of its {pluralize(len(items), 'file')} can be used")
-        index = _finish(corpus, settings, tasks, records, out, mapped)
-    index["notes"] = [*index["notes"], *corpus.file_notes(source, settings)]
-    index["skipped"] = [{"key": key, "problem": problem} for key, problem in problems]
-    _remove_leftovers(out, len(tasks))
-    files.replace_file(out / INDEX, json.dumps(index, indent=1))
-    shutil.rmtree(out / JOURNAL)
+    with locked(out / JOURNAL, work="preparation", wait=wait):
+        # Another process may have finished since the first look.
+        if not is_prepared(out):
+            with _mapping(min(workers, len(tasks)), executor) as mapped:
+                records = _joined(tasks) if join else _write_all(tasks, mapped, progress)
+                problems = _problems(source, records, skip_bad)
+                if not any(record["items"] for record in records):
+                    raise UserError(
+                        f"{source}: none of its {pluralize(len(items), 'file')} can be used"
+                    )
+                index = _finish(corpus, settings, tasks, records, out, mapped)
+            index["notes"] = [*index["notes"], *corpus.file_notes(source, settings)]
+            index["skipped"] = [{"key": key, "problem": problem} for key, problem in problems]
+            _remove_leftovers(out, len(tasks))
+            files.replace_file(out / INDEX, json.dumps(index, indent=1))
+    # Whoever waited for the lock may remove it too.
+    shutil.rmtree(out / JOURNAL, ignore_errors=True)
     return Store(out)
 
 
