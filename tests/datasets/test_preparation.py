@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from zpyro.datasets.prepared import (
     ParsedFile,
     SourceFile,
     Store,
+    engine,
     prepare,
     prepare_part,
     shards,
@@ -256,6 +257,87 @@ def test_an_interrupted_preparation_goes_on_to_the_same_files(
     assert len(done) - before <= 7 - (reads - 1) // 2 + 1
 
 
+def test_a_part_that_is_written_twice_at_once_is_whole(
+    books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(Blizzard(), books, tmp_path / "whole", SETTINGS)
+    out, read, done = tmp_path / "out", RecordingReader.read, []
+
+    def begins_again(self: RecordingReader, item: SourceFile) -> ParsedFile:
+        done.append(item.key)
+        if len(done) == 3:
+            with pytest.raises(Stops):
+                prepare_part(Blizzard(), books, out, SETTINGS, 1, 1)
+        elif len(done) == 5:
+            raise Stops
+        return read(self, item)
+
+    monkeypatch.setattr(RecordingReader, "read", begins_again)
+    prepare_part(Blizzard(), books, out, SETTINGS, 1, 1)
+    prepare(Blizzard(), books, out, SETTINGS, join=True).verify()
+    assert same(tmp_path / "whole", out)
+
+
+def works_forever(pipe: Path) -> None:
+    with pipe.open("w") as file:
+        file.write("at work\n")
+        file.flush()
+        time.sleep(processes.LIMIT)
+
+
+def has_workers(pipes: list[Path]) -> None:
+    with engine._mapping(len(pipes)) as mapped:
+        list(mapped(works_forever, pipes))
+
+
+def test_workers_end_with_a_killed_process(tmp_path: Path) -> None:
+    pipes = [tmp_path / "first", tmp_path / "second"]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    command = Command(tmp_path / "output", has_workers, pipes)
+    with pipes[0].open() as first, pipes[1].open() as second:
+        assert (first.readline(), second.readline()) == ("at work\n", "at work\n")
+        assert command.kill().returncode == -signal.SIGKILL
+        # The ends of the pipes close with the workers.
+        assert (first.read(), second.read()) == ("", "")
+
+
+@pytest.mark.fast
+def test_a_folder_that_another_process_prepares_meanwhile(
+    books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, items, others = tmp_path / "out", Blizzard.items, BlizzardSettings(frame_size=30)
+
+    def slow(self: Blizzard, source: Path, settings: BlizzardSettings) -> list[SourceFile]:
+        found = items(self, source, settings)
+        if settings == SETTINGS:
+            prepare(Blizzard(), books, out, others)
+        return found
+
+    monkeypatch.setattr(Blizzard, "items", slow)
+    with pytest.raises(UserError, match="out: holds a prepared data set already; choose another"):
+        prepare(Blizzard(), books, out, SETTINGS)
+    assert not (out / "journal").exists()
+    Store(out).check("blizzard", asdict(others))
+    assert len(prepare(Blizzard(), books, out, others, wait=True).index["sources"]) == 7
+
+
+@pytest.mark.fast
+def test_a_cache_that_cannot_be_used_names_its_variable(
+    books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZPYRO_CACHE", str(tmp_path / "cache"))
+    place = engine.prepared_folder(Blizzard(), books, SETTINGS)
+    place.parent.mkdir(parents=True)
+    place.touch()
+    with pytest.raises(UserError, match="is not a directory; remove it, or set ZPYRO_CACHE to a"):
+        datasets.load("blizzard", books, SETTINGS)
+    place.unlink()
+    (place / "journal" / ".lock").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot be written .* permissions or set ZPYRO_"):
+        datasets.load("blizzard", books, SETTINGS)
+
+
 def prepares(arguments: tuple[str, ...], kill_at: int | None = None) -> None:
     """The command, with a shard a file; killed when it reports progress for the n-th time."""
     from zpyro_cli import data
@@ -454,7 +536,7 @@ def test_a_second_preparation_of_a_folder_is_refused(books: Path, tmp_path: Path
     out = tmp_path / "out"
     (out / "journal").mkdir(parents=True)
     other = hold(out / "journal")
-    with pytest.raises(UserError, match=rf"another preparation \(process {other.pid} on .*\) is"):
+    with pytest.raises(UserError, match=rf"out: another preparation \(process {other.pid} on "):
         prepare(Blizzard(), books, out, SETTINGS)
     end(other)
     assert len(prepare(Blizzard(), books, out, SETTINGS).index["sources"]) == 7

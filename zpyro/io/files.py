@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Generator
@@ -105,6 +106,25 @@ def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
             with contextlib.suppress(OSError):
                 writing.unlink(missing_ok=True)
         flush(target.parent)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Generator[Path, None, None]:
+    """Another name for a file that takes its place when the block ends well.
+
+    The name is new in every call, so that several processes may write the same file: the last one
+    to end has its way, and each file is whole. A process that is killed leaves its own behind.
+    """
+    unique = f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{WRITING}"
+    writing = path.with_name(unique)
+    try:
+        yield writing
+        flush(writing)
+        os.replace(writing, path)
+    finally:
+        with contextlib.suppress(OSError):
+            writing.unlink(missing_ok=True)
+    flush(path.parent)
 
 
 def _write(path: Path, content: str | Callable[[Path], None]) -> None:

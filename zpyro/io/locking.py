@@ -20,6 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from zpyro.errors import UserError
+from zpyro.io.cache import ADVICE, is_cached
 
 LOCK = ".lock"
 
@@ -33,7 +34,12 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def locked(
-    folder: Path, *, is_main_process: bool = True, work: str = "training", wait: bool = False
+    folder: Path,
+    *,
+    is_main_process: bool = True,
+    work: str = "training",
+    wait: bool = False,
+    shown: Path | None = None,
 ) -> Generator[None, None, None]:
     """Lock a directory for the length of the block; nested locks of one directory do nothing.
 
@@ -44,6 +50,7 @@ def locked(
         work: what the holder of the lock does, for messages.
         wait: wait for another process, which a logged line names, instead of an error. The other
             process may remove the directory in the end.
+        shown: the directory that messages name, by default ``folder``.
 
     Raises:
         UserError: if another process holds the lock, or the lock's file cannot be written.
@@ -52,7 +59,7 @@ def locked(
     if place in _held.get() or not is_main_process:
         yield
         return
-    lock = _taken(folder, work, wait)
+    lock = _taken(folder, work, wait, shown or folder)
     token = _held.set(_held.get() | {place})
     try:
         yield
@@ -62,7 +69,7 @@ def locked(
             lock.release()
 
 
-def _taken(folder: Path, work: str, wait: bool) -> FileLock | None:
+def _taken(folder: Path, work: str, wait: bool, shown: Path) -> FileLock | None:
     """The lock, or None where there are no locks."""
     path = folder / LOCK
     lock = FileLock(path, fallback_to_soft=False, preserve_lock_file=True, on_acquired=_sign)
@@ -71,10 +78,10 @@ def _taken(folder: Path, work: str, wait: bool) -> FileLock | None:
     except Timeout as error:
         if not wait:
             raise UserError(
-                f"{folder}: another {work}{_owner(path)} is writing there; "
+                f"{shown}: another {work}{_owner(path)} is writing there; "
                 "wait for it, stop it, or choose another --out"
             ) from error
-        logger.warning("%s: waiting for another %s%s to end", folder, work, _owner(path))
+        logger.warning("%s: waiting for another %s%s to end", shown, work, _owner(path))
         try:
             lock.acquire()
         except FileNotFoundError:
@@ -82,12 +89,13 @@ def _taken(folder: Path, work: str, wait: bool) -> FileLock | None:
             return None
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
+            advice = ADVICE if is_cached(path) else "choose another directory"
             raise UserError(
                 f"{path}: cannot be written ({error.strerror}); {work} needs to write there, "
-                "change its permissions or choose another directory"
+                f"change its permissions or {advice}"
             ) from error
         logger.warning(
-            "%s: this file system has no locks; see that no other %s writes there", folder, work
+            "%s: this file system has no locks; see that no other %s writes there", shown, work
         )
         return None
     return lock

@@ -7,8 +7,10 @@ import hashlib
 import json
 import math
 import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
+import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -25,7 +27,7 @@ from zpyro.datasets.prepared.shards import Task
 from zpyro.datasets.prepared.store import FORMAT, INDEX, SPLITS, VERSION, Store, is_prepared
 from zpyro.errors import UserError, pluralize
 from zpyro.io import files
-from zpyro.io.cache import cache_folder
+from zpyro.io.cache import ADVICE, cache_folder, is_cached
 from zpyro.io.locking import locked
 
 JOURNAL = "journal"
@@ -100,10 +102,13 @@ def prepare(
     if executor is not None:
         # Its tasks may run in another working directory.
         source, out = source.absolute(), out.absolute()
-    items, tasks = _begin(corpus, source, out, settings)
-    with locked(out / JOURNAL, work="preparation", wait=wait):
-        # Another process may have finished since the first look.
-        if not is_prepared(out):
+    if wait and is_prepared(out):
+        return Store(out)
+    items, tasks = _begin(corpus, source, out, settings, wait)
+    with locked(out / JOURNAL, work="preparation", wait=wait, shown=out):
+        # Another process may have finished since the last look.
+        finished = is_prepared(out)
+        if not finished:
             with _mapping(min(workers, len(tasks)), executor) as mapped:
                 records = _joined(tasks) if join else _write_all(tasks, mapped, progress)
                 problems = _problems(source, records, skip_bad)
@@ -118,6 +123,8 @@ def prepare(
             files.replace_file(out / INDEX, json.dumps(index, indent=1))
     # Whoever waited for the lock may remove it too.
     shutil.rmtree(out / JOURNAL, ignore_errors=True)
+    if finished:
+        _check_out(out, prepared_is_fine=wait)
     return Store(out)
 
 
@@ -155,10 +162,10 @@ def prepare_part(
 
 
 def _begin(
-    corpus: Corpus, source: Path, out: Path, settings: Any
+    corpus: Corpus, source: Path, out: Path, settings: Any, prepared_is_fine: bool = False
 ) -> tuple[list[SourceFile], list[Task]]:
     """All files and shards, and the folder for them."""
-    _check_out(out)
+    _check_out(out, prepared_is_fine)
     items = corpus.items(source, settings)
     tasks = _tasks(corpus, settings, items, out)
     with files.translate_os_errors(out):
@@ -205,13 +212,17 @@ def prepared_folder(corpus: Corpus, source: Path, settings: Any) -> Path:
     return cache_folder() / "prepared" / f"{corpus.name}-{digest.hexdigest()[:16]}"
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, prepared_is_fine: bool = False) -> None:
+    advice = f"remove it, or {ADVICE}" if is_cached(out) else "choose another --out"
+    # Looked for first: the index is there before the journal goes.
+    has_journal = (out / JOURNAL).is_dir()
     if is_prepared(out):
-        raise UserError(f"{out}: holds a prepared data set already; choose another --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / JOURNAL).is_dir():
-        raise UserError(f"{out}: is not empty; choose another --out")
+        if not prepared_is_fine:
+            raise UserError(f"{out}: holds a prepared data set already; {advice}")
+    elif out.is_dir() and any(out.iterdir()) and not has_journal:
+        raise UserError(f"{out}: is not empty; {advice}")
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is not a directory; choose another --out")
+        raise UserError(f"{out}: is not a directory; {advice}")
 
 
 def _tasks(corpus: Corpus, settings: Any, items: Sequence[SourceFile], out: Path) -> list[Task]:
@@ -244,7 +255,11 @@ def _mapping(workers: int, executor: Executor | None = None) -> Generator[Any, N
     # Spawned, not forked: a fork would copy threads' locks in whatever state they are.
     context = multiprocessing.get_context("spawn")
     # An executor that was given stays open, except after an error.
-    own = nullcontext(executor) if executor else ProcessPoolExecutor(workers, mp_context=context)
+    own = (
+        nullcontext(executor)
+        if executor
+        else ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+    )
     with own as pool:
         try:
             yield pool.map
@@ -257,6 +272,19 @@ def _mapping(workers: int, executor: Executor | None = None) -> Generator[Any, N
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """End this worker with the process that started it, also if that is killed."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_all(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +68,13 @@ def write(task: Task) -> dict[str, Any]:
     digest = hashlib.sha256()
     entries: list[dict[str, Any]] = []
     problems: list[tuple[str, str]] = []
-    with files.translate_os_errors(task.data), task.data.open("wb") as out:
+    # Another process may write the same shard: a worker of a preparation that was killed, or the
+    # same part on another machine.
+    with (
+        files.translate_os_errors(task.data),
+        files.replacing(task.data) as writing,
+        writing.open("wb") as out,
+    ):
         for item in task.items:
             try:
                 piece = reader.read(item)
@@ -83,8 +88,6 @@ def write(task: Task) -> dict[str, Any]:
             entry = {"key": item.key, "group": item.group, "sha256": source}
             entry |= {"lengths": list(piece.lengths), "names": list(piece.names)}
             entries.append({**entry, "facts": dict(piece.metadata)})
-        out.flush()
-        os.fsync(out.fileno())
     record = {
         "fingerprint": fingerprint,
         "sha256": digest.hexdigest(),
@@ -92,7 +95,8 @@ def write(task: Task) -> dict[str, Any]:
         "problems": problems,
         "facts": reader.metadata(),
     }
-    files.replace_file(task.record, json.dumps(record))
+    with files.translate_os_errors(task.record), files.replacing(task.record) as writing:
+        writing.write_text(json.dumps(record), encoding="utf-8", errors="surrogateescape")
     return record
 
 
