@@ -161,6 +161,7 @@ def test_only_training_pieces_are_cut_into_excerpts(tmp_path: Path) -> None:
             np.concatenate(list(cut.train.values)), np.concatenate(list(whole.train.values))
         )
         assert len(set(cut.train.names)) == len(cut.train)
+        assert dict(zpyro.datasets.describe(cut))["train files"] == "train"
         for split in ("valid", "test"):
             np.testing.assert_array_equal(cut.split(split).lengths, whole.split(split).lengths)
     long = int(whole.train.lengths.max())

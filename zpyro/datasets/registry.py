@@ -19,7 +19,8 @@ from zpyro.settings import build, plain
 DATASETS: Registry[DatasetEntry] = Registry("data set", group="zpyro.datasets")
 """Data sets by the name that ``--dataset`` takes."""
 
-_ROW = re.compile(r"#\d+$")
+_ROW = re.compile(r"(#\d+)?(, frames \d+ to \d+)?$")
+"""What the names of rows and of excerpts add to the name of their file."""
 
 for _module in (vowels, wav, npz, table, blizzard, imdb, text, timit, mnist, music):
     DATASETS.register(_module.ENTRY.name, _module.ENTRY)
