@@ -48,8 +48,8 @@ def locked(
         is_main_process: False in the other processes of one training, for which the main process
             takes the lock.
         work: what the holder of the lock does, for messages.
-        wait: wait for another process, which a logged line names, instead of an error. The other
-            process may remove the directory in the end.
+        wait: wait for another process, which a logged line names, instead of an error, unless it is
+            the parent of this one. It may remove the directory in the end.
         shown: the directory that messages name, by default ``folder``.
 
     Raises:
@@ -76,7 +76,9 @@ def _taken(folder: Path, work: str, wait: bool, shown: Path) -> FileLock | None:
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
-        if not wait:
+        # A worker that runs the script of its parent again: each would wait for the other.
+        is_parents = _signature(os.getppid()) in _owner(path)
+        if is_parents or not wait:
             raise UserError(
                 f"{shown}: another {work}{_owner(path)} is writing there; "
                 "wait for it, stop it, or choose another --out"
@@ -103,7 +105,11 @@ def _taken(folder: Path, work: str, wait: bool, shown: Path) -> FileLock | None:
 
 def _sign(descriptor: int) -> None:
     os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    os.write(descriptor, f"{_signature(os.getpid())}\n".encode())
+
+
+def _signature(process: int) -> str:
+    return f"process {process} on {socket.gethostname()}"
 
 
 def _owner(path: Path) -> str:
