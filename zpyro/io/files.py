@@ -97,26 +97,22 @@ def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
             _write_through(path, content)
             return
         target = Path(os.path.realpath(path)) if path.is_symlink() else path
-        writing = target.with_name(target.name + WRITING)
-        try:
+        with replacing(target) as writing:
             _write(writing, content)
-            flush(writing)
-            os.replace(writing, target)
-        finally:
-            with contextlib.suppress(OSError):
-                writing.unlink(missing_ok=True)
-        flush(target.parent)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Generator[Path, None, None]:
+def replacing(path: Path, *, several_writers: bool = False) -> Generator[Path, None, None]:
     """Another name for a file that takes its place when the block ends well.
 
-    The name is new in every call, so that several processes may write the same file: the last one
-    to end has its way, and each file is whole. A process that is killed leaves its own behind.
+    Args:
+        path: the file to replace or make.
+        several_writers: whether other processes may write the same file at the same time. Each
+            call then has a name of its own: the last one to end has its way, and every file is
+            whole. Otherwise the name is always the same, and what a killed process left goes.
     """
-    unique = f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{WRITING}"
-    writing = path.with_name(unique)
+    writer = f".{os.getpid()}-{secrets.token_hex(4)}" if several_writers else ""
+    writing = path.with_name(f"{path.name}{writer}{WRITING}")
     try:
         yield writing
         flush(writing)

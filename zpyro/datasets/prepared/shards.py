@@ -72,7 +72,7 @@ def write(task: Task) -> dict[str, Any]:
     # same part on another machine.
     with (
         files.translate_os_errors(task.data),
-        files.replacing(task.data) as writing,
+        files.replacing(task.data, several_writers=True) as writing,
         writing.open("wb") as out,
     ):
         for item in task.items:
@@ -95,7 +95,10 @@ def write(task: Task) -> dict[str, Any]:
         "problems": problems,
         "facts": reader.metadata(),
     }
-    with files.translate_os_errors(task.record), files.replacing(task.record) as writing:
+    with (
+        files.translate_os_errors(task.record),
+        files.replacing(task.record, several_writers=True) as writing,
+    ):
         writing.write_text(json.dumps(record), encoding="utf-8", errors="surrogateescape")
     return record
 
