@@ -53,9 +53,7 @@ def opened(corpus: Corpus, folder: Path, settings: Any, workers: int = 1) -> Sto
     """
     if not is_prepared(folder):
         place = prepared_folder(corpus, folder, settings)
-        if not is_prepared(place):
-            return prepare(corpus, folder, place, settings, workers=workers, wait=True)
-        return Store(place)
+        return prepare(corpus, folder, place, settings, workers=workers, wait=True)
     store = Store(folder)
     store.check(corpus.name, dataclasses.asdict(settings))
     return store

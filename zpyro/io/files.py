@@ -79,7 +79,9 @@ def set_aside(folder: Path) -> Path:
     return damaged
 
 
-def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
+def replace_file(
+    path: Path, content: str | Callable[[Path], None], *, several_writers: bool = False
+) -> None:
     """Replace a file so that the old or the new one exists at every time.
 
     A link stays, and what it leads to is replaced. Into a device or pipe, such as /dev/stdout, the
@@ -88,6 +90,7 @@ def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
     Args:
         path: the file to replace or make.
         content: its text, or a function that writes it to a path.
+        several_writers: as in :func:`replacing`.
 
     Raises:
         UserError: if the disk is full or the place cannot be written.
@@ -97,7 +100,7 @@ def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
             _write_through(path, content)
             return
         target = Path(os.path.realpath(path)) if path.is_symlink() else path
-        with replacing(target) as writing:
+        with replacing(target, several_writers=several_writers) as writing:
             _write(writing, content)
 
 

@@ -76,14 +76,15 @@ def _taken(folder: Path, work: str, wait: bool, shown: Path) -> FileLock | None:
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
+        owner = _owner(path)
         # A worker that runs the script of its parent again: each would wait for the other.
-        is_parents = _signature(os.getppid()) in _owner(path)
+        is_parents = _signature(os.getppid()) in owner
         if is_parents or not wait:
             raise UserError(
-                f"{shown}: another {work}{_owner(path)} is writing there; "
+                f"{shown}: another {work}{owner} is writing there; "
                 "wait for it, stop it, or choose another --out"
             ) from error
-        logger.warning("%s: waiting for another %s%s to end", shown, work, _owner(path))
+        logger.warning("%s: waiting for another %s%s to end", shown, work, owner)
         try:
             lock.acquire()
         except FileNotFoundError:

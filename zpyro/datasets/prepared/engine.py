@@ -90,7 +90,8 @@ def prepare(
         executor: reads the files instead of the workers, for example on other machines, which must
             see ``source`` and ``out`` under the same names; it is shut down after an error.
         progress: receives progress.
-        wait: where another process prepares into ``out``, wait and return what it made.
+        wait: return what ``out`` holds if it is prepared already, and wait where another process
+            prepares into it.
 
     Raises:
         BadFiles: if files cannot be used and are not to be left out; what was read well is kept

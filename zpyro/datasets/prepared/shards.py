@@ -95,11 +95,7 @@ def write(task: Task) -> dict[str, Any]:
         "problems": problems,
         "facts": reader.metadata(),
     }
-    with (
-        files.translate_os_errors(task.record),
-        files.replacing(task.record, several_writers=True) as writing,
-    ):
-        writing.write_text(json.dumps(record), encoding="utf-8", errors="surrogateescape")
+    files.replace_file(task.record, json.dumps(record), several_writers=True)
     return record
 
 
