@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,6 +110,26 @@ def test_every_model_is_filtered(name: str) -> None:
     small = evaluation.smc(case.module, data, particles=4, batch_size=1, threshold=0.9)
     whole = evaluation.smc(case.module, data, particles=4, batch_size=3, threshold=0.9)
     np.testing.assert_allclose(small.smc_by_run, whole.smc_by_run, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("score", "name"),
+    [
+        (evaluation.evaluate, "elbo_by_sequence"),
+        (evaluation.iwae, "iwae_by_sequence"),
+        (evaluation.smc, "smc_by_sequence"),
+    ],
+)
+def test_lengths_in_a_batch_do_not_matter(score: Callable[..., Any], name: str) -> None:
+    """Batches of similar lengths, with the longest on their own, score as single sequences do."""
+    case = make("gaussian", lengths=(2, 40, 3, 3, 2, 3, 12, 2, 2))
+    values = [x[:n].numpy() for x, n in zip(case.x, case.lengths, strict=True)]
+    data = Sequences(values, tuple("abcdefghi"), start=case.start.numpy())
+    done: list[int] = []
+    whole = score(case.module, data, particles=3, on_batch=lambda at, _: done.append(at))
+    single = score(case.module, data, particles=3, batch_size=1)
+    np.testing.assert_allclose(getattr(whole, name), getattr(single, name), rtol=1e-9)
+    assert done == [4, 8, 9]
 
 
 @pytest.mark.fast

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zpyro.datasets import batching
-from zpyro.datasets.batching import BatchOrder, Indices, stream_batches
+from zpyro.datasets.batching import BatchOrder, Indices, similar_batches, stream_batches
 from zpyro.distributed import ProcessGroup
+from zpyro.errors import UserError
 
 pytestmark = pytest.mark.fast
 
@@ -145,3 +146,27 @@ def test_streams_begin_at_any_batch() -> None:
         for (rows, continues), (expected, flags) in zip(rest, whole[first:], strict=True):
             assert rows.tolist() == expected.tolist()
             assert continues.tolist() == flags.tolist()
+
+
+@given(
+    lengths=st.lists(st.integers(1, 4000), min_size=1, max_size=300).map(sorted),
+    batch_size=st.integers(1, 128),
+)
+def test_batches_of_similar_length(lengths: list[int], batch_size: int) -> None:
+    batches = similar_batches(np.array(lengths), batch_size)
+    parts = [lengths[batch] for batch in batches]
+    assert [length for part in parts for length in part] == lengths
+    fewest = max(4, batch_size // 16)
+    for part, following in zip(parts, [*parts[1:], [0]], strict=True):
+        assert len(part) <= batch_size
+        if len(part) > fewest:
+            assert part[-1] * len(part) <= batching.PADDED * sum(part)
+        # No batch ends before it must.
+        longer = [*part, following[0]]
+        full = len(part) == batch_size
+        assert full or following == [0] or longer[-1] * len(longer) > batching.PADDED * sum(longer)
+
+
+def test_batches_of_similar_length_have_a_size() -> None:
+    with pytest.raises(UserError, match="batch size is 0"):
+        similar_batches(np.array([3, 4]), 0)

@@ -16,6 +16,11 @@ from zpyro.errors import UserError
 BUCKET_BATCHES = 16
 """Sequences are sorted by length within windows of this many batches."""
 
+PADDED = 1.25
+"""Frames of a batch with its padding over those without, where batches need no fixed size."""
+FEW = 4
+"""A batch of fewer sequences saves no time, however little is padded."""
+
 LANE_ROWS = 512
 """A larger batch is put together from lanes of at most so many rows."""
 PIECE_ROWS = 1 << 10
@@ -148,6 +153,45 @@ def padded(values: Sequence[Tensor], steps: int = 0) -> Tensor:
     return torch.cat([together, filler], dim=1)
 
 
+def similar_batches(lengths: Indices, batch_size: int) -> list[slice]:
+    """Batches of sequences that follow one another by length, with little padding.
+
+    A batch ends early where the next sequence would make padded frames more than :data:`PADDED`
+    times its own frames, but has at least a sixteenth of ``batch_size`` sequences, and at least
+    :data:`FEW`.
+
+    Args:
+        lengths: of the sequences, ascending, (N,).
+        batch_size: sequences in a batch, at most.
+
+    Raises:
+        UserError: if batch_size is not positive.
+
+    Example:
+        >>> similar_batches(np.array([8, 9, 9, 9, 60, 70]), 6)
+        [slice(0, 4, None), slice(4, 6, None)]
+    """
+    _check_size(batch_size)
+    fewest = max(FEW, batch_size // 16)
+    batches: list[slice] = []
+    first = frames = 0
+    for place, length in enumerate(lengths.tolist()):
+        count = place - first
+        padded = length * (count + 1) > PADDED * (frames + length)
+        if count == batch_size or (padded and count >= fewest):
+            batches.append(slice(first, place))
+            first = place
+            frames = 0
+        frames += length
+    batches.append(slice(first, len(lengths)))
+    return batches
+
+
+def _check_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"batch size is {batch_size}; give a positive number")
+
+
 @dataclass(frozen=True, eq=False)
 class BatchOrder:
     """Which sequences each batch of a pass holds; (seed, epoch) fixes it.
@@ -188,8 +232,7 @@ class BatchOrder:
     drop_last: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"batch size is {self.batch_size}; give a positive number")
+        _check_size(self.batch_size)
 
     def __len__(self) -> int:
         """How many batches there are."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zpyro.datasets.batching import Batch
+from zpyro.datasets.batching import Batch, similar_batches
 from zpyro.datasets.sequences import Sequences
 from zpyro.distributed.processes import SINGLE_PROCESS, ProcessGroup
 from zpyro.distributed.seeding import named_noise
@@ -184,7 +184,7 @@ def evaluate(
     Args:
         module: the model; it is evaluated without dropout, and its mode is restored.
         sequences: what to score.
-        batch_size: sequences scored together.
+        batch_size: sequences scored together; fewer where their lengths differ much.
         particles: paths sampled for each sequence; the bound is their mean.
         seed: of the noise.
         on_batch: receives (done, total) after each batch.
@@ -197,11 +197,10 @@ def evaluate(
     begins = np.cumsum(ordered.lengths) - ordered.lengths
     found = _Found(len(ordered), ordered.num_frames, module.latent_size)
     with evaluation_mode(module):
-        for first in range(
-            process_group.rank * batch_size, len(ordered), process_group.world_size * batch_size
-        ):
-            part = slice(first, min(first + batch_size, len(ordered)))
-            found.add(part, int(begins[first]), *_score(module, ordered[part], particles, seed))
+        batches = similar_batches(ordered.lengths, batch_size)
+        for part in batches[process_group.rank :: process_group.world_size]:
+            scores = _score(module, ordered[part], particles, seed)
+            found.add(part, int(begins[part.start]), *scores)
             if on_batch is not None:
                 on_batch(part.stop, len(sequences))
     found, *others = process_group.gather(found)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zpyro.datasets.batching import Batch
+from zpyro.datasets.batching import Batch, similar_batches
 from zpyro.datasets.sequences import Sequences
 from zpyro.distributed.seeding import named_noise
 from zpyro.evaluation.custom_guides import path_log_probs
@@ -78,7 +78,7 @@ def iwae(
         module: the model; it is evaluated without dropout, and its mode is restored.
         sequences: what to score.
         particles: K; a model without latents has the same number for every K.
-        batch_size: sequences scored together.
+        batch_size: sequences scored together; fewer where their lengths differ much.
         seed: of the noise.
         memory: of the paths that are sampled together, bytes; the model, the data and one path of
             a batch come on top.
@@ -91,11 +91,12 @@ def iwae(
     draws = particles if module.latent_size else 1
     parts: list[np.ndarray] = []
     with evaluation_mode(module):
-        for batch in ordered.batches(batch_size):
+        for part in similar_batches(ordered.lengths, batch_size):
+            batch = ordered[part].batch()
             weights = list(_log_weights(module, batch, seed, draws, memory))
             parts.append(torch.cat(weights).cpu().numpy())
             if on_batch is not None:
-                on_batch(sum(part.shape[1] for part in parts), len(sequences))
+                on_batch(part.stop, len(sequences))
     log_weights = np.concatenate(parts, axis=1)[:, back]
     largest = log_weights.max(0)
     weights = np.exp(log_weights - largest)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zpyro.datasets.batching import Batch
+from zpyro.datasets.batching import Batch, similar_batches
 from zpyro.datasets.sequences import Sequences
 from zpyro.errors import UserError
 from zpyro.evaluation.elbo import OnBatch, mean_and_stderr, per_frame, sorted_by_length
@@ -82,7 +82,7 @@ def smc(
         particles: K; a model without latents has the same number for every K.
         runs: how often every sequence is filtered; two or more give ``monte_carlo_stderr``.
         threshold: 0 never resamples (then the bound is IWAE's), 1 almost always does.
-        batch_size: sequences scored together; fewer where K is large.
+        batch_size: sequences scored together; fewer where K is large or lengths differ much.
         seed: of the noise.
         on_batch: receives (done, total) after each batch.
 
@@ -98,13 +98,14 @@ def smc(
     parts: list[list[_Filtered]] = []
     steps = int(sequences.lengths.sum()) * runs
     with evaluation_mode(module):
-        for batch in ordered.batches(together):
+        for part in similar_batches(ordered.lengths, together):
+            batch = ordered[part].batch()
             # What depends on the frames alone is computed once for all runs.
             bound = module.bind(*model_inputs(module, batch))
             found = [_filter(bound, batch, particles, threshold, seed, run) for run in range(runs)]
             parts.append([_Filtered.of(each) for each in found])
             if on_batch is not None:
-                on_batch(sum(len(part[0].bounds) for part in parts), len(sequences))
+                on_batch(part.stop, len(sequences))
     by_run = np.stack(
         [np.concatenate([part[run].bounds for part in parts])[back] for run in range(runs)]
     )
