@@ -1,6 +1,6 @@
 """The chess task: presets, splits by rating, exact match, and the answers as text and pictures.
 
-A size is the lower end of a band of :data:`BAND` rating points; size 0 means all ratings.
+A size is the lower end of a band of :data:`BAND` rating points, or one of two with a name.
 Puzzles are sorted by rating. The training set is the easier part without a few that are held out
 evenly. One half of those is for validation; the other half and the harder puzzles are for testing.
 """
@@ -40,6 +40,11 @@ from .tasks import Examples, Preset, Request, SolutionTrace, Task
 BAND = 200
 """Rating points in a band."""
 
+HARDER = 0
+"""Size of all puzzles harder than the training set; all of a split for training and validation."""
+HELD_OUT = 1
+"""Size of the puzzles for testing that are as easy as the training set; no rating is that low."""
+
 VALUES = {0: 0, PAWN: 1, KNIGHT: 3, BISHOP: 3, ROOK: 5, QUEEN: 9}
 """The usual values of pieces by white number, in pawns."""
 
@@ -62,7 +67,7 @@ PRESETS = {
         average=0.998,
         precision="auto",
         valid_sizes=(0,),
-        test_sizes=(0, 800, 1200, 1600, 1800, 2000, 2200, 2400),
+        test_sizes=(HELD_OUT, HARDER, 800, 1200, 1600, 1800, 2000, 2200, 2400),
         options={"train_part": 0.75, "held_out_every": 20, "mirrored": True},
     ),
     "published": Preset(
@@ -81,7 +86,7 @@ PRESETS = {
         milestones=(100, 110),
         warmup=3.0,
         valid_sizes=(0,),
-        test_sizes=(0,),
+        test_sizes=(HARDER,),
         options={"train_to": 600_000, "test_to": 700_000, "held_out_every": 200},
     ),
 }
@@ -104,20 +109,31 @@ def chosen(request: Request) -> ChessPuzzles:
     Raises:
         UserError: if no file was named, or it has no such puzzles.
     """
-    if request.source is None:
-        raise UserError("chess needs --data FILE, a puzzle export of database.lichess.org")
-    puzzles = _read(request.source, bool(request.options.get("skip_bad", False)))
-    split = _split(puzzles, request)
-    if request.size:
-        ratings = puzzles.ratings[split]
-        split = split[(ratings >= request.size) & (ratings < request.size + BAND)]
+    puzzles, split = _asked_for(request)
     if not len(split):
-        which = f"rated {request.size} to {request.size + BAND - 1}" if request.size else "at all"
+        names = {HARDER: "at all", HELD_OUT: "as easy as those in training"}
+        which = names.get(request.size, f"rated {request.size} to {request.size + BAND - 1}")
         raise UserError(f"{request.source}: has no {request.split} puzzle {which}")
     if len(split) > request.count:
         order = np.random.default_rng([request.seed, request.size]).permutation(len(split))
         split = np.sort(split[order[: request.count]])
     return puzzles[split]
+
+
+def _asked_for(request: Request) -> tuple[ChessPuzzles, np.ndarray]:
+    """All puzzles of the data, and the indices of those of the split and size."""
+    if request.source is None:
+        raise UserError("chess needs --data FILE, a puzzle export of database.lichess.org")
+    puzzles = _read(request.source, bool(request.options.get("skip_bad", False)))
+    split = _split(puzzles, request)
+    if request.size not in (HARDER, HELD_OUT):
+        ratings = puzzles.ratings[split]
+        split = split[(ratings >= request.size) & (ratings < request.size + BAND)]
+    return puzzles, split
+
+
+def _has_problems(request: Request) -> bool:
+    return len(_asked_for(request)[1]) > 0
 
 
 def _split(puzzles: ChessPuzzles, request: Request) -> np.ndarray:
@@ -140,9 +156,11 @@ def _split(puzzles: ChessPuzzles, request: Request) -> np.ndarray:
         return easier[~held_out]
     if request.split == "valid":
         return easier[valid]
-    harder = np.arange(cut, end)
-    # "All ratings" are the harder ones, as published; a band takes what was not trained on.
-    return np.concatenate([easier[held_out & ~valid], harder]) if request.size else harder
+    easier, harder = easier[held_out & ~valid], np.arange(cut, end)
+    if request.size == HARDER:
+        return harder
+    # A band takes whatever was not trained on.
+    return easier if request.size == HELD_OUT else np.concatenate([easier, harder])
 
 
 def _read(source: Path, skip_bad: bool) -> ChessPuzzles:
@@ -323,5 +341,7 @@ TASK = Task(
     difficulty=lambda _: 1.0,
     players=players,
     unit="rating",
+    named_sizes={"held-out": HELD_OUT, "harder": HARDER},
+    has_problems=_has_problems,
     summary="the two squares of the best move",
 )

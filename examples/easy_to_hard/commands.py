@@ -25,7 +25,7 @@ HELP = {
     "mazes": "Paths through mazes, learned on 9 x 9 and tested on 59 x 59.",
     "chess": "Best moves of chess puzzles, learned on easy ones and tested on hard ones.",
 }
-SIZES = {"prefix-sums": "64,128,512", "mazes": "9,13,33", "chess": "0,1600,2000"}
+SIZES = {"prefix-sums": "64,128,512", "mazes": "9,13,33", "chess": "held-out,harder,1600"}
 DATA = {"chess": " --data lichess_db_puzzle.csv"}
 
 
@@ -157,19 +157,20 @@ def _test(name: str) -> click.Command:
     def test(as_json: bool, **options: Any) -> None:
         from . import running
 
+        task = tasks.load(name)
         report = running.test(name, **options)
         found: list[tuple[Sweep, int]] = []
         try:
             for sweep, iterations in report:
                 found.append((sweep, iterations))
                 if as_json:
-                    click.echo(json.dumps(running.record(sweep, iterations)))
+                    click.echo(json.dumps(running.record(task, sweep, iterations)))
         finally:
             # Sizes before a mistake, or an interruption, are not lost.
             if found and not as_json:
-                running.print_table(name, options["run"], found)
+                running.print_table(task, options["run"], found)
         if options["picture"] is not None:
-            running.draw(found, tasks.load(name), options["picture"])
+            running.draw(found, task, options["picture"])
 
     return test
 

@@ -211,7 +211,8 @@ def choose_rule(trainer: Trainer, folder: RunFolder) -> tuple[list[str], bool]:
         for size in preset.valid_sizes or (preset.train_size,):
             held_out = task.build(settings.request("valid", size, preset.valid_count))
             most = LONGEST_SEARCH * preset.iterations
-            with common.progress(f"choosing iterations at size {size}", "problems") as on_batch:
+            which = "problems" if task.size_name(size) else f"{task.unit} {size}"
+            with common.progress(f"choosing iterations, {which}", "problems") as on_batch:
                 found = sweep(solver, task, held_out, size, most, on_batch)
             accuracy, iterations = max(found.accuracy), found.first_best
             record = {"kind": "valid", "step": trainer.state.step, "valid": size}
@@ -219,8 +220,7 @@ def choose_rule(trainer: Trainer, folder: RunFolder) -> tuple[list[str], bool]:
             sweeps.append(found)
             learned = learned and (task.expected is None or accuracy >= task.expected)
             lines.append(
-                f"held-out {task.unit} {size}: {accuracy:.1%} solved, "
-                f"first after {iterations} iterations"
+                f"held-out {which}: {accuracy:.1%} solved, first after {iterations} iterations"
             )
     folder.write_rule(choose(task, sweeps, solver.longest))
     return lines, learned
@@ -252,8 +252,13 @@ def test(
     stable = until_stable and solver.repeated_network is not None and picture is None
     num_views = _views(views, stable, settings)
     rule = None if iterations is not None else folder.rule()
-    for size in _sizes(sizes, settings):
+    for size in _sizes(task, sizes, settings):
         request = settings.request("test", size, count)
+        shown = task.size_name(size) or f"size {size}"
+        # The preset's sizes need not all occur in the user's data.
+        if sizes is None and task.has_problems is not None and not task.has_problems(request):
+            common.log(f"{shown}: left out, the data hold no such problems for testing")
+            continue
         examples = task.build(request)
         num_iterations = _iterations(iterations, rule, task, size, solver)
         # A solver with its own stopping rule may stop later than the rule of the run.
@@ -265,7 +270,7 @@ def test(
             # A number of iterations that the user gives is the limit.
             longest = num_iterations if rule is None else LIMIT * num_iterations
             num_iterations = longest
-        with common.progress(f"solving size {size}", "problems") as on_batch:
+        with common.progress(f"solving {shown}", "problems") as on_batch:
             if stable:
                 found = sweep_stable(
                     solver, task, examples, size, longest, on_batch, num_views, _log_solved
@@ -344,10 +349,12 @@ def show(
 # -- what test prints and draws -------------------------------------------------------------------
 
 
-def record(found: Sweep, iterations: int) -> dict[str, Any]:
+def record(task: Task, found: Sweep, iterations: int) -> dict[str, Any]:
     """A size's line of JSON."""
+    name = task.size_name(found.size)
     values: dict[str, Any] = {
         "size": found.size,
+        **({} if name is None else {"name": name}),
         "iterations": iterations,
         "accuracy": found.after(iterations),
         "count": found.count,
@@ -368,10 +375,10 @@ def record(found: Sweep, iterations: int) -> dict[str, Any]:
     return values
 
 
-def print_table(name: str, run: Path, found: Sequence[tuple[Sweep, int]]) -> None:
+def print_table(task: Task, run: Path, found: Sequence[tuple[Sweep, int]]) -> None:
     """A row for each size; columns without any value are left out."""
-    table = Table(title=f"{name}, {run}", title_justify="left")
-    rows = [_table_row(each, iterations) for each, iterations in found]
+    table = Table(title=f"{task.name}, {run}", title_justify="left")
+    rows = [_table_row(task, each, iterations) for each, iterations in found]
     columns = [key for key in (rows[0] if rows else ()) if any(row[key] for row in rows)]
     for heading in columns:
         table.add_column(heading, justify="right")
@@ -380,7 +387,7 @@ def print_table(name: str, run: Path, found: Sequence[tuple[Sweep, int]]) -> Non
     common.print_table(table)
 
 
-def _table_row(found: Sweep, iterations: int) -> dict[str, str]:
+def _table_row(task: Task, found: Sweep, iterations: int) -> dict[str, str]:
     """Texts by column, empty where the sweep has no such value."""
 
     def share(value: float | None) -> str:
@@ -392,7 +399,7 @@ def _table_row(found: Sweep, iterations: int) -> dict[str, str]:
     # Only the last answers of a sweep until they are stable are known.
     confident = found.confident_after(iterations) if found.iterations is None else None
     return {
-        "size": str(found.size),
+        "size": task.size_name(found.size) or str(found.size),
         "iterations": str(iterations),
         "solved": share(found.after(iterations)),
         "most confident": share(confident),
@@ -415,7 +422,8 @@ def draw(found: Sequence[tuple[Sweep, int]], task: Task, path: Path) -> None:
     axes = figure.add_subplot()
     for each, iterations in found:
         steps = range(1, len(each.accuracy) + 1)
-        (line,) = axes.plot(steps, each.accuracy, label=f"{each.size} {task.unit}")
+        label = task.size_name(each.size) or f"{each.size} {task.unit}"
+        (line,) = axes.plot(steps, each.accuracy, label=label)
         axes.plot([iterations], [each.accuracy[iterations - 1]], "o", color=line.get_color())
     axes.set_xlabel("iterations")
     axes.set_ylabel("solved wholly")
@@ -463,13 +471,17 @@ def open_run(task: Task, path: Path) -> tuple[RunFolder, Settings]:
     return folder, settings
 
 
-def _sizes(text: str | None, settings: Settings) -> tuple[int, ...]:
+def _sizes(task: Task, text: str | None, settings: Settings) -> tuple[int, ...]:
     if text is None:
         return settings.preset.test_sizes or (settings.preset.train_size,)
+    names = task.named_sizes
     try:
-        return tuple(int(part) for part in text.split(","))
+        parts = [part.strip() for part in text.split(",")]
+        return tuple(names[part] if part in names else int(part) for part in parts)
     except ValueError as error:
-        raise UserError(f"--sizes {text!r}: write whole numbers as in 64,128,512") from error
+        example = ",".join([*names, "1600,2000"] if names else ["64,128,512"])
+        what = "names and whole numbers" if names else "whole numbers"
+        raise UserError(f"--sizes {text!r}: write {what} as in {example}") from error
 
 
 def _iterations(given: int | None, rule: Rule | None, task: Task, size: int, solver: Solver) -> int:

@@ -234,6 +234,9 @@ class Task:
             solves; None where that is not known.
         failures: a sharper test than that; None where there is none.
         unit: the unit of a size, for tables ("bits").
+        named_sizes: sizes that are no measure, by the name that users write for them.
+        has_problems: whether the user's data hold any problem that a request asks for; None where
+            problems of any size are made.
         summary: one line for the help.
     """
 
@@ -252,7 +255,13 @@ class Task:
     expected: float | None = None
     failures: Failures | None = None
     unit: str = "size"
+    named_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    has_problems: Callable[[Request], bool] | None = None
     summary: str = ""
+
+    def size_name(self, size: int) -> str | None:
+        """The name of a size, if it has one."""
+        return next((name for name, value in self.named_sizes.items() if value == size), None)
 
     def preset(self, name: str) -> Preset:
         """A preset by name.

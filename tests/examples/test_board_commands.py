@@ -37,10 +37,11 @@ def test_chess_from_training_to_a_picture(tmp_path: Path) -> None:
     data, folder = puzzles(tmp_path / "puzzles.csv"), tmp_path / "run"
     trained = run("chess", "train", "--data", data, "--out", folder, "--max-minutes", 0.02)
     assert trained.exit_code == 0, trained.output
-    tested = run("chess", "test", folder, "--sizes", "0,1600", "--json")
+    tested = run("chess", "test", folder, "--sizes", "harder,1600", "--json")
     assert tested.exit_code == 0, tested.output
     records = [json.loads(line) for line in tested.stdout.splitlines()]
     assert [(record["size"], record["count"]) for record in records] == [(0, 20), (1600, 20)]
+    assert [record.get("name") for record in records] == ["harder", None]
     for record in records:
         assert record["players"]["greedy"] == 1.0
         assert 0.05 < record["players"]["any legal move"] < 0.25
@@ -51,6 +52,32 @@ def test_chess_from_training_to_a_picture(tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.output
     assert shown.stdout.splitlines()[0].count(" ") == 7
     assert (tmp_path / "board.png").stat().st_size > 1000
+
+
+def test_chess_sizes_with_names(tmp_path: Path) -> None:
+    """Held-out puzzles of the training's ratings in one row, and bands without puzzles in none."""
+    data, folder = puzzles(tmp_path / "puzzles.csv"), tmp_path / "run"
+    trained = run("chess", "train", "--data", data, "--out", folder, "--max-minutes", 0.02)
+    assert "held-out problems: " in trained.output
+    tested = run("chess", "test", folder, "--json")
+    assert tested.exit_code == 0, tested.output
+    records = [json.loads(line) for line in tested.stdout.splitlines()]
+    # One of 60 easier puzzles is for testing; two choose the number of iterations.
+    found = [(record.get("name", record["size"]), record["count"]) for record in records]
+    assert found == [("held-out", 1), ("harder", 20), (1200, 1), (1600, 20)]
+    notes = tested.stderr.splitlines()
+    left_out = [line for line in notes if "left out, the data hold no such problems" in line]
+    assert [line.split(":")[0].split()[-1] for line in left_out] == [
+        *("800", "1800", "2000", "2200", "2400")
+    ]
+    table = run("chess", "test", folder, "--sizes", "held-out, 1200")
+    assert [line for line in table.stdout.splitlines() if "held-out" in line]
+    wrong = run("chess", "test", folder, "--sizes", "easy")
+    assert wrong.exit_code == 2
+    assert "write names and whole numbers as in held-out,harder,1600,2000" in wrong.stderr
+    nothing = run("chess", "test", folder, "--sizes", "800")
+    assert nothing.exit_code == 2
+    assert "has no test puzzle rated 800 to 999" in nothing.stderr
 
 
 def test_bad_rows_are_an_error_or_skipped_and_counted(tmp_path: Path) -> None:
