@@ -256,7 +256,7 @@ def test(
         request = settings.request("test", size, count)
         shown = task.size_name(size) or f"size {size}"
         # The preset's sizes need not all occur in the user's data.
-        if sizes is None and task.has_problems is not None and not task.has_problems(request):
+        if sizes is None and not task.has_problems(request):
             common.log(f"{shown}: left out, the data hold no such problems for testing")
             continue
         examples = task.build(request)

@@ -235,8 +235,7 @@ class Task:
         failures: a sharper test than that; None where there is none.
         unit: the unit of a size, for tables ("bits").
         named_sizes: sizes that are no measure, by the name that users write for them.
-        has_problems: whether the user's data hold any problem that a request asks for; None where
-            problems of any size are made.
+        has_problems: whether there is any problem that a request asks for.
         summary: one line for the help.
     """
 
@@ -256,7 +255,7 @@ class Task:
     failures: Failures | None = None
     unit: str = "size"
     named_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    has_problems: Callable[[Request], bool] | None = None
+    has_problems: Callable[[Request], bool] = lambda _: True
     summary: str = ""
 
     def size_name(self, size: int) -> str | None:
