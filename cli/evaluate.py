@@ -87,6 +87,8 @@ def command(
     scoring = {"batch_size": batch_size, "seed": seed}
     with init_distributed(options["device"]) as process_group:
         loaded = open_run(run, **options)
+        if not loaded.model.latent_size:
+            log("note: the model has no latents, so that every bound is its exact log-likelihood")
         if bound in ("smc", "best"):
             evaluation.check_can_filter(loaded.model)
         with process_group.main_process_first():

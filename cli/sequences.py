@@ -90,11 +90,15 @@ def load_split(loaded: LoadedRun, split: str, data: Path | None) -> Sequences:
 
 
 def make_folder(out: Path) -> Path:
-    """Make the folder for results."""
+    """Make the folder for results; logs what is there already, which stays but for equal names."""
+    from zpyro.errors import pluralize
     from zpyro.io import files
 
     with files.translate_os_errors(out):
         out.mkdir(parents=True, exist_ok=True)
+        before = sum(1 for _ in out.iterdir())
+    if before:
+        log(f"note: {out} has {pluralize(before, 'file')} already; equal names are replaced")
     return out
 
 
@@ -119,14 +123,13 @@ def sound_files(data: DataSpec, count: int, unit: str = "") -> str:
     from zpyro.datasets.formats import midi
     from zpyro.errors import pluralize
 
-    names = "wav"
-    if data.steps_per_quarter is not None and midi.is_installed():
-        names = "wav and MIDI"
-    elif data.steps_per_quarter is not None:
-        log('no MIDI files without mido; pip install "zpyro[music]"')
-    if unit:
-        return f"{pluralize(count, unit)} of {names} files"
-    return f"{count} {names} files" if "and" in names else pluralize(count, "wav file")
+    wav = f"{pluralize(count, unit)} of wav files" if unit else pluralize(count, "wav file")
+    if data.steps_per_quarter is None:
+        return wav
+    if midi.is_installed():
+        return f"{wav}, each with a MIDI file,"
+    log('no MIDI files without mido; pip install "zpyro[music]"')
+    return wav
 
 
 def write_plot(

@@ -180,7 +180,7 @@ class Session:
         )
         if self.config.train.init is not None and not self.resume:
             log(f"starting from the weights of {self.config.train.init}")
-        for note in (*self.changed, *self.data.notes):
+        for note in (*self.changed, *self.config.objective.notes, *self.data.notes):
             log(f"note: {note}")
 
 

@@ -27,6 +27,17 @@ def test_a_run_is_trained_and_resumed(zpyro: Zpyro, arrays: Path, tmp_path: Path
     assert np.isfinite(json.loads(result.stdout.splitlines()[-1])["smc"])
 
 
+@pytest.mark.parametrize("bound", ["elbo", "iwae", "fivo"])
+def test_one_particle_is_announced_as_the_plain_bound(
+    zpyro: Zpyro, arrays: Path, tmp_path: Path, bound: str
+) -> None:
+    more = ("--set=model.name=vrnn", f"--set=objective.bound={bound}", "--max-steps=1")
+    result = zpyro("train", "--dataset=npz", "--data", arrays, "--out", tmp_path / "run", *more)
+    assert result.exit_code == 0, result.output
+    told = f"note: objective.bound={bound} with one particle is the plain bound" in result.stderr
+    assert told == (bound != "elbo")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

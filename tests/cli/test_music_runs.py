@@ -68,7 +68,7 @@ def test_samples_and_continuations_are_midi_and_sound(
     more = ("-n", 2, "--seconds", 3, "--prefix", tmp_path / "prefix.mid", "--out", tmp_path)
     result = zpyro("sample", music_run, *more)
     assert result.exit_code == 0, result.output
-    assert "2 wav and MIDI files" in result.stdout
+    assert "2 wav files, each with a MIDI file, in " in result.stdout
     for number in (1, 2):
         (piece,) = midi.read(tmp_path / f"sample_{number}.mid", 1)
         # 3 seconds are 6 quarter notes; notes that follow the prefix without a gap join it.
@@ -80,13 +80,32 @@ def test_samples_and_continuations_are_midi_and_sound(
     assert (tmp_path / "samples.png").stat().st_size > 1000
 
 
+def test_a_prefix_of_another_type_is_refused_in_words_of_music(
+    zpyro: Zpyro, music_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "prefix.wav").write_bytes(b"RIFF")
+    result = zpyro("sample", music_run, "--prefix", tmp_path / "prefix.wav")
+    assert result.exit_code == 2
+    assert "prefix.wav: is no MIDI file (.mid, .midi, .smf) or .npy array" in result.stderr
+
+
+def test_results_into_a_folder_with_files_are_announced(
+    zpyro: Zpyro, music_run: Path, tmp_path: Path
+) -> None:
+    more = ("--seconds", 3, "--out", tmp_path / "samples")
+    assert "already" not in zpyro("sample", music_run, "-n", 2, *more).stderr
+    found = len(list((tmp_path / "samples").iterdir()))
+    again = zpyro("sample", music_run, "-n", 1, *more)
+    assert f"samples has {found} files already; equal names are replaced" in again.stderr
+
+
 def test_reconstructions_are_midi_and_sound(
     zpyro: Zpyro, music_run: Path, pieces: Path, tmp_path: Path
 ) -> None:
     del pieces
     result = zpyro("reconstruct", music_run, "--sequence=1", "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    assert "1 pair of wav and MIDI files" in result.stdout
+    assert "1 pair of wav files, each with a MIDI file, in " in result.stdout
     names = {"1_input.mid", "1_input.wav", "1_reconstruction.mid", "1_reconstruction.wav"}
     assert names <= {path.name for path in tmp_path.iterdir()}
     expected = rolls(3, 2)[1]

@@ -15,6 +15,7 @@ from torch import Tensor
 from tests.core.cases import MODELS, make
 from tests.core.test_linear_gaussian import LinearGaussian, kalman_log_likelihood
 from zpyro import UserError, evaluation
+from zpyro.datasets import from_arrays
 from zpyro.datasets.sequences import Sequences
 
 
@@ -46,6 +47,13 @@ def test_elbo_iwae_and_exact_are_in_order() -> None:
     assert values[1] > values[0] + 0.1
     assert values[2] > values[1] + 0.05
     assert values[3] == pytest.approx(exact, abs=0.05)
+
+
+@pytest.mark.parametrize("bound", [evaluation.evaluate, evaluation.iwae, evaluation.smc])
+def test_a_whole_data_set_is_refused(bound: Callable[..., Any]) -> None:
+    data = from_arrays([np.eye(2)] * 20)
+    with pytest.raises(TypeError, match=r"is a Dataset, .*; give one of its parts, such as data"):
+        bound(LinearGaussian(slack=0.3), data)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])

@@ -155,6 +155,24 @@ def test_settings_of_the_likelihood_reach_it() -> None:
         building.build_likelihood(tied, "gaussian", 3)
 
 
+ACCEPTED = {
+    "bernoulli": {"bernoulli", "nade"},
+    "categorical": {"categorical"},
+    "gaussian": {"gaussian", "gaussian-mixture", "logistic-mixture", "student-t"},
+}
+
+
+@pytest.mark.parametrize("data", ACCEPTED)
+def test_only_a_likelihood_of_the_type_of_the_data_is_built(data: str) -> None:
+    for name in ACCEPTED["gaussian"] | ACCEPTED["bernoulli"] | ACCEPTED["categorical"]:
+        settings = model_config(likelihood=name)
+        if name in ACCEPTED[data]:
+            assert building.build_likelihood(settings, data, 6).name == name
+            continue
+        with pytest.raises(UserError, match=rf"{name} does not fit .*; take {data}$"):
+            building.build_likelihood(settings, data, 6)
+
+
 def test_the_auxiliary_weight_moves_over_epochs() -> None:
     objective = config.ObjectiveConfig(
         auxiliary_weight=0.8, auxiliary_weight_final=0.2, auxiliary_weight_epochs=1.5

@@ -28,6 +28,14 @@ def walks(count: int = 20, size: int = 5) -> list[np.ndarray]:
     return [random.normal(size=(int(n), size)).cumsum(0) for n in random.integers(4, 9, count)]
 
 
+def bits_model() -> zpyro.models.VRNN:
+    return zpyro.models.VRNN(zpyro.likelihoods.Bernoulli(5), hidden_size=8, latent_size=2)
+
+
+def bits_data() -> Dataset:
+    return from_arrays([(walk > 0).astype(float) for walk in walks()], likelihood="bernoulli")
+
+
 def test_plain_arguments_train_as_the_configuration_that_they_stand_for() -> None:
     """One training path: the same steps, bit for bit."""
     weights: list[dict[str, torch.Tensor]] = []
@@ -240,6 +248,30 @@ class Misspelled(Callback):
         """Never called."""
 
 
+class Terms(Callback):
+    """Keeps what a logger shows of the newest record."""
+
+    shown: dict[str, str]
+
+    def on_fit_start(self, task: Any, state: Any) -> None:
+        del state
+        self._task = task
+
+    def on_train_record(self, record: Any) -> None:
+        self.shown = self._task.describe_record(record)
+
+
+@pytest.mark.parametrize(("name", "lacks"), [("ZForcing", set()), ("VRNN", {"auxiliary"})])
+def test_only_the_terms_that_a_model_has_are_shown(name: str, lacks: set[str]) -> None:
+    module = getattr(zpyro.models, name)(
+        zpyro.likelihoods.Gaussian(5), hidden_size=8, latent_size=2
+    )
+    terms = Terms()
+    fit(module, dataset(), steps=2, log_every=1, callbacks=[terms])
+    assert {"bound", "log-likelihood", "KL", "auxiliary"} - set(terms.shown) == lacks
+    assert "skipped" not in terms.shown
+
+
 class OfLightning(Callback):
     def on_train_epoch_end(self) -> None:
         """Never called."""
@@ -309,6 +341,16 @@ def test_tokens() -> None:
     assert result.best is not None
 
 
+def test_arrays_of_zeros_and_ones_become_what_the_likelihood_scores() -> None:
+    bits = [(walk > 0).astype(float) for walk in walks()]
+    bounds = []
+    for data in (bits, from_arrays(bits, likelihood="bernoulli", seed=0)):
+        torch.manual_seed(0)
+        bounds.append(fit(bits_model(), data, steps=2, seed=0).best)
+    assert bounds[0] is not None
+    assert bounds[0] == bounds[1]
+
+
 @pytest.mark.parametrize(
     ("given", "error", "expected"),
     [
@@ -327,6 +369,22 @@ def test_tokens() -> None:
         ({"dataset": walks(size=4)}, UserError, "have 4 numbers in a frame, the likelihood of the"),
         ({"dataset": [*walks(), np.diag([np.nan] + [0.0] * 4)]}, UserError, "with missing=True"),
         (
+            {"module": bits_model()},
+            UserError,
+            "the data are frames, which the likelihood bernoulli cannot score",
+        ),
+        (
+            {"module": bits_model(), "dataset": walks()},
+            UserError,
+            "bernoulli needs zeros and ones only",
+        ),
+        (
+            {"dataset": bits_data()},
+            UserError,
+            "the data are binary, which the likelihood gaussian cannot score; make the model with "
+            "the likelihood bernoulli",
+        ),
+        (
             {"dataset": [np.arange(5)] * 9},
             UserError,
             "data are tokens, which the likelihood gaussian cannot score",
@@ -336,8 +394,9 @@ def test_tokens() -> None:
 def test_mistakes_are_one_line(
     given: dict[str, Any], error: type[Exception], expected: str
 ) -> None:
+    arguments: dict[str, Any] = {"module": model(), "dataset": dataset(), **given}
     with pytest.raises(error, match=expected) as caught:
-        fit(model(), **{"dataset": dataset(), **given})
+        fit(**arguments)
     assert "\n" not in str(caught.value)
 
 

@@ -223,6 +223,11 @@ def frames_from_file(path: Path, checkpoint: Checkpoint, on_note: OnNote | None 
     elif checkpoint.vocabulary is not None:
         frames = _read_line(path, checkpoint.vocabulary, on_note)
     else:
+        if data.steps_per_quarter is not None:
+            raise UserError(
+                f"{path}: is no MIDI file ({', '.join(midi.SUFFIXES)}) or .npy array, which a run "
+                "trained on music needs; choose another file"
+            )
         raise UserError(
             f"{path}: is not a .npy array, and the run is trained on {data.data_type} "
             "data; save the frames with numpy.save"

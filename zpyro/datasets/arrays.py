@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from zpyro.datasets.sequences import Array, Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import SPLIT_NAMES, SPLITS, split_by_name
 from zpyro.errors import UserError, pluralize
+from zpyro.likelihoods import LIKELIHOODS
 from zpyro.likelihoods.base import LARGEST_SIZE
 
 LARGEST_NUMBER = 1e30
@@ -314,7 +315,7 @@ def to_sequences(
         names=tuple(name for name, _ in named),
         start=start,
         normalization=normalization,
-        data_type={"categorical": "tokens", "bernoulli": "binary"}.get(kind, "frames"),
+        data_type=LIKELIHOODS[kind](1).data_type,
         observed=tuple(masks) if has_missing else None,
         covariates=None if known is None else tuple(each.astype(np.float32) for each in known),
     )

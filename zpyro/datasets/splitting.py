@@ -179,11 +179,14 @@ def split_by_name(
             )
         if not chosen:
             told = "".join(f" ({note})" for note in describe_split(names)[:1] if use_names)
+            settings = (
+                "data.valid_fraction, data.test_fraction, or patterns of files where there are any"
+                if use_names
+                else "valid_fraction and test_fraction"
+            )
             raise UserError(
                 f"the {what} split would be empty with "
-                f"{pluralize(len(names), 'sequence')}{told}; give more, or"
-                " set data.valid_fraction, data.test_fraction, or patterns of files where there"
-                " are any"
+                f"{pluralize(len(names), 'sequence')}{told}; give more, or set {settings}"
             )
     return train, valid, test
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zpyro.datasets.batching import Batch, similar_batches
-from zpyro.datasets.sequences import Sequences
+from zpyro.datasets.sequences import Dataset, Sequences
 from zpyro.distributed.processes import SINGLE_PROCESS, ProcessGroup
 from zpyro.distributed.seeding import named_noise
 from zpyro.errors import UserError
@@ -102,12 +102,17 @@ def perplexity(nats: float, tokens: int) -> float:
         return float(np.exp(np.float64(-nats / tokens)))
 
 
-def sorted_by_length(sequences: Sequences) -> tuple[Sequences, np.ndarray]:
+def sorted_by_length(sequences: object) -> tuple[Sequences, np.ndarray]:
     """The sequences by length, so that batches have little padding, and indices that undo it.
 
     Raises:
         UserError: if there are no sequences.
+        TypeError: for anything else than sequences.
     """
+    if not isinstance(sequences, Sequences):
+        kind = type(sequences).__name__
+        hint = "one of its parts, such as data.test" if isinstance(sequences, Dataset) else "some"
+        raise TypeError(f"sequences is a {kind}, not zpyro.datasets.Sequences; give {hint}")
     if len(sequences) == 0:
         raise UserError("there are no sequences to evaluate; choose another split")
     order = np.argsort(sequences.lengths, kind="stable")

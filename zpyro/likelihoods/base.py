@@ -70,6 +70,14 @@ class Likelihood(abc.ABC):
         """Pyro constraint of one frame."""
         return constraints.real_vector
 
+    @property
+    def data_type(self) -> str:
+        """Which values it scores: "tokens", "binary" or "frames" of any other numbers."""
+        if self.discrete_tokens:
+            return "tokens"
+        one = getattr(self.support, "base_constraint", self.support)
+        return "binary" if one is constraints.boolean else "frames"
+
     @abc.abstractmethod
     def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
         """The Pyro distribution of one frame; a temperature below 1 narrows it."""

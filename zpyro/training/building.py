@@ -21,6 +21,9 @@ from zpyro.settings import Limits
 from zpyro.training.config import ObjectiveConfig
 from zpyro.training.custom_guides import GuideMaker
 
+VALUES = {"tokens": "tokens", "binary": "zeros and ones", "frames": "numbers of any kind"}
+"""Types of data, in messages."""
+
 
 def build_likelihood(model: ModelConfig, name: str, size: int) -> Likelihood:
     """The likelihood of a frame.
@@ -34,15 +37,21 @@ def build_likelihood(model: ModelConfig, name: str, size: int) -> Likelihood:
         UserError: for an unknown name, or one that cannot score such frames.
     """
     cls = LIKELIHOODS.find(model.likelihood or name, "model.likelihood")
-    if cls.discrete_tokens != LIKELIHOODS[name].discrete_tokens:
-        raise UserError(f"model.likelihood {cls.name} does not fit this data set; take {name}")
     if model.tied_embedding and not cls.discrete_tokens:
         raise UserError(
             f"model.tied_embedding is for tokens, but the likelihood is {cls.name}; set it to false"
         )
     named = {field.name: likelihood_setting(field.name) for field in fields(cls)}
     values = vars(model)
-    return cls(size, **{field: values[key] for field, key in named.items() if key in values})
+    given = {field: values[key] for field, key in named.items() if key in values}
+    likelihood = cls(size, **given)
+    wanted = LIKELIHOODS[name](size).data_type
+    if likelihood.data_type != wanted:
+        raise UserError(
+            f"model.likelihood {cls.name} does not fit this data set: it scores "
+            f"{VALUES[likelihood.data_type]}, the data are {VALUES[wanted]}; take {name}"
+        )
+    return likelihood
 
 
 def fit_to_data(model: ModelConfig, dataset: Dataset) -> ModelConfig:

@@ -93,6 +93,16 @@ class ObjectiveConfig:
                 "auxiliary_weight_epochs; set exactly one above 0"
             )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is allowed and seldom meant, a line each."""
+        if self.bound == "elbo" or self.particles > 1:
+            return ()
+        return (
+            f"objective.bound={self.bound} with one particle is the plain bound, at a higher cost; "
+            "set objective.particles=4 or more",
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         # A class with the settings of terms is made at run time: pickle could not import it.
         return _rebuilt_objective, (dict(vars(self)),)

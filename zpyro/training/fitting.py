@@ -377,6 +377,9 @@ def _as_dataset(data: Any, module: SequenceModel, seed: int) -> Dataset:
         UserError: if sequences cannot be used, or do not fit the model.
         TypeError: if it is nothing of sequences.
     """
+    # Of arrays, zeros and ones are numbers like others unless the model asks for them.
+    binary = module.likelihood.data_type == "binary"
+    settings = {"likelihood": "bernoulli"} if binary else {}
     if isinstance(data, Dataset):
         dataset = data
     elif isinstance(data, Sequences):
@@ -387,13 +390,13 @@ def _as_dataset(data: Any, module: SequenceModel, seed: int) -> Dataset:
         parts = data[train], data[valid], data[[]]
         dataset = Dataset("sequences", *parts, likelihood=likelihood.name, frame_size=size)
     elif isinstance(data, np.ndarray | Tensor | list | tuple | Mapping):
-        dataset = from_arrays(data, seed=seed)
+        dataset = from_arrays(data, seed=seed, **settings)
     elif hasattr(data, "columns") and hasattr(data, "index"):
         raise TypeError(
             "fit: dataset is a table; make a data set of it with zpyro.datasets.from_dataframe"
         )
     elif isinstance(data, torch.utils.data.DataLoader) or hasattr(data, "__getitem__"):
-        dataset = from_dataset(data, seed=seed)
+        dataset = from_dataset(data, seed=seed, **settings)
     else:
         raise TypeError(
             f"fit: dataset is a {type(data).__name__}, not a Dataset; make one with "
@@ -401,11 +404,12 @@ def _as_dataset(data: Any, module: SequenceModel, seed: int) -> Dataset:
         )
     likelihood = module.likelihood
     found, wanted = dataset.frame_size, likelihood.size
-    if likelihood.discrete_tokens != (dataset.train.data_type == "tokens"):
-        kind = dataset.train.data_type
+    kind = dataset.train.data_type
+    if likelihood.data_type != ("frames" if kind == "audio" else kind):
         raise UserError(
             f"fit: the data are {kind}, which the likelihood {likelihood.name} cannot score; make "
-            f"the model with the likelihood {dataset.likelihood}"
+            + ('them with data_type="binary", or ' if binary else "")
+            + f"the model with the likelihood {dataset.likelihood}"
         )
     if found > wanted or (found < wanted and not likelihood.discrete_tokens):
         what = "tokens" if likelihood.discrete_tokens else "numbers in a frame"

@@ -258,17 +258,23 @@ class SequenceTask(TrainingTask[SequenceModel]):
         return {name: value if np.isfinite(value) else None for name, value in numbers.items()}
 
     def describe_record(self, record: Mapping[str, Any]) -> dict[str, str]:
-        terms = {term.label: shown_number(record[term.name]) for term in self.elbo.components}
+        # Terms that the model does not have are zero.
+        terms = {
+            term.label: shown_number(record[term.name])
+            for term in self.elbo.components
+            if record[term.name] != 0.0
+        }
         bad = (
             f" ({record['bad_term']} at step {record['bad_step']})" if "bad_step" in record else ""
         )
+        skipped = {"skipped": f"{record['skipped']}{bad}"} if record["skipped"] else {}
         return {
             "bound": shown_number(record["bound"]),
             **terms,
             "KL weight": f"{record['kl_weight']:.2f}",
             "gradient norm": shown_number(record["gradient_norm"]),
             "frames/s": shown_number(record["frames_per_second"]),
-            "skipped": f"{record['skipped']}{bad}",
+            **skipped,
         }
 
     def describe_validation(self, record: Mapping[str, Any]) -> str:
