@@ -68,7 +68,7 @@ def test_sound(zpyro: Zpyro, tone_run: Path, tones: Path, tmp_path: Path) -> Non
     assert rate == RATE
 
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    sounds = re.findall(r'src="data:audio/wav;base64,([^"]+)"', page)
+    sounds = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
     assert len(sounds) == 7
     first, _ = soundfile.read(BytesIO(base64.b64decode(sounds[0])))
     np.testing.assert_array_equal(first, played)
