@@ -203,6 +203,9 @@ def test_named_directories_are_splits(tmp_path: Path) -> None:
     assert (data.valid.names, data.test.names) == (("valid/c.mid",), ("test/d.mid",))
     assert data.train.steps_per_quarter == 4
     assert any("other/" in note for note in data.notes)
+    grid = "MIDI files are put on a grid of 4 frames in a quarter note (data.grid)"
+    assert data.notes[0] == grid
+    assert dict(zpyro.datasets.describe(data))["tempo of samples"].startswith("4 frames")
 
 
 def test_other_files_are_split_by_a_hash_of_their_names(tmp_path: Path) -> None:

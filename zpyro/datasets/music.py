@@ -41,6 +41,15 @@ MISSING = (
     " github.com/czhuang/JSB-Chorales-dataset), or a directory of MIDI files"
 )
 
+PRESETS = {
+    "JSB_Chorales.mat": ("music-jsb", 1),
+    "Nottingham.mat": ("music-nottingham", 2),
+    "Piano_midi.mat": ("music-piano", 2),
+    "MuseData.mat": ("music-muse", 2),
+    "jsb-chorales-quarter.json": ("music-jsb", 1),
+}
+"""The preset of each published file, and the frames in a quarter note with which it is played."""
+
 _CELLS = {"traindata": "train", "validdata": "valid", "testdata": "test"}
 
 
@@ -133,11 +142,10 @@ def load(path: Path, settings: MusicSettings) -> Dataset:
           year={2012}
         }
     """
-    notes: tuple[str, ...] = ()
     if path.is_dir():
         splits, notes = _read_folder(path, settings)
     else:
-        splits = _read_rolls(path)
+        splits, notes = _read_rolls(path), tempo_notes(path, settings.grid)
     check_counts({name: len(splits[name]) for name in SPLITS}, path)
     splits["train"] = excerpts(splits["train"], settings.excerpt)
     train, valid, test = (to_sequences(splits[name], settings.grid) for name in SPLITS)
@@ -192,6 +200,25 @@ def excerpts(rolls: Rolls, longest: int) -> Rolls:
     return found
 
 
+def tempo_notes(path: Path, grid: int) -> tuple[str, ...]:
+    """What to know of the tempo at which a file of rolls is played; nothing where it is right.
+
+    Args:
+        path: the file.
+        grid: ``data.grid``, frames in a quarter note.
+    """
+    known = {name.lower(): preset for name, preset in PRESETS.items()}.get(path.name.lower())
+    if known is None:
+        return ("frames are as in the file; data.grid sets only the tempo of samples",)
+    preset, right = known
+    if grid == right:
+        return ()
+    return (
+        f"data.grid is {grid}, which sets only the tempo of samples; for {path.name} set"
+        f" data.grid={right}, as the preset {preset} does",
+    )
+
+
 def to_sequences(rolls: Rolls, steps_per_quarter: int) -> Sequences:
     """Pieces as one split; the frame before the first has no notes."""
     return Sequences(
@@ -222,7 +249,9 @@ def _read_folder(folder: Path, settings: MusicSettings) -> tuple[dict[str, Rolls
         split: [roll for index in part for roll in read[index]]
         for split, part in zip(SPLITS, splits, strict=True)
     }
-    return by_split, (*notes, *describe_split(names))
+    frames = pluralize(settings.grid, "frame")
+    grid = f"MIDI files are put on a grid of {frames} in a quarter note (data.grid)"
+    return by_split, (grid, *notes, *describe_split(names))
 
 
 def _midi_files(folder: Path) -> list[Path]:
