@@ -57,6 +57,7 @@ def test_sound(zpyro: Zpyro, tone_run: Path, tones: Path, tmp_path: Path) -> Non
     result = zpyro("inspect", tone_run, "--sequence", 1, "--out", tmp_path, "--particles", 3)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"13 pictures and report.html in {tmp_path}\n"
+    assert "plotting sequence 1 of 1\n" in result.stderr
     data = load("wav", tones, frame_size=40)
     stem = sections.file_stem(data.test.names[1])
     assert names_of(tmp_path) == CURVES | {f"1-{stem}-{each}" for each in PER_SEQUENCE} | {

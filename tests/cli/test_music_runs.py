@@ -60,6 +60,7 @@ def test_scores_are_sums_over_frames(zpyro: Zpyro, music_run: Path) -> None:
     for bound in ("elbo", "smc"):
         assert values[f"{bound}_per_frame"] == pytest.approx(values[bound] * 3 / 30)
     assert values["baseline_markov"] < 0
+    assert values["baseline_markov_per_frame"] * 30 == pytest.approx(values["baseline_markov"] * 3)
 
 
 def test_samples_and_continuations_are_midi_and_sound(
@@ -115,6 +116,9 @@ def test_the_report_has_rolls_and_players(zpyro: Zpyro, music_run: Path, tmp_pat
     assert same_rate == rate
     assert np.abs(played[: len(written)] - written).std() < 0.1 * written.std()
     assert "Notes of test#0" in text
+    assert "each note given the same one a frame before, nats/sequence" in text
+    assert "the same per step, nats/frame" in text
+    assert "pixel" not in text
 
 
 def test_the_data_are_described(zpyro: Zpyro, pieces: Path) -> None:
