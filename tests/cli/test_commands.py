@@ -18,9 +18,18 @@ from zpyro.datasets.npz import load_plain
 from zpyro.evaluation.baselines import continuous as baselines
 from zpyro.training import runs
 
-TOKENS = {"perplexity", "baseline_trigram", "baseline_trigram_perplexity"}
+TOKENS = {
+    "perplexity",
+    "baseline_trigram",
+    "baseline_trigram_per_frame",
+    "baseline_trigram_perplexity",
+}
 SAMPLES = {"bits_per_sample"}
-BINARY = {"baseline_bernoulli", "baseline_markov", "baseline_neighbors"}
+BINARY = {
+    f"baseline_{name}{ending}"
+    for name in ("bernoulli", "markov", "neighbors")
+    for ending in ("", "_per_frame")
+}
 KEYS = {
     "elbo",
     "elbo_stderr",
@@ -36,7 +45,9 @@ KEYS = {
     "sequences",
     "frames",
     "baseline_gaussian",
+    "baseline_gaussian_per_frame",
     "baseline_linear",
+    "baseline_linear_per_frame",
     *TOKENS,
     *BINARY,
     *SAMPLES,
@@ -115,6 +126,7 @@ def test_evaluation_as_json(zpyro: Zpyro, array_run: Path, arrays: Path) -> None
     ):
         expected = fit(data.train).score(data.train).mean()
         assert values[f"baseline_{name}"] == pytest.approx(expected)
+        assert values[f"baseline_{name}_per_frame"] == pytest.approx(expected / 6)
 
 
 def test_evaluation_as_a_table(zpyro: Zpyro, array_run: Path) -> None:

@@ -57,6 +57,7 @@ def test_sound(zpyro: Zpyro, tone_run: Path, tones: Path, tmp_path: Path) -> Non
     result = zpyro("inspect", tone_run, "--sequence", 1, "--out", tmp_path, "--particles", 3)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"13 pictures and report.html in {tmp_path}\n"
+    assert "plotting sequence 1 of 1\n" in result.stderr
     data = load("wav", tones, frame_size=40)
     stem = sections.file_stem(data.test.names[1])
     assert names_of(tmp_path) == CURVES | {f"1-{stem}-{each}" for each in PER_SEQUENCE} | {
@@ -68,7 +69,7 @@ def test_sound(zpyro: Zpyro, tone_run: Path, tones: Path, tmp_path: Path) -> Non
     assert rate == RATE
 
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    sounds = re.findall(r'src="data:audio/wav;base64,([^"]+)"', page)
+    sounds = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
     assert len(sounds) == 7
     first, _ = soundfile.read(BytesIO(base64.b64decode(sounds[0])))
     np.testing.assert_array_equal(first, played)

@@ -90,7 +90,7 @@ def test_training_shows_the_notes(zpyro: Zpyro, tmp_path: Path) -> None:
     trained = zpyro("train", "--dataset=wav", "--data", tmp_path, "--out", out, *small)
     assert "channels cancel" in shown
     for note in (
-        "note: channels cancel each other, only the loudest is read in 9 recordings (0.wav, ",
+        "note: channels cancel each other, only the loudest is read: 9 recordings (0.wav, ",
         "note: left out, not readable as audio: 1 .m4a (a.m4a)",
     ):
         assert note in trained.stderr
@@ -103,4 +103,4 @@ def test_evaluation_of_other_data_shows_the_notes(
     soundfile.write(tmp_path / "a.wav", np.stack([tone, -tone], axis=1), RATE)
     result = zpyro("evaluate", tone_run, "--data", tmp_path)
     assert result.exit_code == 0, result.output
-    assert "note: channels cancel each other, only the loudest is read in 1 rec" in result.stderr
+    assert "note: channels cancel each other, only the loudest is read: 1 rec" in result.stderr

@@ -66,6 +66,25 @@ def test_folders(mistake: Mistake, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("data_set", "wanted"),
+    [
+        ("wav", "a folder of recordings"),
+        ("blizzard", "a folder of recordings"),
+        ("timit", "the folder that holds TRAIN and TEST"),
+        ("mnist", "the folder that holds the files of MNIST"),
+        ("imdb", "an archive of reviews, or the folder where it is unpacked"),
+    ],
+)
+def test_a_file_in_place_of_a_folder(
+    mistake: Mistake, tmp_path: Path, data_set: str, wanted: str
+) -> None:
+    path = tmp_path / "JSB_Chorales.mat"
+    path.write_bytes(b"MATLAB 5.0")
+    line = mistake("train", "--dataset", data_set, "--data", path)
+    assert line.strip() == f"error: {path} is not a folder; give {wanted}"
+
+
 def test_preparing_what_needs_none_and_verifying_what_is_none(
     mistake: Mistake, tmp_path: Path
 ) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +60,7 @@ def test_scores_are_sums_over_frames(zpyro: Zpyro, music_run: Path) -> None:
     for bound in ("elbo", "smc"):
         assert values[f"{bound}_per_frame"] == pytest.approx(values[bound] * 3 / 30)
     assert values["baseline_markov"] < 0
+    assert values["baseline_markov_per_frame"] * 30 == pytest.approx(values["baseline_markov"] * 3)
 
 
 def test_samples_and_continuations_are_midi_and_sound(
@@ -119,7 +123,21 @@ def test_the_report_has_rolls_and_players(zpyro: Zpyro, music_run: Path, tmp_pat
     assert result.exit_code == 0, result.output
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert text.count("<audio") >= 5  # input, reconstruction, latents alone, and samples
+    embedded = [
+        base64.b64decode(each) for each in re.findall(r"data:audio/mpeg;base64,([^\"]+)", text)
+    ]
+    assert len(embedded) == text.count("<audio")
+    files = list(tmp_path.glob("*.wav"))
+    assert 5 * sum(map(len, embedded)) < sum(path.stat().st_size for path in files)
+    (path,) = tmp_path.glob("*-input.wav")
+    written, rate = soundfile.read(path)
+    played, same_rate = soundfile.read(io.BytesIO(embedded[0]))
+    assert same_rate == rate
+    assert np.abs(played[: len(written)] - written).std() < 0.1 * written.std()
     assert "Notes of test#0" in text
+    assert "each note given the same one a frame before, nats/sequence" in text
+    assert "the same per step, nats/frame" in text
+    assert "pixel" not in text
 
 
 def test_the_data_are_described(zpyro: Zpyro, pieces: Path) -> None:

@@ -121,8 +121,16 @@ def test_unusable_files_are_told(tmp_path: Path) -> None:
     path.write_bytes(b"PK\x03\x04 broken")
     with pytest.raises(UserError, match="cannot be read as plain arrays"):
         datasets.load("npz", path)
-    with pytest.raises(UserError, match=r"holds no \.npy files"):
+    with pytest.raises(UserError, match=r"holds no \.npy files; .* \.npz files: data\.npz$"):
         datasets.load("npz", tmp_path)
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    with pytest.raises(UserError, match=r"holds no \.npy files; give a \.npz file or a folder"):
+        datasets.load("npz", folder)
+    for number in range(3):
+        (folder / f"{number}.npy").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"0\.npy: .* \(and 2 more files like it\)$"):
+        datasets.load("npz", folder)
     np.savez_compressed(path, x=FRAMES)
     whole = path.read_bytes()
     path.write_bytes(whole[:200] + bytes(200) + whole[400:])

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks import binary_baselines as logistic
+from zpyro.analysis.scores import LABELS, baseline_scores, labels_for
 from zpyro.datasets.sequences import Sequences
 from zpyro.evaluation.baselines import files
 from zpyro.evaluation.baselines.binary import FITS, markov_bits, neighboring_bits, single_bits
@@ -142,3 +143,29 @@ def test_the_logistic_baseline_is_at_its_maximum() -> None:
         every = torch.tensor(list(itertools.product((0.0, 1.0), repeat=8)))
         total = logistic.score(weight[:8, :8], offset[:8], every).exp().sum()
     assert float(total) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_labels_have_the_words_of_the_data() -> None:
+    steps = np.zeros((5, 88), np.uint8)
+    music = Sequences((steps,), ("a",), data_type="binary", steps_per_quarter=4)
+    words = {
+        "pixel": (images(2, size=6), "each pixel given the one above"),
+        "note": (music, "each note given the same one a frame before"),
+        "dimension": (walks([3]), "each dimension given its value a frame before"),
+    }
+    for word, (sequences, markov) in words.items():
+        labels = labels_for(sequences)
+        assert labels.keys() == LABELS.keys()
+        assert labels["baseline_markov"] == (f"baseline: {markov}", "nats/sequence")
+        shown = " ".join(labels[f"baseline_{name}"][0] for name in FITS)
+        assert {other for other in words if other in shown} == {word}
+
+
+def test_scores_are_given_for_a_sequence_and_for_a_frame() -> None:
+    train, test = walks([20, 30]), walks([4, 6], seed=1)
+    fitted = {name: fit(train).score(test) for name, fit in FITS.items()}
+    scores = baseline_scores(fitted, test)
+    for name, nats in fitted.items():
+        assert scores[f"baseline_{name}"] == pytest.approx(nats.sum() / 2)
+        assert scores[f"baseline_{name}_per_frame"] == pytest.approx(nats.sum() / 10)
+    assert scores["baseline_trigram_per_frame"] is None

@@ -12,6 +12,7 @@ import pytest
 import zpyro
 from zpyro import UserError
 from zpyro.datasets.formats import midi
+from zpyro.datasets.sequences import Normalization
 
 pytestmark = pytest.mark.fast
 pytest.importorskip("mido", reason="the extra music is not installed")
@@ -202,6 +203,9 @@ def test_named_directories_are_splits(tmp_path: Path) -> None:
     assert (data.valid.names, data.test.names) == (("valid/c.mid",), ("test/d.mid",))
     assert data.train.steps_per_quarter == 4
     assert any("other/" in note for note in data.notes)
+    grid = "MIDI files are put on a grid of 4 frames in a quarter note (data.grid)"
+    assert data.notes[0] == grid
+    assert dict(zpyro.datasets.describe(data))["tempo of samples"].startswith("4 frames")
 
 
 def test_other_files_are_split_by_a_hash_of_their_names(tmp_path: Path) -> None:
@@ -221,10 +225,42 @@ def test_files_of_a_directory_are_named(tmp_path: Path) -> None:
     (tmp_path / "4.mid").write_bytes(b"")
     with pytest.raises(UserError, match=r"\d.mid: is .*"):
         zpyro.datasets.load("music", tmp_path)
-    with pytest.raises(UserError, match="holds no MIDI files"):
-        zpyro.datasets.load("music", folder_of(tmp_path / "none", ["a.txt"]))
+    empty = folder_of(tmp_path / "none", ["a.txt"])
+    with pytest.raises(UserError, match=r"holds no MIDI files .*; give .*JSB_Chorales\.mat"):
+        zpyro.datasets.load("music", empty)
     with pytest.raises(UserError, match="is one MIDI file; give a directory"):
         zpyro.datasets.load("music", tmp_path / "5.mid")
+
+
+def test_bad_files_of_all_splits_are_counted(tmp_path: Path) -> None:
+    drums = smf(track((0, on(40, 9)), (TICKS, off(40, 9))))
+    for number in range(8):
+        written(tmp_path, drums, f"d{number}.mid")
+    expected = (
+        f"{tmp_path / 'd0.mid'}: has no notes (0 beyond the 88 keys and 1 of percussion are left"
+        " out); remove it (and 7 more files like it)"
+    )
+    for load in (zpyro.datasets.load, load_all):
+        with pytest.raises(UserError) as caught:
+            load("music", tmp_path)
+        assert str(caught.value) == expected
+
+
+def load_all(name: str, path: Path) -> None:
+    settings = zpyro.datasets.entry(name).settings()
+    zpyro.datasets.load_all(name, path, settings, Normalization())
+
+
+def test_a_directory_with_files_of_rolls_names_them(tmp_path: Path) -> None:
+    for name in ("Nottingham.mat", "JSB_Chorales.MAT", "chorales.json", "README.md"):
+        (tmp_path / name).write_bytes(b"")
+    for load in (zpyro.datasets.load, load_all):
+        with pytest.raises(UserError) as caught:
+            load("music", tmp_path)
+        assert str(caught.value) == (
+            f"{tmp_path}: holds no MIDI files (.mid, .midi, .smf); give one of its files of rolls:"
+            " JSB_Chorales.MAT, Nottingham.mat, chorales.json"
+        )
 
 
 def test_the_absence_of_mido_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

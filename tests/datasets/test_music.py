@@ -14,8 +14,9 @@ import scipy.io
 import zpyro
 from zpyro import UserError
 from zpyro.analysis.scores import describe_baselines
-from zpyro.datasets.music import MusicSettings, Transposition
+from zpyro.datasets.music import PRESETS, MusicSettings, Transposition
 from zpyro.datasets.sequences import Normalization, Sequences
+from zpyro.training import config
 
 COUNTS = {
     "JSB_Chorales": (229, 76, 77, 4_725),
@@ -88,6 +89,31 @@ def published(data_folder: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
     return folder
+
+
+@pytest.mark.fast
+def test_the_tempo_of_another_preset_is_noted(tmp_path: Path) -> None:
+    path = write_cells(tmp_path / "JSB_Chorales.mat", splits())
+    assert zpyro.datasets.load("music", path, grid=1).notes == ()
+    data = zpyro.datasets.load("music", path, grid=2)
+    assert data.notes == (
+        "data.grid is 2, which sets only the tempo of samples; for JSB_Chorales.mat set"
+        " data.grid=1, as the preset music-jsb does",
+    )
+    tempo = dict(zpyro.datasets.describe(data))["tempo of samples"]
+    assert tempo == "2 frames in a quarter note (data.grid), 120 quarter notes a minute"
+    other = write_cells(tmp_path / "other.mat", splits())
+    assert zpyro.datasets.load("music", other).notes == (
+        "frames are as in the file; data.grid sets only the tempo of samples",
+    )
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_play_their_files_at_the_noted_tempo(name: str) -> None:
+    preset, grid = PRESETS[name]
+    settled = config.resolve("music", MusicSettings, preset=config.read_preset(preset))
+    assert settled.data.grid == grid
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -332,9 +332,9 @@ def test_data_sets_note_files_without_a_length(tmp_path: Path) -> None:
         content = wav(0xFFFFFFFF) if number < 4 else encoded("WAV", seed=number)
         (tmp_path / f"{number}.wav").write_bytes(content)
     names = "0.wav; 1.wav; 2.wav; and 1 more"
-    assert datasets.load("wav", tmp_path).notes == (f"{PLACEHOLDER} in 4 recordings ({names})",)
+    assert datasets.load("wav", tmp_path).notes == (f"{PLACEHOLDER}: 4 recordings ({names})",)
     books = datasets.load("blizzard", tmp_path, frame_size=50, segment_length=4)
-    assert f"{PLACEHOLDER} in 4 recordings ({names})" in books.notes
+    assert f"{PLACEHOLDER}: 4 recordings ({names})" in books.notes
 
 
 @pytest.mark.parametrize("container", ["WAV", "W64", "AIFF", "AU"])

@@ -39,19 +39,20 @@ def test_whole_numbers_stored_as_floats_are_refused(tmp_path: Path, peak: float,
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("peak", [1.001, 1.5, 3.9])
+@pytest.mark.parametrize("peak", [1.0001, 1.001, 1.5, 3.9])
 def test_samples_beyond_full_scale_keep_their_shape(tmp_path: Path, peak: float) -> None:
     for number in range(6):
         write(tmp_path / f"{number}.wav", TONE if number else TONE / TONE.max() * peak)
     data = datasets.load("wav", tmp_path)
-    assert f"samples beyond full scale, kept in 1 recording (0.wav, peak {peak:.3g})" in data.notes
+    shown = {1.0001: "1.0001", 1.001: "1.001", 1.5: "1.5", 3.9: "3.9"}[peak]
+    assert f"samples beyond full scale, kept: 1 recording (0.wav, peak {shown})" in data.notes
     names = data.split("all").names
     frames = data.split("all").values[names.index("0.wav")]
     raw = data.train.normalization.invert(frames.reshape(-1))
     np.testing.assert_allclose(raw, (TONE / TONE.max() * peak)[200:], atol=1e-5)
     books = datasets.load("blizzard", tmp_path, segment_length=4)
-    note = "samples beyond full scale, all scaled to fit in 1 recording"
-    assert f"{note} (0.wav, peak {peak:.3g})" in books.notes
+    note = "samples beyond full scale, divided by the peak: 1 recording"
+    assert f"{note} (0.wav, peak {shown})" in books.notes
     first = books.train.normalization.invert(np.concatenate(list(books.train.values[:19])))
     np.testing.assert_allclose(first.reshape(-1), (TONE / TONE.max())[200 : 200 * 77], atol=1e-4)
 
@@ -62,8 +63,8 @@ def test_resampling_does_not_clip(tmp_path: Path) -> None:
     for number in range(6):
         write(tmp_path / f"{number}.wav", square, subtype="PCM_16", rate=22_050)
     books = datasets.load("blizzard", tmp_path, segment_length=4)
-    assert any("scaled to fit in 6 recordings" in note for note in books.notes)
-    assert any("resampled to 16000 samples a second in 6" in note for note in books.notes)
+    assert any("divided by the peak: 6 recordings" in note for note in books.notes)
+    assert any("resampled to 16000 samples a second: 6" in note for note in books.notes)
     samples = books.train.normalization.invert(np.concatenate(list(books.train.values)))
     assert (np.abs(samples) > 0.9999).mean() < 1e-3
 
@@ -113,10 +114,10 @@ def test_data_sets_note_channels_that_cancel(tmp_path: Path) -> None:
         write(tmp_path / f"s{number}.wav", TONE, -TONE, subtype="PCM_16")
     data = datasets.load("wav", tmp_path)
     assert data.train.normalization.scale == pytest.approx(TONE.std(), rel=0.01)
-    assert any(note.startswith(f"{CANCEL} in 9 recordings (s0.wav, ") for note in data.notes)
+    assert any(note.startswith(f"{CANCEL}: 9 recordings (s0.wav, ") for note in data.notes)
     books = datasets.load("blizzard", tmp_path, segment_length=4)
     assert books.train.normalization.scale == pytest.approx(TONE.std(), rel=0.01)
-    assert any(note.startswith(f"{CANCEL} in 9 recordings") for note in books.notes)
+    assert any(note.startswith(f"{CANCEL}: 9 recordings") for note in books.notes)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_a_recording_too_quiet_for_16_bits_is_noted(tmp_path: Path) -> None:
     for number in range(6):
         write(tmp_path / f"{number}.wav", TONE * (1e-4 if number == 2 else 1.0))
     books = datasets.load("blizzard", tmp_path, segment_length=4)
-    assert "too quiet for 16 bits, rounded in 1 recording (2.wav, peak 3e-05)" in books.notes
+    assert "too quiet for 16 bits, rounded: 1 recording (2.wav, peak 3e-05)" in books.notes
     assert not datasets.load("wav", tmp_path).notes
 
 
@@ -235,4 +236,4 @@ def test_resampled_recordings_are_noted(tmp_path: Path) -> None:
     for number in range(4):
         write(tmp_path / f"{number}.wav", TONE, rate=RATE if number else 8_000)
     notes = datasets.load("wav", tmp_path, sample_rate=RATE).notes
-    assert "resampled to 16000 samples a second in 1 recording (0.wav, from 8000)" in notes
+    assert "resampled to 16000 samples a second: 1 recording (0.wav, from 8000)" in notes

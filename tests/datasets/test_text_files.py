@@ -224,7 +224,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path, content: bytes, mes
     with pytest.raises(UserError, match=message):
         datasets.load("imdb", tmp_path)
     write(tmp_path / "aclImdb/test/neg/3_9.txt", b"\xff")
-    with pytest.raises(UserError, match=r"and 1 more files like it"):
+    with pytest.raises(UserError, match=r"and 1 more file like it"):
         datasets.load("imdb", tmp_path)
     text = write(tmp_path / "text" / "1_9.txt", content)
     with pytest.raises(UserError, match=message):
@@ -263,6 +263,10 @@ def test_other_layouts_are_told_what_is_expected(tmp_path: Path) -> None:
         datasets.load("imdb", tmp_path / "gone")
     with pytest.raises(UserError, match=r"holds no reviews; it must be laid out as aclImdb"):
         datasets.load("imdb", tmp_path)
+    packed = write(tmp_path / "aclImdb_v1.tar.gz", b"")
+    with pytest.raises(UserError, match=r"give one of its archives: aclImdb_v1\.tar\.gz$"):
+        datasets.load("imdb", tmp_path)
+    packed.unlink()
     folder = acl_imdb(tmp_path)
     for path in (folder / "aclImdb/test/neg").iterdir():
         path.unlink()

@@ -193,3 +193,12 @@ def test_names_with_commas_are_quoted(tmp_path: Path) -> None:
     assert data.settings.columns.values == ("a, b", "c")
     assert read_table(path, data.settings.columns).columns.values == ("a, b", "c")
     assert replace(data.settings, values='"a, b"').columns.values == ("a, b",)
+
+
+def test_a_directory_with_tables_names_them(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a directory; give a CSV or Parquet file$"):
+        datasets.load("table", tmp_path)
+    for name in ("b.csv", "a.parquet", "notes.md"):
+        (tmp_path / name).write_text("x\n1\n")
+    with pytest.raises(UserError, match=r"; give one of its tables: a\.parquet, b\.csv$"):
+        datasets.load("table", tmp_path)

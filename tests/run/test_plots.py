@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 from zpyro.analysis import plots
 from zpyro.errors import UserError
@@ -58,6 +59,28 @@ def test_frames(drawn: list[Figure], tmp_path: Path, data_type: str) -> None:
         assert (axes[0].get_xlabel(), axes[0].get_ylabel()) == ("step", "dimension")
         np.testing.assert_allclose(np.asarray(axes[0].images[0].get_array()), sequence.T)
         assert len(axes) == (2 if data_type == "frames" else 1)
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_all_notes_of_a_roll_are_equally_thick(tmp_path: Path, side_by_side: bool) -> None:
+    path = tmp_path / "roll.png"
+    scale = np.eye(88, dtype=np.uint8)[np.repeat(np.arange(88), 2)]
+    if side_by_side:
+        plots.plot_side_by_side([[("input", scale), ("output", 0.5 * scale)]], path, rolls=True)
+    else:
+        plots.plot_frames([scale, scale[::-1]], path, "roll")
+    shades = imread(path)[..., 0]
+    # Within the frame of the first roll, whose lines are the longest of the picture.
+    dark = shades < 0.5
+    left, right = np.flatnonzero(dark.sum(0) > 0.3 * dark.sum(0).max())[[0, -1]]
+    top, bottom = np.flatnonzero(dark[:, left + 1 : left + 200].mean(1) > 0.9)[:2]
+    right = int(np.flatnonzero(dark[top + 1 : bottom].mean(0) > 0.9)[1])
+    ink = 1.0 - shades[top + 1 : bottom, left + 1 : right]
+    background = np.median(ink, axis=1, keepdims=True)
+    # The frame covers part of the outermost keys.
+    thickness = np.maximum(ink - background, 0.0).sum(0)[12:-12]
+    assert thickness.min() > 2.0
+    assert thickness.max() / thickness.min() < 1.2
 
 
 def test_tokens(drawn: list[Figure], tmp_path: Path) -> None:

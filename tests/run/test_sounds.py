@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,29 @@ def test_a_note_has_its_frequency_and_overtones(number: int) -> None:
     assert 0.001 < second / power.max() < 0.5
     above = np.fft.rfftfreq(1 << 17, 1 / sounds.RATE) < 0.8 * frequency
     assert power[above].sum() < 0.01 * power.sum()
+
+
+@pytest.mark.parametrize(
+    ("rate", "lossless", "expected"),
+    [
+        (22_050, False, "audio/mpeg"),
+        (22_050, True, "audio/flac"),
+        (12_345, False, "audio/flac"),
+        (900_000, True, "audio/wav"),
+    ],
+)
+def test_a_compressed_sound_is_the_same_sound(
+    tmp_path: Path, rate: int, lossless: bool, expected: str
+) -> None:
+    path = tmp_path / "sound.wav"
+    sound = np.asarray(sounds.synthesize(roll((60, 0, 4), (64, 0, 8)), 2) * 32767, np.int16)
+    soundfile.write(path, sound, rate)
+    content, mime = sounds.compress(path, lossless=lossless)
+    assert mime == expected
+    played, same_rate = soundfile.read(io.BytesIO(content), dtype="int16")
+    assert same_rate == rate
+    difference = (played[: len(sound)] - sound.astype(float)).std()
+    assert difference < 0.05 * sound.std() if mime == "audio/mpeg" else difference == 0
 
 
 def test_the_peak_is_the_documented_one_for_one_note_and_for_many() -> None:

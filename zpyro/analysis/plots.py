@@ -29,6 +29,10 @@ IMAGE_SCALE = 4
 IMAGE_BORDER = 0.35
 """Gray level of the lines between images."""
 MAX_INCHES = 100.0
+ROLL_INCHES = 3.0
+"""Height of a roll: two dots or more for each key."""
+ROLL_ROWS, ROLL_COLUMNS = 8, 2000
+"""Rows of each key, and least columns, in the image of a roll."""
 
 
 def integer_ticks(axis: Axis) -> None:
@@ -85,7 +89,8 @@ def plot_frames(
     Raises:
         UserError: if matplotlib is missing or the file cannot be written.
     """
-    figure = new_figure(8, 1.8 * len(frames))
+    height = ROLL_INCHES if data_type == "roll" else 1.8
+    figure = new_figure(8, min(height * len(frames), MAX_INCHES))
     panels = figure.subfigures(len(frames), 1, squeeze=False).flat
     for number, (panel, sequence) in enumerate(zip(panels, frames, strict=True), start=first):
         axes = panel.subplots()
@@ -153,7 +158,7 @@ def plot_side_by_side(
         UserError: if matplotlib is missing or the file cannot be written.
     """
     columns = max(map(len, rows))
-    width, height = (1.1, 1.3) if images else (3.6, 1.9)
+    width, height = (1.1, 1.3) if images else (3.6, ROLL_INCHES if rolls else 1.9)
     figure = new_figure(min(width * columns, MAX_INCHES), min(height * len(rows), MAX_INCHES))
     panels = figure.subplots(len(rows), columns, squeeze=False)
     for row, line in zip(rows, panels, strict=True):
@@ -190,14 +195,23 @@ def frames_image(axes: Axes, frames: Array, **style: Any) -> Any:
 def roll_image(axes: Axes, roll: Array, **style: Any) -> Any:
     """Plot a roll (T, 88) of values 0 to 1 with the notes C of each octave marked.
 
-    ``extent`` and colors may be set by keyword; notes have their MIDI numbers.
+    ``extent`` may be set by keyword; notes have their MIDI numbers. All notes are equally thick.
     """
+    from matplotlib.colors import LinearSegmentedColormap
+
     top = LOWEST + roll.shape[1] - 0.5
     extent = (0.5, len(roll) + 0.5, LOWEST - 0.5, top)
-    style = {"extent": extent, "cmap": "gray_r", "vmin": 0.0, "vmax": 1.0, **style}
-    image = frames_image(axes, roll, **style)
+    # Clear to black, above the lines of the octaves.
+    colors = LinearSegmentedColormap.from_list("notes", [(0, 0, 0, 0), (0, 0, 0, 1)])
+    style = {"extent": extent, "cmap": colors, "vmin": 0.0, "vmax": 1.0, "zorder": 2, **style}
+    # Finer than the dots of the picture, which then average it. Otherwise the nearest key would
+    # decide about a dot, and notes would be one or two dots thick depending on where they are.
+    fine = np.repeat(roll, ROLL_ROWS, axis=1)
+    fine = np.repeat(fine, -(-ROLL_COLUMNS // len(roll)), axis=0)
+    image = frames_image(axes, fine, interpolation="antialiased", **style)
     octaves = range(-(-LOWEST // 12), int(top) // 12 + 1)
     axes.set_yticks([12 * octave for octave in octaves], [f"C{each - 1}" for each in octaves])
+    axes.set_axisbelow(True)
     axes.grid(axis="y", alpha=0.25)
     axes.set(ylabel="note")
     return image

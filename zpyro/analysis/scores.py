@@ -57,17 +57,46 @@ LABELS = {
     "sequences": ("sequences", ""),
     "frames": ("frames", ""),
     "baseline_gaussian": ("baseline: diagonal Gaussian", "nats/sequence"),
+    "baseline_gaussian_per_frame": ("  per frame", "nats/frame"),
     "baseline_linear": ("baseline: linear predictor", "nats/sequence"),
+    "baseline_linear_per_frame": ("  per frame", "nats/frame"),
     "baseline_trigram": ("baseline: Kneser-Ney trigram", "nats/sequence"),
+    "baseline_trigram_per_frame": ("  per frame", "nats/frame"),
     "baseline_trigram_perplexity": ("  its perplexity", "a token, on the same tokens"),
     "baseline_bernoulli": ("baseline: independent pixels or notes", "nats/sequence"),
+    "baseline_bernoulli_per_frame": ("  per frame", "nats/frame"),
     "baseline_markov": (
-        "baseline: each given the pixel above, or the last frame",
+        "baseline: each given the pixel above, or the same note a frame before",
         "nats/sequence",
     ),
-    "baseline_neighbors": ("baseline: each given the pixels left and above", "nats/sequence"),
+    "baseline_markov_per_frame": ("  per frame", "nats/frame"),
+    "baseline_neighbors": (
+        "baseline: each given the pixels left and above, or that note and the next lower one",
+        "nats/sequence",
+    ),
+    "baseline_neighbors_per_frame": ("  per frame", "nats/frame"),
 }
-"""Label and unit of each score; an indented label belongs to the score above it."""
+"""Label and unit of each score of any data; an indented label belongs to the score above it.
+:func:`labels_for` has the words of one kind of data."""
+
+_BINARY_WORDS = {
+    "image": (
+        "independent pixels",
+        "each pixel given the one above",
+        "each pixel given those left and above",
+    ),
+    "music": (
+        "independent notes",
+        "each note given the same one a frame before",
+        "each note given the same one a frame before and the next lower one",
+    ),
+    "other": (
+        "independent dimensions",
+        "each dimension given its value a frame before",
+        "each dimension given its value a frame before and the dimension before it",
+    ),
+}
+"""What the baselines ``bernoulli``, ``markov`` and ``neighbors`` are, in words of the data."""
 
 ELBO_KEYS = (
     "elbo",
@@ -84,6 +113,23 @@ ELBO_KEYS = (
     "sequences",
     "frames",
 )
+
+
+def labels_for(sequences: Sequences) -> dict[str, tuple[str, str]]:
+    """Label and unit of each score, as in :data:`LABELS`, in words of the data.
+
+    Example:
+        >>> roll = np.zeros((4, 88), np.uint8)
+        >>> pieces = Sequences((roll,), ("waltz",), data_type="binary", steps_per_quarter=4)
+        >>> labels_for(pieces)["baseline_markov"]
+        ('baseline: each note given the same one a frame before', 'nats/sequence')
+    """
+    kind = "image" if sequences.image_shape is not None else "other"
+    kind = "music" if sequences.steps_per_quarter is not None else kind
+    names = ("bernoulli", "markov", "neighbors")
+    words = zip(names, _BINARY_WORDS[kind], strict=True)
+    changed = {f"baseline_{name}": (f"baseline: {each}", "nats/sequence") for name, each in words}
+    return {**LABELS, **changed}
 
 
 def elbo_scores(result: Evaluation, sequences: Sequences) -> Scores:
@@ -133,10 +179,14 @@ def _finite(values: Scores) -> Scores:
 
 
 def baseline_scores(values: dict[str, np.ndarray], sequences: Sequences) -> Scores:
-    """The mean score of each baseline; see :func:`score_baselines` for the values."""
-    scores: Scores = {
-        f"baseline_{name}": float(values[name].mean()) if name in values else None for name in NAMES
-    }
+    """The mean score of each baseline, a sequence and a frame; see :func:`score_baselines`."""
+    scores: Scores = {}
+    for name in NAMES:
+        nats = values.get(name)
+        scores[f"baseline_{name}"] = None if nats is None else float(nats.mean())
+        scores[f"baseline_{name}_per_frame"] = (
+            None if nats is None else float(nats.sum()) / sequences.num_frames
+        )
     trigram = values.get("trigram")
     scores["baseline_trigram_perplexity"] = (
         None if trigram is None else perplexity(float(trigram.sum()), sequences.num_frames)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
 from zpyro.analysis.selection import OnNote
@@ -23,6 +26,8 @@ ATTACK, RELEASE = 0.008, 0.06
 """Seconds in which a note rises, and in which it fades after its end."""
 REVERBERANT_SECONDS = 1.5
 """After so long a note of 440 Hz has a tenth of its first amplitude; higher ones fade faster."""
+COMPRESSED = (("MP3", "MPEG_LAYER_III", "audio/mpeg"), ("FLAC", "PCM_16", "audio/flac"))
+"""Container, coding and media type of sounds within a page; the first one loses detail."""
 NOTE_ON = 0.5
 """A note sounds where its value, or probability, is above this."""
 
@@ -74,11 +79,33 @@ def write_sound(
         path.touch()  # soundfile raises errors of its own
     peak = audio.write_wav(path, waveform, rate, dither)
     if peak > 1.0 and on_note is not None:
-        on_note(f"note: {path}: its peak of {peak:.3g} is beyond full scale; scaled to fit")
+        on_note(
+            f"note: {path}: its peak of {audio.describe_peak(peak)} is beyond full scale; scaled to"
+            " fit"
+        )
     if data.steps_per_quarter is not None and midi.is_installed():
         roll = (values > NOTE_ON).astype(np.uint8)
         midi.write(path.with_suffix(".mid"), roll, data.steps_per_quarter)
     return path
+
+
+def compress(path: Path, *, lossless: bool) -> tuple[bytes, str]:
+    """A wav file in a smaller form that all browsers play, and its media type.
+
+    FLAC without loss, else MP3 where libsndfile writes it for this sample rate. What neither can
+    hold is left as it is.
+
+    Args:
+        path: the wav file.
+        lossless: whether every sample is kept.
+    """
+    samples, rate = soundfile.read(path, dtype="int16")
+    for container, subtype, mime in COMPRESSED[lossless:]:
+        stream = io.BytesIO()
+        with contextlib.suppress(soundfile.SoundFileError, ValueError):
+            soundfile.write(stream, samples, rate, format=container, subtype=subtype)
+            return stream.getvalue(), mime
+    return path.read_bytes(), "audio/wav"
 
 
 def synthesize(roll: np.ndarray, steps_per_quarter: int) -> NDArray[np.float32]:

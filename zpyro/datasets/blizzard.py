@@ -12,6 +12,7 @@ import numpy as np
 from zpyro.datasets.corpora import loaders
 from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.formats.audio import FULL_SCALE, RATES
+from zpyro.datasets.formats.folders import check_folder
 from zpyro.datasets.prepared.corpus import (
     Corpus,
     FileSpan,
@@ -28,15 +29,13 @@ from zpyro.datasets.recordings import (
     notes,
 )
 from zpyro.datasets.splitting import SPLITS
-from zpyro.errors import UserError
 from zpyro.settings import setting
 
 MISSING = (
-    "Blizzard 2013 (audiobooks, one female reader, about 300 hours) is licensed to those who"
-    " register with the organisers of the Blizzard Challenge; once you have it, point --data at"
-    " its folder, laid out as blizzard/BOOK/CHAPTER.mp3 (or .wav); right now, run"
-    " `zpyro train --dataset vowels`, or `zpyro train --dataset wav --data FOLDER` on recordings"
-    " of your own"
+    "give a folder of recordings of one reader with --data FOLDER (mp3, wav, ...; such as"
+    " FOLDER/BOOK/CHAPTER.mp3); those of Blizzard 2013 (audiobooks, about 300 hours) are licensed"
+    " to those who register with the organizers of the Blizzard Challenge; without recordings, run"
+    " `zpyro train --dataset vowels`"
 )
 
 WHOLE_ROWS = "only whole rows count: the end of a recording that does not fill one is left out"
@@ -71,9 +70,7 @@ class Blizzard(Corpus):
 
     def items(self, source: Path, settings: Any) -> list[SourceFile]:
         del settings
-        if not source.is_dir():
-            what = "is not a folder" if source.exists() else "does not exist"
-            raise UserError(f"{source} {what}; {MISSING}")
+        check_folder(source, "a folder of recordings", MISSING)
         return items_in(source)
 
     def file_notes(self, source: Path, settings: Any) -> tuple[str, ...]:

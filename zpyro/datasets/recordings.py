@@ -68,7 +68,8 @@ class RecordingReader(Reader):
             remarks[f"resampled to {self._rate} samples a second"] = f"from {rate}"
         peak = audio.peak(waveform)
         if peak > 1.0:
-            remarks["samples beyond full scale, all scaled to fit"] = f"peak {peak:.3g}"
+            what = "samples beyond full scale, divided by the peak"
+            remarks[what] = f"peak {audio.describe_peak(peak)}"
         fitting = audio.fit(waveform)
         samples, scaled = audio.to_int16(fitting), fitting * audio.FULL_SCALE
         # Of integers nothing is lost, of a quiet float recording everything may be.

@@ -8,6 +8,7 @@ from typing import Any
 
 from zpyro.datasets import blizzard, imdb, mnist, music, npz, table, text, timit, vowels, wav
 from zpyro.datasets.entry import DatasetEntry
+from zpyro.datasets.formats.midi import TEMPO
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import SPLITS, list_files
 from zpyro.datasets.vocabulary import Vocabulary
@@ -134,7 +135,9 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
     if first.image_shape is not None:
         rows.append(("image", "{} x {} pixels, row after row".format(*first.image_shape)))
     if first.steps_per_quarter is not None:
-        rows.append(("grid", f"{first.steps_per_quarter} frames in a quarter note"))
+        frames = pluralize(first.steps_per_quarter, "frame")
+        shown = f"{frames} in a quarter note (data.grid), {TEMPO} quarter notes a minute"
+        rows.append(("tempo of samples", shown))
     rows.append(("start frame", start))
     for name in SPLITS:
         rows.append((name, _describe_split(dataset.split(name))))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from zpyro.datasets import corpora
-from zpyro.datasets.formats import text_files
+from zpyro.datasets.formats.folders import first_of
 from zpyro.datasets.prepared import FileSpan, is_prepared, prepared_folder
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.tokenized import (
@@ -142,7 +142,7 @@ def _read(
         values.append(piece.values)
         start += len(piece.values)
     if problems:
-        raise text_files.first_of(problems)
+        raise first_of(problems)
     return reader, spans, np.concatenate(values)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from zpyro.datasets.formats.audio import EXTENSIONS
-from zpyro.datasets.formats.folders import relative_name, walk
+from zpyro.datasets.formats.folders import check_folder, relative_name, walk
 from zpyro.datasets.splitting import split_of_folder
 from zpyro.errors import UserError
 
@@ -66,9 +66,7 @@ def find(folder: Path) -> list[Utterance]:
     Raises:
         UserError: if there are none, some are there twice, or the layout is of neither kind.
     """
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {what}; {MISSING}")
+    check_folder(folder, "the folder that holds TRAIN and TEST", MISSING)
     if folder.resolve().name.lower() in ("train", "test"):
         raise UserError(f"{folder} is one half of TIMIT; point --data at the folder that holds it")
     found: dict[str, Utterance] = {}

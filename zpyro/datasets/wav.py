@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from zpyro.datasets.entry import DatasetEntry
 from zpyro.datasets.formats import audio
 from zpyro.datasets.formats.audio import Waveform
-from zpyro.datasets.formats.folders import relative_name
+from zpyro.datasets.formats.folders import first_of, relative_name
 from zpyro.datasets.sequences import Dataset, Normalization, Sequences
 from zpyro.datasets.splitting import Splits, describe_split, split_by_name
 from zpyro.errors import UserError, pluralize
@@ -156,19 +156,15 @@ def read_folder(
             wanted = settings.sample_rate or rate
             if rate != wanted:
                 odd[f"resampled to {wanted} samples a second"] = f"from {rate}"
-            if audio.peak(waveform) > 1.0:
-                odd["samples beyond full scale, kept"] = f"peak {audio.peak(waveform):.3g}"
+            peak = audio.peak(waveform)
+            if peak > 1.0:
+                odd["samples beyond full scale, kept"] = f"peak {audio.describe_peak(peak)}"
             for what, measure in odd.items():
                 on_remark(audio.Remark(name, what, measure))
         except UserError as problem:
             problems.append(problem)
     if problems:
-        more = (
-            f" (and {pluralize(len(problems) - 1, 'more file')} like it)"
-            if len(problems) > 1
-            else ""
-        )
-        raise UserError(f"{problems[0]}{more}")
+        raise first_of(problems)
     if len(rates) > 1:
         found = ", ".join(f"{rate} ({name})" for rate, name in sorted(rates.items()))
         raise UserError(f"{folder}: sample rates differ: {found}; choose with data.sample_rate")

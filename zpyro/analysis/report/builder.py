@@ -107,15 +107,16 @@ def write_report(
     folder = user_path(out) if out is not None else loaded.run.folder / "inspect"
     with files.translate_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    report_stage("plotting sequences")
-    views = tuple(
-        view_sequence(checkpoint, found, number, num_samples=num_samples, seed=seed)
-        for number in chosen
-    )
-    parts = [
-        sections.training_section(loaded.run, folder, latents=loaded.model.latent_size > 0),
-        sections.sequences_section(views, folder, split),
-    ]
+    report_stage("plotting training curves")
+    parts = [sections.training_section(loaded.run, folder, latents=loaded.model.latent_size > 0)]
+    views: list[SequenceView] = []
+    shown: list[str] = []
+    for place, number in enumerate(chosen, start=1):
+        report_stage(f"plotting sequence {place} of {len(chosen)}")
+        view = view_sequence(checkpoint, found, number, num_samples=num_samples, seed=seed)
+        views.append(view)
+        shown += sections.sequence_parts(view, folder)
+    parts.append(sections.sequences_section(shown, split))
     report_stage("sampling from the prior")
     steps = views[0].steps
     parts.append(sections.samples_section(checkpoint, prior_samples, steps, folder, seed))
@@ -133,7 +134,7 @@ def write_report(
         f"Written by zpyro {__version__}. Everything shown is within this file.",
     )
     files.replace_file(folder / PAGE, text)
-    return Report(folder, folder / PAGE, views, tuple(scores))
+    return Report(folder, folder / PAGE, tuple(views), tuple(scores))
 
 
 def _lead(checkpoint: Checkpoint, which: str) -> list[str]:

@@ -39,9 +39,10 @@ def plot_input(view: SequenceView) -> Figure:
     if view.image_shape is not None:
         return _plot_image_terms(view, view.image_shape)
     shown = terms(view)
-    figure = plots.new_figure(WIDTH, 1.6 + 1.2 * len(shown))
+    signal = plots.ROLL_INCHES if view.is_roll else 1.6
+    figure = plots.new_figure(WIDTH, signal + 1.2 * len(shown))
     top, *panels = figure.subplots(
-        1 + len(shown), 1, sharex=True, squeeze=False, height_ratios=[1.3] + [1.0] * len(shown)
+        1 + len(shown), 1, sharex=True, squeeze=False, height_ratios=[signal] + [1.2] * len(shown)
     ).flat
     _plot_signal(top, view, view.frames)
     for axes, (label, values, color) in zip(panels, shown, strict=True):
@@ -178,7 +179,8 @@ def plot_reconstruction(view: SequenceView) -> Figure:
             axes.set_title(title, fontsize=10, parse_math=False)
             axes.label_outer()
         return figure
-    figure = plots.new_figure(WIDTH, 1.6 * len(shown))
+    height = plots.ROLL_INCHES if view.is_roll else 1.6
+    figure = plots.new_figure(WIDTH, height * len(shown))
     panels = figure.subplots(len(shown), 1, sharex=True)
     for axes, (title, frames) in zip(panels, shown, strict=True):
         _plot_signal(axes, view, frames)

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 
 NUMBER = ' class="number"'
-MIME = {".png": "image/png", ".svg": "image/svg+xml", ".wav": "audio/wav"}
+MIME = {".png": "image/png", ".svg": "image/svg+xml"}
 
 # Browsers fetch nothing, even if names and texts on the page contain links.
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
@@ -155,12 +155,12 @@ def figure(picture: Path, alternative: str, caption: str, players: Sequence[str]
     )
 
 
-def player(sound: Path, label: str) -> str:
-    """A player of a sound file, which is embedded in the page."""
+def player(sound: bytes, mime: str, label: str) -> str:
+    """A player of a sound, the content of a file of that media type, embedded in the page."""
     text = html.escape(label)
     return (
         f'<span class="sound">{text}<audio controls preload="auto" aria-label="{text}" '
-        f'src="{_data_uri(sound)}"></audio></span>'
+        f'src="{_encoded(sound, mime)}"></audio></span>'
     )
 
 
@@ -203,5 +203,8 @@ def items(lines: Iterable[str]) -> str:
 
 
 def _data_uri(file: Path) -> str:
-    content = base64.b64encode(file.read_bytes()).decode("ascii")
-    return f"data:{MIME[file.suffix]};base64,{content}"
+    return _encoded(file.read_bytes(), MIME[file.suffix])
+
+
+def _encoded(content: bytes, mime: str) -> str:
+    return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"

@@ -22,8 +22,8 @@ from zpyro.analysis.report import figures, page
 from zpyro.analysis.report.page import Section
 from zpyro.analysis.report.views import Array, SequenceView
 from zpyro.analysis.sampling import sample
-from zpyro.analysis.scores import LABELS, score_baselines
-from zpyro.analysis.sounds import frames_per_second, has_sound, waveform_of, write_sound
+from zpyro.analysis.scores import LABELS, labels_for, score_baselines
+from zpyro.analysis.sounds import compress, frames_per_second, has_sound, waveform_of, write_sound
 from zpyro.datasets.sequences import Sequences
 from zpyro.errors import pluralize
 from zpyro.io import files
@@ -44,7 +44,9 @@ SAMPLE_TOKENS = 60
 def _player(path: Path, frames: Array, data: DataSpec, label: str) -> str:
     notes = list[str]()
     write_sound(path, data, frames, notes.append)
-    return page.player(path, f"{label}, scaled to fit full scale" if notes else label)
+    # Recordings are judged by ear down to their noise; synthesized sound is smooth.
+    content, mime = compress(path, lossless=data.sample_rate is not None)
+    return page.player(content, mime, f"{label}, scaled to fit full scale" if notes else label)
 
 
 def _seconds(frames: Array, data: DataSpec) -> float:
@@ -160,8 +162,10 @@ def compute_scores(
         table.append(Score("perplexity, ends included", result.perplexity, "a token"))
     for name, values in score_baselines(loaded.run, model.likelihood, sequences).items():
         error = float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
-        label = LABELS[f"baseline_{name}"][0]
+        label = labels_for(sequences)[f"baseline_{name}"][0]
         table.append(Score(label, float(values.mean()), error=error))
+        nats = float(values.sum()) / sequences.num_frames
+        table.append(Score("the same per step", nats, unit))
     return table
 
 
@@ -193,9 +197,8 @@ def bounds_section(table: Sequence[Score], split: str, count: int, total: int) -
 # -- sequences ------------------------------------------------------------------------------------
 
 
-def sequences_section(views: Sequence[SequenceView], folder: Path, split: str) -> Section:
-    """Each sequence with its terms, its reconstruction and its latents."""
-    parts = [part for view in views for part in _sequence_parts(view, folder)]
+def sequences_section(parts: Sequence[str], split: str) -> Section:
+    """The parts of all sequences, see :func:`sequence_parts`."""
     return Section("sequences", f"Sequences of the {split} split", tuple(parts))
 
 
@@ -204,7 +207,8 @@ def file_stem(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:80] or "sequence"
 
 
-def _sequence_parts(view: SequenceView, folder: Path) -> list[str]:
+def sequence_parts(view: SequenceView, folder: Path) -> list[str]:
+    """A sequence with its terms, its reconstruction and its latents, as HTML."""
     stem = f"{view.number}-{file_stem(view.name)}"
     parts = [page.heading(f"{view.name} (number {view.number})")]
     if view.whole_length > view.steps:

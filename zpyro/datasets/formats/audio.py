@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from zpyro.datasets.formats import containers
 from zpyro.datasets.formats.containers import CUT_SHORT, Part, PartFile
-from zpyro.datasets.formats.folders import relative_name, walk
+from zpyro.datasets.formats.folders import check_folder, relative_name, walk
 from zpyro.errors import UserError, pluralize
 
 _NOT_RECORDINGS = {"RAW", "MAT4", "MAT5", "HTK", "SD2", "XI"}
@@ -97,9 +97,7 @@ def find(folder: Path) -> list[Path]:
     Raises:
         UserError: if there is no such folder, part of it cannot be read, or it holds no recording.
     """
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {what}; point --data at a folder of recordings")
+    check_folder(folder, "a folder of recordings", "give a folder of recordings")
     found = sorted(path for path in walk(folder) if path.suffix.lower() in EXTENSIONS)
     if not found:
         kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
@@ -130,7 +128,7 @@ def notes(remarks: Iterable[Remark]) -> tuple[str, ...]:
         named = f"{each.name}, {each.measure}" if each.measure else each.name
         kinds.setdefault(each.what, []).append(named)
     return tuple(
-        f"{what} in {len(found)} recording{'s' if len(found) > 1 else ''} ({_some(found, '; ')})"
+        f"{what}: {pluralize(len(found), 'recording')} ({_some(found, '; ')})"
         for what, found in kinds.items()
     )
 
@@ -207,6 +205,15 @@ def frame(waveform: NDArray[Any], frame_size: int) -> NDArray[Any]:
 def peak(waveform: NDArray[Any]) -> float:
     """The largest absolute sample; of no samples 0."""
     return float(max(waveform.max(), -waveform.min())) if waveform.size else 0.0
+
+
+def describe_peak(value: float) -> str:
+    """A peak beyond full scale, with as many digits as show that: "1.5", "1.00003"."""
+    for digits in range(3, 17):
+        shown = f"{value:.{digits}g}"
+        if float(shown) > 1.0:
+            return shown
+    return f"{value:.17g}"
 
 
 def fit(waveform: NDArray[Any]) -> NDArray[Any]:

@@ -66,12 +66,9 @@ def find(folder: Path) -> list[Path]:
     """Every MIDI file below a folder, in the order of their paths.
 
     Raises:
-        UserError: if there is none, or a folder cannot be read.
+        UserError: if a folder cannot be read.
     """
-    found = sorted(path for path in walk(folder) if path.suffix.lower() in SUFFIXES)
-    if not found:
-        raise UserError(f"{folder}: holds no MIDI files ({', '.join(SUFFIXES)}); choose another")
-    return found
+    return sorted(path for path in walk(folder) if path.suffix.lower() in SUFFIXES)
 
 
 def read(path: Path, steps_per_quarter: int) -> list[Piece]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zpyro.datasets.formats import plain_files, text_files
+from zpyro.datasets.formats.folders import files_to_give
 from zpyro.errors import UserError
 from zpyro.io import files
 
@@ -54,7 +55,9 @@ def read_frame(path: Path, *, header: bool = True) -> DataFrame:
     """
     pandas = pandas_module()
     if path.is_dir():
-        raise UserError(f"{path}: is a directory; give a CSV or Parquet file")
+        tables = files_to_give(path, (".csv", *TABS, *PARQUET))
+        advice = f"give one of its tables: {tables}" if tables else "give a CSV or Parquet file"
+        raise UserError(f"{path}: is a directory; {advice}")
     if not path.exists():
         raise UserError(f"{path}: does not exist; give a CSV or Parquet file")
     frame = _parquet(path) if is_parquet(path) else _csv(pandas, path, header)

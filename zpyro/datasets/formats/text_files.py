@@ -63,9 +63,3 @@ def find(folder: Path, wanted: Callable[[str], bool] = is_text) -> list[Path]:
         UserError: if part of the folder cannot be read.
     """
     return sorted(path for path in walk(folder) if wanted(path.name))
-
-
-def first_of(problems: list[UserError]) -> UserError:
-    """One error for all the files that cannot be used: the first, and how many more there are."""
-    more = f" (and {len(problems) - 1} more files like it)" if len(problems) > 1 else ""
-    return UserError(f"{problems[0]}{more}")

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from zpyro.datasets.formats.folders import first_of
 from zpyro.datasets.prepared import shards
 from zpyro.datasets.prepared.corpus import Corpus, FileSpan, Indices, Layout, SourceFile, Split
 from zpyro.datasets.prepared.numbers import Numbers
@@ -51,9 +52,9 @@ class BadFiles(UserError):
 
     def __init__(self, source: Path, problems: Sequence[tuple[str, str]]) -> None:
         self.problems = tuple(problems)
-        more = f" (and {len(problems) - 1} more files like it)" if len(problems) > 1 else ""
+        first = first_of([UserError(problem) for _, problem in problems])
         super().__init__(
-            f"{problems[0][1]}{more}; or leave out what cannot be used in {source}:"
+            f"{first}; or leave out what cannot be used in {source}:"
             " zpyro data prepare ... --skip-bad"
         )
 
