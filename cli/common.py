@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
+import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +61,7 @@ def log(line: str) -> None:
 
 @contextlib.contextmanager
 def status(what: str) -> Generator[None, None, None]:
-    """Show what the block does: a spinner in a terminal, a line elsewhere."""
+    """Show what the block does: a spinner in a terminal, a line now and then elsewhere."""
     from rich.text import Text
 
     screen = console()
@@ -68,7 +70,28 @@ def status(what: str) -> Generator[None, None, None]:
             yield
     else:
         log(what)
+        with _repeated(what):
+            yield
+
+
+@contextlib.contextmanager
+def _repeated(what: str) -> Generator[None, None, None]:
+    """Log what the block does and for how long, now and then until it ends."""
+    from zpyro.training.callbacks import SECONDS_BETWEEN_LINES, duration
+
+    started, ended = time.monotonic(), threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(SECONDS_BETWEEN_LINES):
+            log(f"{what}: {duration(time.monotonic() - started)}")
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
         yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextlib.contextmanager

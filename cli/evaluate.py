@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +63,9 @@ def command(
 
     The weights of the training objective do not enter. Baselines are fitted to the training data.
     For continuous data: a diagonal Gaussian, and a linear predictor of the next frame. For binary
-    data: how often each pixel is on, and how often given the pixels left of it and above it. For
-    tokens: a trigram model with Kneser-Ney smoothing; perplexities are exp of minus the bound over
-    the number of tokens, including the end of each sequence.
+    data: how often each pixel or note is on, and how often given its neighbors. For tokens: a
+    trigram model with Kneser-Ney smoothing; perplexities are exp of minus the bound over the number
+    of tokens, including the end of each sequence.
 
     Few sequences can decide a mean: the median, a trimmed mean (without the lowest and the highest
     tenth of the sequences) and the five sequences with the lowest bounds are printed too. With the
@@ -129,17 +129,21 @@ def command(
     else:
         step = "token" if sequences.data_type == "tokens" else "frame"
         title = f"{run}, {options['which']} checkpoint, {split or ('all' if data else 'test')}"
-        _print(values, result.worst, step, title)
+        _print(values, scores.labels_for(sequences), result.worst, step, title)
 
 
-def _print(values: Scores, worst: Sequence[tuple[str, float]], step: str, title: str) -> None:
+def _print(
+    values: Scores,
+    labels: Mapping[str, tuple[str, str]],
+    worst: Sequence[tuple[str, float]],
+    step: str,
+    title: str,
+) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from zpyro.analysis.scores import LABELS
-
     table = Table(title=title, title_justify="left", show_header=False)
-    for key, (label, unit) in LABELS.items():
+    for key, (label, unit) in labels.items():
         value = values.get(key)
         if value is not None:  # not a baseline for other data, nor a bound that was not asked for
             shown = f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
