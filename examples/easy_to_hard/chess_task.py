@@ -111,9 +111,7 @@ def chosen(request: Request) -> ChessPuzzles:
     """
     puzzles, split = _asked_for(request)
     if not len(split):
-        names = {HARDER: "at all", HELD_OUT: "as easy as those in training"}
-        which = names.get(request.size, f"rated {request.size} to {request.size + BAND - 1}")
-        raise UserError(f"{request.source}: has no {request.split} puzzle {which}")
+        raise UserError(str(size_error(request)))
     if len(split) > request.count:
         order = np.random.default_rng([request.seed, request.size]).permutation(len(split))
         split = np.sort(split[order[: request.count]])
@@ -132,8 +130,22 @@ def _asked_for(request: Request) -> tuple[ChessPuzzles, np.ndarray]:
     return puzzles, split
 
 
-def _has_problems(request: Request) -> bool:
-    return len(_asked_for(request)[1]) > 0
+def size_error(request: Request) -> str | None:
+    """Why the data have no puzzle that a request asks for; None if they have one.
+
+    Raises:
+        UserError: if no file was named, or it cannot be read.
+    """
+    puzzles, split = _asked_for(request)
+    if len(split):
+        return None
+    names = {HARDER: "at all", HELD_OUT: "as easy as those in training"}
+    which = names.get(request.size, f"rated {request.size} to {request.size + BAND - 1}")
+    error = f"{request.source} has no {request.split} puzzle {which}"
+    rated = puzzles.ratings[_split(puzzles, request)]
+    if request.size in names or not len(rated):
+        return f"{error}; give more puzzles"
+    return f"{error}; choose a size between {rated.min()} and {rated.max()}"
 
 
 def _split(puzzles: ChessPuzzles, request: Request) -> np.ndarray:
@@ -342,6 +354,6 @@ TASK = Task(
     players=players,
     unit="rating",
     named_sizes={"held-out": HELD_OUT, "harder": HARDER},
-    has_problems=_has_problems,
+    size_error=size_error,
     summary="the two squares of the best move",
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import exactness, pictures
-from .mazes import Mazes, archived, compacted, mosaics, passages
+from .mazes import Mazes, archived, compacted, mosaics, passages, size_error
 from .networks import IteratedNetwork, RecurrentNetwork
 from .tasks import Examples, Failures, OnBatch, Option, Preset, Request, SolutionTrace, Task
 
@@ -192,5 +192,6 @@ TASK = Task(
     expected=0.99,
     failures=Failures("long runs in mosaics", exactness.COUNT, find_failures),
     unit="maze size",
+    size_error=lambda request: size_error(request.size),
     summary="the one path from start to end",
 )

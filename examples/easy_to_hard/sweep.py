@@ -3,6 +3,7 @@
 The rule: on held-out problems of every validation size v, let t_v be the first number of
 iterations at which most problems are solved wholly. A problem of size n then gets
 ``ceil(MARGIN * max_v(t_v / difficulty(v)) * difficulty(n))`` iterations. Nothing else is used.
+If no problem is solved, n of the training's size gets the iterations of the training.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from zpyro.nn import evaluation_mode
 
 from .solvers import Solver
-from .tasks import Examples, Task
+from .tasks import Examples, Preset, Task
 from .views import viewed_answers
 
 MARGIN = 1.5
@@ -92,7 +93,7 @@ class Rule:
     """Iterations per unit of difficulty, as found on validation problems.
 
     Attributes:
-        rate: MARGIN * max_v(t_v / difficulty(v)).
+        rate: MARGIN * max_v(t_v / difficulty(v)), see :func:`choose`.
         longest: the most iterations that the solver can do, or None.
     """
 
@@ -106,9 +107,19 @@ class Rule:
         return count if self.longest is None else min(count, self.longest)
 
 
-def choose(task: Task, sweeps: Sequence[Sweep], longest: int | None) -> Rule:
-    """The rule from sweeps over validation problems; sizes without any success do not count."""
-    solved = [sweep for sweep in sweeps if max(sweep.accuracy) > 0] or sweeps
+def choose(task: Task, sweeps: Sequence[Sweep], longest: int | None, preset: Preset) -> Rule:
+    """The rule from sweeps over validation problems; sizes without any success do not count.
+
+    Args:
+        task: measures the difficulty of sizes.
+        sweeps: over validation problems.
+        longest: the most iterations that the solver can do, or None.
+        preset: of the training; without any success, problems of its size get its number of
+            iterations.
+    """
+    solved = [sweep for sweep in sweeps if max(sweep.accuracy) > 0]
+    if not solved:
+        return Rule(preset.iterations / task.difficulty(preset.train_size), longest)
     rate = max(sweep.first_best / task.difficulty(sweep.size) for sweep in solved)
     return Rule(MARGIN * rate, longest)
 
