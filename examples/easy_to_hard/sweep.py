@@ -141,7 +141,8 @@ def sweep(
         examples: the problems.
         size: of the problems, for the record.
         iterations: how many, at most; limited to what the solver can do.
-        on_batch: receives (problems done, problems) after each batch.
+        on_batch: receives (problems done, problems) after each iteration of a batch, with the batch
+            in proportion to its iterations.
         patience: end a batch when no answer has changed for so many iterations; None for never.
     """
     count = len(examples.inputs)
@@ -155,9 +156,13 @@ def sweep(
         for first in range(0, count, rows):
             inputs = examples.inputs[first : first + rows].to(like)
             targets = examples.targets[first : first + rows].to(like.device)
-            counts.add(solver, task, inputs, targets)
-            if on_batch is not None:
-                on_batch(min(first + rows, count), count)
+
+            def on_iteration(done: int, first: int = first, batch: int = len(inputs)) -> None:
+                if on_batch is not None:
+                    on_batch(first + batch * done // iterations, count)
+
+            counts.add(solver, task, inputs, targets, on_iteration)
+            on_iteration(iterations)
     return counts.result(size, count)
 
 
@@ -232,7 +237,14 @@ class _Counts:
         self.stopped: int | None = None
         self.stopped_after = 0
 
-    def add(self, solver: Solver, task: Task, inputs: Tensor, targets: Tensor) -> None:
+    def add(
+        self,
+        solver: Solver,
+        task: Task,
+        inputs: Tensor,
+        targets: Tensor,
+        on_iteration: Callable[[int], None],
+    ) -> None:
         best = torch.full((len(inputs),), -math.inf, device=inputs.device)
         best_right = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
         stopped = torch.zeros_like(best_right)
@@ -243,6 +255,7 @@ class _Counts:
         right = best_right
         iteration = -1
         for iteration, (logits, stop) in enumerate(solver.answers(inputs, self.iterations)):
+            on_iteration(iteration)
             if self.patience is not None:
                 answers = logits.argmax(1) if scored is None else logits.argmax(1) * scored
                 if before is not None:

@@ -343,7 +343,12 @@ def test_a_sweep_counts_what_is_wholly_right() -> None:
     answers[1, 0, 0] = 1.0
     confidence = torch.tensor([[0.6] * 3, [0.9, 0.8, 0.7], [0.8, 0.9, 0.6], [0.7, 0.7, 0.9]])
     solver = Table(answers, confidence.double())
-    found = sweep.sweep(solver, TASK, Examples(torch.zeros(3, 1, 2), targets), 2, 4)
+    told: list[tuple[int, int]] = []
+    found = sweep.sweep(
+        *(solver, TASK, Examples(torch.zeros(3, 1, 2), targets), 2, 4),
+        on_batch=lambda done, count: told.append((done, count)),
+    )
+    assert told == [(0, 3), (0, 3), (1, 3), (2, 3), (3, 3)]
     assert found.accuracy == pytest.approx((0, 2 / 3, 1, 0))
     # The first is surest at the second answer, which is wrong; the third at the last, likewise.
     assert found.confident == pytest.approx((0, 2 / 3, 2 / 3, 1 / 3))
