@@ -49,8 +49,8 @@ VALUES = {0: 0, PAWN: 1, KNIGHT: 3, BISHOP: 3, ROOK: 5, QUEEN: 9}
 """The usual values of pieces by white number, in pawns."""
 
 _SQUARE = 40
-_LIGHT, _DARK = np.array([238, 232, 216]), np.array([176, 160, 136])
-_MARK = np.array([40, 120, 220])
+_LIGHT, _DARK = np.array([248, 246, 240]), np.array([214, 206, 192])
+_MARK = np.array([20, 90, 235])
 _TRUTH = (220, 50, 30)
 _GLYPHS = dict(zip("KQRBNPkqrbnp", "♚♛♜♝♞♟♚♛♜♝♞♟", strict=True))
 
@@ -283,7 +283,9 @@ def show(forming: SolutionTrace) -> list[str]:
         answers = [logits[0].softmax(0)[1] for logits in forming.logits]
         frames = [_picture(planes, answer, None) for answer in answers]
         solution = _picture(planes, answers[-1], forming.targets[0])
-        lines.append(pictures.save(frames, solution, "outlined: the move", forming.out))
+        caption = "the move outlined"
+        lines.append(pictures.save(frames, solution, caption, forming.out))
+        lines.append("  squares are the bluer the more probable they are")
     return lines
 
 
@@ -301,10 +303,13 @@ def _pieces(planes: Tensor) -> list[str]:
 
 
 def _picture(planes: Tensor, probability: Tensor, target: Tensor | None) -> pictures.Picture:
-    """The board, its squares the bluer the more probably they belong to the move."""
+    """The board, its squares the bluer the more probably they belong to the move.
+
+    The blue is proportional to the square root, so that a few percent can be seen.
+    """
     rank, file = np.indices((8, 8))
     light = ((rank + file) % 2 == 1)[..., None]
-    share = probability.numpy()[..., None]
+    share = probability.sqrt().numpy()[..., None]
     colors = (1 - share) * np.where(light, _LIGHT, _DARK) + share * _MARK
     library = pictures.pillow()
     # The first rank is at the bottom.

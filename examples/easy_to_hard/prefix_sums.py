@@ -209,7 +209,7 @@ def _picture(answer: Tensor, target: Tensor) -> pictures.Picture:
     columns = min(len(target), _COLUMNS)
     colors = np.full((-(-len(target) // columns) * columns, 3), 255)
     colors[: len(target)] = _COLORS[(answer != target).long(), answer]
-    scale = max(1, pictures.SHORT_SIDE // columns)
+    scale = pictures.scale_of(columns)
     return pictures.enlarged(colors.astype(np.uint8).reshape(-1, columns, 3), scale)
 
 

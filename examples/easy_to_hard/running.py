@@ -40,6 +40,9 @@ PATIENCE = 2
 """With ``--until-stable``: answers are stable that stay for this many times the iterations of
 training."""
 
+_MARKERS = "osD^vPX*"
+"""Of the curves in a plot, by number."""
+
 LIMIT = 2
 """With ``--until-stable``: the most iterations, as a multiple of those of the rule."""
 
@@ -434,18 +437,30 @@ def _table_row(task: Task, found: Sweep, iterations: int) -> dict[str, str]:
 
 
 def draw(found: Sequence[tuple[Sweep, int]], task: Task, path: Path) -> None:
-    """Accuracy against iterations, a curve for each size, a dot where the rule stops.
+    """Accuracy against iterations, a curve for each size, a marker where the rule stops.
 
     Raises:
         UserError: if matplotlib is not installed, or the file cannot be written.
     """
     figure = plots.new_figure(7, 4)
     axes = figure.add_subplot()
-    for each, iterations in found:
+    for number, (each, iterations) in enumerate(found):
         steps = range(1, len(each.accuracy) + 1)
         label = task.size_name(each.size) or f"{each.size} {task.unit}"
-        (line,) = axes.plot(steps, each.accuracy, label=label)
-        axes.plot([iterations], [each.accuracy[iterations - 1]], "o", color=line.get_color())
+        # Later curves are narrower and broken, so that those below them can be seen.
+        width = 1.2 + 3.0 * (len(found) - 1 - number) / max(1, len(found) - 1)
+        (line,) = axes.plot(
+            *(steps, each.accuracy),
+            label=label,
+            linewidth=width,
+            linestyle="-" if number == 0 else (0, (4, 1 + number)),
+            marker=_MARKERS[number % len(_MARKERS)],
+            markersize=5 + width,
+            markevery=[iterations - 1],
+        )
+        line.set_markerfacecolor("white" if number % 2 else line.get_color())
+    axes.locator_params(axis="x", integer=True)
+    axes.set_xlim(0, 1 + max(len(each.accuracy) for each, _ in found))
     axes.set_xlabel("iterations")
     axes.set_ylabel("solved wholly")
     axes.set_ylim(-0.02, 1.02)
