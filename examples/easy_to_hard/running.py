@@ -217,7 +217,7 @@ def choose_rule(trainer: Trainer, folder: RunFolder) -> tuple[list[str], bool]:
             held_out = task.build(settings.request("valid", size, preset.valid_count))
             most = LONGEST_SEARCH * preset.iterations
             which = "problems" if task.size_name(size) else f"{task.unit} {size}"
-            with progress(f"choosing iterations, {which}") as on_batch:
+            with progress(f"choosing iterations on held-out {which}") as on_batch:
                 found = sweep(solver, task, held_out, size, most, on_batch)
             accuracy = max(found.accuracy)
             iterations = found.first_best if accuracy else None
