@@ -49,8 +49,8 @@ VALUES = {0: 0, PAWN: 1, KNIGHT: 3, BISHOP: 3, ROOK: 5, QUEEN: 9}
 """The usual values of pieces by white number, in pawns."""
 
 _SQUARE = 40
-_LIGHT, _DARK = np.array([238, 232, 216]), np.array([176, 160, 136])
-_MARK = np.array([40, 120, 220])
+_LIGHT, _DARK = np.array([248, 246, 240]), np.array([214, 206, 192])
+_MARK = np.array([20, 90, 235])
 _TRUTH = (220, 50, 30)
 _GLYPHS = dict(zip("KQRBNPkqrbnp", "♚♛♜♝♞♟♚♛♜♝♞♟", strict=True))
 
@@ -111,9 +111,7 @@ def chosen(request: Request) -> ChessPuzzles:
     """
     puzzles, split = _asked_for(request)
     if not len(split):
-        names = {HARDER: "at all", HELD_OUT: "as easy as those in training"}
-        which = names.get(request.size, f"rated {request.size} to {request.size + BAND - 1}")
-        raise UserError(f"{request.source}: has no {request.split} puzzle {which}")
+        raise UserError(str(size_error(request)))
     if len(split) > request.count:
         order = np.random.default_rng([request.seed, request.size]).permutation(len(split))
         split = np.sort(split[order[: request.count]])
@@ -132,8 +130,22 @@ def _asked_for(request: Request) -> tuple[ChessPuzzles, np.ndarray]:
     return puzzles, split
 
 
-def _has_problems(request: Request) -> bool:
-    return len(_asked_for(request)[1]) > 0
+def size_error(request: Request) -> str | None:
+    """Why the data have no puzzle that a request asks for; None if they have one.
+
+    Raises:
+        UserError: if no file was named, or it cannot be read.
+    """
+    puzzles, split = _asked_for(request)
+    if len(split):
+        return None
+    names = {HARDER: "at all", HELD_OUT: "as easy as those in training"}
+    which = names.get(request.size, f"rated {request.size} to {request.size + BAND - 1}")
+    error = f"{request.source} has no {request.split} puzzle {which}"
+    rated = puzzles.ratings[_split(puzzles, request)]
+    if request.size in names or not len(rated):
+        return f"{error}; give more puzzles"
+    return f"{error}; choose a size between {rated.min()} and {rated.max()}"
 
 
 def _split(puzzles: ChessPuzzles, request: Request) -> np.ndarray:
@@ -271,7 +283,9 @@ def show(forming: SolutionTrace) -> list[str]:
         answers = [logits[0].softmax(0)[1] for logits in forming.logits]
         frames = [_picture(planes, answer, None) for answer in answers]
         solution = _picture(planes, answers[-1], forming.targets[0])
-        lines.append(pictures.save(frames, solution, "outlined: the move", forming.out))
+        caption = "the move outlined"
+        lines.append(pictures.save(frames, solution, caption, forming.out))
+        lines.append("  squares are the bluer the more probable they are")
     return lines
 
 
@@ -289,10 +303,13 @@ def _pieces(planes: Tensor) -> list[str]:
 
 
 def _picture(planes: Tensor, probability: Tensor, target: Tensor | None) -> pictures.Picture:
-    """The board, its squares the bluer the more probably they belong to the move."""
+    """The board, its squares the bluer the more probably they belong to the move.
+
+    The blue is proportional to the square root, so that a few percent can be seen.
+    """
     rank, file = np.indices((8, 8))
     light = ((rank + file) % 2 == 1)[..., None]
-    share = probability.numpy()[..., None]
+    share = probability.sqrt().numpy()[..., None]
     colors = (1 - share) * np.where(light, _LIGHT, _DARK) + share * _MARK
     library = pictures.pillow()
     # The first rank is at the bottom.
@@ -342,6 +359,6 @@ TASK = Task(
     players=players,
     unit="rating",
     named_sizes={"held-out": HELD_OUT, "harder": HARDER},
-    has_problems=_has_problems,
+    size_error=size_error,
     summary="the two squares of the best move",
 )

@@ -25,7 +25,6 @@ HELP = {
     "mazes": "Paths through mazes, learned on 9 x 9 and tested on 59 x 59.",
     "chess": "Best moves of chess puzzles, learned on easy ones and tested on hard ones.",
 }
-SIZES = {"prefix-sums": "64,128,512", "mazes": "9,13,33", "chess": "held-out,harder,1600"}
 DATA = {"chess": " --data lichess_db_puzzle.csv"}
 
 
@@ -39,7 +38,7 @@ def group(name: str) -> click.Group:
         \b
         Example:
           zpyro example {name} train{DATA.get(name, "")} --preset quick --out runs/{name}
-          zpyro example {name} test runs/{name} --sizes {SIZES[name]}
+          zpyro example {name} test runs/{name} --sizes {tasks.SIZES[name]}
         """,
     )
     for make in (_train, _test, _show):
@@ -128,7 +127,7 @@ def _test(name: str) -> click.Command:
 
         \b
         Example:
-          zpyro example {name} test runs/{name} --sizes {SIZES[name]} --count 1000 --json
+          zpyro example {name} test runs/{name} --sizes {tasks.SIZES[name]} --count 1000 --json
           zpyro example {name} test runs/{name} --picture accuracy.png
         """,
     )

@@ -123,10 +123,18 @@ def check_size(size: int) -> None:
     Raises:
         UserError: if the size is even or below 3.
     """
+    error = size_error(size)
+    if error is not None:
+        raise UserError(error)
+
+
+def size_error(size: int) -> str | None:
+    """What is wrong with a size, if anything."""
     if size < SMALLEST:
-        raise UserError(f"maze size {size} is too small; choose an odd size of {SMALLEST} or more")
+        return f"maze size {size} is too small; choose an odd size of {SMALLEST} or more"
     if size % 2 == 0:
-        raise UserError(f"maze size {size} is even; choose an odd size such as {size + 1}")
+        return f"maze size {size} is even; choose an odd size such as {size + 1}"
+    return None
 
 
 def side(size: int, geometry: str) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import exactness, pictures
-from .mazes import Mazes, archived, compacted, mosaics, passages
+from .mazes import Mazes, archived, compacted, mosaics, passages, size_error
 from .networks import IteratedNetwork, RecurrentNetwork
 from .tasks import Examples, Failures, OnBatch, Option, Preset, Request, SolutionTrace, Task
 
@@ -147,12 +147,14 @@ def show(forming: SolutionTrace) -> list[str]:
         lines.append(f"{iteration:>6}  {verdict}")
     if count < len(answers):
         lines.append(f"{len(answers):>6}  the same")
+    lines.append("S: start, E: end, •: the path in the last answer")
     lines += _characters(image, answers[-1])
     if forming.out is not None:
         drawn = forming.logits[:count]
         frames = [_picture(image, logits[0].softmax(0)[1]) for logits in drawn]
         solution = _picture(image, path.float())
         lines.append(pictures.save(frames, solution, "the path", forming.out))
+        lines.append("  passages are the bluer the more probable they are on the path")
     return lines
 
 
@@ -172,8 +174,7 @@ def _picture(image: Tensor, probability: Tensor) -> pictures.Picture:
     plain = image.amin(0).bool().numpy()
     share = probability.numpy()[plain][:, None]
     colors[plain] = (1 - share) * 255 + share * _PATH
-    scale = max(1, -(-pictures.SHORT_SIDE // len(colors)))
-    return pictures.enlarged(colors.astype(np.uint8), scale)
+    return pictures.enlarged(colors.astype(np.uint8), pictures.scale_of(len(colors)))
 
 
 TASK = Task(
@@ -192,5 +193,6 @@ TASK = Task(
     expected=0.99,
     failures=Failures("long runs in mosaics", exactness.COUNT, find_failures),
     unit="maze size",
+    size_error=lambda request: size_error(request.size),
     summary="the one path from start to end",
 )

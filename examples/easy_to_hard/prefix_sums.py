@@ -48,11 +48,10 @@ class PrefixSums:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.bits < 1 or self.size < 1 or self.seed < 0:
-            raise UserError(
-                f"prefix sums of {self.bits} bits, {self.size} strings, seed {self.seed}: "
-                "bits and size must be positive, the seed at least 0"
-            )
+        for name, least in (("bits", 1), ("size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise UserError(f"prefix sums: {name} is {value}; choose {least} or more")
         if self.bits < 63 and self.size > 2**self.bits:
             raise UserError(
                 f"there are only {2**self.bits:,} strings of {self.bits} bits, not {self.size:,} "
@@ -113,6 +112,9 @@ HELD_OUT = 10_000
 """Strings of a seed and length in each of "valid" and "test"; of few bits, an eighth of all."""
 _BLOCK = 16_384
 
+SHORTEST = 3
+"""Bits of the shortest strings of which some are held out."""
+
 PRESETS = {
     "quick": Preset(
         width=32,
@@ -149,6 +151,13 @@ PRESETS = {
         test_sizes=(32, 64, 128, 256, 512),
     ),
 }
+
+
+def size_error(request: Request) -> str | None:
+    """What is wrong with the length of strings, if anything."""
+    if request.size < SHORTEST:
+        return f"strings of that length are too short; choose {SHORTEST} bits or more"
+    return None
 
 
 def build(request: Request) -> Examples:
@@ -200,7 +209,7 @@ def _picture(answer: Tensor, target: Tensor) -> pictures.Picture:
     columns = min(len(target), _COLUMNS)
     colors = np.full((-(-len(target) // columns) * columns, 3), 255)
     colors[: len(target)] = _COLORS[(answer != target).long(), answer]
-    scale = max(1, pictures.SHORT_SIDE // columns)
+    scale = pictures.scale_of(columns)
     return pictures.enlarged(colors.astype(np.uint8).reshape(-1, columns, 3), scale)
 
 
@@ -216,5 +225,6 @@ TASK = Task(
     sources=(PrefixSums, RecurrentNetwork),
     expected=0.99,
     unit="bits",
+    size_error=size_error,
     summary="the parity of the first i bits, for every i",
 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from zpyro.errors import UserError
 from zpyro.io import files, manifest, tensor_files
 from zpyro.io.locking import LOCK, locked
 from zpyro.training.checkpoint import MODEL
-from zpyro.training.runs import Run
+from zpyro.training.runs import EXAMPLE_SETTINGS as SETTINGS
+from zpyro.training.runs import Run, check_run
 
 from .sweep import Rule
 from .tasks import Preset, Request
@@ -36,7 +38,7 @@ FIXED = (
     *("train_size", "train_count", "optimizer", "options"),
 )
 """Settings that a resumed training cannot change."""
-SETTINGS, RULE = "settings.json", "rule.json"
+RULE = "rule.json"
 AVERAGE = "average.safetensors"
 RENAMED = {"linger": "extra_iterations"}
 """Settings of a preset under the names in older runs."""
@@ -133,11 +135,14 @@ class RunFolder:
         Raises:
             UserError: if it is not a run directory.
         """
-        if not (folder / SETTINGS).is_file():
-            raise UserError(
-                f"{folder}: is not a run directory ({SETTINGS} is missing); choose another"
-            )
+        check_run(folder, SETTINGS)
         return cls(folder)
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues the training."""
+        quoted = shlex.quote(str(self.folder))
+        return f"zpyro example {self.settings().task} train --resume {quoted}"
 
     def settings(self) -> Settings:
         """The settings of the run.
@@ -201,7 +206,9 @@ class RunFolder:
             UserError: if the training has not finished.
         """
         if not (self.folder / RULE).is_file():
-            raise UserError(f"{self.folder}: training did not finish; continue with train --resume")
+            raise UserError(
+                f"{self.folder}: training did not finish; continue with {self.resume_command}"
+            )
         values = self._read_json(RULE)
         try:
             return Rule(**values)
@@ -251,7 +258,9 @@ class RunFolder:
 
     def _checkpoint(self) -> Path:
         if not self.run.has("last"):
-            raise UserError(f"{self.folder}: has no checkpoint yet; train it first")
+            raise UserError(
+                f"{self.folder}: has no checkpoint yet; train on with {self.resume_command}"
+            )
         return files.complete_folder(self.run.last)
 
     def _read_json(self, name: str) -> dict[str, Any]:

@@ -19,15 +19,16 @@ from zpyro.analysis import plots
 from zpyro.distributed.seeding import seed_everything
 from zpyro.errors import UserError, pluralize
 from zpyro.nn.precision import resolve_precision
-from zpyro.training import Outcome, Trainer, choose_device, logger_for
-from zpyro.training.runs import MetricsLog
+from zpyro.training import Outcome, Trainer, choose_device
+from zpyro.training.runs import MetricsLog, describe_example
 from zpyro_cli import common  # pyright: ignore[reportMissingImports]
 
 from . import building, tasks
+from .progress import logger, progress
 from .run_folder import RunFolder, Settings
 from .solvers import Solver
 from .sweep import LONGEST_SEARCH, Rule, Sweep, choose, sweep, sweep_stable
-from .tasks import SolutionTrace, Task
+from .tasks import Request, SolutionTrace, Task
 from .training_task import SolverTask, train_config
 from .views import VIEWS
 
@@ -38,6 +39,9 @@ BEYOND = 1.5
 PATIENCE = 2
 """With ``--until-stable``: answers are stable that stay for this many times the iterations of
 training."""
+
+_MARKERS = "osD^vPX*"
+"""Of the curves in a plot, by number."""
 
 LIMIT = 2
 """With ``--until-stable``: the most iterations, as a multiple of those of the rule."""
@@ -54,7 +58,8 @@ def train(name: str, **options: Any) -> None:
         seed_everything(settings.seed)
         solver = _solver(task, settings).to(device)
         # Errors in the data appear before the folder is made.
-        task.build(settings.request("train", settings.preset.train_size, 1))
+        with common.status(f"{name}: loading problems"):
+            task.build(settings.request("train", settings.preset.train_size, 1))
         folder = RunFolder.create(options["out"], settings)
     else:
         folder, settings = open_run(task, resume)
@@ -82,7 +87,7 @@ def train(name: str, **options: Any) -> None:
             console.print("training goes on for another pass")
         quoted = shlex.quote(str(folder.folder))
         if not done.exact:
-            console.print(f"warning: {_advice(done, task, settings, quoted)}")
+            console.print(f"warning: {_advice(done, task, settings, folder)}")
         console.print(
             f"{pluralize(done.outcome.step, 'step')} in {done.outcome.seconds / 60:.1f} min"
             + (f", {done.outcome.skipped} skipped as not finite" if done.outcome.skipped else "")
@@ -122,7 +127,7 @@ def _train_pass(
     A signal ends the process; the run can be resumed.
     """
     config = train_config(solver_task.settings, solver_task.steps_per_epoch, max_minutes)
-    trainer = Trainer(solver_task, config, run=folder.run, callbacks=[logger_for(console)])
+    trainer = Trainer(solver_task, config, run=folder.run, callbacks=[logger(console)])
     if folder.run.has("last"):
         trainer.resume()
     if trainer.is_finished():
@@ -130,7 +135,7 @@ def _train_pass(
     else:
         folder.remove_rule()
     outcome = trainer.fit()
-    stopped = f"continue with train --resume {shlex.quote(str(folder.folder))}"
+    stopped = f"continue with {folder.resume_command}"
     if outcome.interrupted and not trainer.is_finished():
         console.print(f"stopped and saved; {stopped}")
         raise SystemExit(128 + outcome.interrupted)
@@ -145,13 +150,13 @@ def _train_pass(
     return _Pass(outcome, learned, failed, config.max_minutes)
 
 
-def _advice(done: _Pass, task: Task, settings: Settings, quoted: str) -> str:
-    """What a training came short of, and how to go on from its quoted folder."""
+def _advice(done: _Pass, task: Task, settings: Settings, folder: RunFolder) -> str:
+    """What a training came short of, and how to go on from it."""
     # Minutes count in all, so that further passes need more of them too.
     more = "" if done.limit is None else f" --max-minutes {2 * done.limit:g}"
     if not done.out_of_time:
         more = f" --epochs {settings.preset.epochs + 1}{more}"
-    go_on = f"go on with train --resume {quoted}{more}"
+    go_on = f"go on with {folder.resume_command}{more}"
     if done.learned:
         return f"larger problems will not all be solved; {go_on}"
     other = "" if done.out_of_time else ", or start again with another --seed"
@@ -181,7 +186,7 @@ def count_failures(trainer: Trainer, folder: RunFolder, console: Console) -> int
     held_out = task.build(
         solver_task.settings.request("valid", preset.train_size, task.failures.count)
     )
-    with trainer.averaged_weights(), common.progress("checking held-out problems") as on_batch:
+    with trainer.averaged_weights(), progress("checking held-out problems") as on_batch:
         failed = task.failures.find(network, held_out, preset, on_batch)
     log = MetricsLog(folder.run, trainer.state.step)
     with contextlib.closing(log):
@@ -212,17 +217,28 @@ def choose_rule(trainer: Trainer, folder: RunFolder) -> tuple[list[str], bool]:
             held_out = task.build(settings.request("valid", size, preset.valid_count))
             most = LONGEST_SEARCH * preset.iterations
             which = "problems" if task.size_name(size) else f"{task.unit} {size}"
-            with common.progress(f"choosing iterations, {which}", "problems") as on_batch:
+            with progress(f"choosing iterations on held-out {which}") as on_batch:
                 found = sweep(solver, task, held_out, size, most, on_batch)
-            accuracy, iterations = max(found.accuracy), found.first_best
+            accuracy = max(found.accuracy)
+            iterations = found.first_best if accuracy else None
             record = {"kind": "valid", "step": trainer.state.step, "valid": size}
             log.append({**record, "accuracy": accuracy, "iterations": iterations})
             sweeps.append(found)
             learned = learned and (task.expected is None or accuracy >= task.expected)
-            lines.append(
-                f"held-out {which}: {accuracy:.1%} solved, first after {iterations} iterations"
-            )
-    folder.write_rule(choose(task, sweeps, solver.longest))
+            if iterations is None:
+                tried = pluralize(len(found.accuracy), "iteration")
+                lines.append(f"held-out {which}: none solved in {tried}")
+            else:
+                first = pluralize(iterations, "iteration")
+                lines.append(f"held-out {which}: {accuracy:.1%} solved, first after {first}")
+    rule = choose(task, sweeps, solver.longest, preset)
+    folder.write_rule(rule)
+    if not any(max(found.accuracy) for found in sweeps):
+        count = pluralize(rule.iterations(task, preset.train_size), "iteration")
+        lines.append(
+            "no held-out problem was solved; in tests a problem of the training's size gets the "
+            f"{count} of the training"
+        )
     return lines, learned
 
 
@@ -252,14 +268,20 @@ def test(
     stable = until_stable and solver.repeated_network is not None and picture is None
     num_views = _views(views, stable, settings)
     rule = None if iterations is not None else folder.rule()
-    for size in _sizes(task, sizes, settings):
-        request = settings.request("test", size, count)
+    requests = [settings.request("test", size, count) for size in _sizes(task, sizes, settings)]
+    for request in requests if sizes is not None else ():
+        _check_size(task, request, "--sizes")
+    for request in requests:
+        size = request.size
         shown = task.size_name(size) or f"size {size}"
         # The preset's sizes need not all occur in the user's data.
-        if sizes is None and not task.has_problems(request):
+        if sizes is None and task.size_error(request) is not None:
             common.log(f"{shown}: left out, the data hold no such problems for testing")
             continue
         examples = task.build(request)
+        if len(examples.inputs) < count:
+            there = pluralize(len(examples.inputs), "problem")
+            common.log(f"note: {shown} has {there} for testing, fewer than --count {count:,}")
         num_iterations = _iterations(iterations, rule, task, size, solver)
         # A solver with its own stopping rule may stop later than the rule of the run.
         further = picture is not None or settings.depth == "latent"
@@ -270,7 +292,7 @@ def test(
             # A number of iterations that the user gives is the limit.
             longest = num_iterations if rule is None else LIMIT * num_iterations
             num_iterations = longest
-        with common.progress(f"solving {shown}", "problems") as on_batch:
+        with progress(f"solving {shown}") as on_batch:
             if stable:
                 found = sweep_stable(
                     solver, task, examples, size, longest, on_batch, num_views, _log_solved
@@ -324,10 +346,12 @@ def show(
     folder, settings = open_run(task, run)
     settings = settings.with_data(data, skip_bad)
     size = settings.preset.train_size if size is None else size
+    request = settings.request("test", size, number + 1)
+    _check_size(task, request, "--size")
     solver = load_solver(task, folder, settings)
     rule = None if iterations is not None else folder.rule()
     num_iterations = _iterations(iterations, rule, task, size, solver)
-    examples = task.build(settings.request("test", size, number + 1))
+    examples = task.build(request)
     if len(examples.inputs) <= number:
         raise UserError(f"--number {number}: there are only {len(examples.inputs)} problems")
     inputs, targets = examples.inputs[number : number + 1], examples.targets[number : number + 1]
@@ -413,18 +437,30 @@ def _table_row(task: Task, found: Sweep, iterations: int) -> dict[str, str]:
 
 
 def draw(found: Sequence[tuple[Sweep, int]], task: Task, path: Path) -> None:
-    """Accuracy against iterations, a curve for each size, a dot where the rule stops.
+    """Accuracy against iterations, a curve for each size, a marker where the rule stops.
 
     Raises:
         UserError: if matplotlib is not installed, or the file cannot be written.
     """
     figure = plots.new_figure(7, 4)
     axes = figure.add_subplot()
-    for each, iterations in found:
+    for number, (each, iterations) in enumerate(found):
         steps = range(1, len(each.accuracy) + 1)
         label = task.size_name(each.size) or f"{each.size} {task.unit}"
-        (line,) = axes.plot(steps, each.accuracy, label=label)
-        axes.plot([iterations], [each.accuracy[iterations - 1]], "o", color=line.get_color())
+        # Later curves are narrower and broken, so that those below them can be seen.
+        width = 1.2 + 3.0 * (len(found) - 1 - number) / max(1, len(found) - 1)
+        (line,) = axes.plot(
+            *(steps, each.accuracy),
+            label=label,
+            linewidth=width,
+            linestyle="-" if number == 0 else (0, (4, 1 + number)),
+            marker=_MARKERS[number % len(_MARKERS)],
+            markersize=5 + width,
+            markevery=[iterations - 1],
+        )
+        line.set_markerfacecolor("white" if number % 2 else line.get_color())
+    axes.locator_params(axis="x", integer=True)
+    axes.set_xlim(0, 1 + max(len(each.accuracy) for each, _ in found))
     axes.set_xlabel("iterations")
     axes.set_ylabel("solved wholly")
     axes.set_ylim(-0.02, 1.02)
@@ -467,7 +503,7 @@ def open_run(task: Task, path: Path) -> tuple[RunFolder, Settings]:
     folder = RunFolder.open(path)
     settings = folder.settings()
     if settings.task != task.name:
-        raise UserError(f"{path}: is a run of {settings.task}, not of {task.name}; choose another")
+        raise UserError(f"{path}: {describe_example(path)}")
     return folder, settings
 
 
@@ -479,9 +515,19 @@ def _sizes(task: Task, text: str | None, settings: Settings) -> tuple[int, ...]:
         parts = [part.strip() for part in text.split(",")]
         return tuple(names[part] if part in names else int(part) for part in parts)
     except ValueError as error:
-        example = ",".join([*names, "1600,2000"] if names else ["64,128,512"])
-        what = "names and whole numbers" if names else "whole numbers"
-        raise UserError(f"--sizes {text!r}: write {what} as in {example}") from error
+        what = f"whole numbers, {' or '.join(names)}," if names else "whole numbers"
+        raise UserError(f"--sizes {text!r}: write {what} as in {tasks.SIZES[task.name]}") from error
+
+
+def _check_size(task: Task, request: Request, option: str) -> None:
+    """Make sure that there are problems of a size that the user gave.
+
+    Raises:
+        UserError: naming the option.
+    """
+    error = task.size_error(request)
+    if error is not None:
+        raise UserError(f"{option} {task.size_name(request.size) or request.size}: {error}")
 
 
 def _iterations(given: int | None, rule: Rule | None, task: Task, size: int, solver: Solver) -> int:

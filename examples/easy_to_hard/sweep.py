@@ -3,6 +3,7 @@
 The rule: on held-out problems of every validation size v, let t_v be the first number of
 iterations at which most problems are solved wholly. A problem of size n then gets
 ``ceil(MARGIN * max_v(t_v / difficulty(v)) * difficulty(n))`` iterations. Nothing else is used.
+If no problem is solved, n of the training's size gets the iterations of the training.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from zpyro.nn import evaluation_mode
 
 from .solvers import Solver
-from .tasks import Examples, Task
+from .tasks import Examples, Preset, Task
 from .views import viewed_answers
 
 MARGIN = 1.5
@@ -92,7 +93,7 @@ class Rule:
     """Iterations per unit of difficulty, as found on validation problems.
 
     Attributes:
-        rate: MARGIN * max_v(t_v / difficulty(v)).
+        rate: MARGIN * max_v(t_v / difficulty(v)), see :func:`choose`.
         longest: the most iterations that the solver can do, or None.
     """
 
@@ -106,9 +107,19 @@ class Rule:
         return count if self.longest is None else min(count, self.longest)
 
 
-def choose(task: Task, sweeps: Sequence[Sweep], longest: int | None) -> Rule:
-    """The rule from sweeps over validation problems; sizes without any success do not count."""
-    solved = [sweep for sweep in sweeps if max(sweep.accuracy) > 0] or sweeps
+def choose(task: Task, sweeps: Sequence[Sweep], longest: int | None, preset: Preset) -> Rule:
+    """The rule from sweeps over validation problems; sizes without any success do not count.
+
+    Args:
+        task: measures the difficulty of sizes.
+        sweeps: over validation problems.
+        longest: the most iterations that the solver can do, or None.
+        preset: of the training; without any success, problems of its size get its number of
+            iterations.
+    """
+    solved = [sweep for sweep in sweeps if max(sweep.accuracy) > 0]
+    if not solved:
+        return Rule(preset.iterations / task.difficulty(preset.train_size), longest)
     rate = max(sweep.first_best / task.difficulty(sweep.size) for sweep in solved)
     return Rule(MARGIN * rate, longest)
 
@@ -130,7 +141,8 @@ def sweep(
         examples: the problems.
         size: of the problems, for the record.
         iterations: how many, at most; limited to what the solver can do.
-        on_batch: receives (problems done, problems) after each batch.
+        on_batch: receives (problems done, problems) after each iteration of a batch, with the batch
+            in proportion to its iterations.
         patience: end a batch when no answer has changed for so many iterations; None for never.
     """
     count = len(examples.inputs)
@@ -144,9 +156,13 @@ def sweep(
         for first in range(0, count, rows):
             inputs = examples.inputs[first : first + rows].to(like)
             targets = examples.targets[first : first + rows].to(like.device)
-            counts.add(solver, task, inputs, targets)
-            if on_batch is not None:
-                on_batch(min(first + rows, count), count)
+
+            def on_iteration(done: int, first: int = first, batch: int = len(inputs)) -> None:
+                if on_batch is not None:
+                    on_batch(first + batch * done // iterations, count)
+
+            counts.add(solver, task, inputs, targets, on_iteration)
+            on_iteration(iterations)
     return counts.result(size, count)
 
 
@@ -221,7 +237,14 @@ class _Counts:
         self.stopped: int | None = None
         self.stopped_after = 0
 
-    def add(self, solver: Solver, task: Task, inputs: Tensor, targets: Tensor) -> None:
+    def add(
+        self,
+        solver: Solver,
+        task: Task,
+        inputs: Tensor,
+        targets: Tensor,
+        on_iteration: Callable[[int], None],
+    ) -> None:
         best = torch.full((len(inputs),), -math.inf, device=inputs.device)
         best_right = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
         stopped = torch.zeros_like(best_right)
@@ -232,6 +255,7 @@ class _Counts:
         right = best_right
         iteration = -1
         for iteration, (logits, stop) in enumerate(solver.answers(inputs, self.iterations)):
+            on_iteration(iteration)
             if self.patience is not None:
                 answers = logits.argmax(1) if scored is None else logits.argmax(1) * scored
                 if before is not None:

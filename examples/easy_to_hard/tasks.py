@@ -25,6 +25,9 @@ MODULES = {
 }
 """The module of every task, by the task's name."""
 
+SIZES = {"prefix-sums": "64,128,512", "mazes": "9,13,33", "chess": "held-out,harder,1600"}
+"""An example of ``--sizes`` for every task."""
+
 MOST_CELLS = 1 << 31
 """Of all problems that are generated at once; at least 1,000 problems are counted."""
 
@@ -235,7 +238,7 @@ class Task:
         failures: a sharper test than that; None where there is none.
         unit: the unit of a size, for tables ("bits").
         named_sizes: sizes that are no measure, by the name that users write for them.
-        has_problems: whether there is any problem that a request asks for.
+        size_error: why there is no problem of a request's size, and what to do; None if there is.
         summary: one line for the help.
     """
 
@@ -255,7 +258,7 @@ class Task:
     failures: Failures | None = None
     unit: str = "size"
     named_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    has_problems: Callable[[Request], bool] = lambda _: True
+    size_error: Callable[[Request], str | None] = lambda _: None
     summary: str = ""
 
     def size_name(self, size: int) -> str | None:

@@ -74,10 +74,17 @@ def test_chess_sizes_with_names(tmp_path: Path) -> None:
     assert [line for line in table.stdout.splitlines() if "held-out" in line]
     wrong = run("chess", "test", folder, "--sizes", "easy")
     assert wrong.exit_code == 2
-    assert "write names and whole numbers as in held-out,harder,1600,2000" in wrong.stderr
+    assert "write whole numbers, held-out or harder, as in held-out,harder,1600\n" in wrong.stderr
     nothing = run("chess", "test", folder, "--sizes", "800")
     assert nothing.exit_code == 2
-    assert "has no test puzzle rated 800 to 999" in nothing.stderr
+    lacks = f"{data} has no test puzzle rated"
+    choices = "choose a size between 1300 and 1790"
+    for option, size in (("--sizes", 800), ("--sizes", -5), ("--sizes", 3400), ("--size", 3400)):
+        command = "test" if option == "--sizes" else "show"
+        nothing = run("chess", command, folder, option, size)
+        assert nothing.exit_code == 2
+        line = f"error: {option} {size}: {lacks} {size} to {size + 199}; {choices}\n"
+        assert nothing.stderr == line
 
 
 def test_bad_rows_are_an_error_or_skipped_and_counted(tmp_path: Path) -> None:
@@ -85,8 +92,9 @@ def test_bad_rows_are_an_error_or_skipped_and_counted(tmp_path: Path) -> None:
     options = ("--data", data, "--out", folder, "--max-minutes", 0.01)
     refused = run("chess", "train", *options)
     assert refused.exit_code == 2
-    assert refused.stderr.count("\n") == 1
-    assert refused.stderr.startswith("error: ")
+    loading, error = refused.stderr.splitlines()
+    assert loading == "chess: loading problems"
+    assert error.startswith("error: ")
     assert "puzzles.csv: row 82 FEN '8/8 w - - 0 1'" in refused.stderr
     assert not folder.exists()
     trained = run("chess", "train", *options, "--skip-bad")
@@ -113,9 +121,10 @@ def test_mistakes_are_one_line(
     monkeypatch.chdir(tmp_path)
     result = run(*arguments)
     assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    assert message in result.stderr
+    lines = [line for line in result.stderr.splitlines() if "loading problems" not in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
     assert not (tmp_path / "x").exists()
 
 
@@ -124,13 +133,15 @@ def test_sizes_before_a_mistake_are_not_lost(tmp_path: Path) -> None:
     options = ("--out", folder, "--max-minutes", 0.001, "--device", "cpu")
     trained = run("mazes", "train", *options)
     assert trained.exit_code == 0, trained.output
-    assert f"go on with train --resume {folder} --max-minutes 0.002\n" in trained.stderr
+    resume = f"zpyro example mazes train --resume {folder}"
+    assert f"go on with {resume} --max-minutes 0.002\n" in trained.stderr
     again = run("mazes", "train", "--resume", folder, "--max-minutes", 0.001, "--device", "cpu")
     assert "nothing is left to train" in again.stderr
-    tested = run("mazes", "test", folder, "--sizes", "9,10", "--count", 7)
+    tested = run("mazes", "test", folder, "--sizes", "5,99999", "--count", 200)
     assert tested.exit_code == 2
-    assert "error: maze size 10 is even" in tested.stderr
-    assert "│        7 │" in tested.stdout
+    assert "error: size 99999: 200 problems of" in tested.stderr
+    assert "note: size 5 has 150 problems for testing, fewer than --count 200\n" in tested.stderr
+    assert "│      150 │" in tested.stdout
 
 
 def test_mazes_from_training_to_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +185,9 @@ def test_mazes_from_training_to_a_picture(tmp_path: Path, monkeypatch: pytest.Mo
     for size, word in ((8, "even"), (1, "too small")):
         refused = run("mazes", "test", folder, "--sizes", size)
         assert refused.exit_code == 2
-        assert f"maze size {size} is {word}" in refused.stderr
+        assert refused.stderr.startswith(f"error: --sizes {size}: maze size {size} is {word}")
+    refused = run("mazes", "test", folder, "--sizes", "harder")
+    assert refused.stderr == "error: --sizes 'harder': write whole numbers as in 9,13,33\n"
     shown = run("mazes", "show", folder, "--size", 13, "--out", tmp_path / "maze.gif")
     assert shown.exit_code == 0, shown.output
     assert (tmp_path / "maze.gif").stat().st_size > 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -10,7 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from torch import Tensor
 
 from zpyro_cli.main import main
 from zpyro_examples.easy_to_hard import prefix_sums
@@ -200,7 +203,11 @@ def test_mistakes_in_training(tmp_path: Path, sums: Path) -> None:
 def test_mistakes_in_testing(tmp_path: Path, sums: Path) -> None:
     assert "is not a run directory" in mistake("test", tmp_path)
     assert "write whole numbers as in 64,128,512" in mistake("test", sums, "--sizes", "64;128")
-    assert "bits and size must be positive" in mistake("test", sums, "--sizes", "0")
+    for size in (-16, 0, 2):
+        short = f"{size}: strings of that length are too short; choose 3 bits or more"
+        assert mistake("test", sums, "--sizes", f"8,{size}") == f"error: --sizes {short}"
+        if size > 0:
+            assert mistake("show", sums, "--size", size) == f"error: --size {short}"
     assert "Invalid value for '--count'" in mistake("test", sums, "--count", 0)
     assert "Missing argument 'RUN'" in mistake("test")
     (tmp_path / "no").write_text("not a directory")
@@ -214,8 +221,59 @@ def test_a_run_of_another_task(sums: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "settings.json").write_text(text.replace('"prefix-sums"', '"mazes"'))
-    assert "is a run of mazes, not of prefix-sums" in mistake("test", other)
+    command = "zpyro example mazes"
+    told = f"error: {other}: is a run of {command}; use {command} test, show or train --resume"
+    for given in (("test",), ("show",), ("train", "--resume")):
+        assert mistake(*given, other) == told
     (other / "settings.json").write_text("{")
     assert "settings.json: is damaged" in mistake("test", other)
     (other / "settings.json").write_text(text)
-    assert "has no checkpoint yet" in mistake("test", other)
+    go_on = f"zpyro example prefix-sums train --resume {other}"
+    assert f"has no checkpoint yet; train on with {go_on}" in mistake("test", other)
+
+
+def test_runs_of_the_other_commands(sums: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("")
+    for given in (("test",), ("show",), ("train", "--resume")):
+        assert mistake(*given, tmp_path) == (
+            f"error: {tmp_path}: is a run of zpyro train; use zpyro evaluate or "
+            "zpyro train --resume"
+        )
+    for given in (("evaluate",), ("sample",), ("train", "--resume"), ("plot",)):
+        result = CliRunner().invoke(main, [*given, str(sums)])
+        assert result.exit_code == 2
+        command = "zpyro example prefix-sums"
+        told = f"{sums}: is a run of {command}; use {command} test, show or train --resume"
+        assert result.stderr == f"error: {told}\n"
+    (tmp_path / "config.toml").unlink()
+    (tmp_path / "settings.json").write_text("[")
+    result = CliRunner().invoke(main, ["evaluate", str(tmp_path)])
+    assert "is a run of zpyro example TASK; use zpyro example TASK test" in result.stderr
+
+
+def test_fewer_problems_than_asked_for_are_noted(sums: Path) -> None:
+    result = run("prefix-sums", "test", sums, "--sizes", "8,20", "--count", 40, "--json")
+    assert [json.loads(line)["count"] for line in result.stdout.splitlines()] == [32, 40]
+    notes = [line for line in result.stderr.splitlines() if line.startswith("note: ")]
+    assert notes == ["note: size 8 has 32 problems for testing, fewer than --count 40"]
+
+
+def test_a_training_that_solves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(inputs: Tensor, *_: Tensor) -> Tensor:
+        return torch.zeros(len(inputs), dtype=torch.bool)
+
+    task = dataclasses.replace(prefix_sums.TASK, correct=wrong)
+    monkeypatch.setattr(prefix_sums, "TASK", task)
+    folder = tmp_path / "run"
+    result = run("prefix-sums", "train", "--preset", "tiny", "--out", folder)
+    lines = result.stderr.splitlines()
+    assert "held-out bits 16: none solved in 24 iterations" in lines
+    assert (
+        "no held-out problem was solved; in tests a problem of the training's size gets the "
+        "4 iterations of the training"
+    ) in lines
+    go_on = f"go on with zpyro example prefix-sums train --resume {folder} --epochs 3, or"
+    assert [line for line in lines if line.startswith("warning: ") and go_on in line]
+    tested = run("prefix-sums", "test", folder, "--count", 5, "--json")
+    found = [json.loads(line) for line in tested.stdout.splitlines()]
+    assert [(line["size"], line["iterations"]) for line in found] == [(16, 4), (24, 6)]

@@ -110,7 +110,7 @@ def test_a_training_that_was_killed_in_a_further_pass_goes_on_there(
     # It is not finished, though there was a rule after its first pass.
     tested = run("mazes", "test", parted, "--sizes", 5, "--count", 2)
     assert tested.exit_code == 2
-    assert "training did not finish; continue with train --resume" in tested.stderr
+    assert f"continue with zpyro example mazes train --resume {parted}\n" in tested.stderr
     fail(monkeypatch, [0])
     resumed = run("mazes", "train", "--resume", parted, "--device", "cpu")
     assert resumed.exit_code == 0, resumed.output
@@ -132,7 +132,10 @@ def test_an_interrupted_test_of_held_out_problems_is_done_again(
     folder = tmp_path / "run"
     stopped = run("mazes", "train", "--out", folder, "--device", "cpu")
     assert stopped.exit_code == 130
-    assert f"held-out problems are left; continue with train --resume {folder}" in stopped.stderr
+    assert (
+        f"held-out problems are left; continue with zpyro example mazes train --resume {folder}"
+        in stopped.stderr
+    )
     fail(monkeypatch, [0])
     resumed = run("mazes", "train", "--resume", folder, "--device", "cpu")
     assert resumed.exit_code == 0, resumed.output
@@ -146,7 +149,7 @@ def test_passes_that_the_user_gives_are_kept_to(
     fail(monkeypatch, [1])
     done = run("mazes", "train", "--out", folder, "--epochs", 1, "--device", "cpu")
     assert done.exit_code == 0, done.output
-    assert f"go on with train --resume {folder} --epochs 2" in done.stderr
+    assert f"go on with zpyro example mazes train --resume {folder} --epochs 2" in done.stderr
     assert passes(folder) == 1
     fail(monkeypatch, [1])
     done = run("mazes", "train", "--resume", folder, "--epochs", 2, "--device", "cpu")

@@ -78,7 +78,7 @@ def test_too_few_strings_of_a_length(bits: int) -> None:
 @pytest.mark.fast
 @pytest.mark.parametrize("wrong", [{"bits": 0}, {"bits": 20, "size": 0}, {"bits": 20, "seed": -1}])
 def test_numbers_out_of_range(wrong: dict[str, int]) -> None:
-    with pytest.raises(UserError, match="must be positive"):
+    with pytest.raises(UserError, match=r"is -?\d; choose [01] or more"):
         PrefixSums(**wrong)
 
 
@@ -110,11 +110,11 @@ def test_sums_are_drawn_in_rows_with_wrong_bits_in_red(tmp_path: Path) -> None:
         for number in range(picture.n_frames):
             picture.seek(number)
             frames.append(np.asarray(picture.convert("RGB"), int))
-    # Two rows of 32 squares of 5 pixels below the caption.
-    assert frames[0].shape == (18 + 2 * 5, 160, 3)
+    # Two rows of 32 squares of 13 pixels below the caption.
+    assert frames[0].shape == (18 + 2 * 13, 416, 3)
     differs = np.abs(frames[0] - frames[1])[18:].max(-1) > 60
-    assert differs[5:, 15:20].all()
-    assert differs.sum() == 25
-    red, _, blue = frames[0][18 + 7, 17]
+    assert differs[13:, 39:52].all()
+    assert differs.sum() == 13**2
+    red, _, blue = frames[0][18 + 19, 45]
     assert red > blue
     assert np.abs(frames[1] - frames[2])[18:].max() < 60

@@ -343,7 +343,12 @@ def test_a_sweep_counts_what_is_wholly_right() -> None:
     answers[1, 0, 0] = 1.0
     confidence = torch.tensor([[0.6] * 3, [0.9, 0.8, 0.7], [0.8, 0.9, 0.6], [0.7, 0.7, 0.9]])
     solver = Table(answers, confidence.double())
-    found = sweep.sweep(solver, TASK, Examples(torch.zeros(3, 1, 2), targets), 2, 4)
+    told: list[tuple[int, int]] = []
+    found = sweep.sweep(
+        *(solver, TASK, Examples(torch.zeros(3, 1, 2), targets), 2, 4),
+        on_batch=lambda done, count: told.append((done, count)),
+    )
+    assert told == [(0, 3), (0, 3), (1, 3), (2, 3), (3, 3)]
     assert found.accuracy == pytest.approx((0, 2 / 3, 1, 0))
     # The first is surest at the second answer, which is wrong; the third at the last, likewise.
     assert found.confident == pytest.approx((0, 2 / 3, 2 / 3, 1 / 3))
@@ -354,12 +359,15 @@ def test_a_sweep_counts_what_is_wholly_right() -> None:
 def test_the_rule() -> None:
     easy = Sweep(32, 9, (0.0, 0.5, 1.0, 1.0), ())
     hard = Sweep(64, 9, (0.0, 0.1, 0.1, 0.2, 0.9, 0.8), ())
-    rule = sweep.choose(TASK, [easy, hard], None)
+    rule = sweep.choose(TASK, [easy, hard], None, PRESET)
     assert rule.rate == pytest.approx(1.5 * max(3 / 32, 5 / 64))
     assert rule.iterations(TASK, 512) == 72
-    assert sweep.choose(TASK, [easy, hard], 30).iterations(TASK, 512) == 30
+    assert sweep.choose(TASK, [easy, hard], 30, PRESET).iterations(TASK, 512) == 30
     hopeless = Sweep(64, 9, (0.0, 0.0), ())
-    assert sweep.choose(TASK, [easy, hopeless], None).rate == pytest.approx(1.5 * 3 / 32)
+    assert sweep.choose(TASK, [easy, hopeless], None, PRESET).rate == pytest.approx(1.5 * 3 / 32)
+    fallback = sweep.choose(TASK, [hopeless], None, PRESET)
+    assert [fallback.iterations(TASK, size) for size in (16, 32, 8)] == [4, 8, 2]
+    assert sweep.choose(TASK, [hopeless], 3, PRESET).iterations(TASK, 32) == 3
     assert Rule(1.5 * 32 / 64, None).iterations(TASK, 128) == 96
 
 

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 LARGEST_STEP = 1 << 53
 CONFIG, METRICS, BASELINE_FILE = "config.toml", "metrics.jsonl", "baselines.safetensors"
+EXAMPLE_SETTINGS = "settings.json"
+"""The settings of a run of ``zpyro example``, which has no config.toml."""
 
 
 @dataclass(frozen=True)
@@ -294,9 +296,39 @@ def open_run(folder: str | Path) -> Run:
         UserError: if it is none.
     """
     folder = user_path(folder)
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder}: is not a run directory ({CONFIG} is missing); choose another")
+    check_run(folder, CONFIG)
     return Run(folder)
+
+
+def check_run(folder: Path, needed: str) -> None:
+    """Make sure that a directory is a run of the commands that read it.
+
+    Args:
+        folder: the directory.
+        needed: the file of settings, :data:`CONFIG` or :data:`EXAMPLE_SETTINGS`.
+
+    Raises:
+        UserError: if the file is missing; of a run of other commands it names those.
+    """
+    if (folder / needed).is_file():
+        return
+    if (folder / CONFIG).is_file():
+        described = "is a run of zpyro train; use zpyro evaluate or zpyro train --resume"
+    elif (folder / EXAMPLE_SETTINGS).is_file():
+        described = describe_example(folder)
+    else:
+        described = f"is not a run directory ({needed} is missing); choose another"
+    raise UserError(f"{folder}: {described}")
+
+
+def describe_example(folder: Path) -> str:
+    """Of which task a run of ``zpyro example`` is, and the commands that read it."""
+    try:
+        task = json.loads((folder / EXAMPLE_SETTINGS).read_text(encoding="utf-8"))["task"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        task = "TASK"
+    command = f"zpyro example {task}"
+    return f"is a run of {command}; use {command} test, show or train --resume"
 
 
 def _renamed(recorded: Mapping[str, object]) -> dict[str, object]:
