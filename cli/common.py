@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from zpyro.datasets.vocabulary import Vocabulary
     from zpyro.distributed.processes import ProcessGroup
     from zpyro.evaluation import OnBatch
-    from zpyro.training.callbacks import Pace
     from zpyro.training.config import Config
 
 WIDEST = 1000
@@ -96,22 +95,16 @@ def _repeated(what: str) -> Generator[None, None, None]:
 
 
 @contextlib.contextmanager
-def progress(what: str, noun: str = "", pace: Pace | None = None) -> Generator[OnBatch, None, None]:
-    """A function of (done, total) that shows progress: a bar in a terminal, lines elsewhere.
-
-    Args:
-        what: what is done.
-        noun: of what is counted.
-        pace: of the lines, by default that of a training.
-    """
+def progress(what: str, noun: str = "") -> Generator[OnBatch, None, None]:
+    """A function of (done, total) that shows progress: a bar in a terminal, lines elsewhere."""
     from rich.progress import Progress
 
-    from zpyro.training.callbacks import Pace
+    from zpyro.training.callbacks import GrowingPace
 
-    pace = pace or Pace()
     screen = console()
     if not screen.is_terminal:
         log(what)
+        pace = GrowingPace()
         pace.written()
 
         def on_batch(done: int, total: int) -> None:

@@ -19,12 +19,11 @@ from zpyro.analysis import plots
 from zpyro.distributed.seeding import seed_everything
 from zpyro.errors import UserError, pluralize
 from zpyro.nn.precision import resolve_precision
-from zpyro.training import Outcome, Trainer, choose_device
+from zpyro.training import Outcome, Trainer, choose_device, logger_for
 from zpyro.training.runs import MetricsLog, describe_example
 from zpyro_cli import common  # pyright: ignore[reportMissingImports]
 
 from . import building, tasks
-from .progress import logger, progress
 from .run_folder import RunFolder, Settings
 from .solvers import Solver
 from .sweep import LONGEST_SEARCH, Rule, Sweep, choose, sweep, sweep_stable
@@ -127,7 +126,7 @@ def _train_pass(
     A signal ends the process; the run can be resumed.
     """
     config = train_config(solver_task.settings, solver_task.steps_per_epoch, max_minutes)
-    trainer = Trainer(solver_task, config, run=folder.run, callbacks=[logger(console)])
+    trainer = Trainer(solver_task, config, run=folder.run, callbacks=[logger_for(console)])
     if folder.run.has("last"):
         trainer.resume()
     if trainer.is_finished():
@@ -186,7 +185,7 @@ def count_failures(trainer: Trainer, folder: RunFolder, console: Console) -> int
     held_out = task.build(
         solver_task.settings.request("valid", preset.train_size, task.failures.count)
     )
-    with trainer.averaged_weights(), progress("checking held-out problems") as on_batch:
+    with trainer.averaged_weights(), common.progress("checking held-out problems") as on_batch:
         failed = task.failures.find(network, held_out, preset, on_batch)
     log = MetricsLog(folder.run, trainer.state.step)
     with contextlib.closing(log):
@@ -217,7 +216,9 @@ def choose_rule(trainer: Trainer, folder: RunFolder) -> tuple[list[str], bool]:
             held_out = task.build(settings.request("valid", size, preset.valid_count))
             most = LONGEST_SEARCH * preset.iterations
             which = "problems" if task.size_name(size) else f"{task.unit} {size}"
-            with progress(f"choosing iterations on held-out {which}") as on_batch:
+            with common.progress(
+                f"choosing iterations on held-out {which}", "problems"
+            ) as on_batch:
                 found = sweep(solver, task, held_out, size, most, on_batch)
             accuracy = max(found.accuracy)
             iterations = found.first_best if accuracy else None
@@ -292,7 +293,7 @@ def test(
             # A number of iterations that the user gives is the limit.
             longest = num_iterations if rule is None else LIMIT * num_iterations
             num_iterations = longest
-        with progress(f"solving {shown}") as on_batch:
+        with common.progress(f"solving {shown}", "problems") as on_batch:
             if stable:
                 found = sweep_stable(
                     solver, task, examples, size, longest, on_batch, num_views, _log_solved

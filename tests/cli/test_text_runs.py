@@ -205,7 +205,7 @@ def test_a_damaged_vocabulary_is_named(
 def test_a_table_counts_tokens(
     zpyro: Zpyro, text_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zpyro.training.callbacks.Pace.due", lambda *_: True)
+    monkeypatch.setattr("zpyro.training.callbacks.GrowingPace.due", lambda *_: True)
     result = zpyro("evaluate", text_run, "--bound", "iwae", "--particles", 2)
     assert result.exit_code == 0, result.output
     assert "per token" in result.stdout

@@ -65,7 +65,7 @@ def test_train_leaves_a_run(sums: Path) -> None:
 
 
 def test_a_log_is_told_how_it_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("zpyro.training.callbacks.Pace.due", lambda *_: True)
+    monkeypatch.setattr("zpyro.training.callbacks.GrowingPace.due", lambda *_: True)
     result = run("prefix-sums", "train", "--preset", "tiny", "--out", tmp_path / "run")
     assert re.search(r"^step \d+  \d+%.*  loss \d", result.stderr, re.MULTILINE)
     result = run("prefix-sums", "test", tmp_path / "run", "--count", 10, "--json")

@@ -21,6 +21,11 @@ Record = Mapping[str, Any]
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_WITHOUT_TERMS = 20.0
 
+FIRST_SCALE, SMALLEST_SCALE, LARGEST_SCALE = 0.1, 0.25, 1.5
+"""Factors on these seconds: before the first line, soon after it, and in the end."""
+SECONDS_TO_FULL_SCALE = 100.0
+"""The factor is 1 after so many seconds, and proportional to the time."""
+
 
 class Callback:
     """Called during a training; every method does nothing unless a subclass defines it.
@@ -98,6 +103,28 @@ class Pace:
         self._written = time.monotonic()
 
 
+class GrowingPace(Pace):
+    """Times between lines that grow with the time since the start, as in a log.
+
+    Lines come after a quarter of the seconds at first, and after one and a half times as many in
+    the end; the first line comes sooner.
+    """
+
+    def __init__(self, seconds: float = SECONDS_BETWEEN_LINES) -> None:
+        super().__init__(seconds)
+        self._start = self._written
+        self._smallest = FIRST_SCALE
+
+    def due(self, seconds: float | None = None) -> bool:
+        share = (time.monotonic() - self._start) / SECONDS_TO_FULL_SCALE
+        scale = min(max(share, self._smallest), LARGEST_SCALE)
+        return super().due(scale * (self.seconds if seconds is None else seconds))
+
+    def written(self) -> None:
+        super().written()
+        self._smallest = SMALLEST_SCALE
+
+
 class _TaskLogger(Callback):
     """Keeps the task, which knows how to describe its records.
 
@@ -129,12 +156,12 @@ class LineLogger(_TaskLogger):
 
     Args:
         console: where to write.
-        seconds: between lines.
+        seconds: between lines; fewer at first, more in a long training.
     """
 
     def __init__(self, console: Console, seconds: float = SECONDS_BETWEEN_LINES) -> None:
         self._console = console
-        self._pace = Pace(seconds)
+        self._pace = GrowingPace(seconds)
         self._progress = ""
 
     def on_step(self, state: TrainState, fraction: float, seconds_left: float | None) -> None:

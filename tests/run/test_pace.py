@@ -1,4 +1,4 @@
-"""Lines of progress in a log."""
+"""When lines of progress are written in a log."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import itertools
 import click
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
-from zpyro.training import ProgressLogger
-from zpyro_examples.easy_to_hard import progress
+from zpyro.training.callbacks import GrowingPace
+from zpyro_cli.common import progress
+
+pytestmark = pytest.mark.fast
 
 
 class Clock:
@@ -28,7 +29,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def lines(clock: Clock, seconds: float | None, end: float) -> list[float]:
     """When lines are written that are asked for every half second."""
-    pace, start, found = progress.GrowingPace(), clock.seconds, []
+    pace, start, found = GrowingPace(), clock.seconds, []
     while clock.seconds < start + end:
         clock.seconds += 0.5
         if pace.due(seconds):
@@ -37,7 +38,6 @@ def lines(clock: Clock, seconds: float | None, end: float) -> list[float]:
     return found
 
 
-@pytest.mark.fast
 def test_lines_come_soon_then_every_5_seconds_then_every_30(clock: Clock) -> None:
     found = lines(clock, 20.0, 3600.0)
     assert found[:5] == [2.0, 7.0, 12.0, 17.0, 22.0]
@@ -50,17 +50,10 @@ def test_lines_come_soon_then_every_5_seconds_then_every_30(clock: Clock) -> Non
     assert with_terms[-1] - with_terms[-2] == 15.0
 
 
-@pytest.mark.fast
-def test_a_screen_has_the_bar_of_the_library() -> None:
-    assert isinstance(progress.logger(Console(force_terminal=True)), ProgressLogger)
-    assert isinstance(progress.logger(Console(force_terminal=False)), progress.SolverLineLogger)
-
-
-@pytest.mark.fast
-def test_a_sweep_writes_lines(clock: Clock) -> None:
+def test_a_command_writes_what_it_does_and_then_how_far_it_is(clock: Clock) -> None:
     @click.command()
     def command() -> None:
-        with progress.progress("solving size 9") as on_batch:
+        with progress("solving size 9", "problems") as on_batch:
             for done in range(1, 11):
                 clock.seconds += 1.0
                 on_batch(done, 10)
