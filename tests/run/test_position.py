@@ -145,21 +145,24 @@ def test_slow_steps_are_told_without_their_terms(monkeypatch: pytest.MonkeyPatch
     logger.on_fit_start(task(), TrainState())
     told: list[tuple[float, str]] = []
     for now, act in (
-        (5.0, lambda: logger.on_step(TrainState(step=1), 0.01, 600.0)),
-        (19.0, lambda: logger.on_step(TrainState(step=2), 0.02, 500.0)),
-        (21.0, lambda: logger.on_step(TrainState(step=3), 0.03, 400.0)),
-        (32.0, lambda: logger.on_train_record(TRAIN)),
-        (40.0, lambda: logger.on_validation_progress(1, 9)),
-        (43.0, lambda: logger.on_validation_progress(2, 9)),
+        (1.5, lambda: logger.on_step(TrainState(step=1), 0.01, 600.0)),
+        (3.0, lambda: logger.on_step(TrainState(step=2), 0.02, 500.0)),
+        (7.0, lambda: logger.on_step(TrainState(step=3), 0.03, 400.0)),
+        (9.0, lambda: logger.on_step(TrainState(step=4), 0.03, 300.0)),
+        (11.0, lambda: logger.on_train_record(TRAIN)),
+        (12.0, lambda: logger.on_train_record(TRAIN)),
+        (14.0, lambda: logger.on_validation_progress(1, 9)),
+        (15.0, lambda: logger.on_validation_progress(2, 9)),
     ):
         act()
         assert isinstance(console.file, io.StringIO)
         for line in console.file.getvalue().splitlines()[len(told) :]:
             told.append((now, line))
-    assert told[0] == (21.0, "step 3  3%  6 min 40 s left")
-    assert told[1][0] == 32.0
-    assert told[1][1].startswith("step 30  3%  6 min 40 s left  bound -1234")
-    assert told[2:] == [(43.0, "validating 2/9")]
+    assert told[0] == (3.0, "step 2  2%  8 min 20 s left")
+    assert told[1] == (9.0, "step 4  3%  5 min 00 s left")
+    assert told[2][0] == 12.0
+    assert told[2][1].startswith("step 30  3%  5 min 00 s left  bound -1234")
+    assert told[3:] == [(15.0, "validating 2/9")]
 
 
 @pytest.mark.parametrize(
