@@ -111,7 +111,7 @@ def chosen(request: Request) -> ChessPuzzles:
     """
     puzzles, split = _asked_for(request)
     if not len(split):
-        raise UserError(str(size_error(request)))
+        raise UserError(_no_puzzle(puzzles, request))
     if len(split) > request.count:
         order = np.random.default_rng([request.seed, request.size]).permutation(len(split))
         split = np.sort(split[order[: request.count]])
@@ -137,8 +137,11 @@ def size_error(request: Request) -> str | None:
         UserError: if no file was named, or it cannot be read.
     """
     puzzles, split = _asked_for(request)
-    if len(split):
-        return None
+    return None if len(split) else _no_puzzle(puzzles, request)
+
+
+def _no_puzzle(puzzles: ChessPuzzles, request: Request) -> str:
+    """That there is no puzzle of a request's size, and which sizes there are."""
     names = {HARDER: "at all", HELD_OUT: "as easy as those in training"}
     which = names.get(request.size, f"rated {request.size} to {request.size + BAND - 1}")
     error = f"{request.source} has no {request.split} puzzle {which}"
@@ -283,8 +286,7 @@ def show(forming: SolutionTrace) -> list[str]:
         answers = [logits[0].softmax(0)[1] for logits in forming.logits]
         frames = [_picture(planes, answer, None) for answer in answers]
         solution = _picture(planes, answers[-1], forming.targets[0])
-        caption = "the move outlined"
-        lines.append(pictures.save(frames, solution, caption, forming.out))
+        lines.append(pictures.save(frames, solution, "the move outlined", forming.out))
         lines.append("  squares are the bluer the more probable they are")
     return lines
 

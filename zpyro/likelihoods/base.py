@@ -75,8 +75,9 @@ class Likelihood(abc.ABC):
         """Which values it scores: "tokens", "binary" or "frames" of any other numbers."""
         if self.discrete_tokens:
             return "tokens"
-        one = getattr(self.support, "base_constraint", self.support)
-        return "binary" if one is constraints.boolean else "frames"
+        support = self.support
+        constraint_of_one = getattr(support, "base_constraint", support)
+        return "binary" if constraint_of_one is constraints.boolean else "frames"
 
     @abc.abstractmethod
     def distribution(self, parameters: Tensor, temperature: float = 1.0) -> TorchDistributionMixin:
